@@ -1,0 +1,41 @@
+"""Packaging of swin_backbone."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION: dict = {}
+exec((HERE / "swin_backbone" / "version.py").read_text(), VERSION)
+
+ONEDL = ["onedl-mmengine>=0.10.12,<1", "onedl-mmcv>=2.3.6,<3", "onedl-mmsegmentation>=1.4.2,<2"]
+CLASSIC = ["mmengine>=0.10.7,<1", "mmcv-lite>=2.1.0,<2.2", "mmsegmentation>=1.2.2,<2"]
+# mmsegmentation imports these two without naming them in every release.
+MMSEG_NEEDS = ["ftfy", "regex"]
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6"]
+
+setup(
+    name="swin-backbone",
+    version=VERSION["__version__"],
+    description="Swin Transformer backbones for dense prediction, as a plugin for OpenMMLab",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["swin_backbone", "swin_backbone.*"]),
+    python_requires=">=3.10",
+    # mmengine comes with one of the two lines below: both provide the same import name.
+    install_requires=["torch>=2.4", "packaging"],
+    extras_require={
+        "onedl": [*ONEDL, *MMSEG_NEEDS],
+        "openmmlab": [*CLASSIC, *MMSEG_NEEDS],
+        "detection": ["onedl-mmdetection>=3.5.1,<4", "torchvision"],
+        "openmmlab-detection": ["mmdet>=3.3.0,<4", "torchvision"],
+        "export": ["onnx", "onnxscript", "onnxruntime"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.14"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,12 @@
+"""Swin Transformer backbones for dense prediction, as a plugin for OpenMMLab."""
+
+from .openmmlab import prepare_openmmlab, register_plugins
+
+prepare_openmmlab()  # says what to install, before anything else can fail
+
+from .backbone import SwinBackbone  # noqa: E402
+from .version import __version__  # noqa: E402
+
+register_plugins()
+
+__all__ = ["SwinBackbone", "__version__"]

@@ -1,0 +1,5 @@
+"""The parameter names of this project."""
+
+from .base import Layout
+
+OWN = Layout(name="swin_backbone")

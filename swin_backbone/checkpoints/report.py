@@ -1,0 +1,64 @@
+"""What became of every tensor of a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or does not fit the module; the module is left as it was."""
+
+
+@dataclass
+class CheckpointReport:
+    """Outcome of one loading.
+
+    Attributes:
+        layout: whose parameter names the checkpoint uses.
+        loaded: the module's keys that take a tensor of the checkpoint as it is.
+        interpolated: the module's keys whose tensor was resized, with both shapes.
+        missing: the module's keys that the checkpoint does not have.
+        unexpected: the checkpoint's keys that nothing takes.
+        ignored: the checkpoint's keys that are left out on purpose, with the reason.
+    """
+
+    layout: str
+    loaded: list[str] = field(default_factory=list)
+    interpolated: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        counts = (
+            f"{self.layout} layout: {len(self.loaded)} tensors loaded, "
+            f"{len(self.interpolated)} interpolated, {len(self.missing)} missing, "
+            f"{len(self.unexpected)} unexpected, {len(self.ignored)} ignored"
+        )
+        lines = [counts]
+        lines += [
+            f"  interpolated {key}: {_shape(old)} -> {_shape(new)}"
+            for key, (old, new) in self.interpolated.items()
+        ]
+        lines += [f"  missing {key}" for key in self.missing]
+        lines += [f"  unexpected {key}" for key in self.unexpected]
+        lines += [
+            f"  ignored {_some(keys)}: {reason}" for reason, keys in self._by_reason().items()
+        ]
+        return "\n".join(lines)
+
+    def _by_reason(self) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {}
+        for key, reason in self.ignored.items():
+            groups.setdefault(reason, []).append(key)
+        return groups
+
+
+def _some(keys: list[str]) -> str:
+    """A few keys in words; all of them are in the report's own fields."""
+    rest = len(keys) - 3
+    return ", ".join(keys[:3]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

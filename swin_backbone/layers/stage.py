@@ -1,0 +1,35 @@
+"""One stage: blocks of one resolution, and the step to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+
+class SwinStage(nn.Module):
+    """Blocks in sequence, then patch merging.
+
+    Args:
+        blocks: the blocks, regular and shifted windows in turn.
+        downsample: patch merging to the next stage; ``None`` in the last.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], downsample: nn.Module | None):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the stage.
+
+        Args:
+            x: (B, H, W, C).
+
+        Returns:
+            The stage's own map (B, H, W, C), and the next stage's input (the same map where
+            there is no next stage).
+        """
+        for block in self.blocks:
+            x = block(x)
+        return x, x if self.downsample is None else self.downsample(x)

@@ -1,0 +1,72 @@
+"""Attention within shifted windows, with its parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import shifted_window_attention
+
+
+class WindowAttention(nn.Module):
+    """Window-based multi-head self-attention with relative position bias, regular (W-MSA) or
+    shifted (SW-MSA): Swin Transformer, section 3.2.
+
+    Args:
+        embed_dims: channels C of a token.
+        num_heads: number of heads; divides C.
+        window_size: rows and columns of a window, in tokens.
+        shift_size: rows and columns of the shift, in tokens.
+        qkv_bias: whether queries, keys and values have a bias.
+        qk_scale: factor on q k^T; ``None`` for ``head_dim ** -0.5``.
+        attn_drop_rate: probability of dropping an attention weight.
+        proj_drop_rate: probability of dropping an output element.
+        backend: how to compute the attention, see
+            :func:`swin_backbone.ops.shifted_window_attention`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: tuple[int, int],
+        shift_size: tuple[int, int] = (0, 0),
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift_size = shift_size
+        self.scale = qk_scale or (embed_dims // num_heads) ** -0.5
+        self.attn_drop_rate = attn_drop_rate
+        self.backend = backend
+        table_rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(table_rows, num_heads))
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C)."""
+        attended = shifted_window_attention(
+            self.qkv(x),
+            self.relative_position_bias_table,
+            num_heads=self.num_heads,
+            window_size=self.window_size,
+            shift_size=self.shift_size,
+            scale=self.scale,
+            padding_qkv=self.qkv.bias,
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
+            backend=self.backend,
+        )
+        return self.proj_drop(self.proj(attended))
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_heads={self.num_heads}, window_size={self.window_size}, "
+            f"shift_size={self.shift_size}, backend={self.backend!r}"
+        )

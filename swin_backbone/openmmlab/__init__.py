@@ -1,0 +1,18 @@
+"""What plugs into mmengine: compatibility, safe loading, hooks, optimizer constructor."""
+
+from .compatibility import check_packages
+from .mmcv_ext import install_fallback
+
+
+def prepare_openmmlab() -> None:
+    """Check the installed packages, then make importing and loading work; idempotent."""
+    check_packages()
+    install_fallback()
+    from .safe_checkpoints import install_safe_loaders  # needs mmengine, just found
+
+    install_safe_loaders()
+
+
+def register_plugins() -> None:
+    """Import the modules that register hooks and constructors with mmengine."""
+    from . import layer_decay, step_seed  # noqa: F401

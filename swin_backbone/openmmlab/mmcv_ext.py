@@ -1,0 +1,64 @@
+"""Let OpenMMLab import where mmcv has no compiled ops.
+
+``mmcv.ops`` asks for its compiled extension ``mmcv._ext`` as soon as it is imported, and
+``mmseg.models`` imports it, although UPerNet and FPN call no op of it. Wheels without the
+extension (mmcv-lite, and onedl-mmcv as pip builds it by default) therefore cannot import
+mmseg's models at all.
+
+We append a finder to ``sys.meta_path``. Python asks it only after every other finder said that
+there is no ``mmcv._ext``, so a compiled mmcv is never touched, and one that is compiled but
+broken still says why. Where it is asked, it serves a module in which every op exists; calling
+one raises :class:`MissingOpError`.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+EXTENSION = "mmcv._ext"
+
+
+class MissingOpError(NotImplementedError):
+    """A compiled op of mmcv was called, and this mmcv has none."""
+
+
+def _missing_op(name: str):
+    def op(*args, **kwargs):
+        raise MissingOpError(
+            f"mmcv's compiled op {name!r} was called, but this mmcv was installed without "
+            f"compiled ops. To get them: with torch and setuptools installed, run "
+            f"'pip install --no-build-isolation --no-binary onedl-mmcv onedl-mmcv' "
+            f"(classic line: --no-binary mmcv mmcv==2.1.0, setuptools<81)"
+        )
+
+    op.__name__ = op.__qualname__ = name
+    return op
+
+
+class _Extension(ModuleType):
+    """A module in which every op exists and none works."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _missing_op(name)
+
+
+class _FallbackFinder(MetaPathFinder, Loader):
+    def find_spec(self, fullname, path=None, target=None):
+        return ModuleSpec(fullname, self, origin=__file__) if fullname == EXTENSION else None
+
+    def create_module(self, spec):
+        return _Extension(spec.name)
+
+    def exec_module(self, module):
+        pass  # nothing to run: the ops are made when they are looked up
+
+
+def install_fallback() -> None:
+    """Serve ``mmcv._ext`` from here, if nothing else does. Calling it again changes nothing."""
+    if not any(isinstance(finder, _FallbackFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_FallbackFinder())

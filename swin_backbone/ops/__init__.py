@@ -1,0 +1,15 @@
+"""Functions on tensors: one operation, its geometry and its backends."""
+
+from .attention import check_backend_name, choose_backend, shifted_window_attention
+from .backends import BACKENDS, AttentionInputs, Backend
+from .windows import WindowGrid
+
+__all__ = [
+    "BACKENDS",
+    "AttentionInputs",
+    "Backend",
+    "WindowGrid",
+    "check_backend_name",
+    "choose_backend",
+    "shifted_window_attention",
+]

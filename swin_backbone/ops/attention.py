@@ -1,0 +1,129 @@
+"""Shifted-window attention: the operation, its checks and the choice of a backend."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from .backends import BACKENDS, AttentionInputs
+from .windows import WindowGrid
+
+logger = logging.getLogger(__name__)
+
+#: Order in which ``backend='auto'`` tries the backends.
+PREFERENCE = ("sdpa", "reference")
+
+
+def shifted_window_attention(
+    qkv: Tensor,
+    bias_table: Tensor,
+    *,
+    num_heads: int,
+    window_size: tuple[int, int],
+    shift_size: tuple[int, int] = (0, 0),
+    scale: float | None = None,
+    padding_qkv: Tensor | None = None,
+    dropout_p: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Multi-head self-attention within (shifted) windows of a token map of any size.
+
+    Swin Transformer (https://arxiv.org/abs/2103.14030), section 3.2 and equation 4:
+    ``softmax(q k^T * scale + bias) v`` in each window. The map is filled up to whole windows at
+    the bottom and right, the windows are displaced by a cyclic shift, and tokens that only the
+    shift brought together do not see each other. All of it follows from the map's actual size.
+
+    Args:
+        qkv: (B, H, W, 3 * C) queries, keys and values of the unpadded map, for any H, W >= 1;
+            within the last axis q, k, v come one after the other, each as (heads, head dim).
+        bias_table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias.
+        num_heads: number of heads; divides C.
+        window_size: rows M_h and columns M_w of a window, in tokens.
+        shift_size: rows and columns of the shift, ``0 <= shift < window``.
+        scale: factor on q k^T. ``None`` means ``head_dim ** -0.5``.
+        padding_qkv: (3 * C,) query, key and value of a token that only fills up a window: the
+            bias of the projection, since the original pads zeros before it. ``None``: zeros.
+        dropout_p: probability with which an attention weight is dropped.
+        backend: ``'auto'`` or a name in :data:`swin_backbone.ops.BACKENDS`.
+
+    Returns:
+        (B, H, W, C), in the dtype of ``qkv``.
+
+    Raises:
+        ValueError: if a shape does not fit, or the backend is unknown or cannot run the inputs.
+        TypeError: if ``qkv`` is not floating point.
+    """
+    _check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p)
+    head_dim = qkv.shape[-1] // (3 * num_heads)
+    inputs = AttentionInputs(
+        qkv=qkv,
+        bias_table=bias_table,
+        padding_qkv=padding_qkv,
+        grid=WindowGrid(qkv.shape[1], qkv.shape[2], tuple(window_size), tuple(shift_size)),
+        num_heads=num_heads,
+        scale=head_dim**-0.5 if scale is None else scale,
+        dropout_p=dropout_p,
+    )
+    return BACKENDS[choose_backend(inputs, backend)].run(inputs)
+
+
+def choose_backend(inputs: AttentionInputs, backend: str = "auto") -> str:
+    """Name of the backend that will run ``inputs``; the reason goes to the debug log.
+
+    Raises:
+        ValueError: if the backend is unknown, or was asked for by name and cannot run them.
+    """
+    check_backend_name(backend)
+    if backend != "auto":
+        reason = BACKENDS[backend].why_not(inputs)
+        if reason is not None:
+            raise ValueError(f"backend={backend!r} cannot run these tensors: {reason}")
+        return backend
+    refused = []
+    for name in PREFERENCE:
+        reason = BACKENDS[name].why_not(inputs)
+        if reason is None:
+            _log_choice(name, refused)
+            return name
+        refused.append(f"{name}: {reason}")
+    raise ValueError(f"no attention backend can run these tensors: {'; '.join(refused)}")
+
+
+def check_backend_name(backend: str) -> None:
+    """Raise ``ValueError`` unless ``backend`` is ``'auto'`` or a known backend."""
+    if backend != "auto" and backend not in BACKENDS:
+        known = ", ".join(repr(name) for name in ("auto", *BACKENDS))
+        raise ValueError(f"backend must be one of {known}, got {backend!r}")
+
+
+def _log_choice(name: str, refused: list[str]) -> None:
+    # Logging is a side effect that torch.compile cannot trace.
+    if not torch.compiler.is_compiling():
+        logger.debug("attention backend %r; refused: %s", name, "; ".join(refused) or "none")
+
+
+def _check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p):
+    if not qkv.is_floating_point():
+        raise TypeError(f"qkv must be floating point, got {qkv.dtype}")
+    if qkv.dim() != 4 or qkv.shape[1] < 1 or qkv.shape[2] < 1:
+        raise ValueError(f"qkv must be (B, H, W, 3*C) with H, W >= 1, got {tuple(qkv.shape)}")
+    if num_heads < 1 or qkv.shape[-1] % (3 * num_heads):
+        raise ValueError(
+            f"num_heads must divide C where qkv has 3*C channels, "
+            f"got num_heads={num_heads} and {qkv.shape[-1]} channels"
+        )
+    if len(window_size) != 2 or min(window_size) < 1:
+        raise ValueError(f"window_size must be two integers >= 1, got {window_size}")
+    if not all(0 <= s < w for s, w in zip(shift_size, window_size, strict=True)):
+        raise ValueError(
+            f"shift_size must be >= 0 and below window_size={window_size}, got {shift_size}"
+        )
+    expected = ((2 * window_size[0] - 1) * (2 * window_size[1] - 1), num_heads)
+    if tuple(bias_table.shape) != expected:
+        raise ValueError(f"bias_table must be {expected}, got {tuple(bias_table.shape)}")
+    if padding_qkv is not None and tuple(padding_qkv.shape) != (qkv.shape[-1],):
+        raise ValueError(f"padding_qkv must be ({qkv.shape[-1]},), got {tuple(padding_qkv.shape)}")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")

@@ -1,0 +1,10 @@
+"""Implementations of shifted-window attention, one a file, all with one meaning."""
+
+from .base import AttentionInputs, Backend
+from .reference import REFERENCE
+from .sdpa import SDPA
+
+#: Every backend by its name.
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (REFERENCE, SDPA)}
+
+__all__ = ["BACKENDS", "AttentionInputs", "Backend"]
