@@ -138,7 +138,8 @@ class SwinBackbone(BaseModule):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, rows * columns, embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu")
+        drop_paths = iter(rates.tolist())
         self.stages = nn.ModuleList()
         for stage, (channels, depth, heads) in enumerate(
             zip(self.num_features, depths, num_heads, strict=True)

@@ -30,7 +30,7 @@ def _missing_op(name: str):
         raise MissingOpError(
             f"mmcv's compiled op {name!r} was called, but this mmcv was installed without "
             f"compiled ops. To get them: with torch and setuptools installed, run "
-            f"'pip install --no-build-isolation --no-binary onedl-mmcv onedl-mmcv' "
+            f"'pip install --no-cache-dir --no-build-isolation --no-binary onedl-mmcv onedl-mmcv' "
             f"(classic line: --no-binary mmcv mmcv==2.1.0, setuptools<81)"
         )
 
