@@ -51,6 +51,7 @@ def run_training(arguments: argparse.Namespace) -> None:
         cfg.merge_from_dict(arguments.cfg_options)
         cfg.model.backbone = with_type(cfg.model.backbone, name)
         cfg.randomness = {"seed": arguments.seed}
+        cfg.visualizer.name = f"{name}-seed{arguments.seed}"  # visualizers are shared by name
         cfg.work_dir = str(arguments.work_dir / f"{name}-seed{arguments.seed}")
         runner = Runner.from_cfg(cfg)
         runner.train()

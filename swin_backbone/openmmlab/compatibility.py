@@ -19,7 +19,7 @@ INSTALL = (
 #: For each import name, the distributions that provide it: the maintained one first.
 PROVIDERS = {
     "mmengine": ("onedl-mmengine", "mmengine", "mmengine-lite"),
-    "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite"),
+    "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite", "mmcv-full"),
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
     "mmdet": ("onedl-mmdetection", "mmdet"),
 }

@@ -48,14 +48,17 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: with ``layer_decay_rate``, in (0, 1], and the default's options.
 
     Raises:
-        ValueError: if the rate is missing or out of range, or the model has no Swin backbone.
+        ValueError: if the rate is missing or out of range, the optimizer has no ``lr``, or the
+            model has no Swin backbone.
     """
 
     def _validate_cfg(self) -> None:
-        rate = (self.paramwise_cfg or {}).get("layer_decay_rate")
+        super()._validate_cfg()
+        rate = self.paramwise_cfg.get("layer_decay_rate")
         if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
             raise ValueError(f"paramwise_cfg.layer_decay_rate must lie in (0, 1], got {rate!r}")
-        super()._validate_cfg()
+        if self.base_lr is None:
+            raise ValueError("layer-wise decay scales optimizer.lr, and the config gives none")
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", **kwargs) -> None:
         """Append the parameter groups of ``module`` to ``params``, as mmengine calls it."""
@@ -87,9 +90,10 @@ def _is_swin(module: nn.Module) -> bool:
 
 
 def _merge_equal_groups(groups: list[dict]) -> list[dict]:
-    merged: dict[tuple, dict] = {}
+    merged: dict[str, dict] = {}
     for group in groups:
         settings = {key: value for key, value in group.items() if key != "params"}
-        same = merged.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})
+        # By repr, as settings such as betas may be lists.
+        same = merged.setdefault(repr(sorted(settings.items())), {"params": [], **settings})
         same["params"].extend(group["params"])
     return list(merged.values())

@@ -8,7 +8,8 @@ mmseg's models at all.
 We append a finder to ``sys.meta_path``. Python asks it only after every other finder said that
 there is no ``mmcv._ext``, so a compiled mmcv is never touched, and one that is compiled but
 broken still says why. Where it is asked, it serves a module in which every op exists; calling
-one raises :class:`MissingOpError`.
+one raises :class:`MissingOpError`. mmengine asks whether the module is there before it looks for
+mmcv's layers in a model (``mmcv_full_available``); it is, and their classes are, so that works.
 """
 
 from __future__ import annotations
@@ -38,8 +39,16 @@ def _missing_op(name: str):
     return op
 
 
+def _no_compiler() -> str:
+    return "n/a (no compiled ops)"
+
+
 class _Extension(ModuleType):
     """A module in which every op exists and none works."""
+
+    # Not ops: mmcv.utils.collect_env asks for these to describe the installation.
+    get_compiler_version = staticmethod(_no_compiler)
+    get_compiling_cuda_version = staticmethod(_no_compiler)
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -47,7 +56,9 @@ class _Extension(ModuleType):
         return _missing_op(name)
 
 
-class _FallbackFinder(MetaPathFinder, Loader):
+class FallbackFinder(MetaPathFinder, Loader):
+    """Finds ``mmcv._ext`` and nothing else."""
+
     def find_spec(self, fullname, path=None, target=None):
         return ModuleSpec(fullname, self, origin=__file__) if fullname == EXTENSION else None
 
@@ -60,5 +71,5 @@ class _FallbackFinder(MetaPathFinder, Loader):
 
 def install_fallback() -> None:
     """Serve ``mmcv._ext`` from here, if nothing else does. Calling it again changes nothing."""
-    if not any(isinstance(finder, _FallbackFinder) for finder in sys.meta_path):
-        sys.meta_path.append(_FallbackFinder())
+    if not any(isinstance(finder, FallbackFinder) for finder in sys.meta_path):
+        sys.meta_path.append(FallbackFinder())

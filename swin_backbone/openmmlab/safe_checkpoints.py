@@ -4,7 +4,8 @@ Besides tensors, mmengine stores its message hub, whose histories are numpy arra
 ``HistoryBuffer``. torch (>= 2.6 by default) refuses classes it does not know, so that classic
 mmengine cannot resume its own checkpoints; the maintained line tries, and then unpickles
 whatever there is. Here these few names are allowed, and mmengine's loaders for files and
-addresses read with ``weights_only=True`` and nothing else.
+addresses read with ``weights_only=True`` and nothing else. Its other loaders, for catalogues
+such as ``torchvision://`` and for object stores, are left as they are.
 """
 
 from __future__ import annotations
@@ -24,24 +25,38 @@ def _history_method(owner: type, name: str):
     return getattr(owner, name)
 
 
-# torch finds what it allows by these names, so this restricted function stands in for getattr.
-_history_method.__module__ = "builtins"
-_history_method.__name__ = _history_method.__qualname__ = "getattr"
+def _named(function, module: str, name: str):
+    """A stand-in for ``module.name``: torch finds what it allows by the name alone."""
+
+    def stand_in(*args):
+        return function(*args)
+
+    stand_in.__module__ = module
+    stand_in.__name__ = stand_in.__qualname__ = name
+    return stand_in
+
+
+def _numpy_functions() -> list:
+    """What rebuilds arrays and numbers, under its names in numpy 1 and in numpy 2."""
+    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    return [
+        _named(function, module, function.__name__)
+        for function in (reconstruct, scalar)
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    ]
 
 
 def allow_mmengine_objects() -> None:
     """Allow what mmengine's checkpoints hold in ``torch.load(weights_only=True)``."""
-    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(kind)) for kind in (bool, *np.typecodes["AllInteger"], *"efd")}
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
-            _history_method,
+            _named(_history_method, "builtins", "getattr"),
+            *_numpy_functions(),
             np.ndarray,
             np.dtype,
             *dtypes,
-            reconstruct,
-            scalar,
         ]
     )
 

@@ -1,0 +1,20 @@
+custom_imports = dict(imports=["swin_backbone"], allow_failed_imports=False)
+default_scope = "mmseg"
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+vis_backends = [dict(type="LocalVisBackend")]
+visualizer = dict(type="SegLocalVisualizer", vis_backends=vis_backends, name="visualizer")
+log_processor = dict(by_epoch=False)
+log_level = "INFO"
+load_from = None
+resume = False
+
+# With a seed and this hook, a run that is killed and resumed sees the same random numbers as one
+# that is not.
+randomness = dict(seed=0)
+custom_hooks = [dict(type="StepSeedHook")]
+
+tta_model = dict(type="SegTTAModel")

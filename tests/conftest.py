@@ -1,0 +1,26 @@
+"""Fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.scenes import write_scenes
+
+# Under xdist every core has a worker of its own.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """Folder of a small generated segmentation data set of many sizes; not to be changed."""
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="session")
+def script_environment():
+    """Environment in which a script finds the tests' helpers."""
+    paths = [str(TESTS), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}

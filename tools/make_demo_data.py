@@ -1,0 +1,218 @@
+"""Make a small data set of generated scenes, to try training and evaluation on.
+
+    python tools/make_demo_data.py data/demo
+
+A scene has sky and ground and shapes of four kinds that hide each other. All colours come from
+one distribution, whatever the class: sky and ground differ in texture, the shapes in outline or
+texture. Light changes over each image, and noise lies on it. The images have many sizes, as
+OUT/img_dir/{train,val}/NAME.jpg, with labels in OUT/ann_dir/{train,val}/NAME.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+#: Class names and the colours in which labels are shown; the index is the label.
+CLASSES = {
+    "ground": (140, 110, 80),
+    "sky": (135, 190, 235),
+    "disc": (230, 75, 60),
+    "box": (60, 180, 75),
+    "triangle": (255, 205, 50),
+    "striped": (150, 80, 200),
+}
+GROUND, SKY, DISC, BOX, TRIANGLE, STRIPED = range(len(CLASSES))
+
+#: Shortest and longest side of an image, in pixels.
+SIDES = (64, 208)
+#: Smallest and largest radius of a shape, in pixels.
+RADII = (11, 27)
+
+#: Written last: a folder that has it is whole.
+INFO = "info.json"
+
+
+def make_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one scene.
+
+    Returns:
+        Image (H, W, 3) uint8 RGB and label (H, W) uint8.
+    """
+    height, width = rng.integers(SIDES[0], SIDES[1] + 1, 2)
+    image, label = _landscape(rng, height, width)
+    for _ in range(max(2, round(height * width / 3000 * rng.uniform(0.8, 1.6)))):
+        _add_shape(rng, image, label)
+    return _photograph(rng, image), label
+
+
+def _landscape(rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth sky over rough ground, with a wavy horizon."""
+    rows = np.arange(height)[:, None]
+    horizon = height * (rng.uniform(0.3, 0.55) + 0.1 * _waves(rng, np.linspace(0, 4, width)))
+    label = np.where(rows < horizon, SKY, GROUND).astype(np.uint8)
+
+    gradient = 50 * (rows / height)[..., None]
+    sky = _colour(rng) + gradient + 20 * _clouds(rng, height, width, cell=32)
+    grain = 22 * _clouds(rng, height, width, cell=2) + 12 * _clouds(rng, height, width, cell=6)
+    ground = _colour(rng) + grain
+    return np.where((label == SKY)[..., None], sky, ground), label
+
+
+def _add_shape(rng, image: np.ndarray, label: np.ndarray) -> None:
+    """Paint one shape over image and label, in place."""
+    height, width = label.shape
+    kind = rng.integers(DISC, STRIPED + 1)
+    centre_y, centre_x = rng.uniform(0, height), rng.uniform(0, width)
+    angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(*RADII)
+    y, x = np.mgrid[:height, :width]
+    # Coordinates in the shape's own frame, in which its radius is about 1.
+    u = ((x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)) / radius
+    v = ((y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)) / radius
+    inside = OUTLINES[kind](rng, u, v)
+    if not inside.any():
+        return
+    colour = _contrasting_colour(rng, image[inside].mean(axis=0))
+    paint = colour + rng.uniform(-20, 20) * u[..., None]
+    if kind == STRIPED:
+        period = rng.uniform(5, 8) / radius
+        dark = np.sin(2 * np.pi * u / period) > 0
+        paint = np.where(dark[..., None], paint, _contrasting_colour(rng, colour))
+    image[inside] = paint[inside]
+    label[inside] = kind
+
+
+def _disc(rng, u, v):
+    return u**2 + (v / rng.uniform(0.75, 1)) ** 2 <= 1
+
+
+def _box(rng, u, v):
+    return (np.abs(u) <= 0.9) & (np.abs(v) <= rng.uniform(0.55, 0.9))
+
+
+def _triangle(rng, u, v):
+    # Three sides at the distance 0.6 from the centre, 120 degrees apart.
+    normals = np.deg2rad([90, 210, 330])
+    return np.all([u * np.cos(n) + v * np.sin(n) <= 0.6 for n in normals], axis=0)
+
+
+def _blob(rng, u, v):
+    return np.hypot(u, v) <= 0.9 + 0.2 * _waves(rng, np.arctan2(v, u) * 2)
+
+
+OUTLINES: dict[int, Callable] = {DISC: _disc, BOX: _box, TRIANGLE: _triangle, STRIPED: _blob}
+
+
+def _photograph(rng, scene: np.ndarray) -> np.ndarray:
+    """Uneven light, exposure, a soft lens and the noise of a sensor."""
+    height, width = scene.shape[:2]
+    light = rng.uniform(0.6, 1.2) * (1 + 0.2 * _clouds(rng, height, width, cell=64))
+    image = cv2.GaussianBlur(scene * light, None, rng.uniform(0.3, 0.9))
+    image = image + rng.normal(0, rng.uniform(3, 12), image.shape)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def _colour(rng) -> np.ndarray:
+    return rng.uniform(30, 225, 3)
+
+
+def _contrasting_colour(rng, other: np.ndarray) -> np.ndarray:
+    """A random colour that can be told from another one."""
+    while True:
+        colour = _colour(rng)
+        if np.linalg.norm(colour - other) > 70:
+            return colour
+
+
+def _clouds(rng, height: int, width: int, cell: int) -> np.ndarray:
+    """(H, W, 1) smooth noise of unit variance in its corners, which lie ``cell`` pixels apart."""
+    coarse = rng.normal(size=(height // cell + 2, width // cell + 2)).astype(np.float32)
+    return cv2.resize(coarse, (int(width), int(height)), interpolation=cv2.INTER_CUBIC)[..., None]
+
+
+def _waves(rng, t: np.ndarray) -> np.ndarray:
+    """A smooth random function of t with period 2 pi and values in [-1, 1]."""
+    phases = rng.uniform(0, 2 * np.pi, 3)
+    return sum(np.sin(k * t + p) for k, p in zip((1, 2, 3), phases, strict=True)) / 3
+
+
+def make_data_set(out: Path, train: int = 300, val: int = 60, seed: int = 0) -> bool:
+    """Make the scenes of both splits, the same for the same arguments.
+
+    The images are made in a folder beside ``out`` that takes its name at the end, so a run
+    that breaks leaves no half data set.
+
+    Args:
+        out: folder to make.
+        train: number of training images.
+        val: number of validation images.
+        seed: seed of the random numbers.
+
+    Returns:
+        Whether anything had to be made: ``False`` if ``out`` was made with these arguments.
+
+    Raises:
+        ValueError: if a split would be empty, or the seed is negative.
+        FileExistsError: if ``out`` holds something else.
+    """
+    if min(train, val) < 1 or seed < 0:
+        raise ValueError(f"train and val must be >= 1 and seed >= 0, got {train}, {val}, {seed}")
+    info = {"train": train, "val": val, "seed": seed, "classes": list(CLASSES)}
+    if out.exists():
+        found = out / INFO
+        if found.is_file() and json.loads(found.read_text()) == info:
+            return False
+        raise FileExistsError(
+            f"{str(out)!r} exists and was not made with {info}; delete it or choose another folder"
+        )
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that broke
+    for split, (name, count) in enumerate((("train", train), ("val", val))):
+        _write_split(partial, name, count, np.random.SeedSequence([seed, split]))
+    (partial / INFO).write_text(json.dumps(info, indent=2) + "\n")
+    os.replace(partial, out)
+    return True
+
+
+def _write_split(root: Path, split: str, count: int, seeds: np.random.SeedSequence) -> None:
+    images, labels = root / "img_dir" / split, root / "ann_dir" / split
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    palette = [value for colour in CLASSES.values() for value in colour]
+    for index, seed in enumerate(track(seeds.spawn(count), f"making {split:5}")):
+        image, label = make_scene(np.random.default_rng(seed))
+        Image.fromarray(image).save(images / f"{index:04}.jpg", quality=90)
+        indexed = Image.fromarray(label).convert("P")
+        indexed.putpalette(palette)
+        indexed.save(labels / f"{index:04}.png")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument("--train", type=int, default=300, help="training images (default 300)")
+    parser.add_argument("--val", type=int, default=60, help="validation images (default 60)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same images")
+    args = parser.parse_args(arguments)
+    try:
+        made = make_data_set(args.out, args.train, args.val, args.seed)
+    except (ValueError, FileExistsError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(f"{'made' if made else 'already there:'} {args.train} + {args.val} images in {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
