@@ -35,9 +35,9 @@ CLASSES = {
 GROUND, SKY, DISC, BOX, TRIANGLE, STRIPED = range(len(CLASSES))
 
 #: Shortest and longest side of an image, in pixels.
-SIDES = (64, 208)
+SIDES = (72, 224)
 #: Smallest and largest radius of a shape, in pixels.
-RADII = (11, 27)
+RADII = (14, 32)
 
 #: Written last: a folder that has it is whole.
 INFO = "info.json"
@@ -62,9 +62,8 @@ def _landscape(rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     horizon = height * (rng.uniform(0.3, 0.55) + 0.1 * _waves(rng, np.linspace(0, 4, width)))
     label = np.where(rows < horizon, SKY, GROUND).astype(np.uint8)
 
-    gradient = 50 * (rows / height)[..., None]
-    sky = _colour(rng) + gradient + 20 * _clouds(rng, height, width, cell=32)
-    grain = 22 * _clouds(rng, height, width, cell=2) + 12 * _clouds(rng, height, width, cell=6)
+    sky = _colour(rng) + 50 * (rows / height)[..., None] + 15 * _clouds(rng, height, width, cell=32)
+    grain = 28 * _clouds(rng, height, width, cell=2) + 12 * _clouds(rng, height, width, cell=6)
     ground = _colour(rng) + grain
     return np.where((label == SKY)[..., None], sky, ground), label
 
@@ -76,18 +75,16 @@ def _add_shape(rng, image: np.ndarray, label: np.ndarray) -> None:
     centre_y, centre_x = rng.uniform(0, height), rng.uniform(0, width)
     angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(*RADII)
     y, x = np.mgrid[:height, :width]
-    # Coordinates in the shape's own frame, in which its radius is about 1.
-    u = ((x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)) / radius
-    v = ((y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)) / radius
-    inside = OUTLINES[kind](rng, u, v)
+    # Coordinates in the shape's own frame, in pixels.
+    u = (x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)
+    v = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)
+    inside = OUTLINES[kind](rng, u / radius, v / radius)
     if not inside.any():
         return
     colour = _contrasting_colour(rng, image[inside].mean(axis=0))
-    paint = colour + rng.uniform(-20, 20) * u[..., None]
-    if kind == STRIPED:
-        period = rng.uniform(5, 8) / radius
-        dark = np.sin(2 * np.pi * u / period) > 0
-        paint = np.where(dark[..., None], paint, _contrasting_colour(rng, colour))
+    second = _contrasting_colour(rng, colour)
+    amount = SURFACES[kind](rng, u, v, radius)[..., None]
+    paint = colour + amount * (second - colour)
     image[inside] = paint[inside]
     label[inside] = kind
 
@@ -110,7 +107,28 @@ def _blob(rng, u, v):
     return np.hypot(u, v) <= 0.9 + 0.2 * _waves(rng, np.arctan2(v, u) * 2)
 
 
+def _rings(rng, u, v, radius):
+    return np.sin(2 * np.pi * np.hypot(u, v) / rng.uniform(8, 10)) > 0
+
+
+def _plain(rng, u, v, radius):
+    return 0.3 * u / radius
+
+
+def _checks(rng, u, v, radius):
+    period = rng.uniform(9, 12)
+    return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0
+
+def _dots(rng, u, v, radius):
+    period = rng.uniform(6, 8)
+    return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0.5
+
+def _stripes(rng, u, v, radius):
+    return np.sin(2 * np.pi * u / rng.uniform(5, 8)) > 0
+
+
 OUTLINES: dict[int, Callable] = {DISC: _disc, BOX: _box, TRIANGLE: _triangle, STRIPED: _blob}
+SURFACES: dict[int, Callable] = {DISC: _rings, BOX: _checks, TRIANGLE: _plain, STRIPED: _stripes}
 
 
 def _photograph(rng, scene: np.ndarray) -> np.ndarray:

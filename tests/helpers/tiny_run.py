@@ -109,7 +109,7 @@ def tiny_config(data, work_dir, steps=14, num_workers=0, backbone=(), **options)
         },
         "param_scheduler": [
             {"type": "LinearLR", "start_factor": 0.1, "begin": 0, "end": 4, "by_epoch": False},
-            {"type": "PolyLR", "power": 1.0, "begin": 4, "end": steps, "by_epoch": False},
+            {"type": "PolyLR", "power": 1.0, "begin": 4, "end": max(steps, 5), "by_epoch": False},
         ],
         "default_hooks": {
             "checkpoint": {
