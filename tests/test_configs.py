@@ -200,7 +200,7 @@ def test_does_what_its_name_says(path):
     assert cropping.crop_size == cfg.model.data_preprocessor.size == crop
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("swin/*.py")), ids=lambda path: path.stem)
 def test_can_be_killed_and_resumed(path):
     cfg = Config.fromfile(path)
     assert "seed" in cfg.get("randomness", {})

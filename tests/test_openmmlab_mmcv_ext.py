@@ -168,7 +168,7 @@ def test_a_compiled_mmcv_is_never_touched(tmp_path):
     done = run_python(
         """
         import sys, swin_backbone, mmcv
-        mmcv.__path__.append(sys.argv[1])
+        mmcv.__path__.insert(0, sys.argv[1])
         import mmcv._ext
         print(mmcv._ext.nms(), mmcv._ext.__file__, hasattr(mmcv._ext, "anything_else"))
         """,

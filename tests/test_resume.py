@@ -270,12 +270,16 @@ def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["file"]
 
 
-NO_RANDOMNESS = {"drop_rate": 0.0, "drop_path_rate": 0.0}
+# Some gradients are zero but for rounding (those of the keys' bias), and AdamW would turn their
+# signs into steps; a large eps keeps them what they are. A batch norm over the two pooled pixels
+# of a batch would do the same to their difference, so the heads have group norms.
+ADAMW = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}
+NO_DECAY = {"decay_mult": 0.0}
 OFFICIAL = {
     "custom_keys": {
-        "absolute_pos_embed": {"decay_mult": 0.0},
-        "relative_position_bias_table": {"decay_mult": 0.0},
-        "norm": {"decay_mult": 0.0},
+        "absolute_pos_embed": NO_DECAY,
+        "relative_position_bias_table": NO_DECAY,
+        "norm": NO_DECAY,
     }
 }
 
@@ -284,37 +288,32 @@ OFFICIAL = {
 @pytest.mark.parametrize("use_abs_pos_embed", [False, True])
 def test_a_run_of_mmsegs_backbone_is_continued(scenes, tmp_path, paramwise_cfg, use_abs_pos_embed):
     """Weights and moments go over, so both end where mmseg's alone does, but for rounding."""
-    options = {**NO_RANDOMNESS, "use_abs_pos_embed": use_abs_pos_embed}
+    options = {"drop_rate": 0.0, "drop_path_rate": 0.0, "use_abs_pos_embed": use_abs_pos_embed}
     if use_abs_pos_embed:
         options["pretrain_img_size"] = 32  # mmseg's takes no other
 
-    def config(name, kind, **more):
+    def run(name, kind, **more):
         backbone = {**options, "type": kind}
         config = tiny_config(scenes, tmp_path / name, steps=10, backbone=backbone, **more)
         config.val_cfg = config.val_dataloader = config.val_evaluator = None
         config.default_hooks.checkpoint.update(interval=5, save_best=None, max_keep_ckpts=-1)
-        config.optim_wrapper.paramwise_cfg = paramwise_cfg
-        return config
+        config.model.decode_head.norm_cfg = {"type": "GN", "num_groups": 4}
+        config.optim_wrapper.update(paramwise_cfg=paramwise_cfg, optimizer=ADAMW)
+        return train(config).model
 
-    train(config("theirs", "SwinTransformer"))
+    run("theirs", "SwinTransformer")
+    before, after = (read(tmp_path / "theirs", f"iter_{step}.pth") for step in (5, 10))
     resume = {"resume": True, "load_from": str(tmp_path / "theirs/iter_5.pth")}
-    runner = train(config("ours", "SwinBackbone", **resume))
-    assert not runner.model.backbone.checkpoint_report.missing
-    theirs, ours = (read(tmp_path / name, "iter_10.pth") for name in ("theirs", "ours"))
-    at_5 = read(tmp_path / "theirs", "iter_5.pth")
-    runner.model.load_state_dict(theirs["state_dict"])  # into our names
-    moved = 0.0
-    for name, tensor in runner.model.state_dict().items():
-        torch.testing.assert_close(ours["state_dict"][name], tensor, rtol=1e-5, atol=1e-5, msg=name)
-    runner.model.load_state_dict(at_5["state_dict"])
-    for name, tensor in runner.model.state_dict().items():
-        moved = max(moved, (tensor.float() - ours["state_dict"][name]).abs().max().item())
-    assert moved > 1e-3  # so much did training change after the change of backbones
-    for index, moments in theirs["optimizer"]["state"].items():
-        other = ours["optimizer"]["state"][index]
-        assert moments["step"] == other["step"] == 10
-        error = (moments["exp_avg"] - other["exp_avg"]).norm() / moments["exp_avg"].norm()
-        assert error < 1e-3, index
+    model = run("ours", "SwinBackbone", **resume)
+    continued = read(tmp_path / "ours", "iter_10.pth")
+    for tensors, in_our_names in ((before, {}), (after, {})):
+        model.load_state_dict(tensors["state_dict"])
+        in_our_names.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        tensors["state_dict"] = in_our_names
+    assert_same_state(after, continued, tolerance=1e-5)
+    weight = "backbone.stages.1.blocks.1.attn.qkv.weight"
+    progress = after["state_dict"][weight] - before["state_dict"][weight]
+    assert progress.abs().max() > 1e-3  # so the tolerance means something
 
 
 def test_load_from_a_whole_segmentor_of_mmseg(scenes, tmp_path):

@@ -62,9 +62,9 @@ def _landscape(rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     horizon = height * (rng.uniform(0.3, 0.55) + 0.1 * _waves(rng, np.linspace(0, 4, width)))
     label = np.where(rows < horizon, SKY, GROUND).astype(np.uint8)
 
-    sky = _colour(rng) + 50 * (rows / height)[..., None] + 15 * _clouds(rng, height, width, cell=32)
+    sky = _hsv(rng, (180, 260), (0.1, 0.7), (0.5, 0.95)) + 50 * (rows / height)[..., None] + 15 * _clouds(rng, height, width, cell=32)
     grain = 28 * _clouds(rng, height, width, cell=2) + 12 * _clouds(rng, height, width, cell=6)
-    ground = _colour(rng) + grain
+    ground = _hsv(rng, (10, 130), (0.1, 0.7), (0.25, 0.8)) + grain
     return np.where((label == SKY)[..., None], sky, ground), label
 
 
@@ -107,6 +107,10 @@ def _blob(rng, u, v):
     return np.hypot(u, v) <= 0.9 + 0.2 * _waves(rng, np.arctan2(v, u) * 2)
 
 
+def _ball(rng, u, v, radius):
+    return np.hypot(u, v)/radius
+
+
 def _rings(rng, u, v, radius):
     return np.sin(2 * np.pi * np.hypot(u, v) / rng.uniform(8, 10)) > 0
 
@@ -128,7 +132,7 @@ def _stripes(rng, u, v, radius):
 
 
 OUTLINES: dict[int, Callable] = {DISC: _disc, BOX: _box, TRIANGLE: _triangle, STRIPED: _blob}
-SURFACES: dict[int, Callable] = {DISC: _rings, BOX: _checks, TRIANGLE: _plain, STRIPED: _stripes}
+SURFACES: dict[int, Callable] = {DISC: _ball, BOX: _checks, TRIANGLE: _plain, STRIPED: _stripes}
 
 
 def _photograph(rng, scene: np.ndarray) -> np.ndarray:
@@ -136,12 +140,18 @@ def _photograph(rng, scene: np.ndarray) -> np.ndarray:
     height, width = scene.shape[:2]
     light = rng.uniform(0.6, 1.2) * (1 + 0.2 * _clouds(rng, height, width, cell=64))
     image = cv2.GaussianBlur(scene * light, None, rng.uniform(0.3, 0.9))
-    image = image + rng.normal(0, rng.uniform(3, 12), image.shape)
+    image = image + rng.normal(0, rng.uniform(2, 9), image.shape)
     return image.clip(0, 255).astype(np.uint8)
 
 
 def _colour(rng) -> np.ndarray:
-    return rng.uniform(30, 225, 3)
+    return _hsv(rng, (0, 360), (0.1, 1.0), (0.3, 1.0))
+
+
+def _hsv(rng, *ranges) -> np.ndarray:
+    """A random RGB colour, each of hue (degrees), saturation and value from its range."""
+    colour = np.float32([[[rng.uniform(*bounds) for bounds in ranges]]])
+    return 255 * cv2.cvtColor(colour, cv2.COLOR_HSV2RGB)[0, 0]
 
 
 def _contrasting_colour(rng, other: np.ndarray) -> np.ndarray:

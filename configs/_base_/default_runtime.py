@@ -12,9 +12,9 @@ log_level = "INFO"
 load_from = None
 resume = False
 
-# With a seed and this hook, a run that is killed and resumed sees the same random numbers as one
-# that is not.
+# With a seed and StepSeedHook, a run that is killed and resumed draws the same random numbers as
+# one that is not. LabelCheckHook names the image in which a label is no class.
 randomness = dict(seed=0)
-custom_hooks = [dict(type="StepSeedHook")]
+custom_hooks = [dict(type="StepSeedHook"), dict(type="LabelCheckHook")]
 
 tta_model = dict(type="SegTTAModel")

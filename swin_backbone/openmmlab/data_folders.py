@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_dir_or_file
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -21,15 +21,16 @@ def check_data_folders(cfg: Mapping, loaders: tuple[str, ...] = LOADERS) -> None
     a worker reads its first label.
 
     Args:
-        cfg: an mmengine config with data loaders, its default scope initialised.
+        cfg: an mmengine config with data loaders.
         loaders: which of its data loaders to look at.
 
     Raises:
         FileNotFoundError: naming the loader, the folder, and the settings it comes from.
     """
-    for loader in loaders:
-        for dataset in _datasets((cfg.get(loader) or {}).get("dataset")):
-            _check_dataset(loader, dataset)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        for loader in loaders:
+            for dataset in _datasets((cfg.get(loader) or {}).get("dataset")):
+                _check_dataset(loader, dataset)
 
 
 def _datasets(cfg) -> Iterator[BaseDataset]:
@@ -41,12 +42,15 @@ def _datasets(cfg) -> Iterator[BaseDataset]:
         inner = cfg.get("dataset", cfg.get("datasets"))
         if inner is not None:
             yield from _datasets(inner)
-        elif _is_plain_dataset(cfg.get("type")):
+        elif _is_base_dataset(cfg["type"]):
             yield DATASETS.build({**cfg, "lazy_init": True, "pipeline": []})
 
 
-def _is_plain_dataset(kind) -> bool:
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+def _is_base_dataset(kind) -> bool:
+    """Whether a dataset is one of OpenMMLab's, which know their folders; others do as they like."""
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
     return inspect.isclass(kind) and issubclass(kind, BaseDataset)
 
 

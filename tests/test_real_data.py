@@ -1,0 +1,138 @@
+"""A few dozen steps on real images: the loss falls and the maps beat the majority class.
+
+``SWIN_DATA_ROOT`` names the folder with ``camvid`` and ``nuclei``.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.tiny_run import LABELS, LOAD, PACK, dataset, tiny_config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from PIL import Image
+
+DEFAULT_ROOT = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(os.environ.get("SWIN_DATA_ROOT", DEFAULT_ROOT)).resolve()
+
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
+
+CAMVID = [
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+]
+NUCLEI = ["background", "nucleus", "boundary"]
+BACKBONE = {
+    "embed_dims": 32,
+    "depths": (1, 1, 2, 1),
+    "num_heads": (1, 2, 4, 8),
+    "strides": (4, 2, 2, 2),
+    "out_indices": (0, 1, 2, 3),
+    "window_size": 7,
+    "drop_rate": 0.0,
+    "drop_path_rate": 0.1,
+}
+HEAD = {
+    "type": "UPerHead",
+    "in_channels": [32, 64, 128, 256],
+    "in_index": [0, 1, 2, 3],
+    "pool_scales": (1, 2, 3, 6),
+    "channels": 32,
+    "norm_cfg": {"type": "GN", "num_groups": 8},  # a batch may be one image
+}
+
+
+@HOOKS.register_module()
+class SizesHook(Hook):
+    """Notes the sizes of the training and validation images."""
+
+    def __init__(self):
+        self.train, self.val = set(), set()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.train.update(tuple(image.shape[1:]) for image in data_batch["inputs"])
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        self.val.update(tuple(image.shape[1:]) for image in data_batch["inputs"])
+
+
+def folder(name):
+    path = ROOT / name
+    if not path.is_dir():
+        pytest.skip(f"{path} is not there; SWIN_DATA_ROOT names the folder of {name!r}")
+    return path
+
+
+def real_config(name, classes, work_dir, steps, batch_size, augmentation, val_indices):
+    root = folder(name)
+    config = tiny_config(root, work_dir, steps, backbone=BACKBONE)
+    config.model.decode_head = {**HEAD, "num_classes": len(classes)}
+    config.model.data_preprocessor.update(size=None, size_divisor=1)  # to a batch's largest
+    config.train_dataloader.update(batch_size=batch_size)
+    pipeline = [LOAD, LABELS, *augmentation, PACK]
+    config.train_dataloader.dataset = dataset(root, "train", pipeline, classes)
+    options = {"test_mode": True, "indices": val_indices}
+    config.val_dataloader.dataset = dataset(root, "val", [LOAD, LABELS, PACK], classes, **options)
+    config.train_cfg.val_interval = steps + 1
+    config.default_hooks.checkpoint = None
+    config.custom_hooks.append({"type": "SizesHook"})
+    return config
+
+
+def majority_miou(runner):
+    """mIoU in percent of calling every pixel the most frequent class."""
+    counts = np.zeros(256, int)
+    for index in range(len(runner.val_dataloader.dataset)):
+        path = runner.val_dataloader.dataset.get_data_info(index)["seg_map_path"]
+        counts += np.bincount(np.asarray(Image.open(path)).ravel(), minlength=256)
+    classes = counts[: len(runner.val_dataloader.dataset.metainfo["classes"])]
+    present = np.count_nonzero(classes)
+    return 100 * classes.max() / classes.sum() / present
+
+
+def assert_learns(config):
+    runner = Runner.from_cfg(config)
+    runner.train()
+    losses, _ = runner.message_hub.get_scalar("train/loss").data
+    eighth = len(losses) // 8
+    first, last = losses[:eighth].mean(), losses[-eighth:].mean()
+    miou = runner.val()["mIoU"]
+    majority = majority_miou(runner)
+    print(f"loss {first:.3f} -> {last:.3f}; mIoU {miou:.1f} %, majority class {majority:.1f} %")
+    assert last < 0.8 * first
+    assert miou > majority
+    (sizes,) = (hook for hook in runner.hooks if isinstance(hook, SizesHook))
+    return sizes
+
+
+def test_camvid(tmp_path):
+    augmentation = [
+        {"type": "RandomCrop", "crop_size": (240, 320), "cat_max_ratio": 0.75},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PhotoMetricDistortion"},
+    ]
+    config = real_config("camvid", CAMVID, tmp_path, 40, 2, augmentation, list(range(0, 101, 13)))
+    assert assert_learns(config).val == {(360, 480)}
+
+
+def test_nuclei_of_many_sizes_in_one_run(tmp_path):
+    """One image a step, whole or, if it is large, a crop of it."""
+    augmentation = [
+        {"type": "RandomCrop", "crop_size": (320, 352)},
+        {"type": "RandomFlip", "prob": 0.5},
+    ]
+    config = real_config("nuclei", NUCLEI, tmp_path, 80, 1, augmentation, list(range(0, 108, 9)))
+    sizes = assert_learns(config)
+    assert len(sizes.train) >= 3
+    assert len(sizes.val) >= 3

@@ -1,0 +1,187 @@
+"""Count the parameters and FLOPs of configs, and keep docs/model_zoo.md up to date.
+
+    python tools/model_stats.py [CONFIG ...]      (default: every config of the project)
+    python tools/model_stats.py --write           (also renew the table in docs/model_zoo.md)
+
+Parameters are all of the model's, with the auxiliary head. FLOPs are those of predicting one image:
+one for each multiply-add of a convolution, a linear layer or a product within attention, and none
+for what is cheap beside these (norms, activations, softmax, pooling, resizing). They are counted on
+PyTorch's meta device, so nothing is computed or downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+import swin_backbone  # noqa: F401  (registers SwinBackbone)
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "model_zoo.md"
+PUBLISHED = ROOT / "configs" / "swin" / "published.yaml"
+BEGIN, END = "<!-- model_stats: begin -->", "<!-- model_stats: end -->"
+HEADER = """\
+| Config | Parameters | GFLOPs, crop | GFLOPs, test image | Published by others |
+| --- | ---: | ---: | ---: | --- |
+"""
+
+
+class Stats(NamedTuple):
+    """What was counted for one config.
+
+    Attributes:
+        path: the config.
+        parameters: number of parameters.
+        crop: rows and columns of a training crop.
+        crop_flops: multiply-adds for one image of that size.
+        test: rows and columns to which test images are resized at most; ``None`` if they are not.
+        test_flops: multiply-adds for one image of that size.
+    """
+
+    path: Path
+    parameters: int
+    crop: tuple[int, int]
+    crop_flops: int
+    test: tuple[int, int] | None
+    test_flops: int | None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("configs", type=Path, nargs="*", help="default: all")
+    parser.add_argument("--write", action="store_true", help=f"renew {DOCUMENT.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    if arguments.write and arguments.configs:
+        parser.error("--write renews the whole table, so it takes no configs")
+    console = Console()
+    configs = arguments.configs or find_configs()
+    stats = [measure(path) for path in track(configs, "counting", console=console, transient=True)]
+    stats = in_order(stats)
+    console.print(as_rich(stats))
+    if arguments.write:
+        DOCUMENT.write_text(replace_table(DOCUMENT.read_text(), as_markdown(stats)))
+        console.print(f"wrote {DOCUMENT}")
+
+
+def find_configs() -> list[Path]:
+    """Every config of the project, bases left out."""
+    found = (ROOT / "configs").rglob("*.py")
+    return sorted(path for path in found if "_base_" not in path.parts)
+
+
+def measure(path: Path) -> Stats:
+    """Count one config.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    cfg = Config.fromfile(path)
+    model = build_on_meta(cfg)
+    crop = tuple(cfg.model.data_preprocessor.size)
+    test = test_size(cfg)
+    return Stats(
+        path=Path(path),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        crop=crop,
+        crop_flops=count_flops(model, crop),
+        test=test,
+        test_flops=count_flops(model, test) if test else None,
+    )
+
+
+def build_on_meta(cfg: Config) -> torch.nn.Module:
+    """The config's model with shapes but without values, ready to predict."""
+    from mmseg.registry import MODELS
+
+    init_default_scope(cfg.get("default_scope", "mmseg"))
+    return MODELS.build(cfg.model).to("meta").eval()
+
+
+def test_size(cfg: Config) -> tuple[int, int] | None:
+    """Rows and columns of the largest image that the test pipeline's resizing makes."""
+    for transform in cfg.get("test_pipeline", []):
+        if transform.type == "Resize":
+            return min(transform.scale), max(transform.scale)
+    return None
+
+
+def count_flops(model: torch.nn.Module, size: tuple[int, int]) -> int:
+    """Multiply-adds for one RGB image of ``size`` (rows, columns)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, 3, *size, device="meta"), mode="tensor")
+    return counter.get_total_flops() // 2  # PyTorch counts multiplication and addition apart
+
+
+def in_order(stats: list[Stats]) -> list[Stats]:
+    """By data set, then by size."""
+    return sorted(stats, key=lambda s: (s.path.stem.split("_")[-1], s.parameters, s.path.stem))
+
+
+def as_rich(stats: list[Stats]) -> Table:
+    """A table for the terminal."""
+    table = Table("config", title="parameters, and multiply-adds for one image")
+    for heading in ("parameters", "crop", "test image"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in stats:
+        table.add_row(row.path.stem, *as_cells(row))
+    return table
+
+
+def as_cells(row: Stats) -> list[str]:
+    """Parameters, and FLOPs at both sizes."""
+    cells = [f"{row.parameters / 1e6:.2f} M", as_gflops(row.crop_flops, row.crop)]
+    return [*cells, as_gflops(row.test_flops, row.test) if row.test else ""]
+
+
+def as_gflops(flops: int, size: tuple[int, int]) -> str:
+    return f"{flops / 1e9:.1f} G ({size[0]}x{size[1]})"
+
+
+def as_markdown(stats: list[Stats]) -> str:
+    """The table of docs/model_zoo.md, with what others published beside it."""
+    published = yaml.safe_load(PUBLISHED.read_text())
+    lines = []
+    for row in stats:
+        link = f"[{row.path.stem}]({Path('..') / row.path.resolve().relative_to(ROOT)})"
+        others = published["configs"].get(row.path.stem, {})
+        scores = "; ".join(as_published(*item) for item in others.items())
+        cells = [link, *(cell or "-" for cell in (*as_cells(row), scores))]
+        lines.append(f"| {' | '.join(cells)} |")
+    sources = [f"[{name}]: {source['url']}" for name, source in published["sources"].items()]
+    return HEADER + "\n".join([*lines, "", *sources])
+
+
+def as_published(source: str, numbers: dict) -> str:
+    """One source's numbers, after a link to it."""
+    sizes = "{parameters} M, {gflops} G, ".format(**numbers) if "gflops" in numbers else ""
+    single, several = numbers["mIoU"]
+    return f"[{source}]: {sizes}mIoU {single:.2f} / {several:.2f}"
+
+
+def replace_table(document: str, table: str) -> str:
+    """``document`` with what stands between its markers replaced.
+
+    Raises:
+        ValueError: if a marker is not there once.
+    """
+    for marker in (BEGIN, END):
+        if document.count(marker) != 1:
+            raise ValueError(
+                f"the document must hold {marker!r} once, not {document.count(marker)}"
+            )
+    before, _, rest = document.partition(BEGIN)
+    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    main()
