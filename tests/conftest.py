@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers.scenes import write_scenes
 
-# Under xdist every core has a worker of its own.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+# The suite is spread over cores by processes (pytest -n); threads would wait for one another.
+torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
 

@@ -144,10 +144,12 @@ def test_trains_a_step_and_predicts(path, small_config, tmp_path):
     idle = [name for name, p in runner.model.named_parameters() if p not in trained]
     assert not idle, "parameters without a gradient"
 
+    num_classes = cfg.model.decode_head.num_classes
+    assert len(runner.val_dataloader.dataset.metainfo["classes"]) == num_classes
     (prediction,) = runner.model.test_step(next(iter(runner.val_dataloader)))
     classes = prediction.pred_sem_seg.data
     assert classes.shape == (1, *IMAGE_SIZES[2]), "not the size of the image on disk"
-    assert 0 <= classes.min() <= classes.max() < cfg.model.decode_head.num_classes
+    assert 0 <= classes.min() <= classes.max() < num_classes
 
 
 @pytest.mark.parametrize("dataset", ["ade20k-512x512", "cityscapes"])

@@ -49,7 +49,7 @@ HEAD = {
     "in_index": [0, 1, 2, 3],
     "pool_scales": (1, 2, 3, 6),
     "channels": 32,
-    "norm_cfg": {"type": "GN", "num_groups": 8},  # a batch may be one image
+    "norm_cfg": {"type": "GN", "num_groups": 8},
 }
 
 
@@ -86,6 +86,7 @@ def real_config(name, classes, work_dir, steps, batch_size, augmentation, val_in
     config.val_dataloader.dataset = dataset(root, "val", [LOAD, LABELS, PACK], classes, **options)
     config.train_cfg.val_interval = steps + 1
     config.default_hooks.checkpoint = None
+    config.optim_wrapper.optimizer.lr = 2e-3
     config.custom_hooks.append({"type": "SizesHook"})
     return config
 
@@ -110,8 +111,8 @@ def assert_learns(config):
     miou = runner.val()["mIoU"]
     majority = majority_miou(runner)
     print(f"loss {first:.3f} -> {last:.3f}; mIoU {miou:.1f} %, majority class {majority:.1f} %")
-    assert last < 0.8 * first
-    assert miou > majority
+    assert last < 0.85 * first
+    assert miou > majority + 5
     (sizes,) = (hook for hook in runner.hooks if isinstance(hook, SizesHook))
     return sizes
 
@@ -122,17 +123,20 @@ def test_camvid(tmp_path):
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "PhotoMetricDistortion"},
     ]
-    config = real_config("camvid", CAMVID, tmp_path, 40, 2, augmentation, list(range(0, 101, 13)))
+    config = real_config("camvid", CAMVID, tmp_path, 60, 2, augmentation, list(range(0, 101, 13)))
     assert assert_learns(config).val == {(360, 480)}
 
 
 def test_nuclei_of_many_sizes_in_one_run(tmp_path):
     """One image a step, whole or, if it is large, a crop of it."""
     augmentation = [
-        {"type": "RandomCrop", "crop_size": (320, 352)},
+        {"type": "RandomCrop", "crop_size": (320, 360)},
         {"type": "RandomFlip", "prob": 0.5},
     ]
-    config = real_config("nuclei", NUCLEI, tmp_path, 80, 1, augmentation, list(range(0, 108, 9)))
+    config = real_config("nuclei", NUCLEI, tmp_path, 140, 1, augmentation, list(range(0, 108, 13)))
+    # Most pixels are background.
+    weighted = {"type": "CrossEntropyLoss", "class_weight": [0.4, 2.0, 4.0]}
+    config.model.decode_head.loss_decode = weighted
     sizes = assert_learns(config)
     assert len(sizes.train) >= 3
     assert len(sizes.val) >= 3

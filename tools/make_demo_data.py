@@ -34,10 +34,20 @@ CLASSES = {
 }
 GROUND, SKY, DISC, BOX, TRIANGLE, STRIPED = range(len(CLASSES))
 
+#: Hues that a class can have, in degrees. They overlap: colour helps, but does not tell.
+HUES = {
+    GROUND: (10, 130),
+    SKY: (180, 260),
+    DISC: (-100, 40),
+    BOX: (80, 220),
+    TRIANGLE: (0, 140),
+    STRIPED: (200, 340),
+}
+
 #: Shortest and longest side of an image, in pixels.
 SIDES = (72, 224)
 #: Smallest and largest radius of a shape, in pixels.
-RADII = (14, 32)
+RADII = (17, 36)
 
 #: Written last: a folder that has it is whole.
 INFO = "info.json"
@@ -51,7 +61,7 @@ def make_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """
     height, width = rng.integers(SIDES[0], SIDES[1] + 1, 2)
     image, label = _landscape(rng, height, width)
-    for _ in range(max(2, round(height * width / 3000 * rng.uniform(0.8, 1.6)))):
+    for _ in range(max(2, round(height * width / 4200 * rng.uniform(0.7, 1.4)))):
         _add_shape(rng, image, label)
     return _photograph(rng, image), label
 
@@ -62,9 +72,9 @@ def _landscape(rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     horizon = height * (rng.uniform(0.3, 0.55) + 0.1 * _waves(rng, np.linspace(0, 4, width)))
     label = np.where(rows < horizon, SKY, GROUND).astype(np.uint8)
 
-    sky = _hsv(rng, (180, 260), (0.1, 0.7), (0.5, 0.95)) + 50 * (rows / height)[..., None] + 15 * _clouds(rng, height, width, cell=32)
-    grain = 28 * _clouds(rng, height, width, cell=2) + 12 * _clouds(rng, height, width, cell=6)
-    ground = _hsv(rng, (10, 130), (0.1, 0.7), (0.25, 0.8)) + grain
+    sky = _hsv(rng, HUES[SKY], (0.1, 0.7), (0.5, 0.95)) + 50 * (rows / height)[..., None] + 15 * _clouds(rng, height, width, cell=32)
+    grain = 22 * _clouds(rng, height, width, cell=2) + 10 * _clouds(rng, height, width, cell=6)
+    ground = _hsv(rng, HUES[GROUND], (0.1, 0.7), (0.25, 0.8)) + grain
     return np.where((label == SKY)[..., None], sky, ground), label
 
 
@@ -81,8 +91,8 @@ def _add_shape(rng, image: np.ndarray, label: np.ndarray) -> None:
     inside = OUTLINES[kind](rng, u / radius, v / radius)
     if not inside.any():
         return
-    colour = _contrasting_colour(rng, image[inside].mean(axis=0))
-    second = _contrasting_colour(rng, colour)
+    colour = _contrasting_colour(rng, kind, image[inside].mean(axis=0))
+    second = _contrasting_colour(rng, kind, colour)
     amount = SURFACES[kind](rng, u, v, radius)[..., None]
     paint = colour + amount * (second - colour)
     image[inside] = paint[inside]
@@ -120,7 +130,7 @@ def _plain(rng, u, v, radius):
 
 
 def _checks(rng, u, v, radius):
-    period = rng.uniform(9, 12)
+    period = rng.uniform(6, 8)
     return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0
 
 def _dots(rng, u, v, radius):
@@ -128,7 +138,7 @@ def _dots(rng, u, v, radius):
     return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0.5
 
 def _stripes(rng, u, v, radius):
-    return np.sin(2 * np.pi * u / rng.uniform(5, 8)) > 0
+    return np.sin(2 * np.pi * u / rng.uniform(9, 12)) > 0
 
 
 OUTLINES: dict[int, Callable] = {DISC: _disc, BOX: _box, TRIANGLE: _triangle, STRIPED: _blob}
@@ -139,26 +149,23 @@ def _photograph(rng, scene: np.ndarray) -> np.ndarray:
     """Uneven light, exposure, a soft lens and the noise of a sensor."""
     height, width = scene.shape[:2]
     light = rng.uniform(0.6, 1.2) * (1 + 0.2 * _clouds(rng, height, width, cell=64))
-    image = cv2.GaussianBlur(scene * light, None, rng.uniform(0.3, 0.9))
+    image = cv2.GaussianBlur(scene * light, None, rng.uniform(0.3, 0.7))
     image = image + rng.normal(0, rng.uniform(2, 9), image.shape)
     return image.clip(0, 255).astype(np.uint8)
-
-
-def _colour(rng) -> np.ndarray:
-    return _hsv(rng, (0, 360), (0.1, 1.0), (0.3, 1.0))
 
 
 def _hsv(rng, *ranges) -> np.ndarray:
     """A random RGB colour, each of hue (degrees), saturation and value from its range."""
     colour = np.float32([[[rng.uniform(*bounds) for bounds in ranges]]])
+    colour[..., 0] %= 360
     return 255 * cv2.cvtColor(colour, cv2.COLOR_HSV2RGB)[0, 0]
 
 
-def _contrasting_colour(rng, other: np.ndarray) -> np.ndarray:
-    """A random colour that can be told from another one."""
+def _contrasting_colour(rng, kind: int, other: np.ndarray) -> np.ndarray:
+    """A random colour for a kind of shape that can be told from another colour."""
     while True:
-        colour = _colour(rng)
-        if np.linalg.norm(colour - other) > 70:
+        colour = _hsv(rng, HUES[kind], (0.2, 1.0), (0.3, 1.0))
+        if np.linalg.norm(colour - other) > 85:
             return colour
 
 
@@ -174,7 +181,7 @@ def _waves(rng, t: np.ndarray) -> np.ndarray:
     return sum(np.sin(k * t + p) for k, p in zip((1, 2, 3), phases, strict=True)) / 3
 
 
-def make_data_set(out: Path, train: int = 300, val: int = 60, seed: int = 0) -> bool:
+def make_data_set(out: Path, train: int = 400, val: int = 60, seed: int = 0) -> bool:
     """Make the scenes of both splits, the same for the same arguments.
 
     The images are made in a folder beside ``out`` that takes its name at the end, so a run
@@ -230,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--train", type=int, default=300, help="training images (default 300)")
+    parser.add_argument("--train", type=int, default=400, help="training images (default 400)")
     parser.add_argument("--val", type=int, default=60, help="validation images (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same images")
     args = parser.parse_args(arguments)

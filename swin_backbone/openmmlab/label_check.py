@@ -6,9 +6,11 @@ assertion that ends the process; and mmseg's metric leaves such pixels out witho
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+
+import numpy as np
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
@@ -44,7 +46,7 @@ def _check_batch(model: nn.Module, data_batch: dict) -> None:
     head = _decode_head(model)
     # A head with one output tells two classes apart, whatever num_classes says.
     num_classes = max(head.num_classes, 2) if head.out_channels == 1 else head.num_classes
-    for sample in data_batch["data_samples"]:
+    for sample in _flat(data_batch["data_samples"]):
         if "gt_sem_seg" not in sample:
             continue
         wrong = find_wrong_labels(sample.gt_sem_seg.data, num_classes, head.ignore_index)
@@ -56,6 +58,15 @@ def _check_batch(model: nn.Module, data_batch: dict) -> None:
             )
 
 
+def _flat(samples) -> Iterator:
+    """Samples of a batch; test-time augmentation nests them by augmentation."""
+    for sample in samples:
+        if isinstance(sample, (list, tuple)):
+            yield from _flat(sample)
+        else:
+            yield sample
+
+
 def find_wrong_labels(labels: Tensor, num_classes: int, ignore_index: int | None) -> list[int]:
     """The values in a label map that are no class and not ignored, ascending.
 
@@ -64,14 +75,19 @@ def find_wrong_labels(labels: Tensor, num_classes: int, ignore_index: int | None
         num_classes: labels run from 0 to ``num_classes - 1``.
         ignore_index: a further value that is allowed.
     """
-    wrong = (labels < 0) | (labels >= num_classes)
+    # In numpy, on one thread: torch's threads would wait for the cores that load the data, and
+    # turn a millisecond into half a second.
+    values = labels.numpy()
+    wrong = (values < 0) | (values >= num_classes)
     if ignore_index is not None:
-        wrong &= labels != ignore_index
-    return torch.unique(labels[wrong]).tolist() if wrong.any() else []
+        wrong &= values != ignore_index
+    return np.unique(values[wrong]).tolist() if wrong.any() else []
 
 
 def _decode_head(model: nn.Module) -> nn.Module:
-    segmentor = model.module if is_model_wrapper(model) else model
+    segmentor = model
+    while is_model_wrapper(segmentor) or isinstance(segmentor, BaseTTAModel):
+        segmentor = segmentor.module
     head = getattr(segmentor, "decode_head", None)
     if head is None:
         raise TypeError(

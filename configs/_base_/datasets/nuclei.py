@@ -15,7 +15,7 @@ train_pipeline = [
         type="RandomChoice",
         transforms=[
             [dict(type="Resize", scale_factor=ratio, keep_ratio=True)]
-            for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+            for ratio in (0.75, 1.0, 1.25, 1.5, 2.0)
         ],
     ),
     dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.95),

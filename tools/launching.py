@@ -1,0 +1,67 @@
+"""What training and testing share: arguments, config, runner."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+import swin_backbone  # noqa: F401  (first of all: it lets mmseg import without compiled ops)
+from swin_backbone.openmmlab.data_folders import check_data_folders
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that mmengine's tools have everywhere."""
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        help="changes to the config, as key.subkey=value",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Config:
+    """The config with the command line's changes, its data folders checked.
+
+    Args:
+        arguments: of a parser with :func:`add_common_arguments`.
+        loaders: the data loaders that will be used.
+
+    Raises:
+        FileNotFoundError: if the config, or a folder that its loaders name, is not there.
+    """
+    if not Path(arguments.config).is_file():
+        raise FileNotFoundError(f"config {arguments.config!r} is not a file")
+    os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
+    cfg = Config.fromfile(arguments.config)
+    cfg.launcher = arguments.launcher
+    cfg.merge_from_dict(arguments.cfg_options)
+    name = Path(arguments.config).stem
+    cfg.work_dir = arguments.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
+    check_data_folders(cfg, loaders)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """A runner; without a GPU, synchronised batch norms become plain ones.
+
+    ``SyncBatchNorm`` synchronises GPUs only: between processes on the CPU it fails.
+    """
+    runner = RUNNERS.get(cfg.get("runner_type", "Runner")).from_cfg(cfg)
+    if not torch.cuda.is_available() and is_distributed():
+        runner.model = revert_sync_batchnorm(runner.model)
+        print_log("no GPU: SyncBN, if any, runs as BN in each process", logger="current")
+    return runner
