@@ -24,7 +24,12 @@ STEPS = 14
 
 def train(config):
     runner = Runner.from_cfg(config)
-    runner.train()
+    try:
+        runner.train()
+    finally:
+        workers = runner.train_dataloader._iterator
+        if workers is not None:  # left as garbage, they would take five seconds to end
+            workers._shutdown_workers()
     return runner
 
 
@@ -182,7 +187,7 @@ def test_a_seeded_dataset_passes_for_the_original():
 
 @pytest.mark.parametrize("resumed_at", [0, 5])
 def test_data_order_is_that_of_mmengine(scenes, tmp_path, resumed_at):
-    """Workers fetch ahead before hooks run, and the loops of the two lines skip differently."""
+    """The loops of the two lines skip differently what was seen before."""
     seen = []
 
     @tiny_run.HOOKS.register_module(force=True)
@@ -194,7 +199,7 @@ def test_data_order_is_that_of_mmengine(scenes, tmp_path, resumed_at):
 
     def look(name, hooks, **options):
         seen.clear()
-        config = tiny_config(scenes, tmp_path / name, steps=8, num_workers=1, **options)
+        config = tiny_config(scenes, tmp_path / name, steps=8, **options)
         config.custom_hooks = [*hooks, {"type": "LookHook"}]
         config.default_hooks.checkpoint = {"type": "CheckpointHook", "by_epoch": False}
         config.default_hooks.checkpoint.interval = 5

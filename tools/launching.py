@@ -8,13 +8,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dist import is_distributed
-from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import swin_backbone  # noqa: F401  (first of all: it lets mmseg import without compiled ops)
+from swin_backbone.openmmlab.cpu_distributed import prepare_cpu_processes
 from swin_backbone.openmmlab.data_folders import check_data_folders
 
 
@@ -56,12 +54,7 @@ def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Conf
 
 
 def build_runner(cfg: Config) -> Runner:
-    """A runner; without a GPU, synchronised batch norms become plain ones.
-
-    ``SyncBatchNorm`` synchronises GPUs only: between processes on the CPU it fails.
-    """
-    runner = RUNNERS.get(cfg.get("runner_type", "Runner")).from_cfg(cfg)
-    if not torch.cuda.is_available() and is_distributed():
-        runner.model = revert_sync_batchnorm(runner.model)
-        print_log("no GPU: SyncBN, if any, runs as BN in each process", logger="current")
-    return runner
+    """A runner, ready for any launcher; without GPUs, processes talk through gloo."""
+    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
+        prepare_cpu_processes(cfg)
+    return RUNNERS.get(cfg.get("runner_type", "Runner")).from_cfg(cfg)

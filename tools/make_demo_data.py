@@ -38,9 +38,9 @@ GROUND, SKY, DISC, BOX, TRIANGLE, STRIPED = range(len(CLASSES))
 HUES = {
     GROUND: (10, 130),
     SKY: (180, 260),
-    DISC: (-100, 40),
+    DISC: (-110, 30),
     BOX: (80, 220),
-    TRIANGLE: (0, 140),
+    TRIANGLE: (0, 130),
     STRIPED: (200, 340),
 }
 
@@ -92,7 +92,7 @@ def _add_shape(rng, image: np.ndarray, label: np.ndarray) -> None:
     if not inside.any():
         return
     colour = _contrasting_colour(rng, kind, image[inside].mean(axis=0))
-    second = _contrasting_colour(rng, kind, colour)
+    second = 0.3 * colour if kind in (DISC, TRIANGLE) else _contrasting_colour(rng, kind, colour)
     amount = SURFACES[kind](rng, u, v, radius)[..., None]
     paint = colour + amount * (second - colour)
     image[inside] = paint[inside]
@@ -118,7 +118,7 @@ def _blob(rng, u, v):
 
 
 def _ball(rng, u, v, radius):
-    return np.hypot(u, v)/radius
+    return (np.hypot(u, v) / radius) ** 2
 
 
 def _rings(rng, u, v, radius):
@@ -126,7 +126,7 @@ def _rings(rng, u, v, radius):
 
 
 def _plain(rng, u, v, radius):
-    return 0.3 * u / radius
+    return 0.2 * (1 + u / radius)
 
 
 def _checks(rng, u, v, radius):
@@ -181,7 +181,7 @@ def _waves(rng, t: np.ndarray) -> np.ndarray:
     return sum(np.sin(k * t + p) for k, p in zip((1, 2, 3), phases, strict=True)) / 3
 
 
-def make_data_set(out: Path, train: int = 400, val: int = 60, seed: int = 0) -> bool:
+def make_data_set(out: Path, train: int = 320, val: int = 60, seed: int = 0) -> bool:
     """Make the scenes of both splits, the same for the same arguments.
 
     The images are made in a folder beside ``out`` that takes its name at the end, so a run
@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--train", type=int, default=400, help="training images (default 400)")
+    parser.add_argument("--train", type=int, default=320, help="training images (default 320)")
     parser.add_argument("--val", type=int, default=60, help="validation images (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same images")
     args = parser.parse_args(arguments)

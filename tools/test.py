@@ -17,7 +17,7 @@ def parse_arguments() -> argparse.Namespace:
     add_common_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint of the model")
     parser.add_argument("--out", help="folder for predicted label maps")
-    parser.add_argument("--show-dir", help="folder (in the work dir) for painted predictions")
+    parser.add_argument("--show-dir", help="folder for painted predictions")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     return parser.parse_args()
 
@@ -37,13 +37,15 @@ def main() -> None:
 
 
 def paint_predictions(cfg: Config, folder: str) -> None:
-    """Let mmseg's visualization hook write every prediction into ``folder``."""
-    cfg.default_hooks.visualization = {
-        "type": "SegVisualizationHook",
-        "draw": True,
-        "interval": 1,
-        "test_out_dir": folder,
-    }
+    """Let mmseg's visualization hook write every prediction below ``folder``."""
+    cfg.default_hooks.visualization = {"type": "SegVisualizationHook", "draw": True, "interval": 1}
+    if "visualizer" not in cfg:
+        cfg.visualizer = {
+            "type": "SegLocalVisualizer",
+            "vis_backends": [{"type": "LocalVisBackend"}],
+            "name": "visualizer",
+        }
+    cfg.visualizer.save_dir = folder
 
 
 if __name__ == "__main__":

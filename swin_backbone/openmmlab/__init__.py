@@ -15,4 +15,10 @@ def prepare_openmmlab() -> None:
 
 def register_plugins() -> None:
     """Import the modules that register hooks and constructors with mmengine."""
-    from . import atomic_checkpoints, label_check, layer_decay, step_seed  # noqa: F401
+    from . import (  # noqa: F401
+        atomic_checkpoints,
+        cpu_distributed,
+        label_check,
+        layer_decay,
+        step_seed,
+    )
