@@ -17,7 +17,12 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from swin_backbone.openmmlab.atomic_checkpoints import AtomicLocalBackend
-from swin_backbone.openmmlab.seeded_data import SeededDataset, seed_generators
+from swin_backbone.openmmlab.seeded_data import (
+    SeededDataset,
+    _EndlessBatches,
+    _EpochBatches,
+    seed_generators,
+)
 
 STEPS = 14
 
@@ -176,6 +181,17 @@ def test_samples_depend_on_seed_rank_step_and_place_alone():
         assert not (draw(other, positions, num_workers=0) == samples)[:, 1:].any()
 
 
+def test_the_step_goes_on_from_epoch_to_epoch():
+    """Else every epoch would repeat the augmentation of the first."""
+    epoch = _EpochBatches([[4, 5], [6]], lambda: 10)
+    assert list(epoch) == [[(10, 0, 4), (10, 1, 5)], [(11, 0, 6)]]
+
+
+def test_a_loader_without_batches():
+    with pytest.raises(ValueError, match="makes no batch"):
+        next(iter(_EndlessBatches([], None, 0)))
+
+
 def test_a_seeded_dataset_passes_for_the_original():
     original = Noise()
     seeded = SeededDataset(original, (0,))
@@ -185,8 +201,11 @@ def test_a_seeded_dataset_passes_for_the_original():
     assert original.pipeline == "exchanged"
 
 
-@pytest.mark.parametrize("resumed_at", [0, 5])
-def test_data_order_is_that_of_mmengine(scenes, tmp_path, resumed_at):
+@pytest.mark.parametrize(
+    ("sampler", "resumed_at"),
+    [("InfiniteSampler", 0), ("InfiniteSampler", 5), ("DefaultSampler", 5)],
+)
+def test_data_order_is_that_of_mmengine(scenes, tmp_path, sampler, resumed_at):
     """The loops of the two lines skip differently what was seen before."""
     seen = []
 
@@ -201,6 +220,7 @@ def test_data_order_is_that_of_mmengine(scenes, tmp_path, resumed_at):
         seen.clear()
         config = tiny_config(scenes, tmp_path / name, steps=8, **options)
         config.custom_hooks = [*hooks, {"type": "LookHook"}]
+        config.train_dataloader.sampler.type = sampler
         config.default_hooks.checkpoint = {"type": "CheckpointHook", "by_epoch": False}
         config.default_hooks.checkpoint.interval = 5
         train(config)

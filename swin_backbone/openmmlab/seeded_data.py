@@ -80,7 +80,15 @@ class _EndlessBatches:
         for epoch in itertools.count():
             if hasattr(self.sampler, "set_epoch"):
                 self.sampler.set_epoch(epoch)
-            yield from self.batches
+            batches = iter(self.batches)
+            first = next(batches, None)
+            if first is None:
+                raise ValueError(
+                    "the training data loader makes no batch; with drop_last it needs at least "
+                    "batch_size images"
+                )
+            yield first
+            yield from batches
 
     def __len__(self) -> int:
         return len(self.batches)
