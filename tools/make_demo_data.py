@@ -38,9 +38,9 @@ GROUND, SKY, DISC, BOX, TRIANGLE, STRIPED = range(len(CLASSES))
 HUES = {
     GROUND: (10, 130),
     SKY: (180, 260),
-    DISC: (-110, 30),
+    DISC: (-100, 40),
     BOX: (80, 220),
-    TRIANGLE: (0, 130),
+    TRIANGLE: (0, 140),
     STRIPED: (200, 340),
 }
 
@@ -92,7 +92,7 @@ def _add_shape(rng, image: np.ndarray, label: np.ndarray) -> None:
     if not inside.any():
         return
     colour = _contrasting_colour(rng, kind, image[inside].mean(axis=0))
-    second = 0.3 * colour if kind in (DISC, TRIANGLE) else _contrasting_colour(rng, kind, colour)
+    second = _contrasting_colour(rng, kind, colour)
     amount = SURFACES[kind](rng, u, v, radius)[..., None]
     paint = colour + amount * (second - colour)
     image[inside] = paint[inside]
@@ -117,16 +117,8 @@ def _blob(rng, u, v):
     return np.hypot(u, v) <= 0.9 + 0.2 * _waves(rng, np.arctan2(v, u) * 2)
 
 
-def _ball(rng, u, v, radius):
-    return (np.hypot(u, v) / radius) ** 2
-
-
-def _rings(rng, u, v, radius):
-    return np.sin(2 * np.pi * np.hypot(u, v) / rng.uniform(8, 10)) > 0
-
-
 def _plain(rng, u, v, radius):
-    return 0.2 * (1 + u / radius)
+    return 0.2 * u / radius
 
 
 def _checks(rng, u, v, radius):
@@ -134,15 +126,16 @@ def _checks(rng, u, v, radius):
     return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0
 
 def _dots(rng, u, v, radius):
-    period = rng.uniform(6, 8)
-    return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0.5
+    period = rng.uniform(10, 13)
+    return np.cos(2 * np.pi * u / period) + np.cos(2 * np.pi * v / period) > 0.7
+
 
 def _stripes(rng, u, v, radius):
     return np.sin(2 * np.pi * u / rng.uniform(9, 12)) > 0
 
 
 OUTLINES: dict[int, Callable] = {DISC: _disc, BOX: _box, TRIANGLE: _triangle, STRIPED: _blob}
-SURFACES: dict[int, Callable] = {DISC: _ball, BOX: _checks, TRIANGLE: _plain, STRIPED: _stripes}
+SURFACES: dict[int, Callable] = {DISC: _dots, BOX: _checks, TRIANGLE: _plain, STRIPED: _stripes}
 
 
 def _photograph(rng, scene: np.ndarray) -> np.ndarray:
