@@ -41,7 +41,7 @@ HUES = {
     DISC: (-100, 40),
     BOX: (80, 220),
     TRIANGLE: (0, 140),
-    STRIPED: (200, 340),
+    STRIPED: (170, 310),
 }
 
 #: Shortest and longest side of an image, in pixels.
