@@ -10,6 +10,10 @@ from helpers.scenes import write_scenes
 # The suite is spread over cores by processes (pytest -n); threads would wait for one another.
 torch.set_num_threads(1)
 
+# Without a GPU, Triton's kernels run in its interpreter. It is read when triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 TESTS = Path(__file__).parent
 
 

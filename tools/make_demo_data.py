@@ -126,12 +126,12 @@ def _checks(rng, u, v, radius):
     return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0
 
 def _dots(rng, u, v, radius):
-    period = rng.uniform(10, 13)
+    period = rng.uniform(7, 9)
     return np.cos(2 * np.pi * u / period) + np.cos(2 * np.pi * v / period) > 0.7
 
 
 def _stripes(rng, u, v, radius):
-    return np.sin(2 * np.pi * u / rng.uniform(9, 12)) > 0
+    return np.sin(2 * np.pi * u / rng.uniform(10, 14)) > 0
 
 
 OUTLINES: dict[int, Callable] = {DISC: _disc, BOX: _box, TRIANGLE: _triangle, STRIPED: _blob}
@@ -158,7 +158,7 @@ def _contrasting_colour(rng, kind: int, other: np.ndarray) -> np.ndarray:
     """A random colour for a kind of shape that can be told from another colour."""
     while True:
         colour = _hsv(rng, HUES[kind], (0.2, 1.0), (0.3, 1.0))
-        if np.linalg.norm(colour - other) > 85:
+        if np.linalg.norm(colour - other) > 100:
             return colour
 
 
@@ -219,7 +219,7 @@ def _write_split(root: Path, split: str, count: int, seeds: np.random.SeedSequen
     palette = [value for colour in CLASSES.values() for value in colour]
     for index, seed in enumerate(track(seeds.spawn(count), f"making {split:5}")):
         image, label = make_scene(np.random.default_rng(seed))
-        Image.fromarray(image).save(images / f"{index:04}.jpg", quality=90)
+        Image.fromarray(image).save(images / f"{index:04}.jpg", quality=90, subsampling=0)
         indexed = Image.fromarray(label).convert("P")
         indexed.putpalette(palette)
         indexed.save(labels / f"{index:04}.png")

@@ -12,8 +12,9 @@ from .windows import WindowGrid
 
 logger = logging.getLogger(__name__)
 
-#: Order in which ``backend='auto'`` tries the backends.
-PREFERENCE = ("sdpa", "reference")
+#: Order in which ``backend='auto'`` tries the backends, by type of device.
+PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
+PREFERENCE_ELSEWHERE = ("sdpa", "reference")
 
 
 def shifted_window_attention(
@@ -82,7 +83,7 @@ def choose_backend(inputs: AttentionInputs, backend: str = "auto") -> str:
             raise ValueError(f"backend={backend!r} cannot run these tensors: {reason}")
         return backend
     refused = []
-    for name in PREFERENCE:
+    for name in PREFERENCE.get(inputs.qkv.device.type, PREFERENCE_ELSEWHERE):
         reason = BACKENDS[name].why_not(inputs)
         if reason is None:
             _log_choice(name, refused)

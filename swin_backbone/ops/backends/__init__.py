@@ -3,8 +3,9 @@
 from .base import AttentionInputs, Backend
 from .reference import REFERENCE
 from .sdpa import SDPA
+from .triton_attention import TRITON
 
 #: Every backend by its name.
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (REFERENCE, SDPA)}
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (REFERENCE, SDPA, TRITON)}
 
 __all__ = ["BACKENDS", "AttentionInputs", "Backend"]

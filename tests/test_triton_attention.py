@@ -1,0 +1,193 @@
+"""The Triton kernels against the reference: on a GPU, or small in Triton's interpreter."""
+
+import pytest
+import torch
+
+from swin_backbone import SwinBackbone
+from swin_backbone.ops import shifted_window_attention
+
+pytest.importorskip("triton", reason="triton is not installed")
+from swin_backbone.ops.backends.triton_attention.operator import window_attention
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
+gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
+
+SHAPES = [(1, 1), (5, 9), (8, 7), (13, 15)]
+WINDOWS = [((7, 7), (3, 3)), ((7, 7), (0, 0)), ((8, 8), (4, 4)), ((4, 4), (2, 2)), ((3, 5), (0, 2))]
+LARGE_WINDOWS = [((12, 12), (6, 6)), ((16, 16), (8, 8))]
+
+
+def make_inputs(size, window_size, heads=2, head_dim=16, batch=2):
+    table_rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
+    channels = 3 * heads * head_dim
+    shapes = [(batch, *size, channels), (table_rows, heads), (channels,)]
+    return [torch.randn(shape, device=DEVICE) for shape in shapes]
+
+
+def attend_and_differentiate(inputs, backend, dtype, cotangent, heads, window_size, shift_size):
+    tensors = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+    qkv, table, padding = tensors
+    out = shifted_window_attention(
+        qkv, table, padding_qkv=padding, num_heads=heads, window_size=window_size,
+        shift_size=shift_size, backend=backend,
+    )  # fmt: skip
+    assert out.dtype == dtype
+    gradients = torch.autograd.grad(
+        out, tensors, cotangent.to(dtype), allow_unused=True, materialize_grads=True
+    )
+    return [out.detach(), *gradients]
+
+
+def errors(actual, exact):
+    return [
+        ((a.double() - b).norm() / b.norm().clamp_min(1e-3)).item()
+        for a, b in zip(actual, exact, strict=True)
+    ]
+
+
+def compare(size, window_size, shift_size, dtype, heads=2, head_dim=16, batch=2):
+    """Errors of the kernels and of the reference in ``dtype``, against the reference in float64."""
+    inputs = [t.to(dtype).float() for t in make_inputs(size, window_size, heads, head_dim, batch)]
+    cotangent = torch.randn(batch, *size, heads * head_dim, device=DEVICE).to(dtype).float()
+    arguments = (cotangent, heads, window_size, shift_size)
+    exact = attend_and_differentiate(inputs, "reference", torch.float64, *arguments)
+    kernels = attend_and_differentiate(inputs, "triton", dtype, *arguments)
+    reference = attend_and_differentiate(inputs, "reference", dtype, *arguments)
+    return errors(kernels, exact), errors(reference, exact)
+
+
+@pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS)
+@pytest.mark.parametrize("size", SHAPES)
+def test_float32_agrees_with_float64_reference(size, window_size, shift_size):
+    """1e-5, since float32 sums over up to 64 tokens and windows round to 1e-7 each."""
+    kernels, _ = compare(size, window_size, shift_size, torch.float32)
+    assert max(kernels) <= 1e-5
+
+
+@pytest.mark.parametrize(("window_size", "shift_size"), LARGE_WINDOWS)
+@pytest.mark.parametrize("head_dim", [24, 32])
+def test_windows_larger_than_a_block_of_queries(window_size, shift_size, head_dim):
+    kernels, _ = compare(
+        (17, 9), window_size, shift_size, torch.float32, heads=1, head_dim=head_dim, batch=1
+    )
+    assert max(kernels) <= 1e-5
+
+
+# Triton 3.9's interpreter multiplies bfloat16 matrices wrongly (seen with a single tl.dot).
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=gpu)])
+def test_low_precision_errs_no_more_than_the_reference(dtype):
+    """Within 1.5 times the reference's own error in that dtype."""
+    kernels, reference = compare((10, 9), (7, 7), (3, 3), dtype, batch=1)
+    assert all(a <= 1.5 * b for a, b in zip(kernels, reference, strict=True)), (kernels, reference)
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS + LARGE_WINDOWS)
+@pytest.mark.parametrize("size", [(1, 1), (6, 7), (15, 29), (64, 65), (128, 128)])
+@pytest.mark.parametrize(("heads", "head_dim"), [(3, 32), (2, 16), (1, 64)])
+def test_full_grid(size, window_size, shift_size, dtype, heads, head_dim):
+    kernels, reference = compare(size, window_size, shift_size, dtype, heads, head_dim)
+    if dtype == torch.float32:
+        assert max(kernels) <= 1e-5, kernels
+    else:
+        assert all(a <= 1.5 * b + 1e-6 for a, b in zip(kernels, reference, strict=True)), (
+            kernels,
+            reference,
+        )
+
+
+def test_every_element_is_written_and_bits_repeat():
+    """Fresh memory is filled with NaN, so that what a kernel leaves out shows."""
+    inputs = make_inputs((9, 12), (7, 7))
+    cotangent = torch.randn(2, 9, 12, 32, device=DEVICE)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (
+            attend_and_differentiate(inputs, "triton", torch.float32, cotangent, 2, (7, 7), (3, 3))
+            for _ in range(2)
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for a, b in zip(first, second, strict=True):
+        assert a.isfinite().all()
+        assert torch.equal(a, b)
+
+
+def run_with_dropout(qkv, seed, dropout_p=0.4):
+    bias = torch.zeros(2, 16, 16, device=DEVICE)
+    padding = torch.zeros(96, device=DEVICE)
+    seed = torch.tensor([seed], device=DEVICE)
+    return window_attention(qkv, bias, padding, seed, [4, 4, 2, 2], 0.25, dropout_p)
+
+
+def test_dropout_keeps_the_mean_and_follows_the_seed():
+    qkv = torch.randn(4, 8, 8, 96, device=DEVICE)
+    qkv[..., 64:] = 1.0  # each output is the sum of the kept weights
+    out = run_with_dropout(qkv, seed=1)
+    assert abs(out.mean().item() - 1.0) < 0.04
+    assert out.std() > 0.1
+    assert torch.equal(out, run_with_dropout(qkv, seed=1))
+    assert not torch.equal(out, run_with_dropout(qkv, seed=2))
+
+
+def test_dropout_backward_drops_what_forward_dropped():
+    """The output is linear in the values: <grad, out> = <grad of values, values>."""
+    qkv = torch.randn(2, 8, 8, 96, device=DEVICE, requires_grad=True)
+    out = run_with_dropout(qkv, seed=3)
+    cotangent = torch.randn_like(out)
+    (gradient,) = torch.autograd.grad(out, qkv, cotangent)
+    through_values = (gradient[..., 64:] * qkv[..., 64:]).sum()
+    torch.testing.assert_close(through_values, (cotangent * out).sum(), rtol=1e-4, atol=1e-3)
+
+
+def test_operator_is_well_formed():
+    qkv, _, padding = make_inputs((5, 6), (4, 4))
+    bias = torch.randn(2, 16, 16, device=DEVICE)
+    seed = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    tensors = [tensor.requires_grad_() for tensor in (qkv, bias, padding)]
+    torch.library.opcheck(window_attention, (*tensors, seed, [4, 4, 2, 2], 0.3, 0.0))
+
+
+def test_backbone_gives_the_references_maps_and_gradients():
+    options = {"embed_dims": 16, "depths": (2, 2), "num_heads": (1, 2), "out_indices": (0, 1)}
+    fast, slow = (SwinBackbone(**options, backend=name) for name in ("triton", "reference"))
+    fast.init_weights()
+    slow.load_state_dict(fast.state_dict())
+    images = torch.randn(1, 3, 45, 38, device=DEVICE)
+    gradients = []
+    for model in (fast, slow):
+        maps = model.to(DEVICE).eval()(images)
+        sum(m.square().mean() for m in maps).backward()
+        gradients.append([m.detach() for m in maps] + [p.grad for p in model.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_compiles_without_graph_breaks_for_any_size():
+    model = SwinBackbone(
+        embed_dims=16, depths=(2,), num_heads=(1,), out_indices=(0,), backend="triton"
+    )
+    model.init_weights()
+    model.to(DEVICE).eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in [(40, 40), (33, 61)]:
+        images = torch.randn(2, 3, *size, device=DEVICE)
+        torch.testing.assert_close(compiled(images)[0], model(images)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "window_size", "message"),
+    [
+        (torch.float64, (4, 4), "computes in .*got torch.float64"),
+        (torch.float32, (16, 17), "at most 256 tokens, got 272"),
+    ],
+)
+def test_what_it_cannot_run_is_said(dtype, window_size, message):
+    inputs = [tensor.to(dtype) for tensor in make_inputs((5, 6), window_size)]
+    with pytest.raises(ValueError, match=message):
+        shifted_window_attention(
+            inputs[0], inputs[1], num_heads=2, window_size=window_size, backend="triton"
+        )
