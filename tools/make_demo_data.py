@@ -45,9 +45,9 @@ HUES = {
 }
 
 #: Shortest and longest side of an image, in pixels.
-SIDES = (72, 224)
+SIDES = (72, 240)
 #: Smallest and largest radius of a shape, in pixels.
-RADII = (17, 36)
+RADII = (19, 40)
 
 #: Written last: a folder that has it is whole.
 INFO = "info.json"
@@ -61,7 +61,7 @@ def make_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """
     height, width = rng.integers(SIDES[0], SIDES[1] + 1, 2)
     image, label = _landscape(rng, height, width)
-    for _ in range(max(2, round(height * width / 4200 * rng.uniform(0.7, 1.4)))):
+    for _ in range(max(2, round(height * width / 4800 * rng.uniform(0.7, 1.4)))):
         _add_shape(rng, image, label)
     return _photograph(rng, image), label
 
@@ -174,7 +174,7 @@ def _waves(rng, t: np.ndarray) -> np.ndarray:
     return sum(np.sin(k * t + p) for k, p in zip((1, 2, 3), phases, strict=True)) / 3
 
 
-def make_data_set(out: Path, train: int = 320, val: int = 60, seed: int = 0) -> bool:
+def make_data_set(out: Path, train: int = 280, val: int = 50, seed: int = 0) -> bool:
     """Make the scenes of both splits, the same for the same arguments.
 
     The images are made in a folder beside ``out`` that takes its name at the end, so a run
@@ -230,8 +230,8 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--train", type=int, default=320, help="training images (default 320)")
-    parser.add_argument("--val", type=int, default=60, help="validation images (default 60)")
+    parser.add_argument("--train", type=int, default=280, help="training images (default 280)")
+    parser.add_argument("--val", type=int, default=50, help="validation images (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same images")
     args = parser.parse_args(arguments)
     try:

@@ -12,7 +12,7 @@ metainfo = dict(
         [150, 80, 200],
     ],
 )
-crop_size = (128, 128)
+crop_size = (112, 112)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -27,7 +27,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(

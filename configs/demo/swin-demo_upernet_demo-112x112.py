@@ -3,7 +3,7 @@ _base_ = ['../_base_/datasets/demo.py']
 custom_imports = dict(imports=['swin_backbone'])
 default_scope = 'mmseg'
 
-crop_size = (128, 128)
+crop_size = (112, 112)
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
@@ -19,7 +19,7 @@ model = dict(
     backbone=dict(
         type='SwinBackbone',
         embed_dims=32,
-        depths=(2, 2, 2, 2),
+        depths=(1, 1, 2, 1),
         num_heads=(1, 2, 4, 8),
         window_size=7,
         drop_path_rate=0.0,
@@ -41,13 +41,13 @@ model = dict(
     test_cfg=dict(mode='whole'),
 )
 
-max_iters = 600
+max_iters = 1600
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [
