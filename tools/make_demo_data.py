@@ -72,7 +72,11 @@ def _landscape(rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     horizon = height * (rng.uniform(0.3, 0.55) + 0.1 * _waves(rng, np.linspace(0, 4, width)))
     label = np.where(rows < horizon, SKY, GROUND).astype(np.uint8)
 
-    sky = _hsv(rng, HUES[SKY], (0.1, 0.7), (0.5, 0.95)) + 50 * (rows / height)[..., None] + 15 * _clouds(rng, height, width, cell=32)
+    sky = (
+        _hsv(rng, HUES[SKY], (0.1, 0.7), (0.5, 0.95))
+        + 50 * (rows / height)[..., None]
+        + 15 * _clouds(rng, height, width, cell=32)
+    )
     grain = 22 * _clouds(rng, height, width, cell=2) + 10 * _clouds(rng, height, width, cell=6)
     ground = _hsv(rng, HUES[GROUND], (0.1, 0.7), (0.25, 0.8)) + grain
     return np.where((label == SKY)[..., None], sky, ground), label
@@ -124,6 +128,7 @@ def _plain(rng, u, v, radius):
 def _checks(rng, u, v, radius):
     period = rng.uniform(6, 8)
     return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0
+
 
 def _dots(rng, u, v, radius):
     period = rng.uniform(7, 9)

@@ -1,14 +1,14 @@
 # A Swin and UPerNet small enough to train on two CPU cores in two minutes.
-_base_ = ['../_base_/datasets/demo.py']
-custom_imports = dict(imports=['swin_backbone'])
-default_scope = 'mmseg'
+_base_ = ["../_base_/datasets/demo.py"]
+custom_imports = dict(imports=["swin_backbone"])
+default_scope = "mmseg"
 
 crop_size = (112, 112)
-norm_cfg = dict(type='BN', requires_grad=True)
+norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
-    type='EncoderDecoder',
+    type="EncoderDecoder",
     data_preprocessor=dict(
-        type='SegDataPreProcessor',
+        type="SegDataPreProcessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
@@ -17,7 +17,7 @@ model = dict(
         size=crop_size,
     ),
     backbone=dict(
-        type='SwinBackbone',
+        type="SwinBackbone",
         embed_dims=32,
         depths=(1, 1, 2, 1),
         num_heads=(1, 2, 4, 8),
@@ -26,7 +26,7 @@ model = dict(
         out_indices=(0, 1, 2, 3),
     ),
     decode_head=dict(
-        type='UPerHead',
+        type="UPerHead",
         in_channels=[32, 64, 128, 256],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
@@ -35,34 +35,34 @@ model = dict(
         num_classes=6,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
+    test_cfg=dict(mode="whole"),
 )
 
 max_iters = 1600
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=max_iters),
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=30),
+    dict(type="CosineAnnealingLR", eta_min=0.0, by_epoch=False, begin=30, end=max_iters),
 ]
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=200, max_keep_ckpts=2),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    logger=dict(type="LoggerHook", interval=20, log_metric_by_epoch=False),
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=200, max_keep_ckpts=2),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
 )
 env_cfg = dict(
     cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
 )
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

@@ -20,5 +20,6 @@ def register_plugins() -> None:
         cpu_distributed,
         label_check,
         layer_decay,
+        progress,
         step_seed,
     )

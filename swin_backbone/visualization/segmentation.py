@@ -66,3 +66,42 @@ def add_legend(image: np.ndarray, names: Sequence[str], palette: Sequence[Colour
         draw.rectangle((left, top, left + size, top + size), fill=tuple(colour), outline=INK)
         draw.text((left + size + margin // 2, top + size / 2), name, INK, font, anchor="lm")
     return canvas
+
+
+def contact_sheet(
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    names: Sequence[str],
+    palette: Sequence[Colour],
+    cell: int = 220,
+) -> Image.Image:
+    """Images, their true labels and predicted ones, side by side, with a legend.
+
+    Args:
+        rows: for each image the image (H, W, 3) uint8 RGB, truth (H, W) and prediction (H, W).
+        names: class names.
+        palette: class colours.
+        cell: side of the square that each picture is fitted into, pixels.
+
+    Returns:
+        One picture; its columns are image, truth and prediction.
+    """
+    titles, gap, head = ("image", "truth", "prediction"), 8, 26
+    sheet = Image.new("RGB", (3 * (cell + gap) + gap, head + len(rows) * (cell + gap)), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(16)
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (cell + gap), 5), title, INK, font)
+    for row, (image, truth, prediction) in enumerate(rows):
+        painted = (paint_overlay(image, labels, palette, 1.0) for labels in (truth, prediction))
+        for column, picture in enumerate((image, *painted)):
+            fitted = _fit(Image.fromarray(picture), cell)
+            sheet.paste(fitted, (gap + column * (cell + gap), head + row * (cell + gap)))
+    return add_legend(np.asarray(sheet), names, palette)
+
+
+def _fit(picture: Image.Image, side: int) -> Image.Image:
+    ratio = side / max(picture.size)
+    size = [max(1, round(length * ratio)) for length in picture.size]
+    return picture.resize(
+        size, Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.BILINEAR
+    )

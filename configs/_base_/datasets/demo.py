@@ -1,8 +1,8 @@
 # Generated scenes of many sizes, made by tools/make_demo_data.py.
-dataset_type = 'BaseSegDataset'
-data_root = 'demo_output/data'
+dataset_type = "BaseSegDataset"
+data_root = "demo_output/data"
 metainfo = dict(
-    classes=('ground', 'sky', 'disc', 'box', 'triangle', 'striped'),
+    classes=("ground", "sky", "disc", "box", "triangle", "striped"),
     palette=[
         [140, 110, 80],
         [135, 190, 235],
@@ -14,46 +14,46 @@ metainfo = dict(
 )
 crop_size = (112, 112)
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='RandomCrop', crop_size=crop_size),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackSegInputs'),
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomCrop", crop_size=crop_size),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackSegInputs"),
 ]
 # Each image at its own size.
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
         metainfo=metainfo,
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
-        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+        img_suffix=".jpg",
+        seg_map_suffix=".png",
+        data_prefix=dict(img_path="img_dir/train", seg_map_path="ann_dir/train"),
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
     batch_size=1,
     num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
         metainfo=metainfo,
-        img_suffix='.jpg',
-        seg_map_suffix='.png',
-        data_prefix=dict(img_path='img_dir/val', seg_map_path='ann_dir/val'),
+        img_suffix=".jpg",
+        seg_map_suffix=".png",
+        data_prefix=dict(img_path="img_dir/val", seg_map_path="ann_dir/val"),
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator

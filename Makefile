@@ -1,0 +1,48 @@
+# The project's commands. `make help` lists them.
+
+VENV ?= .venv
+PYTHON ?= python3
+# Another build of torch: make demo TORCH='torch==2.13.0'
+TORCH ?= torch
+PROCESSES ?= 2
+
+DEMO_OUT ?= demo_output
+# Training steps of the demo; empty for the config's own number.
+DEMO_ITERS ?=
+
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test lint clean
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo-installed  ## train a small model on generated scenes, on the CPU, and paint it
+	$(RUN) tools/demo.py --out $(DEMO_OUT) $(if $(DEMO_ITERS),--iters $(DEMO_ITERS))
+
+test: $(VENV)/.test-installed  ## the whole test suite
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
+
+lint: $(VENV)/.lint-installed  ## ruff check and ruff format --check
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) .venv-classic $(DEMO_OUT) .ci/*_output .pytest_cache .ruff_cache build *.egg-info
+
+$(RUN):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: setup.py | $(RUN)
+	@echo "installing into $(VENV)"
+	$(RUN) -m pip install --quiet '$(TORCH)'
+	$(RUN) -m pip install --quiet -e '.[onedl]'
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.demo-installed
+	$(RUN) -m pip install --quiet -e '.[onedl,detection,test]'
+	@touch $@
+
+$(VENV)/.lint-installed: setup.py | $(RUN)
+	$(RUN) -m pip install --quiet 'ruff>=0.14'
+	@touch $@
