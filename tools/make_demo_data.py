@@ -2,10 +2,10 @@
 
     python tools/make_demo_data.py data/demo
 
-A scene has sky and ground and shapes of four kinds that hide each other. All colours come from
-one distribution, whatever the class: sky and ground differ in texture, the shapes in outline or
-texture. Light changes over each image, and noise lies on it. The images have many sizes, as
-OUT/img_dir/{train,val}/NAME.jpg, with labels in OUT/ann_dir/{train,val}/NAME.png.
+A scene has sky and ground, and shapes of four kinds that hide each other. The classes' colours
+overlap, so that outline and texture have to be seen. Light changes over each image, and noise
+lies on it. The images have many sizes; they are OUT/img_dir/{train,val}/NAME.jpg, with labels in
+OUT/ann_dir/{train,val}/NAME.png.
 """
 
 from __future__ import annotations
@@ -97,10 +97,13 @@ def _add_shape(rng, image: np.ndarray, label: np.ndarray) -> None:
         return
     colour = _contrasting_colour(rng, kind, image[inside].mean(axis=0))
     second = _contrasting_colour(rng, kind, colour)
-    amount = SURFACES[kind](rng, u, v, radius)[..., None]
+    amount = SURFACES[kind](rng, u, v)[..., None]
     paint = colour + amount * (second - colour)
     image[inside] = paint[inside]
     label[inside] = kind
+
+
+# Outlines: whether (u, v), in units of the radius, lies in the shape.
 
 
 def _disc(rng, u, v):
@@ -121,26 +124,29 @@ def _blob(rng, u, v):
     return np.hypot(u, v) <= 0.9 + 0.2 * _waves(rng, np.arctan2(v, u) * 2)
 
 
-def _plain(rng, u, v, radius):
-    return 0.2 * u / radius
+# Surfaces: share of the second colour at (u, v), in pixels.
 
 
-def _checks(rng, u, v, radius):
+def _shaded(rng, u, v):
+    return 0.2 * u / RADII[1]
+
+
+def _checks(rng, u, v):
     period = rng.uniform(6, 8)
     return np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period) > 0
 
 
-def _dots(rng, u, v, radius):
+def _dots(rng, u, v):
     period = rng.uniform(7, 9)
     return np.cos(2 * np.pi * u / period) + np.cos(2 * np.pi * v / period) > 0.7
 
 
-def _stripes(rng, u, v, radius):
+def _stripes(rng, u, v):
     return np.sin(2 * np.pi * u / rng.uniform(10, 14)) > 0
 
 
 OUTLINES: dict[int, Callable] = {DISC: _disc, BOX: _box, TRIANGLE: _triangle, STRIPED: _blob}
-SURFACES: dict[int, Callable] = {DISC: _dots, BOX: _checks, TRIANGLE: _plain, STRIPED: _stripes}
+SURFACES: dict[int, Callable] = {DISC: _dots, BOX: _checks, TRIANGLE: _shaded, STRIPED: _stripes}
 
 
 def _photograph(rng, scene: np.ndarray) -> np.ndarray:

@@ -1,0 +1,204 @@
+"""The command line tools, run as users run them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ROOT / "tools"
+CONFIG = next((ROOT / "configs" / "demo").glob("*.py"))
+
+
+def run_tool(name, *arguments, check=True, **environment):
+    command = [str(TOOLS / name)] if name.endswith(".sh") else [sys.executable, str(TOOLS / name)]
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    run_tool("make_demo_data.py", folder, "--train", 8, "--val", 3)
+    return folder
+
+
+def options(data, steps):
+    roots = [f"{loader}_dataloader.dataset.data_root={data}" for loader in ("train", "val", "test")]
+    return [
+        "--cfg-options",
+        *roots,
+        f"train_cfg.max_iters={steps}",
+        f"train_cfg.val_interval={steps}",
+        "default_hooks.checkpoint.interval=1",
+        "default_hooks.logger.interval=1",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False",
+        "val_dataloader.num_workers=0",
+        "val_dataloader.persistent_workers=False",
+        "test_dataloader.num_workers=0",
+        "test_dataloader.persistent_workers=False",
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """Work dir of a run of two steps."""
+    work_dir = tmp_path_factory.mktemp("run")
+    run_tool("train.py", CONFIG, "--work-dir", work_dir, *options(data, 2))
+    return work_dir
+
+
+def logged_steps(work_dir):
+    log = max(work_dir.rglob("scalars.json"))
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return [record["iter"] for record in records if "loss" in record]
+
+
+def test_train_writes_checkpoints_and_evaluates(run):
+    assert (run / "iter_2.pth").is_file()
+    assert logged_steps(run) == [1, 2]
+    assert '"mIoU"' in max(run.rglob("scalars.json")).read_text()
+
+
+@pytest.mark.parametrize("source", ["last", "named"])
+def test_train_resumes(source, run, data, tmp_path):
+    if source == "last":
+        (tmp_path / "last_checkpoint").write_text(str(run / "iter_2.pth"))
+        resume = ["--resume"]
+    else:
+        resume = ["--resume", run / "iter_2.pth"]
+    run_tool("train.py", CONFIG, "--work-dir", tmp_path, *resume, *options(data, 3))
+    assert logged_steps(tmp_path) == [3]
+
+
+def test_test_evaluates_and_writes_labels_and_pictures(run, data, tmp_path):
+    done = run_tool(
+        "test.py", CONFIG, run / "iter_2.pth", "--work-dir", tmp_path, "--out", tmp_path / "labels",
+        "--show-dir", tmp_path / "shown", *options(data, 2),
+    )  # fmt: skip
+    assert "mIoU" in done.stdout + done.stderr
+    names = {path.stem for path in (data / "img_dir" / "val").iterdir()}
+    assert {path.stem for path in (tmp_path / "labels").iterdir()} == names
+    assert len(list((tmp_path / "shown").rglob("test_*.png"))) == len(names)
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu_train_and_test(data, tmp_path):
+    environment = {"PORT": "29617"}
+    changed = [*options(data, 2), "model.decode_head.norm_cfg.type=SyncBN"]
+    run_tool("dist_train.sh", CONFIG, 2, "--work-dir", tmp_path, *changed, **environment)
+    assert logged_steps(tmp_path) == [1, 2]
+    done = run_tool(
+        "dist_test.sh", CONFIG, tmp_path / "iter_2.pth", 2, *options(data, 2), **environment
+    )
+    assert "mIoU" in done.stdout + done.stderr
+
+
+def test_slurm_asks_for_a_process_a_gpu(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    asked = run_tool(
+        "slurm_train.sh", "part", "job", CONFIG, "dir", "--amp", PATH=path, GPUS="16"
+    ).stdout.split("\n")
+    for word in ["--ntasks=16", "--gres=gpu:8", "--launcher=slurm", "--work-dir=dir", "--amp"]:
+        assert word in asked
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("train.py", ["nowhere.py"], "config 'nowhere.py' is not a file"),
+        ("train.py", [CONFIG, "--work-dir", "{tmp}"], "{tmp}/missing"),
+        ("test.py", [CONFIG, "nowhere.pth"], "{tmp}/missing"),
+        ("predict.py", [CONFIG, "nowhere.pth", "x", "--out", "{tmp}"], "checkpoint 'nowhere.pth'"),
+        ("dist_train.sh", [CONFIG], "usage: tools/dist_train.sh CONFIG GPUS"),
+    ],
+)
+def test_what_is_missing_is_named(tool, arguments, message, tmp_path):
+    arguments = [str(argument).format(tmp=tmp_path) for argument in arguments]
+    if "{tmp}/missing" in message:
+        arguments += ["--cfg-options"]
+        arguments += [f"{x}_dataloader.dataset.data_root={tmp_path}/missing" for x in ("train", "val", "test")]  # fmt: skip # noqa: E501
+    done = run_tool(tool, *arguments, check=False)
+    assert done.returncode != 0
+    assert message.format(tmp=tmp_path) in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["image", "folder", "glob"])
+def test_predict_paints_a_picture_for_each_image(kind, run, data, tmp_path):
+    folder = data / "img_dir" / "val"
+    images = sorted(folder.iterdir())
+    chosen = images[:1] if kind == "image" else images
+    source = {"image": chosen[0], "folder": folder, "glob": folder / "*.jpg"}[kind]
+    run_tool("predict.py", CONFIG, run / "iter_2.pth", source, "--out", tmp_path)
+    assert sorted(p.stem for p in tmp_path.iterdir()) == sorted(p.stem for p in chosen)
+    picture, image = Image.open(tmp_path / f"{chosen[0].stem}.png"), Image.open(chosen[0])
+    assert picture.width > image.width  # the legend stands beside it
+    painted = np.asarray(picture)[: image.height, : image.width].astype(int)
+    assert np.abs(painted - np.asarray(image)).mean() > 5
+
+
+def test_predict_reports_and_skips_what_it_cannot_read(run, data, tmp_path):
+    good = next((data / "img_dir" / "val").iterdir())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.jpg").write_bytes(good.read_bytes())
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    done = run_tool(
+        "predict.py", CONFIG, run / "iter_2.pth", tmp_path / "in", "--out", out, check=False
+    )
+    assert done.returncode == 1
+    assert "broken.jpg" in done.stderr.replace("\n", "")
+    assert [path.name for path in out.iterdir()] == ["good.png"]
+
+
+def test_predict_refuses_two_images_for_one_picture(run, data, tmp_path):
+    image = cv2.imread(str(next((data / "img_dir" / "val").iterdir())))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "same.png"), image)
+    done = run_tool(
+        "predict.py", CONFIG, run / "iter_2.pth", tmp_path / "a" / "same.png",
+        tmp_path / "b" / "same.png", "--out", tmp_path / "out", check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "would both become" in done.stderr
+
+
+def test_predict_in_windows_agrees_with_whole_where_one_window_suffices(run, data, tmp_path):
+    image = next((data / "img_dir" / "val").iterdir())
+    for mode in ("always", "never"):
+        run_tool(
+            "predict.py", CONFIG, run / "iter_2.pth", image, "--out", tmp_path / mode,
+            "--slide", mode, "--window", 512,
+        )  # fmt: skip
+    always, never = (
+        np.asarray(Image.open(tmp_path / mode / f"{image.stem}.png"))
+        for mode in ("always", "never")
+    )
+    assert np.array_equal(always, never)
+
+
+@pytest.mark.slow
+def test_demo_runs_shortened(tmp_path):
+    done = run_tool("demo.py", "--out", tmp_path, "--iters", 4)
+    assert "mIoU" in done.stdout
+    assert "majority class" in done.stdout
+    assert Image.open(tmp_path / "predictions.png").width > 600
