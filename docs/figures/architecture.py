@@ -1,6 +1,6 @@
 """Draw docs/images/architecture.png: the stages of Swin-T, their shapes, and one block.
 
-    python docs/figures/architecture.py
+python docs/figures/architecture.py
 """
 
 from pathlib import Path
@@ -12,17 +12,26 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
 OUT = Path(__file__).parent.parent / "images" / "architecture.png"
-STAGES = [("stage 0", "2 blocks", 4, "96"), ("stage 1", "2 blocks", 8, "192"),
-          ("stage 2", "6 blocks", 16, "384"), ("stage 3", "2 blocks", 32, "768")]  # fmt: skip
+STAGES = [
+    ("stage 0", "2 blocks", 4, "96"),
+    ("stage 1", "2 blocks", 8, "192"),
+    ("stage 2", "6 blocks", 16, "384"),
+    ("stage 3", "2 blocks", 32, "768"),
+]
 BLUE, ORANGE, GREEN, GREY = "#cfe2f3", "#fce5cd", "#d9ead3", "#eeeeee"
 
 
 def box(axes, x, y, width, height, text, colour, size=9):
     axes.add_patch(
         FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12",
-            facecolor=colour, edgecolor="#555555", linewidth=0.9,
-        )  # fmt: skip
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0.02,rounding_size=0.12",
+            facecolor=colour,
+            edgecolor="#555555",
+            linewidth=0.9,
+        )
     )
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
 
@@ -34,7 +43,7 @@ def arrow(axes, start, end, style="-|>"):
 
 def draw_stages(axes):
     box(axes, 0.0, 2.0, 1.5, 1.4, "image\n(B, 3, H, W)\nany H, W", GREY)
-    box(axes, 2.0, 2.0, 1.7, 1.4, "patch embed\n4×4 conv, LN", GREEN)
+    box(axes, 2.0, 2.0, 1.7, 1.4, "patch embed\n4x4 conv, LN", GREEN)
     arrow(axes, (1.55, 2.7), (1.95, 2.7))
     x = 4.2
     for index, (name, blocks, stride, channels) in enumerate(STAGES):
@@ -46,14 +55,23 @@ def draw_stages(axes):
         x += 1.95
         if index < len(STAGES) - 1:
             arrow(axes, (x - 0.4, 2.7), (x - 0.02, 2.7))
-            box(axes, x + 0.03, 2.2, 1.15, 1.0, "patch\nmerging\n2×2", GREEN, 8)
+            box(axes, x + 0.03, 2.2, 1.15, 1.0, "patch\nmerging\n2x2", GREEN, 8)
             x += 1.65
-    axes.text(0, 3.75, "SwinBackbone (arch='tiny'); sizes are rounded up", fontsize=11, weight="bold")
+    title = "SwinBackbone (arch='tiny'); sizes are rounded up"
+    axes.text(0, 3.75, title, fontsize=11, weight="bold")
 
 
 def draw_block(axes):
-    steps = [("LayerNorm", GREEN), ("qkv\nproduct", GREY), ("attention in\nwindows, shifted\nin odd blocks", BLUE),
-             ("output\nproduct", GREY), ("+", ORANGE), ("LayerNorm", GREEN), ("product,\nGELU,\nproduct", GREY), ("+", ORANGE)]  # fmt: skip
+    steps = [
+        ("LayerNorm", GREEN),
+        ("qkv\nproduct", GREY),
+        ("attention in\nwindows, shifted\nin odd blocks", BLUE),
+        ("output\nproduct", GREY),
+        ("+", ORANGE),
+        ("LayerNorm", GREEN),
+        ("product,\nGELU,\nproduct", GREY),
+        ("+", ORANGE),
+    ]
     x, y = 1.3, -2.1
     axes.text(0, -0.55, "one block, on the unpadded map (B, H, W, C)", fontsize=11, weight="bold")
     arrow(axes, (0.6, y + 0.5), (x - 0.05, y + 0.5))
