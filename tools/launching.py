@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import torch
+import torch.distributed
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -58,3 +59,14 @@ def build_runner(cfg: Config) -> Runner:
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         prepare_cpu_processes(cfg)
     return RUNNERS.get(cfg.get("runner_type", "Runner")).from_cfg(cfg)
+
+
+def leave_processes() -> None:
+    """Wait for the other processes and part from them, where there are any.
+
+    A process that ends while its group still stands may abort, and torchrun then stops the
+    others, among them the one that is still writing the last checkpoint.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

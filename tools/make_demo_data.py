@@ -204,8 +204,9 @@ def make_data_set(out: Path, train: int = 280, val: int = 50, seed: int = 0) -> 
         ValueError: if a split would be empty, or the seed is negative.
         FileExistsError: if ``out`` holds something else.
     """
-    if min(train, val) < 1 or seed < 0:
-        raise ValueError(f"train and val must be >= 1 and seed >= 0, got {train}, {val}, {seed}")
+    for name, value, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be >= {least}, got {value}")
     info = {"train": train, "val": val, "seed": seed, "classes": list(CLASSES)}
     if out.exists():
         found = out / INFO

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from launching import add_common_arguments, build_runner, load_config
+from launching import add_common_arguments, build_runner, leave_processes, load_config
 from mmengine.config import Config, ConfigDict
 
 
@@ -34,6 +34,7 @@ def main() -> None:
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     build_runner(cfg).test()
+    leave_processes()
 
 
 def paint_predictions(cfg: Config, folder: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from launching import add_common_arguments, build_runner, load_config
+from launching import add_common_arguments, build_runner, leave_processes, load_config
 from mmengine.config import Config
 
 
@@ -34,6 +34,7 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if arguments.resume == "auto" else arguments.resume
     build_runner(cfg).train()
+    leave_processes()
 
 
 def use_mixed_precision(cfg: Config) -> None:

@@ -10,6 +10,8 @@ such as ``torchvision://`` and for object stores, are left as they are.
 
 from __future__ import annotations
 
+import codecs
+
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
@@ -57,6 +59,7 @@ def allow_mmengine_objects() -> None:
             np.ndarray,
             np.dtype,
             *dtypes,
+            codecs.encode,  # how numpy pickles bytes; torch allows it by itself from 2.5 on
         ]
     )
 

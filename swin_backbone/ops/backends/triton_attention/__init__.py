@@ -15,12 +15,16 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_TOKENS = 256
 MAX_HEAD_DIM = 128
 
+# Found out once: torch.compile cannot trace the questions, and Triton too reads its variable once.
+HAS_TRITON = util.find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
 
 def _why_not(inputs: AttentionInputs) -> str | None:
     qkv = inputs.qkv
-    if util.find_spec("triton") is None:
+    if not HAS_TRITON:
         return "triton is not installed"
-    if qkv.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if qkv.device.type != "cuda" and not INTERPRETED:
         return f"needs a CUDA device (or TRITON_INTERPRET=1), got {qkv.device.type}"
     if qkv.dtype not in DTYPES:
         return f"computes in {', '.join(map(str, DTYPES))}, got {qkv.dtype}"

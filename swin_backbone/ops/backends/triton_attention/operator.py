@@ -1,6 +1,10 @@
-"""The kernels as operators of torch: launch, autograd, shapes without data."""
+"""The kernels as operators of torch: launch, autograd, shapes without data.
 
-from __future__ import annotations
+torch 2.4 reads the operators' schemas from annotations that are types, not strings, and spells
+lists ``typing.List``.
+"""
+
+from typing import List  # noqa: UP035
 
 import torch
 import triton
@@ -14,7 +18,7 @@ QUERY_BLOCK = 64
 #: Programs a kernel is cut into, where there are enough windows: some waves of a large GPU.
 PROGRAMS = 2048
 
-_Sizes = list[int]  # window rows, columns, shift rows, columns
+_Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 
 
 @torch.library.custom_op("swin_backbone::window_attention", mutates_args=())
