@@ -4,7 +4,9 @@ custom_imports = dict(imports=["swin_backbone"])
 default_scope = "mmseg"
 
 crop_size = (112, 112)
-norm_cfg = dict(type="BN", requires_grad=True)
+# Batches of few images of generated scenes: with batch norm, evaluation with running statistics
+# lost up to 12 points of mIoU from run to run.
+norm_cfg = dict(type="GN", num_groups=8, requires_grad=True)
 model = dict(
     type="EncoderDecoder",
     data_preprocessor=dict(
