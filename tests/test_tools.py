@@ -100,11 +100,13 @@ def test_test_evaluates_and_writes_labels_and_pictures(run, data, tmp_path):
 @pytest.mark.slow
 def test_two_processes_on_the_cpu_train_and_test(data, tmp_path):
     environment = {"PORT": "29617"}
-    changed = [*options(data, 2), "model.decode_head.norm_cfg.type=SyncBN"]
-    run_tool("dist_train.sh", CONFIG, 2, "--work-dir", tmp_path, *changed, **environment)
+    config = tmp_path / "sync_bn.py"
+    head = "dict(norm_cfg=dict(_delete_=True, type='SyncBN'))"
+    config.write_text(f"_base_ = ['{CONFIG}']\nmodel = dict(decode_head={head})\n")
+    run_tool("dist_train.sh", config, 2, "--work-dir", tmp_path, *options(data, 2), **environment)
     assert logged_steps(tmp_path) == [1, 2]
     done = run_tool(
-        "dist_test.sh", CONFIG, tmp_path / "iter_2.pth", 2, *options(data, 2), **environment
+        "dist_test.sh", config, tmp_path / "iter_2.pth", 2, *options(data, 2), **environment
     )
     assert "mIoU" in done.stdout + done.stderr
 

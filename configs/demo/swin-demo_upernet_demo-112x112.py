@@ -1,4 +1,4 @@
-# A Swin and UPerNet small enough to train on two CPU cores in two minutes.
+# A Swin and UPerNet small enough to train on a CPU core in two minutes.
 _base_ = ["../_base_/datasets/demo.py"]
 custom_imports = dict(imports=["swin_backbone"])
 default_scope = "mmseg"

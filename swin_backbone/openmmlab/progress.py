@@ -19,6 +19,8 @@ from rich.progress import (
 class ProgressHook(Hook):
     """Show steps, loss, learning rate and remaining time in one line.
 
+    Where the output is no terminal, in the log of a CI run, there is a line for each tenth.
+
     Args:
         momentum: weight of the past in the shown loss, in [0, 1).
     """
@@ -58,7 +60,12 @@ class ProgressHook(Hook):
         self.loss = loss if self.loss is None else self._mix(loss)
         rate = runner.optim_wrapper.get_lr()
         rate = next(iter(rate.values()))[0] if isinstance(rate, dict) else rate[0]
-        self.progress.update(self.task, advance=1, loss=f"{self.loss:.3f}", rate=f"{rate:.1e}")
+        shown = {"loss": f"{self.loss:.3f}", "rate": f"{rate:.1e}"}
+        self.progress.update(self.task, advance=1, **shown)
+        step, total = runner.iter + 1, runner.max_iters
+        if not self.progress.console.is_terminal and step * 10 % total < 10:
+            line = f"step {step}/{total}  loss {shown['loss']}  lr {shown['rate']}"
+            self.progress.console.print(line, highlight=False)
 
     def _mix(self, loss: float) -> float:
         return self.momentum * self.loss + (1 - self.momentum) * loss
