@@ -88,7 +88,7 @@ def shrink(cfg: Config) -> None:
     if "neck" in cfg.model:
         cfg.model.neck.update(in_channels=channels, out_channels=8)
         channels = [8] * 4
-    cfg.model.decode_head.update(in_channels=channels, channels=8)
+    cfg.model.decode_head.update(in_channels=channels, channels=16)
     if "auxiliary_head" in cfg.model:
         cfg.model.auxiliary_head.update(in_channels=channels[2], channels=8)
     cfg.model.data_preprocessor.size = shrunk(cfg.model.data_preprocessor.size)

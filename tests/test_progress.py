@@ -22,7 +22,7 @@ def train(data, tmp_path, steps, **options):
 def test_a_line_for_each_tenth_without_a_terminal(scenes, tmp_path, capsys, steps, lines):
     train(scenes, tmp_path, steps)
     output = capsys.readouterr().out
-    told = re.findall(r"step (\d+)/(\d+)  loss (\d\.\d{3})  lr (\d\.\de-\d\d)\n", output)
+    told = re.findall(r"step (\d+)/(\d+)  loss (\d\.\d{3})  lr (\d\.\de[-+]\d\d)\n", output)
     assert [int(step) for step, *_ in told] == lines
     assert {int(total) for _, total, *_ in told} == {steps}
     assert f"{steps}/{steps}" in output.splitlines()[-1]  # the bar, as it ended

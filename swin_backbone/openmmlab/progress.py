@@ -56,7 +56,7 @@ class ProgressHook(Hook):
         """Move the bar by one step."""
         if self.progress is None:
             return
-        loss = float(outputs["loss"])
+        loss = float(outputs["loss"].detach())
         self.loss = loss if self.loss is None else self._mix(loss)
         rate = runner.optim_wrapper.get_lr()
         rate = next(iter(rate.values()))[0] if isinstance(rate, dict) else rate[0]
