@@ -22,6 +22,7 @@ BACKWARD_PROGRAMS = 1056
 #: Warps of a program, and blocks in flight, for windows of at most 64 tokens and larger ones.
 WARPS = {"forward": (4, 8), "backward": (4, 8)}
 STAGES = {"forward": 2, "backward": 1}
+REGISTERS = {"forward": None, "backward": None}
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -46,7 +47,7 @@ def attend(
         _or(seed, table), out, scale, dropout_p, *plan.arguments, **plan.constants,
         HAS_PADDING=padding_qkv is not None, COSINE=logit_scale is not None,
         MASKED=valid_sizes is not None, DROPOUT=dropout_p > 0, PRECISION=precision(qkv.dtype),
-        num_warps=plan.warps, num_stages=plan.stages,
+        num_warps=plan.warps, num_stages=plan.stages, maxnreg=plan.registers,
     )  # fmt: skip
     return out
 
@@ -90,7 +91,7 @@ def attention_gradients(
         dropout_p, *plan.arguments, **plan.constants, BLOCKS=plan.blocks,
         HAS_PADDING=padding_qkv is not None, COSINE=logit_scale is not None,
         MASKED=valid_sizes is not None, DROPOUT=dropout_p > 0, SUM_ALL=sum_all,
-        PRECISION=precision(qkv.dtype), num_warps=plan.warps, num_stages=plan.stages,
+        PRECISION=precision(qkv.dtype), num_warps=plan.warps, num_stages=plan.stages, maxnreg=plan.registers,
     )  # fmt: skip
     grad_table = empty(table, *table.shape, dtype=torch.float32)
     bias_table_gradient[(triton.cdiv(table.shape[0], 16), heads)](
@@ -221,6 +222,7 @@ class _Plan:
         self.runs = triton.cdiv(windows, windows_per_program)
         self.warps = WARPS[direction][keys > 64]
         self.stages = STAGES[direction]
+        self.registers = REGISTERS[direction]
         self.arguments = (windows, windows_per_program, grid.rows, grid.columns, height, width)
         self.constants = {
             "HEADS": self.heads,

@@ -9,6 +9,7 @@ from typing import List, Optional  # noqa: UP035
 import torch
 import torch.nn.functional as F
 import triton
+from packaging.version import Version
 from torch import Tensor
 
 from ..kernels.products import gelu_products, linear, mlp_backward, mlp_forward, norm_linear
@@ -16,11 +17,15 @@ from .attention import attend, attention_gradients
 from .launch import config, empty, precision, split
 from .norm import norm_gradients, normalise, scale_and_sum
 
-#: Up to this many channels, a token's rows stay on chip across a product; beyond, norm and product
-#: are passes of their own.
+#: Up to this many channels, a token's rows stay on chip across products; beyond, each product and
+#: what it cannot take in is a pass of its own.
 CHANNELS_ON_CHIP = 256
+CHANNELS_ON_CHIP_BACKWARD = 192
 #: Blocks of rows whose programs run side by side, so that they find weights in the L2 cache.
 GROUP = 8
+
+#: Whether products of 16 bit matrices can be written in float32.
+HAS_WIDE_PRODUCT = Version(torch.__version__).release >= (2, 8)
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -41,8 +46,7 @@ def _norm_linear(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, weight: Ten
     norm_linear[(triton.cdiv(rows, chosen.rows),)](
         x, gamma, beta, weight, weight if bias is None else bias, out, rows, eps, C=channels,
         N=outputs, LEFT=left, RIGHT=right, ROWS=chosen.rows, COLUMNS=chosen.columns,
-        HAS_BIAS=bias is not None, PRECISION=precision(weight.dtype), num_warps=chosen.warps,
-        num_stages=chosen.stages,
+        HAS_BIAS=bias is not None, PRECISION=precision(weight.dtype), **chosen.options,
     )  # fmt: skip
     return out
 
@@ -60,14 +64,17 @@ def _linear(
         a, weight, bias, a if gelu else residual, a if keep is None else keep, out, rows,
         rows // a.shape[0], K=inputs, N=outputs, ROWS=chosen.rows, COLUMNS=chosen.columns,
         DEPTH=chosen.depth, GROUP=GROUP, GELU=gelu, RESIDUAL=not gelu, HAS_KEEP=keep is not None,
-        PRECISION=precision(a.dtype), num_warps=chosen.warps, num_stages=chosen.stages,
+        PRECISION=precision(a.dtype), **chosen.options,
     )  # fmt: skip
     return out
 
 
 def _weight_gradient(grad_out: Tensor, a: Tensor) -> Tensor:
-    """``grad_out^T @ a``: (outputs, inputs)."""
-    return grad_out.flatten(0, -2).t() @ a.flatten(0, -2)
+    """``grad_out^T @ a``: (outputs, inputs), float32."""
+    left, right = grad_out.flatten(0, -2).t(), a.flatten(0, -2)
+    if HAS_WIDE_PRODUCT and left.is_cuda and left.dtype != torch.float32:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return (left @ right).float()
 
 
 @torch.library.custom_op("swin_backbone::residual_attention", mutates_args=())
@@ -166,9 +173,8 @@ def _(grad_out, qkv, attended, x, keep, norm_weight, norm_bias, qkv_weight, qkv_
 
     return [
         torch.empty_like(x), wide(norm_weight), wide(norm_bias),
-        qkv_weight.new_empty(qkv_weight.shape, dtype=qkv.dtype),
-        qkv.new_empty(0) if qkv_bias is None else wide(qkv_bias), wide(table),
-        proj_weight.new_empty(proj_weight.shape, dtype=qkv.dtype), wide(norm_bias),
+        wide(qkv_weight), qkv.new_empty(0) if qkv_bias is None else wide(qkv_bias), wide(table),
+        wide(proj_weight), wide(norm_bias),
     ]  # fmt: skip
 
 
@@ -235,7 +241,7 @@ def residual_mlp(
         x, norm_weight, norm_bias, up, up_bias, down, down_bias, x if keep is None else keep, out,
         rows, rows // x.shape[0], eps, C=channels, N=hidden, LEFT=left, RIGHT=right,
         ROWS=chosen.rows, COLUMNS=chosen.columns, HAS_KEEP=keep is not None,
-        PRECISION=precision(dtype), num_warps=chosen.warps, num_stages=chosen.stages,
+        PRECISION=precision(dtype), **chosen.options,
     )  # fmt: skip
     return out
 
@@ -261,15 +267,8 @@ def residual_mlp_backward(
     """Gradients of :func:`residual_mlp` for ``x`` and, in this order, norm weight and bias, up
     weight and bias, down weight and bias."""
     up, down = up_weight.to(dtype), down_weight.to(dtype)
-    backward = _mlp_on_chip if up.shape[1] <= CHANNELS_ON_CHIP else _mlp_in_passes
-    grad_x, sums, normed, scaled, activated, grad_hidden = backward(
-        grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down, eps
-    )
-    grad_norm_weight, grad_norm_bias, grad_up_bias, grad_down_bias = sums
-    return [
-        grad_x, grad_norm_weight, grad_norm_bias, _weight_gradient(grad_hidden, normed),
-        grad_up_bias, _weight_gradient(scaled, activated), grad_down_bias,
-    ]  # fmt: skip
+    backward = _mlp_on_chip if up.shape[1] <= CHANNELS_ON_CHIP_BACKWARD else _mlp_in_passes
+    return backward(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down, eps)
 
 
 def _mlp_on_chip(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down, eps):
@@ -278,19 +277,21 @@ def _mlp_on_chip(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down, e
     programs = triton.cdiv(rows, chosen.rows)
     left, right = split(channels)
     grad_x = torch.empty_like(x)
-    normed, scaled = (empty(x, rows, channels, dtype=up.dtype) for _ in range(2))
+    normed, scaled = (empty(x, rows, n, dtype=up.dtype) for n in (channels + 8, channels))
     activated, grad_hidden = (empty(x, rows, hidden, dtype=up.dtype) for _ in range(2))
-    shares = [
-        empty(x, programs, n, dtype=torch.float32) for n in (channels, channels, hidden, channels)
-    ]
+    shares = [empty(x, programs, channels, dtype=torch.float32) for _ in range(3)]
     mlp_backward[(programs,)](
         x, norm_weight, norm_bias, up, up_bias, down, x if keep is None else keep, grad_out,
         grad_x, normed, scaled, activated, grad_hidden, *shares, rows, rows // x.shape[0], eps,
         C=channels, N=hidden, LEFT=left, RIGHT=right, ROWS=chosen.rows, COLUMNS=chosen.columns,
-        HAS_KEEP=keep is not None, PRECISION=precision(up.dtype), num_warps=chosen.warps,
-        num_stages=chosen.stages,
+        HAS_KEEP=keep is not None, PRECISION=precision(up.dtype), **chosen.options,
     )  # fmt: skip
-    return grad_x, [share.sum(0) for share in shares], normed, scaled, activated, grad_hidden
+    grad_norm_weight, grad_norm_bias, grad_down_bias = (share.sum(0) for share in shares)
+    grad_up = _weight_gradient(grad_hidden, normed)
+    return [
+        grad_x, grad_norm_weight, grad_norm_bias, grad_up[:, :channels].contiguous(),
+        grad_up[:, channels].contiguous(), _weight_gradient(scaled, activated), grad_down_bias,
+    ]  # fmt: skip
 
 
 def _mlp_in_passes(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down, eps):
@@ -304,13 +305,15 @@ def _mlp_in_passes(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down,
     gelu_products[(blocks * (hidden // chosen.columns),)](
         normed, up, up_bias, scaled, down, activated, grad_hidden, shares, rows, C=channels,
         N=hidden, ROWS=chosen.rows, COLUMNS=chosen.columns, DEPTH=chosen.depth, GROUP=GROUP,
-        PRECISION=precision(up.dtype), num_warps=chosen.warps, num_stages=chosen.stages,
+        PRECISION=precision(up.dtype), **chosen.options,
     )  # fmt: skip
     grad_x, grad_norm_weight, grad_norm_bias, _ = norm_gradients(
         x, norm_weight, norm_bias, grad_hidden @ up, eps, grad_residual=grad_out
     )
-    sums = [grad_norm_weight, grad_norm_bias, shares.sum(0), grad_down_bias]
-    return grad_x, sums, normed, scaled, activated, grad_hidden
+    return [
+        grad_x, grad_norm_weight, grad_norm_bias, _weight_gradient(grad_hidden, normed),
+        shares.sum(0), _weight_gradient(scaled, activated), grad_down_bias,
+    ]  # fmt: skip
 
 
 @residual_mlp_backward.register_fake
@@ -320,8 +323,7 @@ def _(grad_out, x, keep, norm_weight, norm_bias, up_weight, up_bias, down_weight
 
     return [
         torch.empty_like(x), wide(norm_weight), wide(norm_bias),
-        up_weight.new_empty(up_weight.shape, dtype=dtype), wide(up_bias),
-        down_weight.new_empty(down_weight.shape, dtype=dtype), wide(norm_bias),
+        wide(up_weight), wide(up_bias), wide(down_weight), wide(norm_bias),
     ]  # fmt: skip
 
 

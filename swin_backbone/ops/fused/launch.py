@@ -22,6 +22,7 @@ class Config(NamedTuple):
         depth: inputs that it multiplies at once.
         warps: warps of a program.
         stages: blocks in flight from memory.
+        registers: at most so many for each thread, so that more programs run side by side.
     """
 
     rows: int = 64
@@ -29,16 +30,22 @@ class Config(NamedTuple):
     depth: int = 64
     warps: int = 4
     stages: int = 2
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        """What a kernel's launch takes besides the sizes of its blocks."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
 #: By kernel and channels; what is not listed takes the kernel's entry for ``None``.
 CONFIGS: dict[tuple[str, int | None], Config] = {
-    ("norm_linear", None): Config(rows=128, columns=64, warps=8, stages=2),
-    ("norm_linear", 96): Config(rows=128, columns=32, warps=4, stages=3),
+    ("norm_linear", None): Config(rows=64, columns=64, warps=4, stages=2),
     ("linear", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
     ("gelu_products", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
-    ("mlp_forward", None): Config(rows=128, columns=64, warps=8, stages=2),
-    ("mlp_backward", None): Config(rows=64, columns=64, warps=8, stages=2),
+    ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
+    ("mlp_forward", 96): Config(rows=128, columns=64, warps=8, stages=3, registers=128),
+    ("mlp_backward", None): Config(rows=128, columns=64, warps=8, stages=1),
 }
 
 

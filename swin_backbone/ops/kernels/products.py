@@ -10,30 +10,29 @@ import triton.language as tl
 
 
 @triton.jit
-def _normal_cdf(x):
-    """Phi(x), and exp(-x^2 / 2), from one exponential.
+def _normal_tail(x):
+    """P(X > |x|) of a standard normal variable, by one power of two.
 
-    Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: |error of erf| <= 1.5e-7.
+    Its logarithm is smooth: a polynomial of degree 6 on [0, 6], fitted by weighted minimax, gives
+    the tail with an absolute error of 4e-7, and gelu with one of 2.1e-7. Beyond 6 it is below 1e-9.
     """
-    z = tl.abs(x) * 0.7071067811865476
-    t = 1.0 / (1.0 + 0.3275911 * z)
-    bell = tl.exp(-z * z)
-    series = 1.421413741 + t * (-1.453152027 + t * 1.061405429)
-    series = t * (0.254829592 + t * (-0.284496736 + t * series))
-    tail = 0.5 * series * bell
-    return tl.where(x >= 0, 1.0 - tail, tail), bell
+    z = tl.minimum(tl.abs(x), 6.0)
+    log2 = -0.0532050426 + z * (0.00795373913 + z * (-0.000732308281 + z * 2.90406848e-05))
+    log2 = -0.999999097 + z * (-1.15114493 + z * (-0.458934869 + z * log2))
+    return tl.exp2(log2)
 
 
 @triton.jit
 def _gelu(x):
-    cdf, _ = _normal_cdf(x)
-    return x * cdf
+    return tl.maximum(x, 0.0) - tl.abs(x) * _normal_tail(x)
 
 
 @triton.jit
 def _gelu_and_slope(x):
-    cdf, bell = _normal_cdf(x)
-    return x * cdf, cdf + x * bell * 0.3989422804014327
+    tail = _normal_tail(x)
+    cdf = tl.where(x >= 0, 1.0 - tail, tail)
+    density = 0.3989422804014327 * tl.exp2(x * x * -0.7213475204444817)
+    return x * cdf, cdf + x * density
 
 
 @triton.jit
@@ -355,7 +354,6 @@ def mlp_backward(
     grad_hidden,
     grad_gamma,
     grad_beta,
-    grad_up_bias,
     grad_down_bias,
     rows,
     rows_per_image,
@@ -371,9 +369,10 @@ def mlp_backward(
 ):
     """Gradients of :func:`mlp_forward`, all but those of the two weights.
 
-    For these it leaves what the products need: ``normed`` and ``scaled`` (rows, C), the norm's
-    output and ``keep * grad_out``; ``activated`` and ``grad_hidden`` (rows, N). The gradients of
-    norm and biases are each program's share: (programs, C) and (programs, N), float32.
+    For these it leaves what the products need: ``normed`` (rows, C + 8), the norm's output and a
+    column of ones, whose product with ``grad_hidden`` is the gradient of ``up_bias``; ``scaled``
+    (rows, C), ``keep * grad_out``; ``activated`` and ``grad_hidden`` (rows, N). The gradients of
+    the norm and ``down_bias`` are each program's share: (programs, C), float32.
     """
     program = tl.program_id(0)
     row = program * ROWS + tl.arange(0, ROWS)
@@ -389,7 +388,11 @@ def mlp_backward(
     first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
     first, second, rstd = _split_units(first, second, eps, C, RIGHT)
     first = _affine(first, gamma, beta, left).to(element)
-    tl.store(normed + start + left[None, :], first, mask=inside[:, None])
+    normed_row = normed + row.to(tl.int64)[:, None] * (C + 8)
+    tl.store(normed_row + left[None, :], first, mask=inside[:, None])
+    extra = tl.arange(0, 8)[None, :]
+    ones = tl.where(extra == 0, 1.0, 0.0).to(element) + tl.zeros([ROWS, 8], element)
+    tl.store(normed_row + C + extra, ones, mask=inside[:, None])
     out_first, out_second = _split_rows(grad_out, row, inside, left, right, C, RIGHT)
     out_first = out_first * factor[:, None]
     tl.store(grad_down_bias + program.to(tl.int64) * C + left, tl.sum(out_first, 0))
@@ -399,7 +402,7 @@ def mlp_backward(
     grad_second = grad_first
     if RIGHT > 0:
         second = _affine(second, gamma, beta, right).to(element)
-        tl.store(normed + start + right[None, :], second, mask=inside[:, None])
+        tl.store(normed_row + right[None, :], second, mask=inside[:, None])
         out_second = out_second * factor[:, None]
         tl.store(grad_down_bias + program.to(tl.int64) * C + right, tl.sum(out_second, 0))
         out_second = out_second.to(element)
@@ -424,9 +427,7 @@ def mlp_backward(
         value, slope = _gelu_and_slope(
             hidden + tl.load(up_bias + column).to(tl.float32)[None, :]
         )
-        gradient = tl.where(inside[:, None], gradient * slope, 0.0)
-        tl.store(grad_up_bias + program.to(tl.int64) * N + column, tl.sum(gradient, 0))
-        gradient = gradient.to(element)
+        gradient = (gradient * slope).to(element)
         target = row.to(tl.int64)[:, None] * N + column[None, :]
         tl.store(activated + target, value.to(element), mask=inside[:, None])
         tl.store(grad_hidden + target, gradient, mask=inside[:, None])
