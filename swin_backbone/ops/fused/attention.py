@@ -12,18 +12,10 @@ from torch import Tensor
 
 from ..kernels.attention import attention_backward, attention_forward, bias_table_gradient
 from ..windows import WindowGrid
-from .launch import empty, precision
+from .launch import config, empty, precision
 
 #: Queries that a program holds at once; larger windows are cut into blocks of queries.
 QUERY_BLOCK = 64
-#: Programs that the kernels are cut into, where there are enough windows.
-FORWARD_PROGRAMS = 4096
-BACKWARD_PROGRAMS = 1056
-#: Warps of a program, and blocks in flight, for windows of at most 64 tokens and larger ones.
-WARPS = {"forward": (4, 8), "backward": (4, 8)}
-STAGES = {"forward": 2, "backward": 1}
-REGISTERS = {"forward": None, "backward": None}
-
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
 
@@ -40,14 +32,14 @@ def attend(
     dropout_p: float,
 ) -> Tensor:
     """Launch the forward kernel; arguments as of :func:`window_attention`."""
-    plan = _Plan(qkv, table, sizes, FORWARD_PROGRAMS, "forward")
+    plan = _Plan(qkv, table, sizes, "attention_forward")
     out = empty(qkv, *qkv.shape[:3], qkv.shape[3] // 3)
     attention_forward[(plan.runs, plan.heads, plan.blocks)](
         qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
         _or(seed, table), out, scale, dropout_p, *plan.arguments, **plan.constants,
         HAS_PADDING=padding_qkv is not None, COSINE=logit_scale is not None,
         MASKED=valid_sizes is not None, DROPOUT=dropout_p > 0, PRECISION=precision(qkv.dtype),
-        num_warps=plan.warps, num_stages=plan.stages, maxnreg=plan.registers,
+        **plan.options,
     )  # fmt: skip
     return out
 
@@ -76,7 +68,7 @@ def attention_gradients(
         Gradients for ``qkv``, ``table``, ``padding_qkv`` and ``logit_scale``, the last three in
         float32; of no meaning for those that are ``None``.
     """
-    plan = _Plan(qkv, table, sizes, BACKWARD_PROGRAMS, "backward")
+    plan = _Plan(qkv, table, sizes, "attention_backward")
     heads, keys = plan.heads, plan.constants["KEYS"]
     rows, channels = plan.blocks * plan.constants["QUERIES"], plan.constants["CHANNELS"]
     grad_qkv = torch.empty_like(qkv)
@@ -91,7 +83,7 @@ def attention_gradients(
         dropout_p, *plan.arguments, **plan.constants, BLOCKS=plan.blocks,
         HAS_PADDING=padding_qkv is not None, COSINE=logit_scale is not None,
         MASKED=valid_sizes is not None, DROPOUT=dropout_p > 0, SUM_ALL=sum_all,
-        PRECISION=precision(qkv.dtype), num_warps=plan.warps, num_stages=plan.stages, maxnreg=plan.registers,
+        PRECISION=precision(qkv.dtype), **plan.options,
     )  # fmt: skip
     grad_table = empty(table, *table.shape, dtype=torch.float32)
     bias_table_gradient[(triton.cdiv(table.shape[0], 16), heads)](
@@ -207,9 +199,10 @@ class _Plan:
         blocks: blocks of queries in a window, the third (forward) or a loop (backward).
         arguments: sizes that may change from call to call without compiling anew.
         constants: sizes that a kernel is compiled for.
+        options: the launch's own.
     """
 
-    def __init__(self, qkv: Tensor, table: Tensor, sizes: _Sizes, programs: int, direction: str):
+    def __init__(self, qkv: Tensor, table: Tensor, sizes: _Sizes, kernel: str):
         batch, height, width, channels = qkv.shape
         grid = WindowGrid(height, width, (sizes[0], sizes[1]), (sizes[2], sizes[3]))
         self.heads, tokens = table.shape[1], grid.tokens_per_window
@@ -217,12 +210,11 @@ class _Plan:
         head = channels // (3 * self.heads)
         keys = max(16, triton.next_power_of_2(tokens))
         queries = min(keys, QUERY_BLOCK)
-        windows_per_program = triton.cdiv(windows * self.heads, programs)
+        chosen = config(kernel if keys <= QUERY_BLOCK else f"{kernel}_large", channels // 3)
+        windows_per_program = triton.cdiv(windows * self.heads, chosen.programs)
         self.blocks = triton.cdiv(tokens, queries)
         self.runs = triton.cdiv(windows, windows_per_program)
-        self.warps = WARPS[direction][keys > 64]
-        self.stages = STAGES[direction]
-        self.registers = REGISTERS[direction]
+        self.options = chosen.options
         self.arguments = (windows, windows_per_program, grid.rows, grid.columns, height, width)
         self.constants = {
             "HEADS": self.heads,

@@ -20,7 +20,7 @@ from .norm import norm_gradients, normalise, scale_and_sum
 #: Up to this many channels, a token's rows stay on chip across products; beyond, each product and
 #: what it cannot take in is a pass of its own.
 CHANNELS_ON_CHIP = 256
-CHANNELS_ON_CHIP_BACKWARD = 192
+CHANNELS_ON_CHIP_BACKWARD = 0
 #: Blocks of rows whose programs run side by side, so that they find weights in the L2 cache.
 GROUP = 8
 

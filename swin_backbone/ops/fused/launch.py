@@ -23,6 +23,8 @@ class Config(NamedTuple):
         warps: warps of a program.
         stages: blocks in flight from memory.
         registers: at most so many for each thread, so that more programs run side by side.
+        programs: into how many the work is cut, where there is enough of it; ``None`` if that
+            follows from ``rows`` and ``columns``.
     """
 
     rows: int = 64
@@ -31,6 +33,7 @@ class Config(NamedTuple):
     warps: int = 4
     stages: int = 2
     registers: int | None = None
+    programs: int | None = None
 
     @property
     def options(self) -> dict[str, int | None]:
@@ -38,14 +41,22 @@ class Config(NamedTuple):
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
-#: By kernel and channels; what is not listed takes the kernel's entry for ``None``.
+#: By kernel and channels of a token; what is not listed takes the kernel's entry for ``None``.
 CONFIGS: dict[tuple[str, int | None], Config] = {
     ("norm_linear", None): Config(rows=64, columns=64, warps=4, stages=2),
     ("linear", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
+    ("linear", 96): Config(rows=64, columns=128, depth=64, warps=4, stages=3),
+    ("linear", 192): Config(rows=128, columns=64, depth=64, warps=4, stages=3),
+    ("linear", 384): Config(rows=128, columns=64, depth=64, warps=4, stages=4),
     ("gelu_products", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
+    ("gelu_products", 96): Config(rows=128, columns=128, depth=32, warps=8, stages=3),
     ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
     ("mlp_forward", 96): Config(rows=128, columns=64, warps=8, stages=3, registers=128),
     ("mlp_backward", None): Config(rows=128, columns=64, warps=8, stages=1),
+    ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
+    ("attention_backward", None): Config(warps=4, stages=2, programs=528),
+    ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),
+    ("attention_backward_large", None): Config(warps=8, stages=1, programs=1056),
 }
 
 
