@@ -33,13 +33,13 @@ def test_legend_shows_each_colour_beside_the_untouched_image():
     assert all(list(colour) in legend for colour in PALETTE)
 
 
-def test_sheet_holds_every_row():
-    image = np.zeros((30, 20, 3), np.uint8)
-    labels = np.zeros((30, 20), int)
+@pytest.mark.parametrize(("size", "row"), [((30, 20), 68), ((20, 30), 48)], ids=["upright", "wide"])
+def test_sheet_holds_every_row(size, row):
+    image, labels = np.zeros((*size, 3), np.uint8), np.zeros(size, int)
     one, three = (
         contact_sheet([(image, labels, 1 - labels)] * rows, ["a", "b"], PALETTE, cell=60)
         for rows in (1, 3)
     )
-    assert three.height == one.height + 2 * 68
+    assert three.height - one.height == 2 * row  # the picture and a gap
     colours = np.asarray(one)[:, :204].reshape(-1, 3).tolist()
     assert all(list(colour) in colours for colour in PALETTE)

@@ -1,11 +1,17 @@
-"""Train one config with SwinBackbone and with mmseg's SwinTransformer, and plot both.
+"""Train one config in several variants, everything else being equal, and plot them.
 
-    python tools/compare_training.py train CONFIG --work-dir OUT [--backbone NAME] [--seed N]
+    python tools/compare_training.py train CONFIG --work-dir OUT [--seed N]
+        [--variant NAME [KEY=VALUE ...]] ... [--cfg-options KEY=VALUE ...]
     python tools/compare_training.py plot OUT [OUT ...] --to curves.png
 
-``train`` runs the config with the backbone named (default: both, one after the other), everything
-else being equal, and leaves ``OUT/<backbone>-seed<N>/summary.json``. ``plot`` draws the loss and
-mIoU of all runs found and prints the table.
+A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
+(mmseg's) need no changes spelt out, and are the default. Two attention backends are compared with
+
+    --variant triton model.backbone.backend=triton
+    --variant reference model.backbone.backend=reference
+
+``train`` runs the variants one after the other, each in ``OUT/NAME-seed<N>``. ``plot`` draws loss
+and mIoU of all runs found, finished or not, and prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -19,14 +25,46 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import swin_backbone  # noqa: F401  (registers SwinBackbone)
 from swin_backbone.arguments import ARCHITECTURES
 
-BACKBONES = {"SwinBackbone": "SwinBackbone", "SwinTransformer": "mmseg.SwinTransformer"}
+#: Variants that are known by name; what they change in the config.
+VARIANTS = {
+    "SwinBackbone": {"model.backbone.type": "SwinBackbone"},
+    "SwinTransformer": {"model.backbone.type": "mmseg.SwinTransformer"},
+}
 WARM_UP = 50  # iterations left out of the speed
+DESCRIPTION = "run.json"  # in a run's work dir: what the run is
+
+
+class VariantAction(DictAction):
+    """Collect ``NAME [KEY=VALUE ...]`` of each occurrence into a dictionary of dictionaries."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Parse one occurrence.
+
+        Raises:
+            argparse.ArgumentError: if the name is new and nothing says what it changes.
+        """
+        name, *changes = values
+        wrong = [change for change in values[1:] if "=" not in change]
+        if "=" in name or wrong:
+            raise argparse.ArgumentError(self, f"expected NAME [KEY=VALUE ...], got {values}")
+        if not changes and name not in VARIANTS:
+            known = ", ".join(VARIANTS)
+            raise argparse.ArgumentError(
+                self, f"{name!r} is none of {known}, so it needs KEY=VALUE changes"
+            )
+        parsed = argparse.Namespace()
+        setattr(parsed, self.dest, None)
+        super().__call__(parser, parsed, changes, option_string)
+        variants = dict(getattr(namespace, self.dest) or {})
+        variants[name] = VARIANTS.get(name, {}) | getattr(parsed, self.dest)
+        setattr(namespace, self.dest, variants)
 
 
 def main() -> None:
@@ -35,7 +73,14 @@ def main() -> None:
     train = commands.add_parser("train", help="train the config")
     train.add_argument("config")
     train.add_argument("--work-dir", type=Path, required=True)
-    train.add_argument("--backbone", choices=BACKBONES, action="append", help="default: both")
+    train.add_argument(
+        "--variant",
+        dest="variants",
+        nargs="+",
+        action=VariantAction,
+        metavar=("NAME", "KEY=VALUE"),
+        help=f"a variant to train; default: {' and '.join(VARIANTS)}",
+    )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument(
         "--cuda-graphs",
@@ -43,31 +88,72 @@ def main() -> None:
         help="replay backbone and heads as CUDA graphs in training, so that the GPU and not "
         "the launching of kernels sets the pace; needs training crops of one size",
     )
+    train.add_argument(
+        "--channels-last",
+        action="store_true",
+        help="keep convolutions' weights in the memory layout that the GPU computes in",
+    )
     train.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
     train.set_defaults(run=run_training)
-    plot = commands.add_parser("plot", help="draw the curves of finished runs")
+    plot = commands.add_parser("plot", help="draw the curves of runs")
     plot.add_argument("folders", type=Path, nargs="+")
     plot.add_argument("--to", type=Path, required=True, help="PNG to write")
+    plot.add_argument(
+        "--smoothing", type=float, default=0.9, help="weight of the past in the losses, [0, 1)"
+    )
     plot.set_defaults(run=run_plot)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
 
 def run_training(arguments: argparse.Namespace) -> None:
-    for name in arguments.backbone or BACKBONES:
-        cfg = Config.fromfile(arguments.config)
-        cfg.merge_from_dict(arguments.cfg_options)
-        cfg.model.backbone = with_type(cfg.model.backbone, name)
-        cfg.randomness = {"seed": arguments.seed}
-        cfg.visualizer.name = f"{name}-seed{arguments.seed}"  # visualizers are shared by name
-        cfg.work_dir = str(arguments.work_dir / f"{name}-seed{arguments.seed}")
+    for name, changes in (arguments.variants or VARIANTS).items():
+        cfg = make_config(arguments, name, changes)
+        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+        description = {"variant": name, "seed": arguments.seed, "config": arguments.config}
+        Path(cfg.work_dir, DESCRIPTION).write_text(json.dumps(description))
         runner = Runner.from_cfg(cfg)
+        if arguments.channels_last:
+            runner.register_hook(ChannelsLastHook())
         if arguments.cuda_graphs:
             runner.register_hook(CudaGraphHook(cfg))
         runner.train()
-        summary = summarise(Path(runner.log_dir) / "vis_data" / "scalars.json")
-        summary |= {"backbone": name, "seed": arguments.seed, "config": arguments.config}
-        Path(cfg.work_dir, "summary.json").write_text(json.dumps(summary))
+
+
+def make_config(arguments: argparse.Namespace, name: str, changes: dict) -> Config:
+    """The config of one variant."""
+    cfg = Config.fromfile(arguments.config)
+    cfg.merge_from_dict(arguments.cfg_options)
+    cfg.merge_from_dict(changes)
+    cfg.model.backbone = spell_out_arch(cfg.model.backbone)
+    cfg.randomness = {"seed": arguments.seed}
+    cfg.visualizer.name = f"{name}-seed{arguments.seed}"  # visualizers are shared by name
+    cfg.work_dir = str(arguments.work_dir / f"{name}-seed{arguments.seed}")
+    # Writing the config out prettily takes seconds.
+    return Config(cfg.to_dict(), format_python_code=False)
+
+
+def spell_out_arch(backbone: dict) -> dict:
+    """The same backbone for a type that does not know ``arch`` and ``backend``."""
+    if backbone["type"] == "SwinBackbone":
+        return backbone
+    backbone = dict(backbone)
+    backbone.pop("backend", None)
+    arch = backbone.pop("arch", None)
+    if arch is not None:
+        sizes = zip(("embed_dims", "depths", "num_heads"), ARCHITECTURES[arch], strict=True)
+        backbone |= dict(sizes)
+    return backbone
+
+
+class ChannelsLastHook(Hook):
+    """Lay out the weights of convolutions as (out, rows, columns, in) in memory."""
+
+    priority = "HIGH"  # before graphs are captured
+
+    def before_train(self, runner) -> None:
+        """Change the layout; values and shapes stay."""
+        runner.model.to(memory_format=torch.channels_last)
 
 
 class CudaGraphHook(Hook):
@@ -93,16 +179,22 @@ class CudaGraphHook(Hook):
             torch.cuda.make_graphed_callables(modules, inputs, allow_unused_input=True)
 
 
-def with_type(backbone: dict, name: str) -> dict:
-    """The same backbone under another type, ``arch`` spelt out for those who do not know it."""
-    backbone = {**backbone, "type": BACKBONES[name]}
-    if name != "SwinBackbone":
-        backbone.pop("backend", None)
-        arch = backbone.pop("arch", None)
-        if arch is not None:
-            sizes = zip(("embed_dims", "depths", "num_heads"), ARCHITECTURES[arch], strict=True)
-            backbone |= dict(sizes)
-    return backbone
+def run_plot(arguments: argparse.Namespace) -> None:
+    runs = [run for folder in arguments.folders for run in find_runs(folder)]
+    if not runs:
+        raise FileNotFoundError(f"no run under {', '.join(map(str, arguments.folders))}")
+    print_table(runs)
+    draw(runs, arguments.to, arguments.smoothing)
+
+
+def find_runs(folder: Path) -> list[dict]:
+    """What the runs below a folder are, and how they went; those that logged nothing are left."""
+    runs = []
+    for description in sorted(folder.rglob(DESCRIPTION)):
+        logs = sorted(description.parent.glob("*/vis_data/scalars.json"))
+        if logs:
+            runs.append({**json.loads(description.read_text()), **summarise(logs[-1])})
+    return runs
 
 
 def summarise(log: Path) -> dict:
@@ -121,59 +213,60 @@ def summarise(log: Path) -> dict:
     }
 
 
-def run_plot(arguments: argparse.Namespace) -> None:
-    found = [path for folder in arguments.folders for path in sorted(folder.rglob("summary.json"))]
-    if not found:
-        raise FileNotFoundError(f"no summary.json under {', '.join(map(str, arguments.folders))}")
-    runs = [json.loads(path.read_text()) for path in found]
-    print_table(runs)
-    draw(runs, arguments.to)
-
-
 def print_table(runs: list[dict]) -> None:
-    table = Table("config", "backbone", "seed", "last mIoU", "best mIoU", "iter/s", "peak MiB")
+    names = ("config", "variant", "seed", "iterations", "last mIoU", "best mIoU", "iter/s", "MiB")
+    table = Table(*names, box=box.MARKDOWN)
     for run in runs:
         seconds = run["seconds_per_iteration"]
         table.add_row(
             Path(run["config"]).stem,
-            run["backbone"],
+            run["variant"],
             str(run["seed"]),
+            str(max(run["iterations"], default=0)),
             f"{run['mIoU'][-1]:.2f}" if run["mIoU"] else "-",
             f"{max(run['mIoU']):.2f}" if run["mIoU"] else "-",
             f"{1 / seconds:.2f}" if seconds else "-",
             f"{run['peak_memory_mib']}",
         )
-    Console(width=120).print(table)
+    Console(width=160).print(table)
 
 
-def draw(runs: list[dict], path: Path) -> None:
+def draw(runs: list[dict], path: Path, smoothing: float) -> None:
+    """Losses, and beside them scores if there are any: a colour a variant, a line a seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (losses, scores) = plt.subplots(1, 2, figsize=(12, 4.5))
-    colours = dict(zip(BACKBONES, ("tab:blue", "tab:orange"), strict=True))
+    columns = 2 if any(run["mIoU"] for run in runs) else 1
+    figure, axes = plt.subplots(1, columns, figsize=(6 * columns, 4.5), squeeze=False)
+    variants = list(dict.fromkeys(run["variant"] for run in runs))
     for run in runs:
         style = {
-            "color": colours[run["backbone"]],
+            "color": f"C{variants.index(run['variant'])}",
             "linestyle": ["-", "--", ":"][run["seed"] % 3],
-            "label": f"{run['backbone']}, seed {run['seed']}",
+            "label": f"{run['variant']}, seed {run['seed']}",
         }
-        losses.plot(run["iterations"], smooth(run["loss"]), linewidth=1, **style)
-        scores.plot(run["score_iterations"], run["mIoU"], marker="o", markersize=3, **style)
-    losses.set(xlabel="iteration", ylabel="training loss (smoothed)", yscale="log")
-    scores.set(xlabel="iteration", ylabel="val mIoU, %")
-    for axes in (losses, scores):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(", ".join(sorted({Path(run["config"]).stem for run in runs})))
+        losses = smooth(run["loss"], smoothing)
+        axes[0, 0].plot(run["iterations"], losses, linewidth=1, **style)
+        if run["mIoU"]:
+            axes[0, 1].plot(run["score_iterations"], run["mIoU"], marker="o", markersize=3, **style)
+    label = f"training loss (smoothed, {smoothing:g})" if smoothing else "training loss"
+    axes[0, 0].set(xlabel="iteration", ylabel=label, yscale="log")
+    axes[0, 0].yaxis.set_major_formatter("{x:g}")
+    axes[0, 0].yaxis.set_minor_formatter("{x:.2g}")
+    if columns == 2:
+        axes[0, 1].set(xlabel="iteration", ylabel="val mIoU, %")
+    for panel in axes.flat:
+        panel.grid(alpha=0.3, which="both")
+        panel.legend()
+    figure.suptitle(", ".join(sorted({Path(run["config"]).stem for run in runs})), fontsize=10)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def smooth(values: list[float], weight: float = 0.9) -> list[float]:
+def smooth(values: list[float], weight: float) -> list[float]:
     """Exponential moving average, unbiased at the start."""
     smoothed, average, norm = [], 0.0, 0.0
     for value in values:

@@ -13,17 +13,14 @@ from pathlib import Path
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
-import cv2
 import make_demo_data
 import numpy as np
 import torch
+from contact_sheet import paint_sheet
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmseg.apis import inference_model, init_model
 from PIL import Image
 from rich.console import Console
-
-from swin_backbone.visualization import contact_sheet
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo" / "swin-demo_upernet_demo-112x112.py"
 SHOWN = 6  # images on the contact sheet
@@ -45,7 +42,8 @@ def main() -> None:
     runner.train()
     score = runner.val()["mIoU"]
     checkpoint = Path(cfg.work_dir) / f"iter_{cfg.train_cfg.max_iters}.pth"
-    sheet = paint(cfg, checkpoint, arguments.out / "predictions.png")
+    sheet = arguments.out / "predictions.png"
+    paint_sheet(cfg, checkpoint, SHOWN).save(sheet)
     console.print(f"mIoU            [bold]{score:.1f} %[/bold]")
     console.print(f"majority class  {majority_score(data, len(make_demo_data.CLASSES)):.1f} %")
     console.print(f"pictures        {sheet}")
@@ -77,20 +75,6 @@ def make_config(arguments: argparse.Namespace, data: Path) -> Config:
     cfg.custom_hooks = [*cfg.get("custom_hooks", []), {"type": "ProgressHook"}]
     # Writing the config out prettily takes seconds at every checkpoint.
     return Config(cfg.to_dict(), format_python_code=False)
-
-
-def paint(cfg: Config, checkpoint: Path, path: Path) -> Path:
-    """A sheet of image, truth and prediction for the first images of the val split."""
-    model = init_model(cfg, str(checkpoint), device="cpu")
-    images = sorted((Path(cfg.val_dataloader.dataset.data_root) / "img_dir" / "val").iterdir())
-    rows = []
-    for image_path in images[:SHOWN]:
-        image = cv2.imread(str(image_path))
-        prediction = inference_model(model, image).pred_sem_seg.data[0].numpy()
-        rows.append((cv2.cvtColor(image, cv2.COLOR_BGR2RGB), truth_of(image_path), prediction))
-    names, palette = list(make_demo_data.CLASSES), list(make_demo_data.CLASSES.values())
-    contact_sheet(rows, names, palette).save(path)
-    return path
 
 
 def truth_of(image: Path) -> np.ndarray:

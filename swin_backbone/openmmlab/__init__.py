@@ -20,6 +20,7 @@ def register_plugins() -> None:
         cpu_distributed,
         label_check,
         layer_decay,
+        parameter_groups,
         progress,
         step_seed,
     )

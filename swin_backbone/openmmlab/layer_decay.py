@@ -10,6 +10,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from .parameter_groups import merge_equal_groups
+
 
 def layer_index(name: str, depths: tuple[int, ...]) -> int:
     """Depth of a backbone parameter, counted in layers from the image.
@@ -67,7 +69,7 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             scales = self._scales(module)
             for group in params:
                 group["lr"] = group.get("lr", self.base_lr) * scales[id(group["params"][0])]
-            params[:] = _merge_equal_groups(params)
+            params[:] = merge_equal_groups(params)
             print_log(f"layer-wise decay: {len(params)} groups", "current", logging.INFO)
 
     def _scales(self, model: nn.Module) -> dict[int, float]:
@@ -87,13 +89,3 @@ def _is_swin(module: nn.Module) -> bool:
     from ..backbone import SwinBackbone  # here, since importing it registers it
 
     return isinstance(module, SwinBackbone)
-
-
-def _merge_equal_groups(groups: list[dict]) -> list[dict]:
-    merged: dict[str, dict] = {}
-    for group in groups:
-        settings = {key: value for key, value in group.items() if key != "params"}
-        # By repr, as settings such as betas may be lists.
-        same = merged.setdefault(repr(sorted(settings.items())), {"params": [], **settings})
-        same["params"].extend(group["params"])
-    return list(merged.values())

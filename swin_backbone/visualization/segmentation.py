@@ -86,16 +86,21 @@ def contact_sheet(
         One picture; its columns are image, truth and prediction.
     """
     titles, gap, head = ("image", "truth", "prediction"), 8, 26
-    sheet = Image.new("RGB", (3 * (cell + gap) + gap, head + len(rows) * (cell + gap)), BACKGROUND)
+    pictures = []
+    for image, *maps in rows:
+        painted = (paint_overlay(image, labels, palette, 1.0) for labels in maps)
+        pictures.append([_fit(Image.fromarray(picture), cell) for picture in (image, *painted)])
+    heights = [max(picture.height for picture in row) + gap for row in pictures]
+    sheet = Image.new("RGB", (3 * (cell + gap) + gap, head + sum(heights)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(16)
     for column, title in enumerate(titles):
         draw.text((gap + column * (cell + gap), 5), title, INK, font)
-    for row, (image, truth, prediction) in enumerate(rows):
-        painted = (paint_overlay(image, labels, palette, 1.0) for labels in (truth, prediction))
-        for column, picture in enumerate((image, *painted)):
-            fitted = _fit(Image.fromarray(picture), cell)
-            sheet.paste(fitted, (gap + column * (cell + gap), head + row * (cell + gap)))
+    top = head
+    for row, height in zip(pictures, heights, strict=True):
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (gap + column * (cell + gap), top))
+        top += height
     return add_legend(np.asarray(sheet), names, palette)
 
 

@@ -1,0 +1,118 @@
+"""Variants of a config trained side by side, and the picture and table of them."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+CONFIG = next((ROOT / "configs" / "demo").glob("*.py"))
+specification = importlib.util.spec_from_file_location(
+    "compare_training", ROOT / "tools" / "compare_training.py"
+)
+compare_training = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(compare_training)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["compare_training.py", *map(str, arguments)])
+    compare_training.main()
+
+
+def variant_parser():
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument(
+        "--variant", dest="variants", nargs="+", action=compare_training.VariantAction
+    )
+    return parser
+
+
+def test_variants_are_names_and_changes():
+    words = ["--variant", "fast", "a.b=x", "a.c=[1,2]", "--variant", "SwinTransformer", "d=1"]
+    assert variant_parser().parse_args(words).variants == {
+        "fast": {"a.b": "x", "a.c": [1, 2]},
+        "SwinTransformer": {"model.backbone.type": "mmseg.SwinTransformer", "d": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["fast"], "'fast' is none of SwinBackbone"), (["a=1"], "NAME"), (["a", "b"], "NAME")],
+)
+def test_variants_that_say_nothing_are_refused(words, message):
+    with pytest.raises(argparse.ArgumentError, match=message):
+        variant_parser().parse_args(["--variant", *words])
+
+
+@pytest.mark.parametrize("name", compare_training.VARIANTS)
+def test_both_backbones_get_the_same_architecture(name):
+    arguments = argparse.Namespace(
+        config=str(CONFIG),
+        cfg_options={
+            "model.backbone.arch": "tiny",
+            "model.backbone.backend": "sdpa",
+            "visualizer": {"type": "SegLocalVisualizer"},
+        },
+        seed=3,
+        work_dir=Path("out"),
+    )
+    cfg = compare_training.make_config(arguments, name, compare_training.VARIANTS[name])
+    backbone = cfg.model.backbone
+    if name == "SwinBackbone":
+        assert (backbone["arch"], backbone["backend"]) == ("tiny", "sdpa")
+    else:
+        assert backbone["type"] == "mmseg.SwinTransformer"
+        assert not {"arch", "backend"} & set(backbone)
+        assert (backbone["embed_dims"], backbone["depths"]) == (96, (2, 2, 6, 2))
+    assert cfg.randomness == {"seed": 3}
+    assert cfg.work_dir == str(Path("out") / f"{name}-seed3")
+
+
+def test_backends_train_alike_and_are_drawn(monkeypatch, scenes, tmp_path, capsys):
+    from helpers.tiny_run import tiny_config
+
+    config = tmp_path / "config.py"
+    tiny = tiny_config(scenes, tmp_path, num_workers=0, steps=4)
+    tiny.visualizer = {"type": "SegLocalVisualizer", "vis_backends": [{"type": "LocalVisBackend"}]}
+    tiny.default_hooks.logger = {"type": "LoggerHook", "interval": 2, "log_metric_by_epoch": False}
+    Config(tiny.to_dict()).dump(config)
+    variants = [
+        word
+        for backend in ("sdpa", "reference")
+        for word in ("--variant", backend, f"model.backbone.backend={backend}")
+    ]
+    out = tmp_path / "out"
+    run(
+        monkeypatch, "train", config, "--work-dir", out, "--channels-last", *variants,
+        "--cfg-options", "optim_wrapper.constructor=MergedGroupsOptimWrapperConstructor",
+    )  # fmt: skip
+    sdpa, reference = sorted(
+        compare_training.find_runs(out), key=lambda found: found["variant"], reverse=True
+    )
+    assert sdpa["iterations"] == reference["iterations"] == [2, 4]
+    assert sdpa["loss"] == pytest.approx(reference["loss"], rel=1e-4)  # fp32, four steps
+    assert len(sdpa["mIoU"]) == 1
+    run(monkeypatch, "plot", out, "--to", tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").width > 1000
+    table = capsys.readouterr().out
+    assert "| config | sdpa" in table
+    assert "| config | reference" in table
+
+
+def test_unfinished_runs_are_found(tmp_path):
+    folder = tmp_path / "name-seed1"
+    (folder / "20260101_000000" / "vis_data").mkdir(parents=True)
+    description = {"variant": "name", "seed": 1, "config": "c.py"}
+    (folder / "run.json").write_text(json.dumps(description))
+    assert compare_training.find_runs(tmp_path) == []
+    records = [{"loss": 2.0, "time": 9.0, "iter": 50}, {"loss": 1.0, "time": 0.5, "iter": 60}]
+    log = folder / "20260101_000000" / "vis_data" / "scalars.json"
+    log.write_text("\n".join(json.dumps({**record, "step": 0}) for record in records))
+    (found,) = compare_training.find_runs(tmp_path)
+    assert found["seconds_per_iteration"] == 0.5  # the first steps do not count
+    assert (found["loss"], found["mIoU"]) == ([2.0, 1.0], [])
