@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from mmengine.logging import print_log
@@ -23,7 +24,7 @@ from .layers import (
     apply_norm,
     resize_position_embedding,
 )
-from .ops import check_backend_name
+from .ops import check_backend_name, low_precision_copies, product_dtype
 
 
 @MODELS.register_module()
@@ -203,6 +204,10 @@ class SwinBackbone(BaseModule):
                 self.absolute_pos_embed, self.position_grid, tuple(x.shape[1:3])
             )
         x = self.drop_after_pos(x)
+        with self._weights_at_hand(x):
+            return self._forward_stages(x)
+
+    def _forward_stages(self, x: Tensor) -> list[Tensor]:
         maps = []
         for index, stage in enumerate(self.stages):
             features, x = stage(x)
@@ -210,6 +215,14 @@ class SwinBackbone(BaseModule):
                 norm = getattr(self, f"norm{index}")
                 maps.append(apply_norm(norm, features).permute(0, 3, 1, 2))
         return maps
+
+    def _weights_at_hand(self, x: Tensor) -> AbstractContextManager:
+        """Where the blocks' kernels run in low precision, one cast for all of their weights."""
+        if not x.is_cuda or torch.compiler.is_compiling():
+            return nullcontext()
+        blocks = [block for stage in self.stages for block in stage.blocks]
+        weights = [weight for block in blocks for weight in block.product_weights()]
+        return low_precision_copies(weights, product_dtype(x))
 
     def _check_images(self, x: Tensor) -> None:
         if not x.is_floating_point():

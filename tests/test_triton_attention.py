@@ -10,7 +10,7 @@ from swin_backbone.ops import shifted_window_attention
 triton = pytest.importorskip("triton", reason="triton is not installed")
 if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
     pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
-from swin_backbone.ops.backends.triton_attention.operator import window_attention  # noqa: E402
+from swin_backbone.ops.fused.attention import window_attention  # noqa: E402
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
@@ -120,10 +120,9 @@ def test_every_element_is_written_and_bits_repeat():
 
 
 def run_with_dropout(qkv, seed, dropout_p=0.4):
-    bias = torch.zeros(2, 16, 16, device=DEVICE)
-    padding = torch.zeros(96, device=DEVICE)
+    table = torch.zeros(49, 2, device=DEVICE)
     seed = torch.tensor([seed], device=DEVICE)
-    return window_attention(qkv, bias, padding, seed, [4, 4, 2, 2], 0.25, dropout_p)
+    return window_attention(qkv, table, None, None, None, seed, [4, 4, 2, 2], 0.25, dropout_p)
 
 
 def test_dropout_keeps_the_mean_and_follows_the_seed():
@@ -147,11 +146,9 @@ def test_dropout_backward_drops_what_forward_dropped():
 
 
 def test_operator_is_well_formed():
-    qkv, _, padding = make_inputs((5, 6), (4, 4))
-    bias = torch.randn(2, 16, 16, device=DEVICE)
-    seed = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    tensors = [tensor.requires_grad_() for tensor in (qkv, bias, padding)]
-    torch.library.opcheck(window_attention, (*tensors, seed, [4, 4, 2, 2], 0.3, 0.0))
+    tensors = [tensor.requires_grad_() for tensor in make_inputs((5, 6), (4, 4))]
+    arguments = (*tensors, None, None, None, [4, 4, 2, 2], 0.3, 0.0)
+    torch.library.opcheck(window_attention.operator, arguments)
 
 
 def test_backbone_gives_the_references_maps_and_gradients():

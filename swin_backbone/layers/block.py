@@ -48,6 +48,14 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(embed_dims, hidden_dims, act_layer, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
+    def product_weights(self) -> list[Tensor]:
+        """What the fused half-blocks read in the dtype of products."""
+        attn, mlp = self.attn, self.mlp
+        if attn.backend not in ("auto", "triton"):
+            return []
+        tensors = [attn.qkv.weight, attn.qkv.bias, attn.proj.weight, mlp.fc1.weight, mlp.fc2.weight]
+        return [tensor for tensor in tensors if tensor is not None]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
         if self.with_cp and torch.is_grad_enabled():

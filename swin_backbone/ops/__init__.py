@@ -10,6 +10,7 @@ from .half_blocks import (
     residual_mlp,
     scale_images,
 )
+from .low_precision import low_precision_copies
 from .norm import layer_norm, merge_neighbours, merge_norm_linear, product_dtype
 from .windows import WindowGrid
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_backend_name",
     "choose_backend",
     "layer_norm",
+    "low_precision_copies",
     "merge_neighbours",
     "merge_norm_linear",
     "product_dtype",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .attention import shifted_window_attention
 from .backends.triton import DTYPES, MAX_HEAD_DIM, MAX_TOKENS, dropout_seed, why_not_device
+from .low_precision import in_low_precision
 from .norm import product_dtype
 
 
@@ -70,12 +71,13 @@ def residual_attention(
     if why_not_fused(x, backend, windows) is None:
         from .fused.half_blocks import residual_attention as kernel
 
+        dtype = product_dtype(x)
+        low = [in_low_precision(tensor, dtype) for tensor in (*qkv, proj.weight)]
+        seed = dropout_seed(windows.dropout_p, x.device)
         return kernel(
-            x.contiguous(), keep, norm.weight, norm.bias, qkv.weight, qkv.bias,
-            bias_table.contiguous(), proj.weight, proj.bias, None,
-            dropout_seed(windows.dropout_p, x.device), norm.eps,
-            [*windows.window_size, *windows.shift_size], windows.scale, windows.dropout_p,
-            product_dtype(x),
+            x.contiguous(), keep, norm.weight, norm.bias, *qkv, bias_table.contiguous(), *proj,
+            *low, None, seed, norm.eps, [*windows.window_size, *windows.shift_size],
+            windows.scale, windows.dropout_p,
         )[0]  # fmt: skip
     attended = shifted_window_attention(
         F.linear(F.layer_norm(x, norm.weight.shape, *norm), *qkv),
@@ -115,9 +117,9 @@ def residual_mlp(
     if why_not_fused(x, backend) is None and up.weight.shape[0] % 128 == 0:
         from .fused.half_blocks import residual_mlp as kernel
 
+        low = [in_low_precision(layer.weight, product_dtype(x)) for layer in (up, down)]
         return kernel(
-            x.contiguous(), keep, norm.weight, norm.bias, up.weight, up.bias, down.weight,
-            down.bias, norm.eps, product_dtype(x),
+            x.contiguous(), keep, norm.weight, norm.bias, *up, *down, *low, norm.eps
         )  # fmt: skip
     hidden = F.gelu(F.linear(F.layer_norm(x, norm.weight.shape, *norm), *up))
     return x + scale_images(F.linear(hidden, *down), keep)

@@ -1,21 +1,26 @@
-"""The attention kernels as operators of torch.
+"""The attention kernels as an operator of torch.
 
 torch 2.4 reads the operators' schemas from annotations that are types, not strings, and spells
 lists ``typing.List``.
 """
 
+from functools import lru_cache
 from typing import List, Optional  # noqa: UP035
 
 import torch
 import triton
 from torch import Tensor
 
-from ..kernels.attention import attention_backward, attention_forward, bias_table_gradient
+from ..kernels.attention import attention_backward, attention_forward, gather_gradients
 from ..windows import WindowGrid
-from .launch import config, empty, precision
+from .launch import Launch, config, empty, precision
+from .operator import Differentiable, own_memory
 
 #: Queries that a program holds at once; larger windows are cut into blocks of queries.
 QUERY_BLOCK = 64
+#: Rows of the bias table that a program gathers.
+OFFSETS = 16
+
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
 
@@ -31,15 +36,30 @@ def attend(
     scale: float,
     dropout_p: float,
 ) -> Tensor:
-    """Launch the forward kernel; arguments as of :func:`window_attention`."""
-    plan = _Plan(qkv, table, sizes, "attention_forward")
+    """Launch the forward kernel.
+
+    Args:
+        qkv: (B, H, W, 3 * C), contiguous.
+        table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias, contiguous.
+        padding_qkv: (3 * C,) of a token that only fills a window; ``None`` for zeros.
+        logit_scale: (heads,) factors of cosine attention; ``None`` for scaled dot products.
+        valid_sizes: (B, 2) int32, rows and columns of each image that are keys; ``None`` for all.
+        seed: (1,) int64, for dropout; on the device, so that a graph can be replayed with another.
+        sizes: window rows and columns, shift rows and columns, in tokens.
+        scale: factor on q k^T, without ``logit_scale``.
+        dropout_p: probability with which an attention weight is dropped.
+
+    Returns:
+        (B, H, W, C) in the dtype of ``qkv``.
+    """
+    launch = _forward_launch(
+        tuple(qkv.shape), table.shape[1], tuple(sizes), scale, dropout_p, precision(qkv.dtype),
+        padding_qkv is not None, logit_scale is not None, valid_sizes is not None,
+    )  # fmt: skip
     out = empty(qkv, *qkv.shape[:3], qkv.shape[3] // 3)
-    attention_forward[(plan.runs, plan.heads, plan.blocks)](
+    launch(
         qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
-        _or(seed, table), out, scale, dropout_p, *plan.arguments, **plan.constants,
-        HAS_PADDING=padding_qkv is not None, COSINE=logit_scale is not None,
-        MASKED=valid_sizes is not None, DROPOUT=dropout_p > 0, PRECISION=precision(qkv.dtype),
-        **plan.options,
+        _or(seed, table), out,
     )  # fmt: skip
     return out
 
@@ -56,7 +76,7 @@ def attention_gradients(
     scale: float,
     dropout_p: float,
     sum_all: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> List[Tensor]:  # noqa: UP006
     """Launch the backward kernels.
 
     Args:
@@ -66,38 +86,31 @@ def attention_gradients(
 
     Returns:
         Gradients for ``qkv``, ``table``, ``padding_qkv`` and ``logit_scale``, the last three in
-        float32; of no meaning for those that are ``None``.
+        float32; the last two of no meaning where the inputs are ``None``.
     """
-    plan = _Plan(qkv, table, sizes, "attention_backward")
-    heads, keys = plan.heads, plan.constants["KEYS"]
-    rows, channels = plan.blocks * plan.constants["QUERIES"], plan.constants["CHANNELS"]
+    launch, gather = _backward_launches(
+        tuple(qkv.shape), table.shape[1], tuple(sizes), scale, dropout_p, precision(qkv.dtype),
+        padding_qkv is not None, logit_scale is not None, valid_sizes is not None, sum_all,
+    )  # fmt: skip
     grad_qkv = torch.empty_like(qkv)
-    bias_shares = empty(qkv, plan.runs, heads, rows, keys, dtype=torch.float32)
-    if plan.blocks > 1:
-        bias_shares.zero_()
-    padding_shares = empty(qkv, plan.runs, heads, 3, channels, dtype=torch.float32)
-    scale_shares = empty(qkv, plan.runs, heads, dtype=torch.float32)
-    attention_backward[(plan.runs, heads)](
+    runs, heads = launch.grid[:2]
+    constants = gather.constants
+    make = torch.zeros if launch.constants["BLOCKS"] > 1 else torch.empty
+    width = constants["PAIRS"] + 4 * constants["CHANNELS"]
+    shares = make(runs, heads, width, dtype=torch.float32, device=qkv.device)
+    launch(
         qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
-        _or(seed, table), grad_out, grad_qkv, bias_shares, padding_shares, scale_shares, scale,
-        dropout_p, *plan.arguments, **plan.constants, BLOCKS=plan.blocks,
-        HAS_PADDING=padding_qkv is not None, COSINE=logit_scale is not None,
-        MASKED=valid_sizes is not None, DROPOUT=dropout_p > 0, SUM_ALL=sum_all,
-        PRECISION=precision(qkv.dtype), **plan.options,
+        _or(seed, table), grad_out, grad_qkv, shares,
     )  # fmt: skip
     grad_table = empty(table, *table.shape, dtype=torch.float32)
-    bias_table_gradient[(triton.cdiv(table.shape[0], 16), heads)](
-        bias_shares.sum(0), grad_table, WINDOW_H=sizes[0], WINDOW_W=sizes[1], HEADS=heads,
-        QUERIES=rows, KEYS=keys, OFFSETS=16,
-    )  # fmt: skip
-    has_padding = padding_qkv is not None or sum_all
-    grad_padding = padding_shares.sum(0)[:, :, : plan.constants["HEAD"]].transpose(0, 1).flatten()
-    grad_scale = scale_shares.sum(0) if logit_scale is not None else empty(qkv, 0)
-    return grad_qkv, grad_table, grad_padding if has_padding else empty(qkv, 0), grad_scale
+    grad_padding = empty(qkv, qkv.shape[-1], dtype=torch.float32)
+    grad_scale = empty(qkv, heads, dtype=torch.float32)
+    gather(shares.sum(0), grad_table, grad_padding, grad_scale)
+    return [grad_qkv, grad_table, grad_padding, grad_scale]
 
 
 @torch.library.custom_op("swin_backbone::window_attention", mutates_args=())
-def window_attention(
+def _window_attention(
     qkv: Tensor,
     table: Tensor,
     padding_qkv: _Maybe,
@@ -108,34 +121,18 @@ def window_attention(
     scale: float,
     dropout_p: float,
 ) -> Tensor:
-    """Attend within shifted windows.
-
-    Args:
-        qkv: (B, H, W, 3 * C), contiguous.
-        table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias, contiguous.
-        padding_qkv: (3 * C,) of a token that only fills a window; ``None`` for zeros.
-        logit_scale: (heads,) factors of cosine attention; ``None`` for scaled dot products.
-        valid_sizes: (B, 2) int32, rows and columns of each image that are keys; ``None`` for all.
-        seed: (1,) int64, for dropout; on the device, so that a graph can be replayed with another.
-        sizes: window rows and columns, shift rows and columns, in tokens.
-        scale: factor on q k^T, without ``logit_scale``.
-        dropout_p: probability with which an attention weight is dropped.
-
-    Returns:
-        (B, H, W, C) in the dtype of ``qkv``.
-    """
     return attend(
         qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale, dropout_p
     )  # fmt: skip
 
 
-@window_attention.register_fake
+@_window_attention.register_fake
 def _(qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale, dropout_p):
     return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
 
 
 @torch.library.custom_op("swin_backbone::window_attention_backward", mutates_args=())
-def window_attention_backward(
+def _window_attention_backward(
     grad_out: Tensor,
     qkv: Tensor,
     table: Tensor,
@@ -146,23 +143,24 @@ def window_attention_backward(
     sizes: _Sizes,
     scale: float,
     dropout_p: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`window_attention` for its first four arguments, see
-    :func:`attention_gradients`."""
-    return attention_gradients(
-        grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale, dropout_p
+) -> List[Tensor]:  # noqa: UP006
+    return own_memory(
+        attention_gradients(
+            grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale,
+            dropout_p,
+        )  # fmt: skip
     )
 
 
-@window_attention_backward.register_fake
-def _(grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale, dropout_p):
+@_window_attention_backward.register_fake
+def _(grad_out, qkv, table, *arguments):
     wide = {"dtype": torch.float32}
-    return (
+    return [
         torch.empty_like(qkv),
         table.new_empty(table.shape, **wide),
-        qkv.new_empty(qkv.shape[-1], **wide) if padding_qkv is not None else qkv.new_empty(0),
-        qkv.new_empty(table.shape[1], **wide) if logit_scale is not None else qkv.new_empty(0),
-    )
+        qkv.new_empty(qkv.shape[-1], **wide),
+        qkv.new_empty(table.shape[1], **wide),
+    ]
 
 
 def _save(ctx, inputs, output):
@@ -170,19 +168,27 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, grad_out):
-    tensors = ctx.saved_tensors
-    grads = window_attention_backward(
-        grad_out.contiguous(), *tensors, ctx.sizes, ctx.scale, ctx.dropout_p
-    )
-    grads = [
-        grad.to(tensor.dtype) if tensor is not None else None
-        for grad, tensor in zip(grads, tensors, strict=False)
-    ]
-    return *grads, None, None, None, None, None
+def _differentiate_by(gradients):
+    def differentiate(ctx, grad_out):
+        tensors = ctx.saved_tensors
+        grads = gradients(grad_out.contiguous(), *tensors, ctx.sizes, ctx.scale, ctx.dropout_p)
+        grads = [
+            grad.to(tensor.dtype) if tensor is not None else None
+            for grad, tensor in zip(grads, tensors, strict=False)
+        ]
+        return *grads, None, None, None, None, None
+
+    return differentiate
 
 
-window_attention.register_autograd(_differentiate, setup_context=_save)
+#: Attention within shifted windows; arguments and result as of :func:`attend`.
+window_attention = Differentiable(
+    _window_attention,
+    attend,
+    _save,
+    _differentiate_by(_window_attention_backward),
+    _differentiate_by(attention_gradients),
+)
 
 
 def _or(tensor: _Maybe, stand_in: Tensor) -> Tensor:
@@ -197,27 +203,28 @@ class _Plan:
         runs: runs of windows, the first axis of the grid.
         heads: the second.
         blocks: blocks of queries in a window, the third (forward) or a loop (backward).
-        arguments: sizes that may change from call to call without compiling anew.
+        numbers: sizes that may change from call to call without compiling anew.
         constants: sizes that a kernel is compiled for.
         options: the launch's own.
     """
 
-    def __init__(self, qkv: Tensor, table: Tensor, sizes: _Sizes, kernel: str):
-        batch, height, width, channels = qkv.shape
-        grid = WindowGrid(height, width, (sizes[0], sizes[1]), (sizes[2], sizes[3]))
-        self.heads, tokens = table.shape[1], grid.tokens_per_window
+    def __init__(self, shape: tuple[int, ...], heads: int, sizes: tuple[int, ...], kernel: str):
+        batch, height, width, channels = shape
+        grid = WindowGrid(height, width, sizes[:2], sizes[2:])
+        tokens = grid.tokens_per_window
         windows = batch * grid.rows * grid.columns
-        head = channels // (3 * self.heads)
         keys = max(16, triton.next_power_of_2(tokens))
         queries = min(keys, QUERY_BLOCK)
         chosen = config(kernel if keys <= QUERY_BLOCK else f"{kernel}_large", channels // 3)
-        windows_per_program = triton.cdiv(windows * self.heads, chosen.programs)
+        windows_per_program = triton.cdiv(windows * heads, chosen.programs)
+        head = channels // (3 * heads)
+        self.heads = heads
         self.blocks = triton.cdiv(tokens, queries)
         self.runs = triton.cdiv(windows, windows_per_program)
         self.options = chosen.options
-        self.arguments = (windows, windows_per_program, grid.rows, grid.columns, height, width)
+        self.numbers = (windows, windows_per_program, grid.rows, grid.columns, height, width)
         self.constants = {
-            "HEADS": self.heads,
+            "HEADS": heads,
             "HEAD": head,
             "WINDOW_H": sizes[0],
             "WINDOW_W": sizes[1],
@@ -227,3 +234,45 @@ class _Plan:
             "KEYS": keys,
             "CHANNELS": max(16, triton.next_power_of_2(head)),
         }
+
+
+def _modes(has_padding, cosine, masked, dropout_p) -> dict[str, bool]:
+    return {
+        "HAS_PADDING": has_padding,
+        "COSINE": cosine,
+        "MASKED": masked,
+        "DROPOUT": dropout_p > 0,
+    }
+
+
+@lru_cache(maxsize=1024)
+def _forward_launch(
+    shape, heads, sizes, scale, dropout_p, precision, has_padding, cosine, masked
+) -> Launch:
+    plan = _Plan(shape, heads, sizes, "attention_forward")
+    constants = {**plan.constants, **_modes(has_padding, cosine, masked, dropout_p)}
+    constants["PRECISION"] = precision
+    grid = (plan.runs, plan.heads, plan.blocks)
+    numbers = (scale, dropout_p, *plan.numbers)
+    return Launch(attention_forward, grid, numbers, constants, plan.options)
+
+
+@lru_cache(maxsize=1024)
+def _backward_launches(
+    shape, heads, sizes, scale, dropout_p, precision, has_padding, cosine, masked, sum_all
+) -> tuple[Launch, Launch]:
+    plan = _Plan(shape, heads, sizes, "attention_backward")
+    constants = {**plan.constants, "BLOCKS": plan.blocks}
+    constants |= _modes(has_padding, cosine, masked, dropout_p)
+    constants |= {"SUM_ALL": sum_all, "PRECISION": precision}
+    numbers = (scale, dropout_p, *plan.numbers)
+    backward = Launch(
+        attention_backward, (plan.runs, plan.heads), numbers, constants, plan.options
+    )
+    taken = ("WINDOW_H", "WINDOW_W", "HEADS", "HEAD", "PAIRS", "KEYS", "CHANNELS")
+    pairs = plan.blocks * plan.constants["QUERIES"] * plan.constants["KEYS"]
+    known = {**plan.constants, "PAIRS": pairs}
+    constants = {**{name: known[name] for name in taken}, "OFFSETS": OFFSETS}
+    rows = (2 * sizes[0] - 1) * (2 * sizes[1] - 1)
+    gather = Launch(gather_gradients, (triton.cdiv(rows, OFFSETS), heads), (), constants, {})
+    return backward, gather

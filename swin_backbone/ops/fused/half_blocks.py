@@ -2,8 +2,13 @@
 
 Few tensors are kept for the backward pass: the half-block's input, and for attention queries, keys,
 values and attended map. The norm's output and the hidden layer are computed anew.
+
+A parameter comes twice: as it is, for its gradient, and in the dtype in which products are computed
+(``low``), for its values.
 """
 
+from functools import lru_cache
+from math import gcd
 from typing import List, Optional  # noqa: UP035
 
 import torch
@@ -12,18 +17,17 @@ import triton
 from packaging.version import Version
 from torch import Tensor
 
-from ..kernels.products import gelu_products, linear, mlp_backward, mlp_forward, norm_linear
+from ..kernels.products import gelu_products, linear, mlp_forward, norm_linear
 from .attention import attend, attention_gradients
-from .launch import config, empty, precision, split
+from .launch import Launch, config, empty, precision, split
 from .norm import norm_gradients, normalise, scale_and_sum
+from .operator import Differentiable, own_memory
 
 #: Up to this many channels, a token's rows stay on chip across products; beyond, each product and
 #: what it cannot take in is a pass of its own.
 CHANNELS_ON_CHIP = 256
-CHANNELS_ON_CHIP_BACKWARD = 0
 #: Blocks of rows whose programs run side by side, so that they find weights in the L2 cache.
 GROUP = 8
-
 #: Whether products of 16 bit matrices can be written in float32.
 HAS_WIDE_PRODUCT = Version(torch.__version__).release >= (2, 8)
 
@@ -35,20 +39,38 @@ def _rows(x: Tensor) -> int:
     return x.numel() // x.shape[-1]
 
 
+@lru_cache(maxsize=1024)
+def _norm_linear_launch(rows, channels, outputs, eps, has_bias, precision) -> Launch:
+    chosen = config("norm_linear", channels)
+    left, right = split(channels)
+    constants = {"C": channels, "N": outputs, "LEFT": left, "RIGHT": right}
+    constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    constants |= {"HAS_BIAS": has_bias, "PRECISION": precision}
+    grid = (triton.cdiv(rows, chosen.rows),)
+    return Launch(norm_linear, grid, (rows, eps), constants, chosen.options)
+
+
 def _norm_linear(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, weight: Tensor, bias: _Maybe):
     """``norm(x) @ weight^T + bias`` in the dtype of ``weight``."""
     channels, outputs = x.shape[-1], weight.shape[0]
     if channels > CHANNELS_ON_CHIP:
         return F.linear(normalise(x, gamma, beta, eps, False, weight.dtype), weight, bias)
     out = empty(x, *x.shape[:-1], outputs, dtype=weight.dtype)
-    rows, chosen = _rows(x), config("norm_linear", channels)
-    left, right = split(channels)
-    norm_linear[(triton.cdiv(rows, chosen.rows),)](
-        x, gamma, beta, weight, weight if bias is None else bias, out, rows, eps, C=channels,
-        N=outputs, LEFT=left, RIGHT=right, ROWS=chosen.rows, COLUMNS=chosen.columns,
-        HAS_BIAS=bias is not None, PRECISION=precision(weight.dtype), **chosen.options,
-    )  # fmt: skip
+    launch = _norm_linear_launch(
+        _rows(x), channels, outputs, eps, bias is not None, precision(weight.dtype)
+    )
+    launch(x, gamma, beta, weight, weight if bias is None else bias, out)
     return out
+
+
+@lru_cache(maxsize=1024)
+def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, precision) -> Launch:
+    chosen = config("linear", outputs)
+    constants = {"K": inputs, "N": outputs, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    constants |= {"DEPTH": chosen.depth, "GROUP": GROUP, "GELU": gelu, "RESIDUAL": not gelu}
+    constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
+    grid = (triton.cdiv(rows, chosen.rows) * triton.cdiv(outputs, chosen.columns),)
+    return Launch(linear, grid, (rows, rows // images), constants, chosen.options)
 
 
 def _linear(
@@ -58,14 +80,10 @@ def _linear(
     outputs, inputs = weight.shape
     gelu = residual is None
     out = empty(a, *a.shape[:-1], outputs, dtype=a.dtype if gelu else residual.dtype)
-    rows, chosen = _rows(a), config("linear", outputs)
-    programs = triton.cdiv(rows, chosen.rows) * triton.cdiv(outputs, chosen.columns)
-    linear[(programs,)](
-        a, weight, bias, a if gelu else residual, a if keep is None else keep, out, rows,
-        rows // a.shape[0], K=inputs, N=outputs, ROWS=chosen.rows, COLUMNS=chosen.columns,
-        DEPTH=chosen.depth, GROUP=GROUP, GELU=gelu, RESIDUAL=not gelu, HAS_KEEP=keep is not None,
-        PRECISION=precision(a.dtype), **chosen.options,
-    )  # fmt: skip
+    launch = _linear_launch(
+        _rows(a), a.shape[0], inputs, outputs, gelu, keep is not None, precision(a.dtype)
+    )
+    launch(a, weight, bias, a if gelu else residual, a if keep is None else keep, out)
     return out
 
 
@@ -77,8 +95,7 @@ def _weight_gradient(grad_out: Tensor, a: Tensor) -> Tensor:
     return (left @ right).float()
 
 
-@torch.library.custom_op("swin_backbone::residual_attention", mutates_args=())
-def residual_attention(
+def _attention_forward(
     x: Tensor,
     keep: _Maybe,
     norm_weight: Tensor,
@@ -88,13 +105,15 @@ def residual_attention(
     table: Tensor,
     proj_weight: Tensor,
     proj_bias: Tensor,
+    low_qkv_weight: Tensor,
+    low_qkv_bias: _Maybe,
+    low_proj_weight: Tensor,
     valid_sizes: _Maybe,
     seed: _Maybe,
     eps: float,
     sizes: _Sizes,
     scale: float,
     dropout_p: float,
-    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``x + keep * proj(attention(qkv(norm(x))))``.
 
@@ -102,32 +121,57 @@ def residual_attention(
         x: (B, H, W, C), contiguous.
         keep: (B,) factor of each image's branch; ``None`` for 1.
         seed, valid_sizes, sizes, scale, dropout_p: see
-            :func:`swin_backbone.ops.fused.attention.window_attention`.
-        dtype: in which products are computed.
+            :func:`swin_backbone.ops.fused.attention.attend`.
 
     Returns:
-        (B, H, W, C) in the dtype of ``x``; then, in ``dtype`` and for the backward pass, queries,
-        keys and values (B, H, W, 3 C) and the attended map (B, H, W, C).
+        (B, H, W, C) in the dtype of ``x``; then, in that of the low weights and for the backward
+        pass, queries, keys and values (B, H, W, 3 C) and the attended map (B, H, W, C).
     """
-    bias = None if qkv_bias is None else qkv_bias.to(dtype)
-    qkv = _norm_linear(x, norm_weight, norm_bias, eps, qkv_weight.to(dtype), bias)
-    attended = attend(qkv, table, bias, None, valid_sizes, seed, sizes, scale, dropout_p)
-    out = _linear(attended, proj_weight.to(dtype), proj_bias, x, keep)
-    return out, qkv, attended
+    qkv = _norm_linear(x, norm_weight, norm_bias, eps, low_qkv_weight, low_qkv_bias)
+    attended = attend(qkv, table, low_qkv_bias, None, valid_sizes, seed, sizes, scale, dropout_p)
+    return _linear(attended, low_proj_weight, proj_bias, x, keep), qkv, attended
 
 
-@residual_attention.register_fake
-def _(x, *arguments):
-    dtype = arguments[-1]
-    qkv = x.new_empty(*x.shape[:-1], 3 * x.shape[-1], dtype=dtype)
-    return torch.empty_like(x), qkv, torch.empty_like(x, dtype=dtype)
-
-
-@torch.library.custom_op("swin_backbone::residual_attention_backward", mutates_args=())
-def residual_attention_backward(
+def _attention_backward(
     grad_out: Tensor,
     qkv: Tensor,
     attended: Tensor,
+    x: Tensor,
+    keep: _Maybe,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    table: Tensor,
+    low_qkv_weight: Tensor,
+    low_qkv_bias: _Maybe,
+    low_proj_weight: Tensor,
+    valid_sizes: _Maybe,
+    seed: _Maybe,
+    eps: float,
+    sizes: _Sizes,
+    scale: float,
+    dropout_p: float,
+) -> List[Tensor]:  # noqa: UP006
+    """Gradients of :func:`_attention_forward` for ``x`` and, in this order and in float32, norm
+    weight and bias, qkv weight and bias, table, projection weight and bias."""
+    dtype = qkv.dtype
+    scaled, grad_proj_bias = scale_and_sum(grad_out, keep, dtype)
+    grad_proj_weight = _weight_gradient(scaled, attended)
+    grad_qkv, grad_table, grad_qkv_bias, _ = attention_gradients(
+        scaled @ low_proj_weight, qkv, table, low_qkv_bias, None, valid_sizes, seed, sizes, scale,
+        dropout_p, sum_all=low_qkv_bias is not None,
+    )  # fmt: skip
+    grad_x, grad_norm_weight, grad_norm_bias, normed = norm_gradients(
+        grad_qkv @ low_qkv_weight, x, norm_weight, norm_bias, eps, grad_residual=grad_out,
+        normed_dtype=dtype,
+    )  # fmt: skip
+    return [
+        grad_x, grad_norm_weight, grad_norm_bias, _weight_gradient(grad_qkv, normed),
+        grad_qkv_bias, grad_table, grad_proj_weight, grad_proj_bias,
+    ]  # fmt: skip
+
+
+@torch.library.custom_op("swin_backbone::residual_attention", mutates_args=())
+def _residual_attention(
     x: Tensor,
     keep: _Maybe,
     norm_weight: Tensor,
@@ -136,6 +180,44 @@ def residual_attention_backward(
     qkv_bias: _Maybe,
     table: Tensor,
     proj_weight: Tensor,
+    proj_bias: Tensor,
+    low_qkv_weight: Tensor,
+    low_qkv_bias: _Maybe,
+    low_proj_weight: Tensor,
+    valid_sizes: _Maybe,
+    seed: _Maybe,
+    eps: float,
+    sizes: _Sizes,
+    scale: float,
+    dropout_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _attention_forward(
+        x, keep, norm_weight, norm_bias, qkv_weight, qkv_bias, table, proj_weight, proj_bias,
+        low_qkv_weight, low_qkv_bias, low_proj_weight, valid_sizes, seed, eps, sizes, scale,
+        dropout_p,
+    )  # fmt: skip
+
+
+@_residual_attention.register_fake
+def _(x, *arguments):
+    dtype = arguments[8].dtype
+    qkv = x.new_empty(*x.shape[:-1], 3 * x.shape[-1], dtype=dtype)
+    return torch.empty_like(x), qkv, torch.empty_like(x, dtype=dtype)
+
+
+@torch.library.custom_op("swin_backbone::residual_attention_backward", mutates_args=())
+def _residual_attention_backward(
+    grad_out: Tensor,
+    qkv: Tensor,
+    attended: Tensor,
+    x: Tensor,
+    keep: _Maybe,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    table: Tensor,
+    low_qkv_weight: Tensor,
+    low_qkv_bias: _Maybe,
+    low_proj_weight: Tensor,
     valid_sizes: _Maybe,
     seed: _Maybe,
     eps: float,
@@ -143,61 +225,46 @@ def residual_attention_backward(
     scale: float,
     dropout_p: float,
 ) -> List[Tensor]:  # noqa: UP006
-    """Gradients of :func:`residual_attention` for ``x`` and, in this order, norm weight and bias,
-    qkv weight and bias (empty if there is none), table, projection weight and bias."""
-    dtype = qkv.dtype
-    scaled, grad_proj_bias = scale_and_sum(grad_out, keep, dtype)
-    grad_proj_weight = _weight_gradient(scaled, attended)
-    grad_attended = scaled @ proj_weight.to(dtype)
-    bias = None if qkv_bias is None else qkv_bias.to(dtype)
-    grad_qkv, grad_table, grad_bias, _ = attention_gradients(
-        grad_attended, qkv, table, bias, None, valid_sizes, seed, sizes, scale, dropout_p,
-        sum_all=bias is not None,
-    )  # fmt: skip
-    grad_normed = grad_qkv @ qkv_weight.to(dtype)
-    grad_x, grad_norm_weight, grad_norm_bias, normed = norm_gradients(
-        x, norm_weight, norm_bias, grad_normed, eps, grad_residual=grad_out, normed_dtype=dtype
+    return own_memory(
+        _attention_backward(
+            grad_out, qkv, attended, x, keep, norm_weight, norm_bias, table, low_qkv_weight,
+            low_qkv_bias, low_proj_weight, valid_sizes, seed, eps, sizes, scale, dropout_p,
+        )  # fmt: skip
     )
-    grad_qkv_weight = _weight_gradient(grad_qkv, normed)
+
+
+@_residual_attention_backward.register_fake
+def _(grad_out, qkv, attended, x, keep, norm_weight, norm_bias, table, low_qkv_weight, *arguments):
+    def wide(*shape):
+        return x.new_empty(shape, dtype=torch.float32)
+
+    channels = x.shape[-1]
     return [
-        grad_x, grad_norm_weight, grad_norm_bias, grad_qkv_weight, grad_bias, grad_table,
-        grad_proj_weight, grad_proj_bias,
-    ]  # fmt: skip
-
-
-@residual_attention_backward.register_fake
-def _(grad_out, qkv, attended, x, keep, norm_weight, norm_bias, qkv_weight, qkv_bias, table,
-      proj_weight, *arguments):  # fmt: skip
-    def wide(tensor):
-        return tensor.new_empty(tensor.shape, dtype=torch.float32)
-
-    return [
-        torch.empty_like(x), wide(norm_weight), wide(norm_bias),
-        wide(qkv_weight), qkv.new_empty(0) if qkv_bias is None else wide(qkv_bias), wide(table),
-        wide(proj_weight), wide(norm_bias),
+        torch.empty_like(x), wide(channels), wide(channels), wide(3 * channels, channels),
+        wide(3 * channels), wide(*table.shape), wide(channels, channels), wide(channels),
     ]  # fmt: skip
 
 
 def _save_attention(ctx, inputs, output):
-    (*tensors, ctx.eps, ctx.sizes, ctx.scale, ctx.dropout_p, _) = inputs
+    (*tensors, ctx.eps, ctx.sizes, ctx.scale, ctx.dropout_p) = inputs
     _, qkv, attended = output
     ctx.mark_non_differentiable(qkv, attended)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(qkv, attended, *tensors)
 
 
-def _differentiate_attention(ctx, grad_out, *_):
-    qkv, attended, *tensors = ctx.saved_tensors
-    x, keep, *parameters, valid_sizes, seed = tensors
-    *without_proj_bias, proj_bias = parameters
-    grad_x, *grads = residual_attention_backward(
-        grad_out.contiguous(), qkv, attended, x, keep, *without_proj_bias, valid_sizes, seed,
-        ctx.eps, ctx.sizes, ctx.scale, ctx.dropout_p,
-    )  # fmt: skip
-    return grad_x, None, *_like(grads, parameters), *[None] * 7
+def _differentiate_attention_by(gradients):
+    def differentiate(ctx, grad_out, *_):
+        qkv, attended, x, keep, *rest = ctx.saved_tensors
+        parameters, low, masks = rest[:7], rest[7:10], rest[10:]
+        norm_weight, norm_bias, _, _, table, _, _ = parameters
+        grad_x, *grads = gradients(
+            grad_out.contiguous(), qkv, attended, x, keep, norm_weight, norm_bias, table, *low,
+            *masks, ctx.eps, ctx.sizes, ctx.scale, ctx.dropout_p,
+        )  # fmt: skip
+        return grad_x, None, *_like(grads, parameters), *[None] * 9
 
-
-residual_attention.register_autograd(_differentiate_attention, setup_context=_save_attention)
+    return differentiate
 
 
 def _like(grads, parameters):
@@ -206,8 +273,28 @@ def _like(grads, parameters):
     return [None if parameter is None else grad.to(parameter.dtype) for grad, parameter in pairs]
 
 
-@torch.library.custom_op("swin_backbone::residual_mlp", mutates_args=())
-def residual_mlp(
+#: Attention half-block; arguments and results as of :func:`_attention_forward`.
+residual_attention = Differentiable(
+    _residual_attention,
+    _attention_forward,
+    _save_attention,
+    _differentiate_attention_by(_residual_attention_backward),
+    _differentiate_attention_by(_attention_backward),
+)
+
+
+@lru_cache(maxsize=1024)
+def _mlp_launch(rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
+    chosen = config("mlp_forward", channels)
+    left, right = split(channels)
+    constants = {"C": channels, "N": hidden, "LEFT": left, "RIGHT": right}
+    constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
+    grid = (triton.cdiv(rows, chosen.rows),)
+    return Launch(mlp_forward, grid, (rows, rows // images, eps), constants, chosen.options)
+
+
+def _mlp_forward(
     x: Tensor,
     keep: _Maybe,
     norm_weight: Tensor,
@@ -216,99 +303,68 @@ def residual_mlp(
     up_bias: Tensor,
     down_weight: Tensor,
     down_bias: Tensor,
+    low_up: Tensor,
+    low_down: Tensor,
     eps: float,
-    dtype: torch.dtype,
 ) -> Tensor:
     """``x + keep * down(gelu(up(norm(x))))``.
 
     Args:
         x: (B, H, W, C), contiguous.
         keep: (B,) factor of each image's branch; ``None`` for 1.
-        dtype: in which products are computed.
 
     Returns:
         (B, H, W, C) in the dtype of ``x``.
     """
-    up, down = up_weight.to(dtype), down_weight.to(dtype)
-    hidden, channels = up.shape
+    hidden, channels = low_up.shape
     if channels > CHANNELS_ON_CHIP:
-        normed = normalise(x, norm_weight, norm_bias, eps, False, dtype)
-        return _linear(_linear(normed, up, up_bias), down, down_bias, x, keep)
+        normed = normalise(x, norm_weight, norm_bias, eps, False, low_up.dtype)
+        return _linear(_linear(normed, low_up, up_bias), low_down, down_bias, x, keep)
     out = torch.empty_like(x)
-    rows, chosen = _rows(x), config("mlp_forward", channels)
-    left, right = split(channels)
-    mlp_forward[(triton.cdiv(rows, chosen.rows),)](
-        x, norm_weight, norm_bias, up, up_bias, down, down_bias, x if keep is None else keep, out,
-        rows, rows // x.shape[0], eps, C=channels, N=hidden, LEFT=left, RIGHT=right,
-        ROWS=chosen.rows, COLUMNS=chosen.columns, HAS_KEEP=keep is not None,
-        PRECISION=precision(dtype), **chosen.options,
+    launch = _mlp_launch(
+        _rows(x), x.shape[0], channels, hidden, eps, keep is not None,
+        precision(low_up.dtype),
+    )  # fmt: skip
+    launch(
+        x, norm_weight, norm_bias, low_up, up_bias, low_down, down_bias,
+        x if keep is None else keep, out,
     )  # fmt: skip
     return out
 
 
-@residual_mlp.register_fake
-def _(x, *arguments):
-    return torch.empty_like(x)
+@lru_cache(maxsize=1024)
+def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
+    chosen = config("gelu_products", channels)
+    constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    depth = gcd(channels, chosen.depth)
+    constants |= {"DEPTH": depth, "GROUP": GROUP, "PRECISION": precision}
+    grid = (triton.cdiv(rows, chosen.rows) * (hidden // chosen.columns),)
+    return Launch(gelu_products, grid, (rows,), constants, chosen.options)
 
 
-@torch.library.custom_op("swin_backbone::residual_mlp_backward", mutates_args=())
-def residual_mlp_backward(
+def _mlp_backward(
     grad_out: Tensor,
     x: Tensor,
     keep: _Maybe,
     norm_weight: Tensor,
     norm_bias: Tensor,
-    up_weight: Tensor,
     up_bias: Tensor,
-    down_weight: Tensor,
+    low_up: Tensor,
+    low_down: Tensor,
     eps: float,
-    dtype: torch.dtype,
 ) -> List[Tensor]:  # noqa: UP006
-    """Gradients of :func:`residual_mlp` for ``x`` and, in this order, norm weight and bias, up
-    weight and bias, down weight and bias."""
-    up, down = up_weight.to(dtype), down_weight.to(dtype)
-    backward = _mlp_on_chip if up.shape[1] <= CHANNELS_ON_CHIP_BACKWARD else _mlp_in_passes
-    return backward(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down, eps)
-
-
-def _mlp_on_chip(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down, eps):
-    hidden, channels = up.shape
-    rows, chosen = _rows(x), config("mlp_backward", channels)
-    programs = triton.cdiv(rows, chosen.rows)
-    left, right = split(channels)
-    grad_x = torch.empty_like(x)
-    normed, scaled = (empty(x, rows, n, dtype=up.dtype) for n in (channels + 8, channels))
-    activated, grad_hidden = (empty(x, rows, hidden, dtype=up.dtype) for _ in range(2))
-    shares = [empty(x, programs, channels, dtype=torch.float32) for _ in range(3)]
-    mlp_backward[(programs,)](
-        x, norm_weight, norm_bias, up, up_bias, down, x if keep is None else keep, grad_out,
-        grad_x, normed, scaled, activated, grad_hidden, *shares, rows, rows // x.shape[0], eps,
-        C=channels, N=hidden, LEFT=left, RIGHT=right, ROWS=chosen.rows, COLUMNS=chosen.columns,
-        HAS_KEEP=keep is not None, PRECISION=precision(up.dtype), **chosen.options,
-    )  # fmt: skip
-    grad_norm_weight, grad_norm_bias, grad_down_bias = (share.sum(0) for share in shares)
-    grad_up = _weight_gradient(grad_hidden, normed)
-    return [
-        grad_x, grad_norm_weight, grad_norm_bias, grad_up[:, :channels].contiguous(),
-        grad_up[:, channels].contiguous(), _weight_gradient(scaled, activated), grad_down_bias,
-    ]  # fmt: skip
-
-
-def _mlp_in_passes(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down, eps):
-    hidden, channels = up.shape
-    rows, chosen = _rows(x), config("gelu_products", channels)
-    scaled, grad_down_bias = scale_and_sum(grad_out, keep, up.dtype)
-    normed = normalise(x, norm_weight, norm_bias, eps, False, up.dtype)
-    activated, grad_hidden = (empty(x, *x.shape[:-1], hidden, dtype=up.dtype) for _ in range(2))
-    blocks = triton.cdiv(rows, chosen.rows)
+    """Gradients of :func:`_mlp_forward` for ``x`` and, in this order and in float32, norm weight
+    and bias, up weight and bias, down weight and bias."""
+    (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, _rows(x)
+    scaled, grad_down_bias = scale_and_sum(grad_out, keep, dtype)
+    normed = normalise(x, norm_weight, norm_bias, eps, False, dtype)
+    launch = _gelu_products_launch(rows, channels, hidden, precision(dtype))
+    activated, grad_hidden = (empty(x, *x.shape[:-1], hidden, dtype=dtype) for _ in range(2))
+    blocks = launch.grid[0] // (hidden // launch.constants["COLUMNS"])
     shares = empty(x, blocks, hidden, dtype=torch.float32)
-    gelu_products[(blocks * (hidden // chosen.columns),)](
-        normed, up, up_bias, scaled, down, activated, grad_hidden, shares, rows, C=channels,
-        N=hidden, ROWS=chosen.rows, COLUMNS=chosen.columns, DEPTH=chosen.depth, GROUP=GROUP,
-        PRECISION=precision(up.dtype), **chosen.options,
-    )  # fmt: skip
+    launch(normed, low_up, up_bias, scaled, low_down, activated, grad_hidden, shares)
     grad_x, grad_norm_weight, grad_norm_bias, _ = norm_gradients(
-        x, norm_weight, norm_bias, grad_hidden @ up, eps, grad_residual=grad_out
+        grad_hidden @ low_up, x, norm_weight, norm_bias, eps, grad_residual=grad_out
     )
     return [
         grad_x, grad_norm_weight, grad_norm_bias, _weight_gradient(grad_hidden, normed),
@@ -316,29 +372,84 @@ def _mlp_in_passes(grad_out, x, keep, norm_weight, norm_bias, up, up_bias, down,
     ]  # fmt: skip
 
 
-@residual_mlp_backward.register_fake
-def _(grad_out, x, keep, norm_weight, norm_bias, up_weight, up_bias, down_weight, eps, dtype):
+@torch.library.custom_op("swin_backbone::residual_mlp", mutates_args=())
+def _residual_mlp(
+    x: Tensor,
+    keep: _Maybe,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    up_weight: Tensor,
+    up_bias: Tensor,
+    down_weight: Tensor,
+    down_bias: Tensor,
+    low_up: Tensor,
+    low_down: Tensor,
+    eps: float,
+) -> Tensor:
+    return _mlp_forward(
+        x, keep, norm_weight, norm_bias, up_weight, up_bias, down_weight, down_bias, low_up,
+        low_down, eps,
+    )  # fmt: skip
+
+
+@_residual_mlp.register_fake
+def _(x, *arguments):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("swin_backbone::residual_mlp_backward", mutates_args=())
+def _residual_mlp_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    keep: _Maybe,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    up_bias: Tensor,
+    low_up: Tensor,
+    low_down: Tensor,
+    eps: float,
+) -> List[Tensor]:  # noqa: UP006
+    return own_memory(
+        _mlp_backward(
+            grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+        )  # fmt: skip
+    )
+
+
+@_residual_mlp_backward.register_fake
+def _(grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps):
     def wide(tensor):
         return tensor.new_empty(tensor.shape, dtype=torch.float32)
 
     return [
-        torch.empty_like(x), wide(norm_weight), wide(norm_bias),
-        wide(up_weight), wide(up_bias), wide(down_weight), wide(norm_bias),
+        torch.empty_like(x), wide(norm_weight), wide(norm_bias), wide(low_up), wide(up_bias),
+        wide(low_down), wide(norm_bias),
     ]  # fmt: skip
 
 
 def _save_mlp(ctx, inputs, output):
-    *tensors, ctx.eps, ctx.dtype = inputs
+    *tensors, ctx.eps = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate_mlp(ctx, grad_out):
-    x, keep, *parameters = ctx.saved_tensors
-    *without_down_bias, _ = parameters
-    grad_x, *grads = residual_mlp_backward(
-        grad_out.contiguous(), x, keep, *without_down_bias, ctx.eps, ctx.dtype
-    )
-    return grad_x, None, *_like(grads, parameters), None, None
+def _differentiate_mlp_by(gradients):
+    def differentiate(ctx, grad_out):
+        x, keep, *rest = ctx.saved_tensors
+        parameters, low = rest[:6], rest[6:]
+        norm_weight, norm_bias, _, up_bias, _, _ = parameters
+        grad_x, *grads = gradients(
+            grad_out.contiguous(), x, keep, norm_weight, norm_bias, up_bias, *low, ctx.eps
+        )
+        return grad_x, None, *_like(grads, parameters), None, None, None
+
+    return differentiate
 
 
-residual_mlp.register_autograd(_differentiate_mlp, setup_context=_save_mlp)
+#: Perceptron half-block; arguments and result as of :func:`_mlp_forward`.
+residual_mlp = Differentiable(
+    _residual_mlp,
+    _mlp_forward,
+    _save_mlp,
+    _differentiate_mlp_by(_residual_mlp_backward),
+    _differentiate_mlp_by(_mlp_backward),
+)

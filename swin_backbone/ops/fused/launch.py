@@ -1,11 +1,13 @@
-"""How kernels are cut into programs."""
+"""How kernels are cut into programs, and how they are started."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 import triton
+from packaging.version import Version
 from torch import Tensor
 
 #: Programs of a kernel that loops over its work, where there is enough: some for each of a large
@@ -41,6 +43,11 @@ class Config(NamedTuple):
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
+#: What Triton compiles for: addresses that are multiples of it, in bytes.
+ALIGNMENT = 16
+#: Since Triton 3.3, what a kernel's launch returns can be launched with all of its arguments.
+HAS_SHORT_WAY = Version(triton.__version__) >= Version("3.3")
+
 #: By kernel and channels of a token; what is not listed takes the kernel's entry for ``None``.
 CONFIGS: dict[tuple[str, int | None], Config] = {
     ("norm_linear", None): Config(rows=64, columns=64, warps=4, stages=2),
@@ -49,10 +56,9 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("linear", 192): Config(rows=128, columns=64, depth=64, warps=4, stages=3),
     ("linear", 384): Config(rows=128, columns=64, depth=64, warps=4, stages=4),
     ("gelu_products", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
-    ("gelu_products", 96): Config(rows=128, columns=128, depth=32, warps=8, stages=3),
+    ("gelu_products", 96): Config(rows=128, columns=64, depth=32, warps=4, stages=3),
     ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
     ("mlp_forward", 96): Config(rows=128, columns=64, warps=8, stages=3, registers=128),
-    ("mlp_backward", None): Config(rows=128, columns=64, warps=8, stages=1),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
     ("attention_backward", None): Config(warps=4, stages=2, programs=528),
     ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),
@@ -82,6 +88,53 @@ def split(channels: int) -> tuple[int, int]:
     if left < 16 or (right and (right < 16 or right & (right - 1))):
         raise ValueError(f"channels must be a sum of two powers of two >= 16, got {channels}")
     return left, right
+
+
+class Launch:
+    """One kernel, cut for tensors of certain shapes, ready to be started again and again.
+
+    At every launch Triton finds out anew which of the variants that it has compiled fits the
+    arguments, and the host needs longer for that than the GPU for a small kernel. Here numbers and
+    constants are settled once, so that only the tensors' dtypes and alignment are left to look at.
+
+    Args:
+        kernel: a Triton kernel that takes tensors, then numbers, then constants.
+        grid: programs on each of up to three axes.
+        numbers: what follows the tensors.
+        constants: what the kernel is compiled for, by name.
+        options: the launch's own, such as ``num_warps``.
+    """
+
+    def __init__(
+        self,
+        kernel,
+        grid: tuple[int, ...],
+        numbers: tuple[int | float, ...],
+        constants: Mapping[str, object],
+        options: Mapping[str, object],
+    ):
+        self.kernel = kernel
+        self.grid = (*grid, 1, 1)[:3]
+        self.numbers = numbers
+        self.constants = {name: constants[name] for name in kernel.arg_names if name in constants}
+        self.options = options
+        self.compiled: dict[tuple[torch.dtype, ...], object] = {}
+
+    def __call__(self, *tensors: Tensor) -> None:
+        """Start the kernel; the tensors' shapes are those that it was cut for."""
+        if tensors[0].is_cuda and tensors[0].get_device() != torch.cuda.current_device():
+            with torch.cuda.device(tensors[0].device):
+                return self(*tensors)
+        dtypes = tuple([tensor.dtype for tensor in tensors])
+        compiled = self.compiled.get(dtypes)
+        aligned = not any(tensor.data_ptr() % ALIGNMENT for tensor in tensors)
+        if compiled is not None and aligned:
+            compiled[self.grid](*tensors, *self.numbers, *self.constants.values())
+            return None
+        compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
+        if aligned and HAS_SHORT_WAY and tensors[0].is_cuda:
+            self.compiled[dtypes] = compiled
+        return None
 
 
 def norm_rows(channels: int) -> tuple[int, int, int]:

@@ -1,12 +1,14 @@
 """Layer norm as an operator of torch, of a map or of its merged 2 x 2 neighbourhoods."""
 
-from typing import Optional
+from functools import lru_cache
+from typing import List, Optional  # noqa: UP035
 
 import torch
 from torch import Tensor
 
 from ..kernels.norm import norm_backward, norm_forward, scale_rows
-from .launch import empty, looped, norm_rows
+from .launch import Launch, empty, looped, norm_rows
+from .operator import Differentiable, own_memory
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
@@ -19,27 +21,51 @@ def normed_shape(x: Tensor, merge: bool) -> tuple[int, ...]:
     return batch, (height + 1) // 2, (width + 1) // 2, 4 * channels
 
 
+@lru_cache(maxsize=1024)
+def _forward_launch(rows, channels, height, width, eps, merge) -> Launch:
+    block, columns, warps = norm_rows(channels)
+    return Launch(
+        norm_forward, (-(-rows // block),), (rows, eps, height, width),
+        {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}, {"num_warps": warps},
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _backward_launch(rows, channels, height, width, eps, merge, residual, write) -> Launch:
+    block, columns, warps = norm_rows(channels)
+    programs, rows_per_program = looped(rows, block)
+    constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}
+    constants |= {"RESIDUAL": residual, "WRITE_NORMED": write}
+    numbers = (rows, eps, height, width, rows_per_program)
+    return Launch(norm_backward, (programs,), numbers, constants, {"num_warps": warps})
+
+
+@lru_cache(maxsize=1024)
+def _scale_launch(rows, channels, rows_per_image, has_keep) -> Launch:
+    block, columns, warps = norm_rows(channels)
+    programs, rows_per_program = looped(rows, block)
+    constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "HAS_KEEP": has_keep}
+    numbers = (rows, rows_per_image, rows_per_program)
+    return Launch(scale_rows, (programs,), numbers, constants, {"num_warps": warps})
+
+
 def normalise(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, merge: bool, dtype: torch.dtype
 ) -> Tensor:
     """Launch the forward kernel; arguments as of :func:`layer_norm`."""
     out = empty(x, *normed_shape(x, merge), dtype=dtype)
     channels = out.shape[-1]
-    rows = out.numel() // channels
-    block, columns, warps = norm_rows(channels)
     height, width = (x.shape[1], x.shape[2]) if merge else (0, 0)
-    norm_forward[(-(-rows // block),)](
-        x, weight, bias, out, rows, eps, height, width, C=channels, COLUMNS=columns, ROWS=block,
-        MERGE=merge, num_warps=warps,
-    )  # fmt: skip
+    launch = _forward_launch(out.numel() // channels, channels, height, width, eps, merge)
+    launch(x, weight, bias, out)
     return out
 
 
 def norm_gradients(
+    grad_normed: Tensor,
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    grad_normed: Tensor,
     eps: float,
     merge: bool = False,
     grad_residual: _Maybe = None,
@@ -56,22 +82,21 @@ def norm_gradients(
         Gradients for ``x`` (in its dtype), ``weight`` and ``bias`` (float32), and the norm's output.
     """
     channels = grad_normed.shape[-1]
-    rows = grad_normed.numel() // channels
-    block, columns, warps = norm_rows(channels)
-    programs, rows_per_program = looped(rows, block)
+    height, width = (x.shape[1], x.shape[2]) if merge else (0, 0)
+    launch = _backward_launch(
+        grad_normed.numel() // channels, channels, height, width, eps, merge,
+        grad_residual is not None, normed_dtype is not None,
+    )  # fmt: skip
     grad_x = torch.empty_like(x)
     normed = None
     if normed_dtype is not None:
         normed = empty(x, *grad_normed.shape, dtype=normed_dtype)
-    shares = empty(x, 2, programs, channels, dtype=torch.float32)
-    height, width = (x.shape[1], x.shape[2]) if merge else (0, 0)
-    norm_backward[(programs,)](
+    shares = empty(x, launch.grid[0], 2, channels, dtype=torch.float32)
+    launch(
         x, weight, bias, grad_normed, x if grad_residual is None else grad_residual, grad_x,
-        x if normed is None else normed, shares[0], shares[1], rows, eps, height, width,
-        rows_per_program, C=channels, COLUMNS=columns, ROWS=block, MERGE=merge,
-        RESIDUAL=grad_residual is not None, WRITE_NORMED=normed is not None, num_warps=warps,
+        x if normed is None else normed, shares,
     )  # fmt: skip
-    grad_weight, grad_bias = shares[0].sum(0), shares[1].sum(0)
+    grad_weight, grad_bias = shares.sum(0)
     if merge:  # the kernel counts neighbour by neighbour, the parameters channel by channel
         grad_weight, grad_bias = (g.view(4, -1).t().flatten() for g in (grad_weight, grad_bias))
     return grad_x, grad_weight, grad_bias, normed
@@ -86,56 +111,37 @@ def scale_and_sum(x: Tensor, keep: _Maybe, dtype: torch.dtype) -> tuple[Tensor, 
     """
     channels = x.shape[-1]
     rows = x.numel() // channels
-    block, columns, warps = norm_rows(channels)
-    programs, rows_per_program = looped(rows, block)
+    launch = _scale_launch(rows, channels, rows // x.shape[0], keep is not None)
     out = empty(x, *x.shape, dtype=dtype)
-    sums = empty(x, programs, channels, dtype=torch.float32)
-    scale_rows[(programs,)](
-        x, x if keep is None else keep, out, sums, rows, rows // x.shape[0], rows_per_program,
-        C=channels, COLUMNS=columns, ROWS=block, HAS_KEEP=keep is not None, num_warps=warps,
-    )  # fmt: skip
+    sums = empty(x, launch.grid[0], channels, dtype=torch.float32)
+    launch(x, x if keep is None else keep, out, sums)
     return out, sums.sum(0)
 
 
 @torch.library.custom_op("swin_backbone::layer_norm", mutates_args=())
-def layer_norm(
+def _layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, merge: bool, dtype: torch.dtype
 ) -> Tensor:
-    """Layer norm over channels, of tokens or of merged neighbourhoods.
-
-    Args:
-        x: (B, H, W, C), contiguous.
-        weight: (C,), or (4 C,) in the order of ``nn.Unfold`` with ``merge``.
-        bias: likewise.
-        eps: added to the variance.
-        merge: normalise 2 x 2 neighbourhoods, zeros beyond the map's border.
-        dtype: of the output.
-
-    Returns:
-        (B, H, W, C); with ``merge`` (B, ceil(H / 2), ceil(W / 2), 4 C), neighbour by neighbour:
-        upper left, upper right, lower left, lower right.
-    """
     return normalise(x, weight, bias, eps, merge, dtype)
 
 
-@layer_norm.register_fake
+@_layer_norm.register_fake
 def _(x, weight, bias, eps, merge, dtype):
     return x.new_empty(normed_shape(x, merge), dtype=dtype)
 
 
 @torch.library.custom_op("swin_backbone::layer_norm_backward", mutates_args=())
-def layer_norm_backward(
+def _layer_norm_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, merge: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`layer_norm` for ``x``, ``weight`` and ``bias``."""
-    return norm_gradients(x, weight, bias, grad_out, eps, merge)[:3]
+) -> List[Tensor]:  # noqa: UP006
+    return own_memory(norm_gradients(grad_out, x, weight, bias, eps, merge)[:3])
 
 
-@layer_norm_backward.register_fake
+@_layer_norm_backward.register_fake
 def _(grad_out, x, weight, bias, eps, merge):
     wide = {"dtype": torch.float32}
     grads = (weight.new_empty(weight.shape, **wide), bias.new_empty(bias.shape, **wide))
-    return torch.empty_like(x), *grads
+    return [torch.empty_like(x), *grads]
 
 
 def _save(ctx, inputs, output):
@@ -143,11 +149,33 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, grad_out):
-    tensors = ctx.saved_tensors
-    grads = layer_norm_backward(grad_out.contiguous(), *tensors, ctx.eps, ctx.merge)
-    grads = [grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=True)]
-    return *grads, None, None, None
+def _differentiate_by(gradients):
+    def differentiate(ctx, grad_out):
+        tensors = ctx.saved_tensors
+        grads = gradients(grad_out.contiguous(), *tensors, ctx.eps, ctx.merge)
+        grads = [grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=False)]
+        return *grads, None, None, None
+
+    return differentiate
 
 
-layer_norm.register_autograd(_differentiate, setup_context=_save)
+#: Layer norm over channels, of tokens or of merged neighbourhoods.
+#:
+#: Args, by position:
+#:     x: (B, H, W, C), contiguous.
+#:     weight: (C,), or (4 C,) in the order of ``nn.Unfold`` with ``merge``.
+#:     bias: likewise.
+#:     eps: added to the variance.
+#:     merge: normalise 2 x 2 neighbourhoods, zeros beyond the map's border.
+#:     dtype: of the output.
+#:
+#: Returns:
+#:     (B, H, W, C); with ``merge`` (B, ceil(H / 2), ceil(W / 2), 4 C), neighbour by neighbour:
+#:     upper left, upper right, lower left, lower right.
+layer_norm = Differentiable(
+    _layer_norm,
+    normalise,
+    _save,
+    _differentiate_by(_layer_norm_backward),
+    _differentiate_by(norm_gradients),
+)

@@ -250,9 +250,7 @@ def attention_backward(
     seed_pointer,
     grad_out,
     grad_qkv,
-    bias_shares,
-    padding_shares,
-    scale_shares,
+    shares,
     scale,
     drop,
     windows,
@@ -281,11 +279,12 @@ def attention_backward(
     """Gradients of :func:`attention_forward`; scores and weights are computed anew.
 
     Each program's shares of gradients that all windows add to are summed afterwards, in a fixed
-    order: ``bias_shares`` (runs, HEADS, BLOCKS * QUERIES, KEYS), zero at the start if BLOCKS > 1;
-    ``padding_shares`` (runs, HEADS, 3, CHANNELS) of query, key and value, over the tokens that fill
-    windows or, with ``SUM_ALL``, over all of them (the projection's bias is part of every token);
-    ``scale_shares`` (runs, HEADS) of the logit scale. All float32. Padding has no query that counts,
-    since its output is cut off. The grid is (runs of windows, heads).
+    order. ``shares`` (runs, HEADS, BLOCKS * QUERIES * KEYS + 4 * CHANNELS) float32 holds for each
+    program the gradient of the bias of each pair (zero at the start if BLOCKS > 1); of query, key
+    and value over the tokens that fill windows or, with ``SUM_ALL``, over all of them (the
+    projection's bias is part of every token); and, in the first of the last CHANNELS, of the logit
+    scale. Padding has no query that counts, since its output is cut off. The grid is (runs of
+    windows, heads).
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
@@ -294,8 +293,8 @@ def attention_backward(
     key_local = tl.arange(0, KEYS)
     inside = channel < HEAD
     element = grad_qkv.dtype.element_ty
-    share = run * HEADS + head
-    bias_share = bias_shares + share.to(tl.int64) * BLOCKS * QUERIES * KEYS
+    PAIRS: tl.constexpr = BLOCKS * QUERIES * KEYS
+    bias_share = shares + (run * HEADS + head).to(tl.int64) * (PAIRS + 4 * CHANNELS)
     if COSINE:
         scale = tl.load(logit_scale + head).to(tl.float32)
     if BLOCKS == 1:
@@ -432,34 +431,38 @@ def attention_backward(
     if BLOCKS == 1:
         local = tl.arange(0, QUERIES)
         tl.store(bias_share + local[:, None] * KEYS + key_local[None, :], bias_sum)
-    if HAS_PADDING or SUM_ALL:
-        target = padding_shares + share * 3 * CHANNELS + channel
-        tl.store(target, query_sum)
-        tl.store(target + CHANNELS, key_sum)
-        tl.store(target + 2 * CHANNELS, value_sum)
-    if COSINE:
-        tl.store(scale_shares + share, tl.sum(scale_sum, 0))
+    target = bias_share + PAIRS + channel
+    tl.store(target, query_sum)
+    tl.store(target + CHANNELS, key_sum)
+    tl.store(target + 2 * CHANNELS, value_sum)
+    tl.store(target + 3 * CHANNELS, tl.where(channel == 0, tl.sum(scale_sum, 0), 0.0))
 
 
 @triton.jit
-def bias_table_gradient(
-    grad_bias,
+def gather_gradients(
+    sums,
     grad_table,
+    grad_padding,
+    grad_scale,
     WINDOW_H: tl.constexpr,
     WINDOW_W: tl.constexpr,
     HEADS: tl.constexpr,
-    QUERIES: tl.constexpr,
+    HEAD: tl.constexpr,
+    PAIRS: tl.constexpr,
     KEYS: tl.constexpr,
+    CHANNELS: tl.constexpr,
     OFFSETS: tl.constexpr,
 ):
-    """Add up the gradients of all pairs of tokens with the same offset.
+    """From summed shares (HEADS, PAIRS + 4 * CHANNELS) to the gradients of parameters, float32.
 
-    ``grad_bias`` is (HEADS, QUERIES, KEYS) float32, ``grad_table`` like the bias table. The grid is
-    (blocks of OFFSETS rows of the table, HEADS).
+    All pairs of tokens with the same offset share a row of the bias table. ``grad_padding`` is
+    (3 * HEADS * HEAD), ``grad_scale`` (HEADS). The grid is (blocks of OFFSETS rows of the table,
+    HEADS).
     """
     WIDTH: tl.constexpr = 2 * WINDOW_W - 1
     ROWS: tl.constexpr = (2 * WINDOW_H - 1) * WIDTH
     head = tl.program_id(1)
+    source = sums + head * (PAIRS + 4 * CHANNELS)
     offset = tl.program_id(0) * OFFSETS + tl.arange(0, OFFSETS)
     key = tl.arange(0, KEYS)
     query_row = (offset // WIDTH - (WINDOW_H - 1))[:, None] + (key // WINDOW_W)[None, :]
@@ -468,6 +471,12 @@ def bias_table_gradient(
     exists = exists & (query_column >= 0) & (query_column < WINDOW_W)
     exists = exists & (offset < ROWS)[:, None] & (key < WINDOW_H * WINDOW_W)[None, :]
     pair = (query_row * WINDOW_W + query_column) * KEYS + key[None, :]
-    gradient = tl.load(grad_bias + head * QUERIES * KEYS + pair, mask=exists, other=0.0)
-    target = grad_table + offset * HEADS + head
-    tl.store(target, tl.sum(gradient, 1).to(grad_table.dtype.element_ty), mask=offset < ROWS)
+    gradient = tl.load(source + pair, mask=exists, other=0.0)
+    tl.store(grad_table + offset * HEADS + head, tl.sum(gradient, 1), mask=offset < ROWS)
+    if tl.program_id(0) == 0:
+        channel = tl.arange(0, CHANNELS)
+        inside = channel < HEAD
+        for part in tl.static_range(3):
+            values = tl.load(source + PAIRS + part * CHANNELS + channel)
+            tl.store(grad_padding + (part * HEADS + head) * HEAD + channel, values, mask=inside)
+        tl.store(grad_scale + head, tl.load(source + PAIRS + 3 * CHANNELS))

@@ -84,8 +84,7 @@ def norm_backward(
     grad_residual,
     grad_x,
     normed,
-    grad_gamma,
-    grad_beta,
+    shares,
     rows,
     eps,
     height,
@@ -100,8 +99,8 @@ def norm_backward(
 ):
     """Gradient for ``x``, plus that of the residual path; the normed rows anew if wanted.
 
-    ``grad_gamma`` and ``grad_beta`` (programs, C) are each program's share, in float32 and in the
-    order in which ``column`` counts.
+    ``shares`` (programs, 2, C) is each program's share of the gradients of gamma and beta, in
+    float32 and in the order in which ``column`` counts.
     """
     column = tl.arange(0, COLUMNS)
     if MERGE:
@@ -110,8 +109,9 @@ def norm_backward(
         place = column
     weight = tl.load(gamma + place, mask=column < C, other=0.0).to(tl.float32)
     shift = tl.load(beta + place, mask=column < C, other=0.0).to(tl.float32)
-    gamma_sum = tl.zeros([COLUMNS], tl.float32)
-    beta_sum = tl.zeros([COLUMNS], tl.float32)
+    # Summed over rows at the end: across the threads of a program that costs too much each time.
+    gamma_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
+    beta_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     first = tl.program_id(0) * rows_per_program
     for start in range(first, tl.minimum(first + rows_per_program, rows), ROWS):
         row = start + tl.arange(0, ROWS)
@@ -127,8 +127,8 @@ def norm_backward(
         gradient = tl.load(grad_normed + flat, mask=inside, other=0.0).to(tl.float32)
         mean, rstd = _statistics(values, inside, eps, C)
         unit = tl.where(inside, (values - mean[:, None]) * rstd[:, None], 0.0)
-        gamma_sum += tl.sum(gradient * unit, 0)
-        beta_sum += tl.sum(gradient, 0)
+        gamma_sum += gradient * unit
+        beta_sum += gradient
         scaled = gradient * weight[None, :]
         along = tl.sum(scaled * unit, 1) / C
         result = (scaled - (tl.sum(scaled, 1) / C)[:, None] - unit * along[:, None]) * rstd[:, None]
@@ -138,9 +138,9 @@ def norm_backward(
         if WRITE_NORMED:
             again = unit * weight[None, :] + shift[None, :]
             tl.store(normed + flat, again.to(normed.dtype.element_ty), mask=inside)
-    share = tl.program_id(0).to(tl.int64) * C + column
-    tl.store(grad_gamma + share, gamma_sum, mask=column < C)
-    tl.store(grad_beta + share, beta_sum, mask=column < C)
+    share = shares + tl.program_id(0).to(tl.int64) * 2 * C + column
+    tl.store(share, tl.sum(gamma_sum, 0), mask=column < C)
+    tl.store(share + C, tl.sum(beta_sum, 0), mask=column < C)
 
 
 @triton.jit
@@ -159,7 +159,7 @@ def scale_rows(
 ):
     """``out = keep[image] * x`` in the dtype of ``out``, and each program's share of column sums."""
     column = tl.arange(0, COLUMNS)
-    total = tl.zeros([COLUMNS], tl.float32)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
     first = tl.program_id(0) * rows_per_program
     for start in range(first, tl.minimum(first + rows_per_program, rows), ROWS):
         row = start + tl.arange(0, ROWS)
@@ -169,7 +169,7 @@ def scale_rows(
         if HAS_KEEP:
             factor = tl.load(keep + row // rows_per_image, mask=row < rows, other=0.0)
             values *= factor.to(tl.float32)[:, None]
-        total += tl.sum(values, 0)
+        total += values
         tl.store(out + offset, values.to(out.dtype.element_ty), mask=inside)
     share = tl.program_id(0).to(tl.int64) * C + column
-    tl.store(sums + share, total, mask=column < C)
+    tl.store(sums + share, tl.sum(total, 0), mask=column < C)

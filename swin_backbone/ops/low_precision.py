@@ -1,0 +1,50 @@
+"""Copies of weights in the dtype of products, made together.
+
+Autocast casts each weight when it is used: a kernel for each, and the host's time to start it. A
+model knows all of its weights beforehand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+_current = threading.local()
+
+
+@contextmanager
+def low_precision_copies(weights: Sequence[Tensor], dtype: torch.dtype) -> Iterator[None]:
+    """Within, :func:`in_low_precision` finds copies of ``weights`` that were made at once.
+
+    Args:
+        weights: on one device, all of one dtype.
+        dtype: of the copies; if it is that of the weights, there are none.
+    """
+    copies: dict[int, Tensor] = {}
+    if weights and weights[0].dtype != dtype:
+        with torch.no_grad():
+            flat = weights[0].new_empty(sum(w.numel() for w in weights), dtype=dtype)
+            views = torch._utils._unflatten_dense_tensors(flat, weights)
+            torch._foreach_copy_(views, weights)
+        copies = {id(weight): view for weight, view in zip(weights, views, strict=True)}
+    previous = getattr(_current, "copies", {})
+    _current.copies = copies
+    try:
+        yield
+    finally:
+        _current.copies = previous
+
+
+def in_low_precision(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """``weight`` in ``dtype``, without its history."""
+    if weight is None:
+        return None
+    if not torch.compiler.is_compiling():
+        copy = getattr(_current, "copies", {}).get(id(weight))
+        if copy is not None and copy.dtype == dtype:
+            return copy
+    return weight.detach().to(dtype)
