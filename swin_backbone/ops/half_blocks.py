@@ -157,7 +157,10 @@ def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> st
         return f"more than 256 channels must be a multiple of 64, got {channels}"
     if windows is None:
         return None
-    tokens, head_dim = windows.window_size[0] * windows.window_size[1], channels // windows.num_heads
+    tokens, head_dim = (
+        windows.window_size[0] * windows.window_size[1],
+        channels // windows.num_heads,
+    )
     if tokens > MAX_TOKENS or head_dim > MAX_HEAD_DIM:
         return f"at most {MAX_TOKENS} tokens a window and {MAX_HEAD_DIM} channels a head"
     return None

@@ -66,7 +66,9 @@ def merge_norm_linear(
     """
     if not _runs_on_kernels(x, weight.shape[1]):
         merged = merge_neighbours(x)
-        return F.linear(F.layer_norm(merged, norm_weight.shape, norm_weight, norm_bias, eps), weight)
+        return F.linear(
+            F.layer_norm(merged, norm_weight.shape, norm_weight, norm_bias, eps), weight
+        )
     from .fused.norm import layer_norm as kernel
 
     normed = kernel(x.contiguous(), norm_weight, norm_bias, eps, True, product_dtype(x))

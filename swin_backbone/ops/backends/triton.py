@@ -8,7 +8,7 @@ from importlib import util
 import torch
 from torch import Tensor
 
-from .base import AttentionInputs, Backend
+from .base import FEATURES, AttentionInputs, Backend
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_TOKENS = 256
@@ -55,9 +55,9 @@ def _run(inputs: AttentionInputs) -> Tensor:
     return window_attention(
         qkv.contiguous(),
         inputs.bias_table.contiguous(),
-        inputs.padding_qkv,
-        None,
-        None,
+        None if inputs.valid_sizes is not None else inputs.padding_qkv,
+        None if inputs.logit_scale is None else inputs.logit_scale.contiguous(),
+        None if inputs.valid_sizes is None else inputs.valid_sizes.int().contiguous(),
         dropout_seed(inputs.dropout_p, qkv.device),
         [*grid.window_size, *grid.shift_size],
         inputs.scale,
@@ -65,4 +65,4 @@ def _run(inputs: AttentionInputs) -> Tensor:
     )
 
 
-TRITON = Backend(name="triton", why_not=_why_not, run=_run)
+TRITON = Backend(name="triton", why_not=_why_not, run=_run, features=frozenset(FEATURES))

@@ -146,9 +146,17 @@ def _window_attention_backward(
 ) -> List[Tensor]:  # noqa: UP006
     return own_memory(
         attention_gradients(
-            grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale,
+            grad_out,
+            qkv,
+            table,
+            padding_qkv,
+            logit_scale,
+            valid_sizes,
+            seed,
+            sizes,
+            scale,
             dropout_p,
-        )  # fmt: skip
+        )
     )
 
 
@@ -266,9 +274,7 @@ def _backward_launches(
     constants |= _modes(has_padding, cosine, masked, dropout_p)
     constants |= {"SUM_ALL": sum_all, "PRECISION": precision}
     numbers = (scale, dropout_p, *plan.numbers)
-    backward = Launch(
-        attention_backward, (plan.runs, plan.heads), numbers, constants, plan.options
-    )
+    backward = Launch(attention_backward, (plan.runs, plan.heads), numbers, constants, plan.options)
     taken = ("WINDOW_H", "WINDOW_W", "HEADS", "HEAD", "PAIRS", "KEYS", "CHANNELS")
     pairs = plan.blocks * plan.constants["QUERIES"] * plan.constants["KEYS"]
     known = {**plan.constants, "PAIRS": pairs}

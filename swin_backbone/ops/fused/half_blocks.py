@@ -227,9 +227,24 @@ def _residual_attention_backward(
 ) -> List[Tensor]:  # noqa: UP006
     return own_memory(
         _attention_backward(
-            grad_out, qkv, attended, x, keep, norm_weight, norm_bias, table, low_qkv_weight,
-            low_qkv_bias, low_proj_weight, valid_sizes, seed, eps, sizes, scale, dropout_p,
-        )  # fmt: skip
+            grad_out,
+            qkv,
+            attended,
+            x,
+            keep,
+            norm_weight,
+            norm_bias,
+            table,
+            low_qkv_weight,
+            low_qkv_bias,
+            low_proj_weight,
+            valid_sizes,
+            seed,
+            eps,
+            sizes,
+            scale,
+            dropout_p,
+        )
     )
 
 
@@ -410,9 +425,7 @@ def _residual_mlp_backward(
     eps: float,
 ) -> List[Tensor]:  # noqa: UP006
     return own_memory(
-        _mlp_backward(
-            grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
-        )  # fmt: skip
+        _mlp_backward(grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps)
     )
 
 

@@ -79,7 +79,7 @@ def norm_gradients(
         normed_dtype: dtype in which the norm's output is written anew; ``None`` for not at all.
 
     Returns:
-        Gradients for ``x`` (in its dtype), ``weight`` and ``bias`` (float32), and the norm's output.
+        Gradients for ``x`` (in its dtype), ``weight`` and ``bias`` (float32); the norm's output.
     """
     channels = grad_normed.shape[-1]
     height, width = (x.shape[1], x.shape[2]) if merge else (0, 0)

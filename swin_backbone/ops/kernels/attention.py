@@ -195,32 +195,32 @@ def attention_forward(
         )  # fmt: skip
         query_fills = (query_local < TOKENS) & (query_on_map == 0)
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
+        query_seen = query_on_map
+        key_seen = key_on_map
+        if MASKED:
+            valid_rows = tl.load(valid + 2 * image)
+            valid_columns = tl.load(valid + 2 * image + 1)
+            query_seen = query_on_map & (query_row < valid_rows) & (query_column < valid_columns)
+            key_seen = key_on_map & (key_row < valid_rows) & (key_column < valid_columns)
         source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
         part = padding + head * HEAD
         query = _gather(
-            source, query_row * width + query_column, query_on_map, query_fills, part, STRIDE,
+            source, query_row * width + query_column, query_seen, query_fills, part, STRIDE,
             channel, HEAD, HAS_PADDING,
         )  # fmt: skip
         key_token = key_row * width + key_column
         key = _gather(
-            source + HEADS * HEAD, key_token, key_on_map, key_fills, part + HEADS * HEAD, STRIDE,
+            source + HEADS * HEAD, key_token, key_seen, key_fills, part + HEADS * HEAD, STRIDE,
             channel, HEAD, HAS_PADDING,
         )  # fmt: skip
         value = _gather(
-            source + 2 * HEADS * HEAD, key_token, key_on_map, key_fills, part + 2 * HEADS * HEAD,
+            source + 2 * HEADS * HEAD, key_token, key_seen, key_fills, part + 2 * HEADS * HEAD,
             STRIDE, channel, HEAD, HAS_PADDING,
         )  # fmt: skip
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
         if COSINE:
             scores = scores * _inverse_norm(query)[:, None] * _inverse_norm(key)[None, :]
         scores = scores * scale + bias
-        key_seen = key_on_map
-        query_seen = query_on_map
-        if MASKED:
-            valid_rows = tl.load(valid + 2 * image)
-            valid_columns = tl.load(valid + 2 * image + 1)
-            key_seen = key_on_map & (key_row < valid_rows) & (key_column < valid_columns)
-            query_seen = query_on_map & (query_row < valid_rows) & (query_column < valid_columns)
         is_border = (window_row == rows - 1) | (window_column == columns - 1)
         exponentials, total = _exponentials(
             scores, query_region, key_region, key_seen, is_border, SHIFT_H + SHIFT_W > 0, MASKED
@@ -318,21 +318,21 @@ def attention_backward(
         )  # fmt: skip
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
         key_token = key_row * width + key_column
-        source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
-        part = padding + head * HEAD
-        key = _gather(
-            source + HEADS * HEAD, key_token, key_on_map, key_fills, part + HEADS * HEAD, STRIDE,
-            channel, HEAD, HAS_PADDING,
-        )  # fmt: skip
-        value = _gather(
-            source + 2 * HEADS * HEAD, key_token, key_on_map, key_fills, part + 2 * HEADS * HEAD,
-            STRIDE, channel, HEAD, HAS_PADDING,
-        )  # fmt: skip
         key_seen = key_on_map
         if MASKED:
             valid_rows = tl.load(valid + 2 * image)
             valid_columns = tl.load(valid + 2 * image + 1)
             key_seen = key_on_map & (key_row < valid_rows) & (key_column < valid_columns)
+        source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
+        part = padding + head * HEAD
+        key = _gather(
+            source + HEADS * HEAD, key_token, key_seen, key_fills, part + HEADS * HEAD, STRIDE,
+            channel, HEAD, HAS_PADDING,
+        )  # fmt: skip
+        value = _gather(
+            source + 2 * HEADS * HEAD, key_token, key_seen, key_fills, part + 2 * HEADS * HEAD,
+            STRIDE, channel, HEAD, HAS_PADDING,
+        )  # fmt: skip
         if COSINE:
             key_inverse = _inverse_norm(key)
         grad_image = grad_qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
@@ -352,15 +352,15 @@ def attention_backward(
             )  # fmt: skip
             query_fills = (query_local < TOKENS) & (query_on_map == 0)
             query_token = query_row * width + query_column
-            query = _gather(
-                source, query_token, query_on_map, query_fills, part, STRIDE, channel, HEAD,
-                HAS_PADDING,
-            )  # fmt: skip
             query_seen = query_on_map
             if MASKED:
                 query_seen = (
                     query_on_map & (query_row < valid_rows) & (query_column < valid_columns)
                 )
+            query = _gather(
+                source, query_token, query_seen, query_fills, part, STRIDE, channel, HEAD,
+                HAS_PADDING,
+            )  # fmt: skip
             token = query_token.to(tl.int64)[:, None]
             address = grad_source + token * (HEADS * HEAD) + channel[None, :]
             grad_attended = tl.load(address, mask=query_seen[:, None] & inside[None, :], other=0.0)
@@ -409,9 +409,7 @@ def attention_backward(
                 grad_query = tl.dot(scaled, key, input_precision=PRECISION)
                 grad_key += tl.dot(tl.trans(scaled), query, input_precision=PRECISION)
             address = grad_image + query_token.to(tl.int64)[:, None] * STRIDE + channel[None, :]
-            tl.store(
-                address, grad_query.to(element), mask=query_on_map[:, None] & inside[None, :]
-            )
+            tl.store(address, grad_query.to(element), mask=query_on_map[:, None] & inside[None, :])
             if SUM_ALL:
                 query_sum += tl.sum(tl.where(query_seen[:, None], grad_query, 0.0), 0)
         if COSINE:

@@ -157,7 +157,7 @@ def scale_rows(
     ROWS: tl.constexpr,
     HAS_KEEP: tl.constexpr,
 ):
-    """``out = keep[image] * x`` in the dtype of ``out``, and each program's share of column sums."""
+    """``out = keep[image] * x``, and each program's share of the column sums in ``sums``."""
     column = tl.arange(0, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     first = tl.program_id(0) * rows_per_program

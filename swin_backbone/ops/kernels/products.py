@@ -293,9 +293,7 @@ def mlp_forward(
     out_first += tl.load(down_bias + left).to(tl.float32)[None, :]
     out_first = out_first * factor[:, None]
     out_first += tl.load(x + start + left[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
-    tl.store(
-        out + start + left[None, :], out_first.to(out.dtype.element_ty), mask=inside[:, None]
-    )
+    tl.store(out + start + left[None, :], out_first.to(out.dtype.element_ty), mask=inside[:, None])
     if RIGHT > 0:
         out_second += tl.load(down_bias + right).to(tl.float32)[None, :]
         out_second = out_second * factor[:, None]

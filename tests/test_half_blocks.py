@@ -1,0 +1,252 @@
+"""Fused half-blocks and norms against their references: on a GPU, or small in an interpreter."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from packaging.version import Version
+
+from swin_backbone.ops import (
+    LinearParameters,
+    NormParameters,
+    Windows,
+    merge_neighbours,
+    residual_attention,
+    residual_mlp,
+)
+from swin_backbone.ops.half_blocks import why_not_fused
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
+    pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
+from swin_backbone.ops.fused import half_blocks as fused  # noqa: E402
+from swin_backbone.ops.fused import launch  # noqa: E402
+from swin_backbone.ops.fused.norm import layer_norm  # noqa: E402
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
+gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
+# Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
+CHANNELS = [32, 48, 320]
+
+
+def relative_error(actual, exact):
+    return ((actual.double() - exact).norm() / exact.norm().clamp_min(1e-9)).item()
+
+
+def draw(channels, heads, window_size):
+    """Parameters of a block, scaled so that no half dwarfs another."""
+
+    def normal(*shape, scale=1.0, mean=0.0):
+        return mean + scale * torch.randn(*shape, device=DEVICE)
+
+    small = channels**-0.5
+    table_rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
+    return {
+        "norm_weight": normal(channels, scale=0.2, mean=1.0),
+        "norm_bias": normal(channels, scale=0.2),
+        "qkv_weight": normal(3 * channels, channels, scale=small),
+        "qkv_bias": normal(3 * channels, scale=0.2),
+        "table": normal(table_rows, heads),
+        "proj_weight": normal(channels, channels, scale=small),
+        "proj_bias": normal(channels, scale=0.2),
+        "up_weight": normal(4 * channels, channels, scale=small),
+        "up_bias": normal(4 * channels, scale=0.2),
+        "down_weight": normal(channels, 4 * channels, scale=small),
+        "down_bias": normal(channels, scale=0.2),
+    }
+
+
+def run_attention(x, p, windows, keep, backend):
+    return residual_attention(
+        x,
+        NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
+        LinearParameters(p["qkv_weight"], p.get("qkv_bias")),
+        p["table"],
+        LinearParameters(p["proj_weight"], p["proj_bias"]),
+        windows,
+        keep,
+        backend,
+    )
+
+
+def run_mlp(x, p, windows, keep, backend):
+    return residual_mlp(
+        x,
+        NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
+        LinearParameters(p["up_weight"], p["up_bias"]),
+        LinearParameters(p["down_weight"], p["down_bias"]),
+        keep,
+        backend,
+    )
+
+
+def branch_and_gradients(run, x, parameters, windows, keep, backend, dtype, cotangent):
+    """What a half adds to ``x``, and the gradients of ``x`` (through the branch) and parameters.
+
+    ``dtype`` is that of products: below float32 it is autocast's, as in training.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    x = x.to(wide).requires_grad_()
+    p = {name: value.to(wide).requires_grad_() for name, value in parameters.items()}
+    with torch.autocast(DEVICE, dtype, enabled=dtype != wide):
+        out = run(x, p, windows, keep, backend)
+    assert out.dtype == wide
+    gradients = torch.autograd.grad(
+        out, [x, *p.values()], cotangent.to(wide), allow_unused=True, materialize_grads=True
+    )
+    return [out.detach() - x.detach(), gradients[0] - cotangent.to(wide), *gradients[1:]]
+
+
+def compare(run, channels, size, window_size, shift_size, dtype, batch=2, drop=(), keep=None):
+    heads = max(1, channels // 32)
+    parameters = {k: v for k, v in draw(channels, heads, window_size).items() if k not in drop}
+    x = torch.randn(batch, *size, channels, device=DEVICE)
+    cotangent = torch.randn_like(x)
+    windows = Windows(heads, window_size, shift_size, (channels // heads) ** -0.5)
+    results = [
+        branch_and_gradients(run, x, parameters, windows, keep, backend, kind, cotangent)
+        for backend, kind in (("reference", torch.float64), ("reference", dtype), ("triton", dtype))
+    ]
+    exact, reference, kernels = results
+    return [
+        [relative_error(a, b) for a, b in zip(actual, exact, strict=True)]
+        for actual in (kernels, reference)
+    ]
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("run", [run_attention, run_mlp])
+def test_halves_agree_with_their_reference(run, channels):
+    """1e-5 in float32: sums over hundreds of channels and tokens, rounded to 1e-7 each."""
+    keep = torch.tensor([1.25, 0.0], device=DEVICE)  # the second image is dropped
+    kernels, _ = compare(run, channels, (5, 6), (4, 4), (2, 2), torch.float32, keep=keep)
+    assert max(kernels) <= 1e-5, kernels
+
+
+def test_without_stochastic_depth_and_bias_of_queries():
+    kernels, _ = compare(
+        run_attention, 48, (5, 3), (3, 2), (1, 0), torch.float32, drop=("qkv_bias",)
+    )
+    assert max(kernels) <= 1e-5, kernels
+
+
+@pytest.mark.parametrize("run", [run_attention, run_mlp])
+def test_work_that_is_shared_by_few_programs(run, monkeypatch):
+    """A program that loops over several windows or blocks of rows adds up all of its shares."""
+    for key, chosen in list(launch.CONFIGS.items()):
+        if chosen.programs:
+            monkeypatch.setitem(launch.CONFIGS, key, chosen._replace(programs=4))
+    monkeypatch.setattr(launch, "PROGRAMS", 2)
+    kernels, _ = compare(run, 32, (9, 11), (4, 4), (2, 2), torch.float32)
+    assert max(kernels) <= 1e-5, kernels
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("window_size", "shift_size"), [((7, 7), (3, 3)), ((12, 12), (0, 0))])
+@pytest.mark.parametrize("channels", [96, 128, 192, 256, 384, 512, 768, 1024])
+@pytest.mark.parametrize("run", [run_attention, run_mlp])
+def test_halves_in_low_precision(run, channels, window_size, shift_size, dtype):
+    """Within 1.5 times the error of the reference under autocast."""
+    keep = torch.tensor([1.25, 0.8], device=DEVICE)
+    kernels, reference = compare(run, channels, (40, 67), window_size, shift_size, dtype, keep=keep)
+    assert all(a <= 1.5 * b + 1e-6 for a, b in zip(kernels, reference, strict=True)), (
+        kernels,
+        reference,
+    )
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_norm_agrees_with_torchs(merge):
+    x = torch.randn(2, 5, 7, 24, device=DEVICE)
+    width = 4 * 24 if merge else 24
+    weight, bias = torch.rand(width, device=DEVICE) + 0.5, torch.randn(width, device=DEVICE)
+
+    def differentiate(run, dtype):
+        tensors = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+        out = run(*tensors)
+        return [out, *torch.autograd.grad(out.sin().sum(), tensors)]
+
+    def exact(x, weight, bias):
+        x = merge_neighbours(x) if merge else x
+        return F.layer_norm(x, (width,), weight, bias, 1e-5)
+
+    def kernel(x, weight, bias):
+        out = layer_norm(x, weight, bias, 1e-5, merge, torch.float32)
+        # back to the order of nn.Unfold
+        return out.unflatten(-1, (4, -1)).transpose(-1, -2).flatten(-2) if merge else out
+
+    pairs = zip(
+        differentiate(kernel, torch.float32), differentiate(exact, torch.float64), strict=True
+    )
+    assert max(relative_error(a, b) for a, b in pairs) <= 1e-6  # float32, sums over 48 tokens
+
+
+def test_every_element_is_written_and_bits_repeat():
+    """Fresh memory is filled with NaN, so that what a kernel leaves out shows."""
+    parameters = draw(32, 2, (4, 4))
+    x, cotangent = torch.randn(2, 2, 5, 7, 32, device=DEVICE)
+    windows = Windows(2, (4, 4), (2, 2), 0.25)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for run in (run_attention, run_mlp):
+            first, second = (
+                branch_and_gradients(
+                    run, x, parameters, windows, None, "triton", torch.float32, cotangent
+                )
+                for _ in range(2)
+            )
+            for a, b in zip(first, second, strict=True):
+                assert a.isfinite().all()
+                assert torch.equal(a, b)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("run", [run_attention, run_mlp])
+def test_compiles_as_one_operator(run):
+    """torch.compile sees the registered operator, eager use the autograd function: same values."""
+    parameters = {k: v.requires_grad_() for k, v in draw(32, 2, (4, 4)).items()}
+    windows = Windows(2, (4, 4), (2, 2), 0.25)
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in [(5, 3), (2, 7)]:
+        x = torch.randn(2, *size, 32, device=DEVICE, requires_grad=True)
+        results = []
+        for call in (run, compiled):
+            out = call(x, parameters, windows, None, "triton")
+            tensors = [x, *parameters.values()]
+            results.append([out, *torch.autograd.grad(out.sin().sum(), tensors, allow_unused=True)])
+        for a, b in zip(*results, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_operators_are_well_formed():
+    p = {k: v.requires_grad_() for k, v in draw(32, 2, (4, 4)).items()}
+    x = torch.randn(1, 5, 6, 32, device=DEVICE, requires_grad=True)
+    low = [p[name].detach() for name in ("up_weight", "down_weight")]
+    mlp = [p[name] for name in ("up_weight", "up_bias", "down_weight", "down_bias")]
+    norm = [p["norm_weight"], p["norm_bias"]]
+    torch.library.opcheck(fused.residual_mlp.operator, (x, None, *norm, *mlp, *low, 1e-5))
+    attention = [p[k] for k in ("qkv_weight", "qkv_bias", "table", "proj_weight", "proj_bias")]
+    low = [p[name].detach() for name in ("qkv_weight", "qkv_bias", "proj_weight")]
+    arguments = (*norm, *attention, *low, None, None, 1e-5, [4, 4, 2, 2], 0.25, 0.0)
+    torch.library.opcheck(fused.residual_attention.operator, (x, None, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("channels", "backend", "reason"),
+    [
+        (96, "reference", "was asked for"),
+        (96, "auto", "no CUDA device"),
+        (80, "triton", None),
+        (112, "triton", "sum of two powers of two"),
+    ],
+)
+def test_why_a_half_is_not_fused(channels, backend, reason):
+    actual = why_not_fused(torch.zeros(1, 2, 2, channels), backend)
+    if HAS_GPU and backend == "triton":
+        pytest.skip("kernels do not run on the CPU beside a GPU")
+    assert actual is None if reason is None else reason in actual
