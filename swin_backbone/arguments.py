@@ -74,6 +74,55 @@ def check_rate(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1), got {value}")
 
 
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Check that a value is one of a few names."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_version_options(
+    version: str,
+    qk_scale: float | None,
+    pretrained_window_sizes: Sequence | None,
+    extra_norm_every_n_blocks: int,
+) -> None:
+    """Check that options which only one version of Swin has are given to that version."""
+    if version == "v2" and qk_scale is not None:
+        raise ValueError(
+            f"version='v2' learns the factor on cosines; leave out qk_scale={qk_scale}"
+        )
+    if not isinstance(extra_norm_every_n_blocks, Integral):
+        raise TypeError(
+            f"extra_norm_every_n_blocks must be an integer, got {extra_norm_every_n_blocks!r}"
+        )
+    if extra_norm_every_n_blocks < 0:
+        raise ValueError(f"extra_norm_every_n_blocks must be >= 0, got {extra_norm_every_n_blocks}")
+    if version == "v1" and (pretrained_window_sizes is not None or extra_norm_every_n_blocks):
+        raise ValueError(
+            f"pretrained_window_sizes and extra_norm_every_n_blocks are options of version='v2', "
+            f"got {pretrained_window_sizes} and {extra_norm_every_n_blocks} with version='v1'"
+        )
+
+
+def resolve_pretrained_windows(
+    sizes: Sequence[int | Sequence[int]] | None, num_stages: int
+) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of the window each stage was trained with, (0, 0) where not known.
+
+    Raises:
+        TypeError: if ``sizes`` is no sequence of integers or pairs.
+        ValueError: if there is not one for each stage, or a number is negative.
+    """
+    if sizes is None:
+        return ((0, 0),) * num_stages
+    name = "pretrained_window_sizes"
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise TypeError(f"{name} must have one entry a stage, got {sizes!r}")
+    if len(sizes) != num_stages:
+        raise ValueError(f"{name} must have {num_stages} entries, got {tuple(sizes)}")
+    return tuple((0, 0) if size in (0, (0, 0), [0, 0]) else to_pair(name, size) for size in sizes)
+
+
 def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Rows and columns from one positive integer or two.
 

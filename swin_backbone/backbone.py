@@ -14,20 +14,15 @@ from torch import Tensor, nn
 from . import arguments
 from .checkpoints import Target, find_backbone, fit_state_dict, read_checkpoint
 from .factories import act_factory, norm_factory
-from .layers import (
-    PatchEmbed,
-    PatchMerging,
-    SwinBlock,
-    SwinStage,
-    WindowAttention,
-    resize_position_embedding,
-)
-from .ops import check_backend_name
+from .layers import PatchEmbed, WindowAttentionV2, resize_position_embedding
+from .ops import SMALL_MAP_RULES, check_backend_name
+from .stages import VERSIONS, StageOptions, build_stages
 
 
 @MODELS.register_module()
 class SwinBackbone(BaseModule):
-    """Swin Transformer V1 (https://arxiv.org/abs/2103.14030) for dense prediction.
+    """Swin Transformer V1 (https://arxiv.org/abs/2103.14030) and V2
+    (https://arxiv.org/abs/2111.09883) for dense prediction.
 
     Takes every argument of mmseg's and mmdet's ``SwinTransformer`` with the same meaning and
     default, computes the same function, and loads the same checkpoints. Padding and masks are
@@ -65,6 +60,17 @@ class SwinBackbone(BaseModule):
             :data:`swin_backbone.ops.BACKENDS`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a path or an address, or
             ``None`` for random weights.
+        version: ``'v1'``, or ``'v2'``: residual post-norm, scaled cosine attention, continuous
+            position bias; queries and values have a bias, keys none.
+        pretrained_window_sizes: V2 only: per stage, the window with which the weights were
+            trained, where it differs from ``window_size``; 0 for no difference. ``None``: zeros.
+        extra_norm_every_n_blocks: V2 only: end every n-th block of a stage with a norm on the
+            main branch, as the largest models do; 0 for none.
+        small_maps: windows on maps that are no larger than they are. ``'shift'``: shift all the
+            same (mmseg, mmdet); ``'no_shift'``: no shift along an axis that one window covers
+            (torchvision); ``'shrink'``: and the window has the map's size there (timm);
+            ``'shrink_square'``: if it covers the shorter side, no shift, and windows of that
+            side (the original classifiers, transformers, mmpretrain).
 
     Attributes:
         num_features: channels of each stage.
@@ -104,6 +110,10 @@ class SwinBackbone(BaseModule):
         arch: str | None = None,
         backend: str = "auto",
         convert_weights: bool = False,
+        version: str = "v1",
+        pretrained_window_sizes: Sequence[int | Sequence[int]] | None = None,
+        extra_norm_every_n_blocks: int = 0,
+        small_maps: str = "shift",
     ):
         super().__init__(init_cfg=_resolve_init_cfg(init_cfg, pretrained))
         embed_dims, depths, num_heads = arguments.resolve_architecture(
@@ -114,6 +124,15 @@ class SwinBackbone(BaseModule):
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             arguments.check_rate(name, locals()[name])
         check_backend_name(backend)
+        arguments.check_choice("version", version, VERSIONS)
+        arguments.check_choice("small_maps", small_maps, SMALL_MAP_RULES)
+        arguments.check_version_options(
+            version, qk_scale, pretrained_window_sizes, extra_norm_every_n_blocks
+        )
+        self.version = version
+        self.pretrained_window_sizes = arguments.resolve_pretrained_windows(
+            pretrained_window_sizes, len(depths)
+        )
         self.in_channels = in_channels
         self.depths = depths
         self.num_features = [embed_dims * 2**stage for stage in range(len(depths))]
@@ -138,42 +157,31 @@ class SwinBackbone(BaseModule):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, rows * columns, embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu")
-        drop_paths = iter(rates.tolist())
-        self.stages = nn.ModuleList()
-        for stage, (channels, depth, heads) in enumerate(
-            zip(self.num_features, depths, num_heads, strict=True)
-        ):
-            blocks = [
-                SwinBlock(
-                    WindowAttention(
-                        channels,
-                        heads,
-                        self.window_size,
-                        _shift_size(index, self.window_size),
-                        qkv_bias,
-                        qk_scale,
-                        attn_drop_rate,
-                        drop_rate,
-                        backend,
-                    ),
-                    channels,
-                    int(mlp_ratio * channels),
-                    norm_layer,
-                    act_factory(act_cfg),
-                    drop_rate,
-                    next(drop_paths),
-                    with_cp,
-                )
-                for index in range(depth)
-            ]
-            is_last = stage == len(depths) - 1
-            downsample = (
-                None
-                if is_last
-                else PatchMerging(channels, 2 * channels, strides[stage + 1], patch_norm_layer)
-            )
-            self.stages.append(SwinStage(blocks, downsample))
+        options = StageOptions(
+            version=version,
+            window_size=self.window_size,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            norm_layer=norm_layer,
+            patch_norm_layer=patch_norm_layer,
+            act_layer=act_factory(act_cfg),
+            with_cp=with_cp,
+            backend=backend,
+            small_maps=small_maps,
+            extra_norm_every_n_blocks=extra_norm_every_n_blocks,
+        )
+        self.stages = build_stages(
+            options,
+            self.num_features,
+            depths,
+            num_heads,
+            strides,
+            drop_path_rate,
+            self.pretrained_window_sizes,
+        )
         for stage in self.out_indices:
             self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
 
@@ -247,6 +255,12 @@ class SwinBackbone(BaseModule):
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
+            elif isinstance(module, WindowAttentionV2):
+                module.reset_parameters()
+        if self.version == "v2":  # each block begins as the identity (V2, section 3.2)
+            for block in (block for stage in self.stages for block in stage.blocks):
+                for norm in (block.norm1, block.norm2):
+                    nn.init.zeros_(norm.weight)
 
     def train(self, mode: bool = True) -> SwinBackbone:
         """Switch to training (or evaluation) mode; frozen stages stay in evaluation mode."""
@@ -297,11 +311,6 @@ def _check_strides(
             f"got strides[0]={strides[0]} and patch_size={patch_size}"
         )
     return pairs
-
-
-def _shift_size(block: int, window_size: tuple[int, int]) -> tuple[int, int]:
-    """Every other block shifts its windows by half a window."""
-    return (window_size[0] // 2, window_size[1] // 2) if block % 2 else (0, 0)
 
 
 def _adapt_state_dict(module: SwinBackbone, state_dict, prefix, *_) -> None:

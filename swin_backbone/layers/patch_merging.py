@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from .corner_pad import corner_pad
 
+KERNEL = (2, 2)
+
 
 class PatchMerging(nn.Module):
     """Concatenate each 2x2 neighbourhood of tokens and project it (Swin Transformer, section
@@ -25,8 +27,6 @@ class PatchMerging(nn.Module):
         norm_layer: makes the norm before the projection; ``None`` for no norm.
     """
 
-    KERNEL = (2, 2)
-
     def __init__(
         self,
         in_channels: int,
@@ -42,11 +42,46 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
-        (stride_h, stride_w), (height, width) = self.stride, x.shape[1:3]
-        rows, columns = -(-height // stride_h), -(-width // stride_w)
-        x = corner_pad(x, self.KERNEL, self.stride, dims=(1, 2))
-        neighbours = [
-            x[:, i::stride_h, j::stride_w][:, :rows, :columns] for i in (0, 1) for j in (0, 1)
-        ]
-        merged = torch.stack(neighbours, dim=-1).flatten(-2)
-        return self.reduction(self.norm(merged))
+        return self.reduction(self.norm(merge_neighbours(x, self.stride)))
+
+
+class PatchMergingV2(nn.Module):
+    """Patch merging of Swin Transformer V2: the norm comes after the projection.
+
+    Arguments and order of weights are those of :class:`PatchMerging`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: tuple[int, int] = (2, 2),
+        norm_layer: Callable[[int], nn.Module] | None = nn.LayerNorm,
+    ):
+        super().__init__()
+        self.stride = stride
+        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
+        self.norm = norm_layer(out_channels) if norm_layer is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
+        return self.norm(self.reduction(merge_neighbours(x, self.stride)))
+
+
+def merge_neighbours(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Concatenate 2x2 neighbourhoods, laid at every ``stride``, channel by channel.
+
+    Args:
+        x: (B, H, W, C).
+        stride: step between neighbourhoods, in tokens.
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride), 4 * C), in the order of ``nn.Unfold``.
+    """
+    (stride_h, stride_w), (height, width) = stride, x.shape[1:3]
+    rows, columns = -(-height // stride_h), -(-width // stride_w)
+    x = corner_pad(x, KERNEL, stride, dims=(1, 2))
+    neighbours = [
+        x[:, i::stride_h, j::stride_w][:, :rows, :columns] for i in (0, 1) for j in (0, 1)
+    ]
+    return torch.stack(neighbours, dim=-1).flatten(-2)
