@@ -12,7 +12,15 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from . import arguments
-from .checkpoints import Target, find_backbone, fit_state_dict, read_checkpoint
+from .checkpoints import (
+    TABLE_INTERPOLATIONS,
+    CheckpointError,
+    CheckpointReport,
+    Target,
+    find_backbone,
+    fit_state_dict,
+    read_checkpoint,
+)
 from .factories import act_factory, norm_factory
 from .layers import PatchEmbed, WindowAttentionV2, resize_position_embedding
 from .ops import SMALL_MAP_RULES, check_backend_name
@@ -71,6 +79,8 @@ class SwinBackbone(BaseModule):
             (torchvision); ``'shrink'``: and the window has the map's size there (timm);
             ``'shrink_square'``: if it covers the shorter side, no shift, and windows of that
             side (the original classifiers, transformers, mmpretrain).
+        table_interpolation: how bias tables of a checkpoint with another window are resized
+            (V1): ``'bicubic'``, as the original does, or ``'log_spaced'``, timm's default.
 
     Attributes:
         num_features: channels of each stage.
@@ -114,6 +124,7 @@ class SwinBackbone(BaseModule):
         pretrained_window_sizes: Sequence[int | Sequence[int]] | None = None,
         extra_norm_every_n_blocks: int = 0,
         small_maps: str = "shift",
+        table_interpolation: str = "bicubic",
     ):
         super().__init__(init_cfg=_resolve_init_cfg(init_cfg, pretrained))
         embed_dims, depths, num_heads = arguments.resolve_architecture(
@@ -126,10 +137,12 @@ class SwinBackbone(BaseModule):
         check_backend_name(backend)
         arguments.check_choice("version", version, VERSIONS)
         arguments.check_choice("small_maps", small_maps, SMALL_MAP_RULES)
+        arguments.check_choice("table_interpolation", table_interpolation, TABLE_INTERPOLATIONS)
         arguments.check_version_options(
             version, qk_scale, pretrained_window_sizes, extra_norm_every_n_blocks
         )
         self.version = version
+        self.table_interpolation = table_interpolation
         self.pretrained_window_sizes = arguments.resolve_pretrained_windows(
             pretrained_window_sizes, len(depths)
         )
@@ -243,6 +256,42 @@ class SwinBackbone(BaseModule):
             self._draw_weights()
         self._is_init = True
 
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Load tensors of any known layout, all of them or none.
+
+        Args:
+            state_dict: of this backbone, or of any library's model that has one like it.
+            strict: raise if a tensor is missing or nothing takes one.
+            assign: as in :meth:`torch.nn.Module.load_state_dict`.
+
+        Raises:
+            CheckpointError: if the tensors do not fit; nothing was loaded then.
+        """
+        if strict:
+            _, report = self.fit_checkpoint(state_dict)
+            if report.missing or report.unexpected:
+                raise CheckpointError(f"strict loading refuses this checkpoint: {report}")
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def fit_checkpoint(self, checkpoint) -> tuple[dict[str, Tensor], CheckpointReport]:
+        """What loading a checkpoint would do, without doing it.
+
+        Args:
+            checkpoint: what a file holds, see :func:`swin_backbone.checkpoints.find_backbone`.
+
+        Returns:
+            Tensors under this backbone's names, and the report.
+
+        Raises:
+            CheckpointError: if the tensors do not fit.
+        """
+        tensors, ignored = find_backbone(checkpoint)
+        shapes = {key: tuple(value.shape) for key, value in self.state_dict().items()}
+        target = Target(shapes, self.window_size, self.position_grid, self.table_interpolation)
+        fitted, report = fit_state_dict(tensors, target)
+        report.ignored.update(ignored)
+        return fitted, report
+
     def _draw_weights(self) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith(("absolute_pos_embed", "relative_position_bias_table")):
@@ -322,11 +371,7 @@ def _adapt_state_dict(module: SwinBackbone, state_dict, prefix, *_) -> None:
     inside = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if not inside:
         return
-    source, ignored = find_backbone(inside)
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    target = Target(shapes, module.window_size, module.position_grid)
-    fitted, report = fit_state_dict(source, target)
-    report.ignored.update(ignored)
+    fitted, report = module.fit_checkpoint(inside)
     for key in inside:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in fitted.items()})

@@ -164,8 +164,9 @@ def test_frozen_stages_do_not_train_and_every_other_parameter_does():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", PORTABLE_BACKENDS)
 def test_mixed_precision_trains(backend, dtype):
-    """Near the float32 maps, finite gradients. Factors of 10 on cosines: what mantissas of 8 and
-    11 bits lose in a logit (10 * 2**-9 and 10 * 2**-12), and some 20 roundings on the way."""
+    """Near the float32 maps, finite gradients. Mantissas of 8 and 11 bits lose 10 * 2**-9 and
+    10 * 2**-12 in a logit of 10 times a cosine, and norms after each of six branches bring every
+    branch's relative error, not its absolute one, to the main branch."""
     model = SwinBackbone(**SMALL, backend=backend).eval()
     model.init_weights()
     for name, parameter in model.named_parameters():
@@ -176,7 +177,7 @@ def test_mixed_precision_trains(backend, dtype):
     with torch.autocast("cpu", dtype=dtype):
         maps = model(images)
     for a, b in zip(maps, exact, strict=True):
-        assert (a.float() - b).norm() / b.norm() < (0.05 if dtype == torch.bfloat16 else 0.01)
+        assert (a.float() - b).norm() / b.norm() < (0.1 if dtype == torch.bfloat16 else 0.015)
     sum(m.float().square().mean() for m in maps).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 

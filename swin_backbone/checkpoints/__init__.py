@@ -3,12 +3,18 @@
 from .fit import Target, fit_state_dict
 from .read import find_backbone, read_checkpoint
 from .report import CheckpointError, CheckpointReport
+from .resize import TABLE_INTERPOLATIONS
+from .translate import Translation, to_ours, to_theirs
 
 __all__ = [
+    "TABLE_INTERPOLATIONS",
     "CheckpointError",
     "CheckpointReport",
     "Target",
+    "Translation",
     "find_backbone",
     "fit_state_dict",
     "read_checkpoint",
+    "to_ours",
+    "to_theirs",
 ]
