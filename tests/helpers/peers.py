@@ -22,7 +22,7 @@ class Peer(NamedTuple):
         maps: module, images -> maps of every stage (B, C, H, W).
         versions: of Swin that it has.
         normed: versions whose maps come out of output norms, as ours do.
-        small_maps: the rule for small maps that is its own.
+        small_maps: the rule for small maps that is its own, by version.
         layout: how our reports call its layout, by version.
     """
 
@@ -30,7 +30,7 @@ class Peer(NamedTuple):
     maps: Callable
     versions: tuple[str, ...]
     normed: tuple[str, ...]
-    small_maps: str
+    small_maps: dict[str, str]
     layout: dict[str, str]
 
 
@@ -134,33 +134,53 @@ def _make_transformers(version, *arguments, **sizes):
     return backbone(config)
 
 
+def _same(value):
+    return {"v1": value, "v2": value}
+
+
+def _call(model, images):
+    return list(model(images))
+
+
+_OPENMMLAB = {"versions": ("v1",), "normed": ("v1",), "small_maps": {"v1": "shift"}}
+_OPENMMLAB |= {"maps": _call, "layout": {"v1": "mmseg/mmdet"}}
+
 PEERS = {
-    "mmseg": Peer(
-        _make_openmmlab("mmseg"), lambda model, images: model(images), ("v1",), ("v1",), "shift",
-        {"v1": "mmseg/mmdet"},
-    ),
-    "mmdet": Peer(
-        _make_openmmlab("mmdet"), lambda model, images: model(images), ("v1",), ("v1",), "shift",
-        {"v1": "mmseg/mmdet"},
-    ),
+    "mmseg": Peer(make=_make_openmmlab("mmseg"), **_OPENMMLAB),
+    "mmdet": Peer(make=_make_openmmlab("mmdet"), **_OPENMMLAB),
     "mmpretrain": Peer(
-        _make_mmpretrain, lambda model, images: list(model(images)), ("v1", "v2"), ("v1", "v2"),
-        "shrink_square", {"v1": "mmseg/mmdet", "v2": "mmpretrain"},
+        make=_make_mmpretrain,
+        maps=_call,
+        versions=("v1", "v2"),
+        normed=("v1", "v2"),
+        small_maps=_same("shrink_square"),
+        layout={"v1": "mmseg/mmdet", "v2": "mmpretrain"},
     ),
     "timm": Peer(
-        _make_timm, lambda model, images: model.forward_intermediates(
-            images, intermediates_only=True
-        ), ("v1", "v2"), (), "shrink", {"v1": "timm", "v2": "timm"},
+        make=_make_timm,
+        maps=lambda model, images: model.forward_intermediates(images, intermediates_only=True),
+        versions=("v1", "v2"),
+        normed=(),
+        small_maps=_same("shrink"),
+        layout=_same("timm"),
     ),
     "torchvision": Peer(
-        _make_torchvision, _torchvision_maps, ("v1", "v2"), (), "no_shift",
-        {"v1": "torchvision", "v2": "torchvision"},
+        make=_make_torchvision,
+        maps=_torchvision_maps,
+        versions=("v1", "v2"),
+        normed=(),
+        small_maps=_same("no_shift"),
+        layout=_same("torchvision"),
     ),
     "transformers": Peer(
-        _make_transformers, lambda model, images: list(model(images).feature_maps), ("v1", "v2"),
-        ("v1",), "shrink_square", {"v1": "transformers", "v2": "transformers"},
+        make=_make_transformers,
+        maps=lambda model, images: list(model(images).feature_maps),
+        versions=("v1", "v2"),
+        normed=("v1",),
+        small_maps={"v1": "shift", "v2": "shrink_square"},
+        layout=_same("transformers"),
     ),
-}  # fmt: skip
+}
 
 PAIRS = [(name, version) for name, peer in PEERS.items() for version in peer.versions]
 
