@@ -123,6 +123,21 @@ def resolve_pretrained_windows(
     return tuple((0, 0) if size in (0, (0, 0), [0, 0]) else to_pair(name, size) for size in sizes)
 
 
+def check_strides(
+    strides: Sequence[int], patch_size: tuple[int, int], num_stages: int
+) -> list[tuple[int, int]]:
+    """Rows and columns of each stride; the first must be that of the patches."""
+    if len(strides) < num_stages:
+        raise ValueError(f"strides must have {num_stages} entries, got {tuple(strides)}")
+    pairs = [to_pair("strides", stride) for stride in strides]
+    if pairs[0] != patch_size:
+        raise ValueError(
+            f"strides[0] must equal patch_size (patches do not overlap), "
+            f"got strides[0]={strides[0]} and patch_size={patch_size}"
+        )
+    return pairs
+
+
 def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Rows and columns from one positive integer or two.
 

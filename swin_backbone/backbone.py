@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from . import arguments
-from .checkpoints import (
-    TABLE_INTERPOLATIONS,
-    CheckpointError,
-    CheckpointReport,
-    Target,
-    find_backbone,
-    fit_state_dict,
-    read_checkpoint,
-)
+from .checkpoints import TABLE_INTERPOLATIONS, CheckpointError, CheckpointReport
 from .factories import act_factory, norm_factory
-from .layers import PatchEmbed, WindowAttentionV2, resize_position_embedding
+from .layers import PatchEmbed, SwinBlockV2, WindowAttentionV2, resize_position_embedding
+from .loading import adapt_state_dict, fit_checkpoint, load_pretrained, resolve_init_cfg
 from .ops import SMALL_MAP_RULES, check_backend_name
 from .stages import VERSIONS, StageOptions, build_stages
 
@@ -126,7 +117,7 @@ class SwinBackbone(BaseModule):
         small_maps: str = "shift",
         table_interpolation: str = "bicubic",
     ):
-        super().__init__(init_cfg=_resolve_init_cfg(init_cfg, pretrained))
+        super().__init__(init_cfg=resolve_init_cfg(init_cfg, pretrained))
         embed_dims, depths, num_heads = arguments.resolve_architecture(
             arch, embed_dims, depths, num_heads
         )
@@ -156,7 +147,7 @@ class SwinBackbone(BaseModule):
         self.checkpoint_report = None
 
         patch_size = arguments.to_pair("patch_size", patch_size)
-        strides = _check_strides(strides, patch_size, len(depths))
+        strides = arguments.check_strides(strides, patch_size, len(depths))
         pretrain_img_size = arguments.to_pair("pretrain_img_size", pretrain_img_size)
         self.position_grid = tuple(
             size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
@@ -198,7 +189,7 @@ class SwinBackbone(BaseModule):
         for stage in self.out_indices:
             self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
 
-        self._register_load_state_dict_pre_hook(_adapt_state_dict, with_module=True)
+        self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -247,11 +238,7 @@ class SwinBackbone(BaseModule):
     def init_weights(self) -> None:
         """Load the checkpoint of ``init_cfg``, or draw random weights as the original does."""
         if self.init_cfg is not None:
-            tensors, ignored = find_backbone(read_checkpoint(self.init_cfg["checkpoint"]))
-            self.load_state_dict(tensors, strict=False)
-            if ignored:
-                self.checkpoint_report.ignored.update(ignored)
-                _log_report(f"whole model {self.init_cfg['checkpoint']}", self.checkpoint_report)
+            load_pretrained(self, self.init_cfg["checkpoint"])
         else:
             self._draw_weights()
         self._is_init = True
@@ -285,17 +272,13 @@ class SwinBackbone(BaseModule):
         Raises:
             CheckpointError: if the tensors do not fit.
         """
-        tensors, ignored = find_backbone(checkpoint)
-        shapes = {key: tuple(value.shape) for key, value in self.state_dict().items()}
-        target = Target(shapes, self.window_size, self.position_grid, self.table_interpolation)
-        fitted, report = fit_state_dict(tensors, target)
-        report.ignored.update(ignored)
-        return fitted, report
+        return fit_checkpoint(self, checkpoint)
 
     def _draw_weights(self) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith(("absolute_pos_embed", "relative_position_bias_table")):
                 nn.init.trunc_normal_(parameter, std=0.02)
+        blocks = []
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -306,10 +289,11 @@ class SwinBackbone(BaseModule):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, WindowAttentionV2):
                 module.reset_parameters()
-        if self.version == "v2":  # each block begins as the identity (V2, section 3.2)
-            for block in (block for stage in self.stages for block in stage.blocks):
-                for norm in (block.norm1, block.norm2):
-                    nn.init.zeros_(norm.weight)
+            elif isinstance(module, SwinBlockV2):
+                blocks.append(module)
+        for norm in (norm for block in blocks for norm in (block.norm1, block.norm2)):
+            if isinstance(norm, nn.LayerNorm):  # each block begins as the identity (the original)
+                nn.init.zeros_(norm.weight)
 
     def train(self, mode: bool = True) -> SwinBackbone:
         """Switch to training (or evaluation) mode; frozen stages stay in evaluation mode."""
@@ -330,56 +314,3 @@ class SwinBackbone(BaseModule):
             module.requires_grad_(False)
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
-
-
-def _resolve_init_cfg(init_cfg: dict | None, pretrained: str | None) -> dict | None:
-    if pretrained is not None:
-        if init_cfg is not None:
-            raise ValueError("give init_cfg or pretrained, not both")
-        if not isinstance(pretrained, str):
-            raise TypeError(f"pretrained must be a path or an address, got {pretrained!r}")
-        return {"type": "Pretrained", "checkpoint": pretrained}
-    if init_cfg is not None and (
-        init_cfg.get("type") != "Pretrained" or not init_cfg.get("checkpoint")
-    ):
-        raise ValueError(
-            f"init_cfg must be None or dict(type='Pretrained', checkpoint=...), got {init_cfg}"
-        )
-    return init_cfg
-
-
-def _check_strides(
-    strides: Sequence[int], patch_size: tuple[int, int], num_stages: int
-) -> list[tuple[int, int]]:
-    if len(strides) < num_stages:
-        raise ValueError(f"strides must have {num_stages} entries, got {tuple(strides)}")
-    pairs = [arguments.to_pair("strides", stride) for stride in strides]
-    if pairs[0] != patch_size:
-        raise ValueError(
-            f"strides[0] must equal patch_size (patches do not overlap), "
-            f"got strides[0]={strides[0]} and patch_size={patch_size}"
-        )
-    return pairs
-
-
-def _adapt_state_dict(module: SwinBackbone, state_dict, prefix, *_) -> None:
-    """Before any loading: turn a known foreign layout into ours, in place, and report it.
-
-    Runs inside ``load_state_dict`` of the backbone or of any model that contains it, torch's
-    and mmengine's alike. It raises before a single parameter was touched.
-    """
-    inside = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    if not inside:
-        return
-    fitted, report = module.fit_checkpoint(inside)
-    for key in inside:
-        del state_dict[prefix + key]
-    state_dict.update({prefix + key: value for key, value in fitted.items()})
-    module.checkpoint_report = report
-    _log_report(f"{type(module).__name__} ({prefix.rstrip('.') or 'alone'})", report)
-
-
-def _log_report(what: str, report) -> None:
-    incomplete = report.missing or report.unexpected
-    level = logging.WARNING if incomplete else logging.INFO
-    print_log(f"{what}: {report}", logger="current", level=level)
