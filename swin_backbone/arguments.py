@@ -104,6 +104,26 @@ def check_version_options(
         )
 
 
+def resolve_window_sizes(
+    window_size: int | Sequence[int] | Sequence[Sequence[int]], num_stages: int
+) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of each stage's windows, from one size for all or one a stage."""
+    name = "window_size"
+    per_stage = (
+        isinstance(window_size, Sequence)
+        and not isinstance(window_size, str)
+        and (len(window_size) > 2 or any(isinstance(size, Sequence) for size in window_size))
+    )
+    if not per_stage:
+        return (to_pair(name, window_size),) * num_stages
+    if len(window_size) != num_stages:
+        raise ValueError(
+            f"{name} must be one integer, rows and columns, or {num_stages} entries, one a stage, "
+            f"got {tuple(window_size)}"
+        )
+    return tuple(to_pair(name, size) for size in window_size)
+
+
 def resolve_pretrained_windows(
     sizes: Sequence[int | Sequence[int]] | None, num_stages: int
 ) -> tuple[tuple[int, int], ...]:

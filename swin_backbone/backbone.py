@@ -35,7 +35,8 @@ class SwinBackbone(BaseModule):
         in_channels: channels of the image.
         embed_dims: channels of stage 0; each further stage has twice as many.
         patch_size: rows and columns of a patch, in pixels.
-        window_size: rows and columns of an attention window, in tokens; one integer or two.
+        window_size: rows and columns of an attention window, in tokens: one integer or two for
+            all stages; or one entry a stage, given as pairs if there are two stages.
         mlp_ratio: hidden channels of the perceptron per channel.
         depths: blocks per stage.
         num_heads: attention heads per stage.
@@ -75,6 +76,7 @@ class SwinBackbone(BaseModule):
 
     Attributes:
         num_features: channels of each stage.
+        window_sizes: rows and columns of each stage's windows, in tokens.
         checkpoint_report: what became of each tensor when weights were last loaded.
 
     Raises:
@@ -88,7 +90,7 @@ class SwinBackbone(BaseModule):
         in_channels: int = 3,
         embed_dims: int = 96,
         patch_size: int | Sequence[int] = 4,
-        window_size: int | Sequence[int] = 7,
+        window_size: int | Sequence[int] | Sequence[Sequence[int]] = 7,
         mlp_ratio: float = 4,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
@@ -141,7 +143,7 @@ class SwinBackbone(BaseModule):
         self.depths = depths
         self.num_features = [embed_dims * 2**stage for stage in range(len(depths))]
         self.out_indices = arguments.check_out_indices(out_indices, len(depths))
-        self.window_size = arguments.to_pair("window_size", window_size)
+        self.window_sizes = arguments.resolve_window_sizes(window_size, len(depths))
         self.frozen_stages = frozen_stages
         self.use_abs_pos_embed = use_abs_pos_embed
         self.checkpoint_report = None
@@ -163,7 +165,6 @@ class SwinBackbone(BaseModule):
 
         options = StageOptions(
             version=version,
-            window_size=self.window_size,
             mlp_ratio=mlp_ratio,
             qkv_bias=qkv_bias,
             qk_scale=qk_scale,
@@ -184,6 +185,7 @@ class SwinBackbone(BaseModule):
             num_heads,
             strides,
             drop_path_rate,
+            self.window_sizes,
             self.pretrained_window_sizes,
         )
         for stage in self.out_indices:

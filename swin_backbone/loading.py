@@ -59,7 +59,7 @@ def fit_checkpoint(
     """
     tensors, ignored = find_backbone(checkpoint)
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    target = Target(shapes, module.window_size, module.position_grid, module.table_interpolation)
+    target = Target(shapes, module.window_sizes, module.position_grid, module.table_interpolation)
     fitted, report = fit_state_dict(tensors, target)
     report.ignored.update(ignored)
     return fitted, report

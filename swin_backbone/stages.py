@@ -26,7 +26,6 @@ class StageOptions:
     """What all stages of a backbone have in common; names and meanings are ``SwinBackbone``'s."""
 
     version: str
-    window_size: tuple[int, int]
     mlp_ratio: float
     qkv_bias: bool
     qk_scale: float | None
@@ -48,6 +47,7 @@ def build_stages(
     num_heads: Sequence[int],
     strides: Sequence[tuple[int, int]],
     drop_path_rate: float,
+    window_sizes: Sequence[tuple[int, int]],
     pretrained_window_sizes: Sequence[tuple[int, int]],
 ) -> nn.ModuleList:
     """One :class:`SwinStage` per entry of ``channels``.
@@ -59,6 +59,7 @@ def build_stages(
         num_heads: heads of each stage.
         strides: strides of the patch embedding and of each patch merging.
         drop_path_rate: stochastic depth of the last block; rises linearly from 0.
+        window_sizes: windows of each stage.
         pretrained_window_sizes: windows that the coordinates of each stage are scaled to (V2).
     """
     rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu")
@@ -73,6 +74,7 @@ def build_stages(
                 channels[stage],
                 num_heads[stage],
                 next(drop_paths),
+                window_sizes[stage],
                 pretrained_window_sizes[stage],
             )
             for index in range(depth)
@@ -86,8 +88,9 @@ def build_stages(
     return stages
 
 
-def _build_block(options, index, channels, num_heads, drop_path_rate, pretrained_window_size):
-    window_size = options.window_size
+def _build_block(
+    options, index, channels, num_heads, drop_path_rate, window_size, pretrained_window_size
+):
     geometry = {
         "window_size": window_size,
         # Every other block shifts its windows by half a window.

@@ -108,6 +108,19 @@ def test_block_norms_its_branches_and_merging_norms_last():
     torch.testing.assert_close(merging(x[..., :4]), merging.norm(merging.reduction(merged)))
 
 
+@pytest.mark.parametrize("window_size", [(4, 4, 2), ((4, 4), 4, (2, 2))])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_each_stage_may_have_its_own_windows(version, window_size):
+    model = make(version=version, window_size=window_size)
+    assert model.window_sizes == ((4, 4), (4, 4), (2, 2))
+    windows = [stage.blocks[1].attn.window_size for stage in model.stages]
+    shifts = [stage.blocks[1].attn.shift_size for stage in model.stages]
+    assert windows == [(4, 4), (4, 4), (2, 2)]
+    assert shifts == [(2, 2), (2, 2), (1, 1)]
+    two_stages = make(depths=(2, 2), num_heads=(1, 2), out_indices=(0, 1), window_size=(3, 5))
+    assert two_stages.window_sizes == ((3, 5), (3, 5))  # rows and columns
+
+
 def test_extra_norms_come_every_n_blocks_of_a_stage():
     model = make(depths=(2, 4, 3), extra_norm_every_n_blocks=2)
     found = {name.rsplit(".", 1)[0] for name, _ in model.named_parameters() if "norm3" in name}
@@ -228,6 +241,8 @@ def test_a_shrunk_window_sees_what_a_masked_one_sees(size):
     [
         ({"version": "v3"}, ValueError, "version must be one of 'v1', 'v2', got 'v3'"),
         ({"small_maps": "crop"}, ValueError, "small_maps must be one of 'shift', 'no_shift'"),
+        ({"window_size": (7, 7, 7, 7)}, ValueError, "window_size must be one integer, rows and"),
+        ({"window_size": (7, 7, 0)}, ValueError, "window_size must be one integer >= 1"),
         ({"qk_scale": 0.5}, ValueError, "leave out qk_scale=0.5"),
         ({"extra_norm_every_n_blocks": -1}, ValueError, "extra_norm_every_n_blocks must be >= 0"),
         ({"extra_norm_every_n_blocks": 1.5}, TypeError, "must be an integer, got 1.5"),

@@ -194,7 +194,7 @@ def test_bias_tables_are_interpolated_to_another_window(window_size, save):
     ours.init_weights()
     report = ours.checkpoint_report
     assert len(report.interpolated) == 4
-    height, width = ours.window_size
+    height, width = ours.window_sizes[0]
     key = "stages.0.blocks.1.attn.relative_position_bias_table"
     shape = ((2 * height - 1) * (2 * width - 1), 1)
     assert report.interpolated[key] == ((169, 1), shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -29,14 +29,14 @@ class Target:
 
     Attributes:
         shapes: its keys and their shapes.
-        window_size: rows and columns of its windows, in tokens.
+        window_sizes: rows and columns of each stage's windows, in tokens.
         position_grid: rows and columns of the map of its absolute position embedding.
         table_interpolation: how bias tables of another window are resized, a name in
             :data:`swin_backbone.checkpoints.resize.TABLE_INTERPOLATIONS`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
-    window_size: tuple[int, int]
+    window_sizes: Sequence[tuple[int, int]]
     position_grid: tuple[int, int]
     table_interpolation: str = "bicubic"
 
@@ -123,7 +123,7 @@ def _fit_tensor(
     resized = None
     if name.endswith("relative_position_bias_table") and tensor.dim() == 2:
         resize = TABLE_INTERPOLATIONS[target.table_interpolation]
-        resized = resize(tensor, target.window_size)
+        resized = resize(tensor, target.window_sizes[int(name.split(".")[1])])
     elif name == "absolute_pos_embed" and tensor.dim() == 3:
         resized = resize_absolute_embedding(tensor, target.position_grid)
     if resized is None or tuple(resized.shape) != wanted:

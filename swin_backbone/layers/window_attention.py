@@ -56,12 +56,10 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
-        window_size, shift_size = fit_window(
-            x.shape[1:3], self.window_size, self.shift_size, self.small_maps
-        )
+        window_size, shift_size, bias_table = self.fit(x.shape[1:3])
         attended = shifted_window_attention(
             self.qkv(x),
-            crop_bias_table(self.relative_position_bias_table, self.window_size, window_size),
+            bias_table,
             num_heads=self.num_heads,
             window_size=window_size,
             shift_size=shift_size,
@@ -71,6 +69,14 @@ class WindowAttention(nn.Module):
             backend=self.backend,
         )
         return self.proj_drop(self.proj(attended))
+
+    def fit(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], Tensor]:
+        """Window, shift and bias table for a map of ``size`` tokens, as ``small_maps`` says."""
+        window_size, shift_size = fit_window(
+            size, self.window_size, self.shift_size, self.small_maps
+        )
+        table = crop_bias_table(self.relative_position_bias_table, self.window_size, window_size)
+        return window_size, shift_size, table
 
     def extra_repr(self) -> str:
         return (
