@@ -2,7 +2,9 @@
 
 mmseg and mmdet, whose arguments ours takes, have a file of their own. Tolerances on
 ||a - b|| / ||b||: 1e-5 in float32; 1e-9 in float64, with coordinates of V2 in float64 too (the
-libraries compute them in float32, even if all else is float64).
+libraries compute them in float32, even if all else is float64). They hold for maps and for the
+gradients of images and of all parameters together; of one parameter, ten times as much, since some
+are single numbers summed over every pair of tokens, whose terms nearly cancel.
 """
 
 import pytest
@@ -75,8 +77,11 @@ def assert_same(name, ours, theirs, images):
         assert relative_error(a, b) <= tolerance, f"map {index}"
     translated, _ = ours.fit_checkpoint(their_gradients)
     assert translated.keys() == our_gradients.keys()
+    whole = [torch.cat([g[key].flatten() for key in our_gradients])
+             for g in (our_gradients, translated)]  # fmt: skip
+    assert relative_error(*whole) <= tolerance
     for key, gradient in our_gradients.items():
-        assert relative_error(gradient, translated[key]) <= tolerance, key
+        assert relative_error(gradient, translated[key]) <= 10 * tolerance, key
     assert relative_error(our_image_gradient, their_image_gradient) <= tolerance
 
 

@@ -74,7 +74,7 @@ def fit_state_dict(
         problem = _problem(tensor, fitted[name], target.shapes[name])
         if problem is not None:
             problems.append(f"  {key}: {problem}")
-    report.unexpected += source.unknown
+    report.unexpected = [*source.unknown, *report.unexpected]
     fitted |= {key: tensors[key] for key in source.unknown}
     report.missing = [key for key in target.shapes if key not in fitted]
     _check_kind(source, target, report)

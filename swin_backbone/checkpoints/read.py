@@ -47,9 +47,11 @@ def read_checkpoint(source: str | Path, map_location="cpu"):
         if _is_safetensors(path):
             return _read_safetensors(path, map_location)
         return torch.load(path, map_location=map_location, weights_only=True)
+    except OSError:  # of the disk, not of the file's content
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unreadable(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # damaged bytes can fail at any place of a parser
         raise CheckpointError(
             f"checkpoint {str(source)!r} is truncated or no PyTorch file: {error}"
         ) from error

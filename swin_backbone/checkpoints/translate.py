@@ -13,6 +13,7 @@ from .report import CheckpointError, CheckpointReport
 
 _REDUCTION = re.compile(r"stages\.(\d+)\.downsample\.reduction\.weight")
 _OUTPUT_NORM = re.compile(r"norm(\d+)\.(\w+)")
+_V2_KEY = re.compile(r"\.(logit_scale|cpb_mlp|continuous_position_bias_mlp)\b")
 _SWINV2_CR = (
     "checkpoint is of timm's swinv2_cr, another architecture than Swin V2: its position network "
     "takes coordinates on another scale and has no sigmoid, its keys have a bias, and its patch "
@@ -42,8 +43,8 @@ class Translation:
 
 
 def find_version(keys: Mapping[str, object]) -> str:
-    """``'v2'`` if there are factors of cosine attention among the keys, else ``'v1'``."""
-    return "v2" if any(key.endswith("logit_scale") for key in keys) else "v1"
+    """``'v2'`` if any key is of cosine attention or of a position network, else ``'v1'``."""
+    return "v2" if any(_V2_KEY.search(key) for key in keys) else "v1"
 
 
 def to_ours(tensors: Mapping[str, Tensor]) -> Translation:
