@@ -61,7 +61,10 @@ def fit_state_dict(
     source = to_ours(tensors)
     report = CheckpointReport(source.layout.name, ignored=dict(source.ignored))
     fitted, problems = {}, []
-    for name, tensor in source.tensors.items():
+    # A norm of another type may have parameters that no layout knows of, under our names.
+    own = {key: tensors[key] for key in source.unknown if key in target.shapes}
+    unknown = [key for key in source.unknown if key not in own]
+    for name, tensor in {**source.tensors, **own}.items():
         key = source.origin.get(name, name)
         if name not in target.shapes:
             if _FINAL_NORM.fullmatch(name):
@@ -74,8 +77,8 @@ def fit_state_dict(
         problem = _problem(tensor, fitted[name], target.shapes[name])
         if problem is not None:
             problems.append(f"  {key}: {problem}")
-    report.unexpected = [*source.unknown, *report.unexpected]
-    fitted |= {key: tensors[key] for key in source.unknown}
+    report.unexpected = [*unknown, *report.unexpected]
+    fitted |= {key: tensors[key] for key in unknown}
     report.missing = [key for key in target.shapes if key not in fitted]
     _check_kind(source, target, report)
     if problems:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .layouts import EXPORTS, LAYOUTS, OWN, Layout, Windows
+from .layouts import EXPORTS, LAYOUTS, Layout, Windows
 from .report import CheckpointError, CheckpointReport
 
 _REDUCTION = re.compile(r"stages\.(\d+)\.downsample\.reduction\.weight")
@@ -63,9 +63,6 @@ def to_ours(tensors: Mapping[str, Tensor]) -> Translation:
     best = max(attempts, key=_explained)
     if not _explained(best):
         raise CheckpointError(_no_layout(tensors, attempts))
-    if best.layout is OWN:  # its modules may hold more than its layout says
-        best.tensors |= {key: tensors[key] for key in best.unknown}
-        best.unknown = []
     best.tensors = best.layout.to_ours(best.tensors, version)
     return best
 

@@ -30,4 +30,4 @@ EXPORTS = {
     ("transformers", "v2"): TRANSFORMERS,
 }
 
-__all__ = ["CLASSIFIER", "EXPORTS", "FINAL_NORM", "LAYOUTS", "OWN", "Layout", "Windows"]
+__all__ = ["CLASSIFIER", "EXPORTS", "FINAL_NORM", "LAYOUTS", "Layout", "Windows"]
