@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +45,7 @@ class ContinuousPositionBias(nn.Sequential):
         )
         weight = self[0].weight
         # A few hundred rows: rounding them to half precision would save nothing.
-        with torch.autocast(weight.device.type, enabled=False):
+        kind = weight.device.type
+        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
             offsets = log_spaced_offsets(window_size, reference, weight.device, weight.dtype)
             return 16 * torch.sigmoid(super().forward(offsets))
