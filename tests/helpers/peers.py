@@ -61,14 +61,22 @@ def _import_mmpretrain():
 
 
 def _make_mmpretrain(
-    version, image_size, pretrained, *, embed_dims, depths, num_heads, window_size
+    version,
+    image_size,
+    pretrained,
+    *,
+    embed_dims,
+    depths,
+    num_heads,
+    window_size,
+    extra_norm_every_n_blocks=2,
 ):
     backbones = _import_mmpretrain()
     arch = {"embed_dims": embed_dims, "depths": list(depths), "num_heads": list(num_heads)}
     common = {"img_size": image_size, "out_indices": range(len(depths))}
     if version == "v1":
         return backbones.SwinTransformer(arch, window_size=window_size, **common)
-    arch["extra_norm_every_n_blocks"] = 2
+    arch["extra_norm_every_n_blocks"] = extra_norm_every_n_blocks
     return backbones.SwinTransformerV2(
         arch, window_size=window_size, pretrained_window_sizes=pretrained, **common
     )
