@@ -10,6 +10,11 @@ DEMO_OUT ?= demo_output
 # Training steps of the demo; empty for the config's own number.
 DEMO_ITERS ?=
 
+# Only the tests of parity want mmpretrain. It stays beside the environment, whose mmdet would
+# import all of it, and it fails to import with transformers 5.
+MMPRETRAIN := onedl-mmpretrain modelindex model-index lazy-importer ordered-set mat4py einops \
+	importlib-metadata zipp
+
 RUN := $(VENV)/bin/python
 
 .PHONY: help demo test lint clean
@@ -41,6 +46,7 @@ $(VENV)/.demo-installed: setup.py | $(RUN)
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	$(RUN) -m pip install --quiet -e '.[onedl,detection,test]'
+	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/peers $(MMPRETRAIN)
 	@touch $@
 
 $(VENV)/.lint-installed: setup.py | $(RUN)

@@ -13,6 +13,8 @@ CLASSIC = ["mmengine>=0.10.7,<1", "mmcv-lite>=2.1.0,<2.2", "mmsegmentation>=1.2.
 # mmsegmentation imports these two without naming them in every release.
 MMSEG_NEEDS = ["ftfy", "regex"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6"]
+# Libraries whose own Swin classes ours is tested against; see the Makefile for mmpretrain.
+PEERS = ["timm>=1.0.9", "torchvision", "transformers>=4.53"]
 
 setup(
     name="swin-backbone",
@@ -24,15 +26,16 @@ setup(
     packages=find_packages(include=["swin_backbone", "swin_backbone.*"]),
     python_requires=">=3.10",
     # mmengine comes with one of the two lines below: both provide the same import name.
-    install_requires=["torch>=2.4", "packaging"],
+    install_requires=["torch>=2.4", "packaging", "safetensors"],
     extras_require={
         "onedl": [*ONEDL, *MMSEG_NEEDS],
         "openmmlab": [*CLASSIC, *MMSEG_NEEDS],
         "detection": ["onedl-mmdetection>=3.5.1,<4", "torchvision"],
         "openmmlab-detection": ["mmdet>=3.3.0,<4", "torchvision"],
         "export": ["onnx", "onnxscript", "onnxruntime"],
-        "test": TEST,
-        "dev": [*TEST, "ruff>=0.14"],
+        "hub": ["huggingface_hub"],
+        "test": [*TEST, *PEERS, "huggingface_hub"],
+        "dev": [*TEST, *PEERS, "huggingface_hub", "ruff>=0.14"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

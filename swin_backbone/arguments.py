@@ -74,6 +74,90 @@ def check_rate(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1), got {value}")
 
 
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Check that a value is one of a few names."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_version_options(
+    version: str,
+    qk_scale: float | None,
+    pretrained_window_sizes: Sequence | None,
+    extra_norm_every_n_blocks: int,
+) -> None:
+    """Check that options which only one version of Swin has are given to that version."""
+    if version == "v2" and qk_scale is not None:
+        raise ValueError(
+            f"version='v2' learns the factor on cosines; leave out qk_scale={qk_scale}"
+        )
+    if not isinstance(extra_norm_every_n_blocks, Integral):
+        raise TypeError(
+            f"extra_norm_every_n_blocks must be an integer, got {extra_norm_every_n_blocks!r}"
+        )
+    if extra_norm_every_n_blocks < 0:
+        raise ValueError(f"extra_norm_every_n_blocks must be >= 0, got {extra_norm_every_n_blocks}")
+    if version == "v1" and (pretrained_window_sizes is not None or extra_norm_every_n_blocks):
+        raise ValueError(
+            f"pretrained_window_sizes and extra_norm_every_n_blocks are options of version='v2', "
+            f"got {pretrained_window_sizes} and {extra_norm_every_n_blocks} with version='v1'"
+        )
+
+
+def resolve_window_sizes(
+    window_size: int | Sequence[int] | Sequence[Sequence[int]], num_stages: int
+) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of each stage's windows, from one size for all or one a stage."""
+    name = "window_size"
+    per_stage = (
+        isinstance(window_size, Sequence)
+        and not isinstance(window_size, str)
+        and (len(window_size) > 2 or any(isinstance(size, Sequence) for size in window_size))
+    )
+    if not per_stage:
+        return (to_pair(name, window_size),) * num_stages
+    if len(window_size) != num_stages:
+        raise ValueError(
+            f"{name} must be one integer, rows and columns, or {num_stages} entries, one a stage, "
+            f"got {tuple(window_size)}"
+        )
+    return tuple(to_pair(name, size) for size in window_size)
+
+
+def resolve_pretrained_windows(
+    sizes: Sequence[int | Sequence[int]] | None, num_stages: int
+) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of the window each stage was trained with, (0, 0) where not known.
+
+    Raises:
+        TypeError: if ``sizes`` is no sequence of integers or pairs.
+        ValueError: if there is not one for each stage, or a number is negative.
+    """
+    if sizes is None:
+        return ((0, 0),) * num_stages
+    name = "pretrained_window_sizes"
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise TypeError(f"{name} must have one entry a stage, got {sizes!r}")
+    if len(sizes) != num_stages:
+        raise ValueError(f"{name} must have {num_stages} entries, got {tuple(sizes)}")
+    return tuple((0, 0) if size in (0, (0, 0), [0, 0]) else to_pair(name, size) for size in sizes)
+
+
+def check_strides(
+    strides: Sequence[int], patch_size: tuple[int, int], num_stages: int
+) -> list[tuple[int, int]]:
+    """Rows and columns of each stride; the first must be that of the patches."""
+    if len(strides) < num_stages:
+        raise ValueError(f"strides must have {num_stages} entries, got {tuple(strides)}")
+    pairs = [to_pair("strides", stride) for stride in strides]
+    if pairs[0] != patch_size:
+        raise ValueError(
+            f"strides[0] must equal patch_size (patches do not overlap), "
+            f"got strides[0]={strides[0]} and patch_size={patch_size}"
+        )
+    return pairs
+
+
 def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Rows and columns from one positive integer or two.
 

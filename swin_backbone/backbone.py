@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from . import arguments
-from .checkpoints import Target, find_backbone, fit_state_dict, read_checkpoint
+from .checkpoints import TABLE_INTERPOLATIONS, CheckpointError, CheckpointReport
 from .factories import act_factory, norm_factory
 from .layers import (
     PatchEmbed,
-    PatchMerging,
     SwinBlock,
-    SwinStage,
-    WindowAttention,
+    SwinBlockV2,
+    WindowAttentionV2,
     apply_norm,
     resize_position_embedding,
 )
-from .ops import check_backend_name, low_precision_copies, product_dtype
+from .loading import adapt_state_dict, fit_checkpoint, load_pretrained, resolve_init_cfg
+from .ops import SMALL_MAP_RULES, check_backend_name, low_precision_copies, product_dtype
+from .stages import VERSIONS, StageOptions, build_stages
 
 
 @MODELS.register_module()
 class SwinBackbone(BaseModule):
-    """Swin Transformer V1 (https://arxiv.org/abs/2103.14030) for dense prediction.
+    """Swin Transformer V1 (https://arxiv.org/abs/2103.14030) and V2
+    (https://arxiv.org/abs/2111.09883) for dense prediction.
 
     Takes every argument of mmseg's and mmdet's ``SwinTransformer`` with the same meaning and
     default, computes the same function, and loads the same checkpoints. Padding and masks are
@@ -43,7 +43,8 @@ class SwinBackbone(BaseModule):
         in_channels: channels of the image.
         embed_dims: channels of stage 0; each further stage has twice as many.
         patch_size: rows and columns of a patch, in pixels.
-        window_size: rows and columns of an attention window, in tokens; one integer or two.
+        window_size: rows and columns of an attention window, in tokens: one integer or two for
+            all stages; or one entry a stage, given as pairs if there are two stages.
         mlp_ratio: hidden channels of the perceptron per channel.
         depths: blocks per stage.
         num_heads: attention heads per stage.
@@ -67,9 +68,23 @@ class SwinBackbone(BaseModule):
             :data:`swin_backbone.ops.BACKENDS`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a path or an address, or
             ``None`` for random weights.
+        version: ``'v1'``, or ``'v2'``: residual post-norm, scaled cosine attention, continuous
+            position bias; queries and values have a bias, keys none.
+        pretrained_window_sizes: V2 only: per stage, the window with which the weights were
+            trained, where it differs from ``window_size``; 0 for no difference. ``None``: zeros.
+        extra_norm_every_n_blocks: V2 only: end every n-th block of a stage with a norm on the
+            main branch, as the largest models do; 0 for none.
+        small_maps: windows on maps that are no larger than they are. ``'shift'``: shift all the
+            same (mmseg, mmdet); ``'no_shift'``: no shift along an axis that one window covers
+            (torchvision); ``'shrink'``: and the window has the map's size there (timm);
+            ``'shrink_square'``: if it covers the shorter side, no shift, and windows of that
+            side (the original classifiers, transformers, mmpretrain).
+        table_interpolation: how bias tables of a checkpoint with another window are resized
+            (V1): ``'bicubic'``, as the original does, or ``'log_spaced'``, timm's default.
 
     Attributes:
         num_features: channels of each stage.
+        window_sizes: rows and columns of each stage's windows, in tokens.
         checkpoint_report: what became of each tensor when weights were last loaded.
 
     Raises:
@@ -83,7 +98,7 @@ class SwinBackbone(BaseModule):
         in_channels: int = 3,
         embed_dims: int = 96,
         patch_size: int | Sequence[int] = 4,
-        window_size: int | Sequence[int] = 7,
+        window_size: int | Sequence[int] | Sequence[Sequence[int]] = 7,
         mlp_ratio: float = 4,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
@@ -106,8 +121,13 @@ class SwinBackbone(BaseModule):
         arch: str | None = None,
         backend: str = "auto",
         convert_weights: bool = False,
+        version: str = "v1",
+        pretrained_window_sizes: Sequence[int | Sequence[int]] | None = None,
+        extra_norm_every_n_blocks: int = 0,
+        small_maps: str = "shift",
+        table_interpolation: str = "bicubic",
     ):
-        super().__init__(init_cfg=_resolve_init_cfg(init_cfg, pretrained))
+        super().__init__(init_cfg=resolve_init_cfg(init_cfg, pretrained))
         embed_dims, depths, num_heads = arguments.resolve_architecture(
             arch, embed_dims, depths, num_heads
         )
@@ -116,17 +136,28 @@ class SwinBackbone(BaseModule):
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             arguments.check_rate(name, locals()[name])
         check_backend_name(backend)
+        arguments.check_choice("version", version, VERSIONS)
+        arguments.check_choice("small_maps", small_maps, SMALL_MAP_RULES)
+        arguments.check_choice("table_interpolation", table_interpolation, TABLE_INTERPOLATIONS)
+        arguments.check_version_options(
+            version, qk_scale, pretrained_window_sizes, extra_norm_every_n_blocks
+        )
+        self.version = version
+        self.table_interpolation = table_interpolation
+        self.pretrained_window_sizes = arguments.resolve_pretrained_windows(
+            pretrained_window_sizes, len(depths)
+        )
         self.in_channels = in_channels
         self.depths = depths
         self.num_features = [embed_dims * 2**stage for stage in range(len(depths))]
         self.out_indices = arguments.check_out_indices(out_indices, len(depths))
-        self.window_size = arguments.to_pair("window_size", window_size)
+        self.window_sizes = arguments.resolve_window_sizes(window_size, len(depths))
         self.frozen_stages = frozen_stages
         self.use_abs_pos_embed = use_abs_pos_embed
         self.checkpoint_report = None
 
         patch_size = arguments.to_pair("patch_size", patch_size)
-        strides = _check_strides(strides, patch_size, len(depths))
+        strides = arguments.check_strides(strides, patch_size, len(depths))
         pretrain_img_size = arguments.to_pair("pretrain_img_size", pretrain_img_size)
         self.position_grid = tuple(
             size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
@@ -140,46 +171,35 @@ class SwinBackbone(BaseModule):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, rows * columns, embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu")
-        drop_paths = iter(rates.tolist())
-        self.stages = nn.ModuleList()
-        for stage, (channels, depth, heads) in enumerate(
-            zip(self.num_features, depths, num_heads, strict=True)
-        ):
-            blocks = [
-                SwinBlock(
-                    WindowAttention(
-                        channels,
-                        heads,
-                        self.window_size,
-                        _shift_size(index, self.window_size),
-                        qkv_bias,
-                        qk_scale,
-                        attn_drop_rate,
-                        drop_rate,
-                        backend,
-                    ),
-                    channels,
-                    int(mlp_ratio * channels),
-                    norm_layer,
-                    act_factory(act_cfg),
-                    drop_rate,
-                    next(drop_paths),
-                    with_cp,
-                )
-                for index in range(depth)
-            ]
-            is_last = stage == len(depths) - 1
-            downsample = (
-                None
-                if is_last
-                else PatchMerging(channels, 2 * channels, strides[stage + 1], patch_norm_layer)
-            )
-            self.stages.append(SwinStage(blocks, downsample))
+        options = StageOptions(
+            version=version,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            norm_layer=norm_layer,
+            patch_norm_layer=patch_norm_layer,
+            act_layer=act_factory(act_cfg),
+            with_cp=with_cp,
+            backend=backend,
+            small_maps=small_maps,
+            extra_norm_every_n_blocks=extra_norm_every_n_blocks,
+        )
+        self.stages = build_stages(
+            options,
+            self.num_features,
+            depths,
+            num_heads,
+            strides,
+            drop_path_rate,
+            self.window_sizes,
+            self.pretrained_window_sizes,
+        )
         for stage in self.out_indices:
             self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
 
-        self._register_load_state_dict_pre_hook(_adapt_state_dict, with_module=True)
+        self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -221,7 +241,12 @@ class SwinBackbone(BaseModule):
         if not x.is_cuda or torch.compiler.is_compiling():
             return nullcontext()
         blocks = [block for stage in self.stages for block in stage.blocks]
-        weights = [weight for block in blocks for weight in block.product_weights()]
+        weights = [
+            weight
+            for block in blocks
+            if isinstance(block, SwinBlock)
+            for weight in block.product_weights()
+        ]
         return low_precision_copies(weights, product_dtype(x))
 
     def _check_images(self, x: Tensor) -> None:
@@ -240,19 +265,47 @@ class SwinBackbone(BaseModule):
     def init_weights(self) -> None:
         """Load the checkpoint of ``init_cfg``, or draw random weights as the original does."""
         if self.init_cfg is not None:
-            tensors, ignored = find_backbone(read_checkpoint(self.init_cfg["checkpoint"]))
-            self.load_state_dict(tensors, strict=False)
-            if ignored:
-                self.checkpoint_report.ignored.update(ignored)
-                _log_report(f"whole model {self.init_cfg['checkpoint']}", self.checkpoint_report)
+            load_pretrained(self, self.init_cfg["checkpoint"])
         else:
             self._draw_weights()
         self._is_init = True
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Load tensors of any known layout, all of them or none.
+
+        Args:
+            state_dict: of this backbone, or of any library's model that has one like it.
+            strict: raise if a tensor is missing or nothing takes one.
+            assign: as in :meth:`torch.nn.Module.load_state_dict`.
+
+        Raises:
+            CheckpointError: if the tensors do not fit; nothing was loaded then.
+        """
+        if strict:
+            _, report = self.fit_checkpoint(state_dict)
+            if report.missing or report.unexpected:
+                raise CheckpointError(f"strict loading refuses this checkpoint: {report}")
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def fit_checkpoint(self, checkpoint) -> tuple[dict[str, Tensor], CheckpointReport]:
+        """What loading a checkpoint would do, without doing it.
+
+        Args:
+            checkpoint: what a file holds, see :func:`swin_backbone.checkpoints.find_backbone`.
+
+        Returns:
+            Tensors under this backbone's names, and the report.
+
+        Raises:
+            CheckpointError: if the tensors do not fit.
+        """
+        return fit_checkpoint(self, checkpoint)
 
     def _draw_weights(self) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith(("absolute_pos_embed", "relative_position_bias_table")):
                 nn.init.trunc_normal_(parameter, std=0.02)
+        blocks = []
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -261,6 +314,13 @@ class SwinBackbone(BaseModule):
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
+            elif isinstance(module, WindowAttentionV2):
+                module.reset_parameters()
+            elif isinstance(module, SwinBlockV2):
+                blocks.append(module)
+        for norm in (norm for block in blocks for norm in (block.norm1, block.norm2)):
+            if isinstance(norm, nn.LayerNorm):  # each block begins as the identity (the original)
+                nn.init.zeros_(norm.weight)
 
     def train(self, mode: bool = True) -> SwinBackbone:
         """Switch to training (or evaluation) mode; frozen stages stay in evaluation mode."""
@@ -281,65 +341,3 @@ class SwinBackbone(BaseModule):
             module.requires_grad_(False)
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
-
-
-def _resolve_init_cfg(init_cfg: dict | None, pretrained: str | None) -> dict | None:
-    if pretrained is not None:
-        if init_cfg is not None:
-            raise ValueError("give init_cfg or pretrained, not both")
-        if not isinstance(pretrained, str):
-            raise TypeError(f"pretrained must be a path or an address, got {pretrained!r}")
-        return {"type": "Pretrained", "checkpoint": pretrained}
-    if init_cfg is not None and (
-        init_cfg.get("type") != "Pretrained" or not init_cfg.get("checkpoint")
-    ):
-        raise ValueError(
-            f"init_cfg must be None or dict(type='Pretrained', checkpoint=...), got {init_cfg}"
-        )
-    return init_cfg
-
-
-def _check_strides(
-    strides: Sequence[int], patch_size: tuple[int, int], num_stages: int
-) -> list[tuple[int, int]]:
-    if len(strides) < num_stages:
-        raise ValueError(f"strides must have {num_stages} entries, got {tuple(strides)}")
-    pairs = [arguments.to_pair("strides", stride) for stride in strides]
-    if pairs[0] != patch_size:
-        raise ValueError(
-            f"strides[0] must equal patch_size (patches do not overlap), "
-            f"got strides[0]={strides[0]} and patch_size={patch_size}"
-        )
-    return pairs
-
-
-def _shift_size(block: int, window_size: tuple[int, int]) -> tuple[int, int]:
-    """Every other block shifts its windows by half a window."""
-    return (window_size[0] // 2, window_size[1] // 2) if block % 2 else (0, 0)
-
-
-def _adapt_state_dict(module: SwinBackbone, state_dict, prefix, *_) -> None:
-    """Before any loading: turn a known foreign layout into ours, in place, and report it.
-
-    Runs inside ``load_state_dict`` of the backbone or of any model that contains it, torch's
-    and mmengine's alike. It raises before a single parameter was touched.
-    """
-    inside = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    if not inside:
-        return
-    source, ignored = find_backbone(inside)
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    target = Target(shapes, module.window_size, module.position_grid)
-    fitted, report = fit_state_dict(source, target)
-    report.ignored.update(ignored)
-    for key in inside:
-        del state_dict[prefix + key]
-    state_dict.update({prefix + key: value for key, value in fitted.items()})
-    module.checkpoint_report = report
-    _log_report(f"{type(module).__name__} ({prefix.rstrip('.') or 'alone'})", report)
-
-
-def _log_report(what: str, report) -> None:
-    incomplete = report.missing or report.unexpected
-    level = logging.WARNING if incomplete else logging.INFO
-    print_log(f"{what}: {report}", logger="current", level=level)

@@ -194,7 +194,7 @@ def test_bias_tables_are_interpolated_to_another_window(window_size, save):
     ours.init_weights()
     report = ours.checkpoint_report
     assert len(report.interpolated) == 4
-    height, width = ours.window_size
+    height, width = ours.window_sizes[0]
     key = "stages.0.blocks.1.attn.relative_position_bias_table"
     shape = ((2 * height - 1) * (2 * width - 1), 1)
     assert report.interpolated[key] == ((169, 1), shape)
@@ -220,7 +220,10 @@ def test_absolute_position_embedding_is_interpolated_to_another_image_size():
 @pytest.mark.parametrize(
     ("options", "shapes"),
     [
-        ({"in_channels": 4}, ["patch_embed.projection.weight", "(16, 3, 4, 4)", "(16, 4, 4, 4)"]),
+        (
+            {"patch_size": 2, "strides": (2, 2)},
+            ["patch_embed.projection.weight", "(16, 3, 4, 4)", "(16, 3, 2, 2)"],
+        ),
         ({"num_heads": (2, 2)}, ["relative_position_bias_table", "(169, 1)", "(169, 2)"]),
         ({"embed_dims": 32}, ["norm0.bias", "(16,)", "(32,)"]),
     ],

@@ -25,7 +25,8 @@ from mmseg.registry import MODELS
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(path for path in FOLDER.rglob("*.py") if "_base_" not in path.parts)
-UPERNETS = [path for path in CONFIGS if "upernet" in path.stem and "ade20k" in path.stem]
+UPERNETS = [path for path in CONFIGS if "swin-" in path.stem and "upernet" in path.stem]
+UPERNETS = [path for path in UPERNETS if "ade20k" in path.stem]
 
 #: Millions of parameters of UPerNet on ADE20K, https://github.com/microsoft/Swin-Transformer
 PUBLISHED_PARAMETERS = {"tiny": 60, "small": 81, "base": 121, "large": 234}

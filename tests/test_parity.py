@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from swin_backbone import SwinBackbone
-from swin_backbone.checkpoints import Target, fit_state_dict
 
 PEERS = {"mmseg": "mmseg.models.backbones", "mmdet": "mmdet.models.backbones"}
 SIZES = [(224, 224), (512, 512), (400, 667), (97, 130), (33, 50), (7, 5)]
@@ -58,16 +57,11 @@ def assert_same(ours, theirs, images):
     for index, (a, b) in enumerate(zip(our_maps, their_maps, strict=True)):
         assert a.shape == b.shape
         assert relative_error(a, b) <= map_tolerance, f"map {index}"
-    renamed = in_our_names(ours, their_gradients)
+    renamed, _ = ours.fit_checkpoint(their_gradients)
     assert renamed.keys() == our_gradients.keys()
     for name, gradient in our_gradients.items():
         assert relative_error(gradient, renamed[name]) <= gradient_tolerance, name
     assert relative_error(our_input_gradient, their_input_gradient) <= gradient_tolerance
-
-
-def in_our_names(ours, tensors):
-    shapes = {name: tuple(p.shape) for name, p in ours.named_parameters()}
-    return fit_state_dict(tensors, Target(shapes, ours.window_size, ours.position_grid))[0]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")

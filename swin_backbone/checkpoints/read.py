@@ -10,16 +10,26 @@ import torch
 from torch import Tensor
 
 from .report import CheckpointError
+from .sources import fetch
 
 #: Keys under which trainers put a model's tensors, in order of preference.
-CONTAINERS = ("state_dict", "model")
+CONTAINERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+
+#: How the convolution of the patch embedding ends in every layout: what is before is a prefix.
+LANDMARKS = (
+    "patch_embed.projection.weight",
+    "patch_embed.proj.weight",
+    "features.0.0.weight",
+    "embeddings.patch_embeddings.projection.weight",
+)
 
 
 def read_checkpoint(source: str | Path, map_location="cpu"):
-    """Read a ``.pth`` file from a path or an http(s) address.
+    """Read a ``.pth``, ``.bin`` or ``.safetensors`` file.
 
     Args:
-        source: path or address.
+        source: a path, an http(s) address, ``hf-hub:org/name`` or ``timm:name``, see
+            :func:`swin_backbone.checkpoints.sources.fetch`.
         map_location: where its tensors go, as in :func:`torch.load`.
 
     Returns:
@@ -30,30 +40,38 @@ def read_checkpoint(source: str | Path, map_location="cpu"):
         CheckpointError: if the file is damaged, or holds objects other than tensors, plain
             containers and what was allowed with :func:`torch.serialization.add_safe_globals`.
     """
-    if str(source).startswith(("http://", "https://")):
-        path = _download(str(source))
-    else:
-        path = Path(source).expanduser()
+    path = fetch(source)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {str(source)!r} is not a file")
     try:
+        if _is_safetensors(path):
+            return _read_safetensors(path, map_location)
         return torch.load(path, map_location=map_location, weights_only=True)
+    except OSError:  # of the disk, not of the file's content
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unreadable(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # damaged bytes can fail at any place of a parser
         raise CheckpointError(
             f"checkpoint {str(source)!r} is truncated or no PyTorch file: {error}"
         ) from error
 
 
-def _download(address: str) -> Path:
-    """Fetch a file once into torch's checkpoint folder, with a progress bar."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / address.split("?")[0].rsplit("/", 1)[-1]
-    if not path.exists():
-        torch.hub.download_url_to_file(address, str(path))
-    return path
+def _is_safetensors(path: Path) -> bool:
+    """The format begins with the length of a header, in 8 bytes, and the header with a brace."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_safetensors(path: Path, map_location) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -71,27 +89,50 @@ def find_backbone(checkpoint: object) -> tuple[dict[str, Tensor], dict[str, str]
     """Take the backbone's tensors out of whatever a trainer saved.
 
     Args:
-        checkpoint: a state dict, or a dict that holds one under ``state_dict`` or ``model``; of
-            a backbone, or of a segmentor or detector whose keys begin with ``backbone.``;
-            possibly saved from a wrapper, with keys that begin with ``module.``.
+        checkpoint: a state dict, or a dict that holds one under ``state_dict``, ``model`` or,
+            if there are only averaged weights, ``state_dict_ema`` or ``model_ema``; of a
+            backbone, or of any model that has one, such as a segmentor, a detector, a wrapper
+            or a pretraining method.
 
     Returns:
         The backbone's tensors, and for each key that is not the backbone's, why it is ignored.
 
     Raises:
-        CheckpointError: if there are no tensors in it.
+        CheckpointError: if there are no tensors in it, or several backbones.
     """
     tensors = _unwrap(checkpoint)
     tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    if not any(key.startswith("backbone.") for key in tensors):
-        return tensors, {}
+    prefix = _find_prefix(tensors)
     inside, ignored = {}, {}
     for key, value in tensors.items():
-        if key.startswith("backbone."):
-            inside[key.removeprefix("backbone.")] = value
+        if key == "n_averaged":
+            ignored[key] = "counts the steps of averaged weights"
+        elif key.startswith(prefix):
+            inside[key.removeprefix(prefix)] = value
         else:
             ignored[key] = f"belongs to the model's {key.split('.')[0]}"
     return inside, ignored
+
+
+def _find_prefix(tensors: Mapping[str, Tensor]) -> str:
+    """What is before the backbone's keys in a whole model; empty if it is no whole model."""
+    prefixes = set()
+    for key in tensors:
+        for landmark in LANDMARKS:
+            prefix = key.removesuffix(landmark)
+            if prefix != key and (not prefix or prefix.endswith(".")):
+                # Part of transformers' layout, whose output norms are beside it.
+                prefixes.add(prefix.removesuffix("swin.").removesuffix("swinv2."))
+    for preferred in ("", "backbone."):
+        if preferred in prefixes:
+            return preferred
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"checkpoint holds several backbones, under {sorted(prefixes)}; keep one of them"
+        )
+    if prefixes:
+        return prefixes.pop()
+    return "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
 
 
 def _unwrap(checkpoint: object) -> dict[str, Tensor]:

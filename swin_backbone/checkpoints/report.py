@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read, or does not fit the module; the module is left as it was."""
+class CheckpointError(ValueError, RuntimeError):
+    """A checkpoint cannot be read, or does not fit the module; the module is left as it was.
+
+    A ``RuntimeError`` too, which is what users of ``load_state_dict`` expect.
+    """
 
 
 @dataclass
@@ -17,6 +20,7 @@ class CheckpointReport:
         layout: whose parameter names the checkpoint uses.
         loaded: the module's keys that take a tensor of the checkpoint as it is.
         interpolated: the module's keys whose tensor was resized, with both shapes.
+        adapted: the module's keys whose tensor was changed otherwise, and how.
         missing: the module's keys that the checkpoint does not have.
         unexpected: the checkpoint's keys that nothing takes.
         ignored: the checkpoint's keys that are left out on purpose, with the reason.
@@ -25,6 +29,7 @@ class CheckpointReport:
     layout: str
     loaded: list[str] = field(default_factory=list)
     interpolated: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    adapted: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -32,7 +37,8 @@ class CheckpointReport:
     def __str__(self) -> str:
         counts = (
             f"{self.layout} layout: {len(self.loaded)} tensors loaded, "
-            f"{len(self.interpolated)} interpolated, {len(self.missing)} missing, "
+            f"{len(self.interpolated)} interpolated, {len(self.adapted)} adapted, "
+            f"{len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected, {len(self.ignored)} ignored"
         )
         lines = [counts]
@@ -40,6 +46,7 @@ class CheckpointReport:
             f"  interpolated {key}: {_shape(old)} -> {_shape(new)}"
             for key, (old, new) in self.interpolated.items()
         ]
+        lines += [f"  adapted {key}: {how}" for key, how in self.adapted.items()]
         lines += [f"  missing {key}" for key in self.missing]
         lines += [f"  unexpected {key}" for key in self.unexpected]
         lines += [

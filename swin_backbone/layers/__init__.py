@@ -1,23 +1,30 @@
 """Modules: one idea a file, parameters and the calls of :mod:`swin_backbone.ops`."""
 
 from .block import SwinBlock
+from .block_v2 import SwinBlockV2
+from .continuous_position_bias import ContinuousPositionBias
 from .drop_path import DropPath
 from .mlp import Mlp
 from .norm import apply_norm
 from .patch_embed import PatchEmbed
-from .patch_merging import PatchMerging
+from .patch_merging import PatchMerging, PatchMergingV2
 from .position_embedding import resize_position_embedding
 from .stage import SwinStage
 from .window_attention import WindowAttention
+from .window_attention_v2 import WindowAttentionV2
 
 __all__ = [
+    "ContinuousPositionBias",
     "DropPath",
     "Mlp",
     "PatchEmbed",
     "PatchMerging",
+    "PatchMergingV2",
     "SwinBlock",
+    "SwinBlockV2",
     "SwinStage",
     "WindowAttention",
+    "WindowAttentionV2",
     "apply_norm",
     "resize_position_embedding",
 ]

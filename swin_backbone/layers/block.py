@@ -76,13 +76,14 @@ class SwinBlock(nn.Module):
 
     def _forward_halves(self, x: Tensor) -> Tensor:
         attn, mlp, backend = self.attn, self.mlp, self.attn.backend
+        window_size, shift_size, table = attn.fit(x.shape[1:3])
         x = residual_attention(
             x,
             _norm_parameters(self.norm1),
             _linear_parameters(attn.qkv),
-            attn.relative_position_bias_table,
+            table,
             _linear_parameters(attn.proj),
-            attn.windows(),
+            attn.windows(window_size, shift_size),
             self.drop_path.sample(x),
             backend,
         )

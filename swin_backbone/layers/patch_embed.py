@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import product_dtype
-from .corner_pad import corner_pad
+from ..ops import corner_pad, product_dtype
 from .norm import apply_norm
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-from ..ops import merge_norm_linear
-from .corner_pad import corner_pad
+from ..ops import merge_neighbours, merge_norm_linear
+from .norm import apply_norm
 
 
 class PatchMerging(nn.Module):
@@ -26,8 +25,6 @@ class PatchMerging(nn.Module):
         norm_layer: makes the norm before the projection; ``None`` for no norm.
     """
 
-    KERNEL = (2, 2)
-
     def __init__(
         self,
         in_channels: int,
@@ -43,14 +40,30 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
-        if self.stride == (2, 2) and type(self.norm) is nn.LayerNorm:
-            norm = self.norm
+        norm = self.norm
+        if self.stride == (2, 2) and type(norm) is nn.LayerNorm:
             return merge_norm_linear(x, norm.weight, norm.bias, norm.eps, self.reduction.weight)
-        (stride_h, stride_w), (height, width) = self.stride, x.shape[1:3]
-        rows, columns = -(-height // stride_h), -(-width // stride_w)
-        x = corner_pad(x, self.KERNEL, self.stride, dims=(1, 2))
-        neighbours = [
-            x[:, i::stride_h, j::stride_w][:, :rows, :columns] for i in (0, 1) for j in (0, 1)
-        ]
-        merged = torch.stack(neighbours, dim=-1).flatten(-2)
-        return self.reduction(self.norm(merged))
+        return self.reduction(norm(merge_neighbours(x, self.stride)))
+
+
+class PatchMergingV2(nn.Module):
+    """Patch merging of Swin Transformer V2: the norm comes after the projection.
+
+    Arguments and order of weights are those of :class:`PatchMerging`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: tuple[int, int] = (2, 2),
+        norm_layer: Callable[[int], nn.Module] | None = nn.LayerNorm,
+    ):
+        super().__init__()
+        self.stride = stride
+        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
+        self.norm = norm_layer(out_channels) if norm_layer is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
+        return apply_norm(self.norm, self.reduction(merge_neighbours(x, self.stride)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import Windows, shifted_window_attention
+from ..ops import Windows, crop_bias_table, fit_window, shifted_window_attention
 
 
 class WindowAttention(nn.Module):
@@ -23,6 +23,8 @@ class WindowAttention(nn.Module):
         proj_drop_rate: probability of dropping an output element.
         backend: how to compute the attention, see
             :func:`swin_backbone.ops.shifted_window_attention`.
+        small_maps: windows on maps no larger than they are, see
+            :func:`swin_backbone.ops.fit_window`.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class WindowAttention(nn.Module):
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         backend: str = "auto",
+        small_maps: str = "shift",
     ):
         super().__init__()
         self.num_heads = num_heads
@@ -44,6 +47,7 @@ class WindowAttention(nn.Module):
         self.scale = qk_scale or (embed_dims // num_heads) ** -0.5
         self.attn_drop_rate = attn_drop_rate
         self.backend = backend
+        self.small_maps = small_maps
         table_rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(table_rows, num_heads))
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
@@ -52,12 +56,13 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
+        window_size, shift_size, bias_table = self.fit(x.shape[1:3])
         attended = shifted_window_attention(
             self.qkv(x),
-            self.relative_position_bias_table,
+            bias_table,
             num_heads=self.num_heads,
-            window_size=self.window_size,
-            shift_size=self.shift_size,
+            window_size=window_size,
+            shift_size=shift_size,
             scale=self.scale,
             padding_qkv=self.qkv.bias,
             dropout_p=self.attn_drop_rate if self.training else 0.0,
@@ -65,10 +70,18 @@ class WindowAttention(nn.Module):
         )
         return self.proj_drop(self.proj(attended))
 
-    def windows(self) -> Windows:
+    def fit(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], Tensor]:
+        """Window, shift and bias table for a map of ``size`` tokens, as ``small_maps`` says."""
+        window_size, shift_size = fit_window(
+            size, self.window_size, self.shift_size, self.small_maps
+        )
+        table = crop_bias_table(self.relative_position_bias_table, self.window_size, window_size)
+        return window_size, shift_size, table
+
+    def windows(self, window_size: tuple[int, int], shift_size: tuple[int, int]) -> Windows:
         """Geometry of the attention, as the fused half-blocks take it."""
         dropout_p = self.attn_drop_rate if self.training else 0.0
-        return Windows(self.num_heads, self.window_size, self.shift_size, self.scale, dropout_p)
+        return Windows(self.num_heads, window_size, shift_size, self.scale, dropout_p)
 
     def extra_repr(self) -> str:
         return (

@@ -2,6 +2,7 @@
 
 from .attention import check_backend_name, choose_backend, shifted_window_attention
 from .backends import BACKENDS, AttentionInputs, Backend
+from .corner_pad import corner_pad
 from .half_blocks import (
     LinearParameters,
     NormParameters,
@@ -12,10 +13,11 @@ from .half_blocks import (
 )
 from .low_precision import low_precision_copies
 from .norm import layer_norm, merge_neighbours, merge_norm_linear, product_dtype
-from .windows import WindowGrid
+from .windows import SMALL_MAP_RULES, WindowGrid, crop_bias_table, fit_window, log_spaced_offsets
 
 __all__ = [
     "BACKENDS",
+    "SMALL_MAP_RULES",
     "AttentionInputs",
     "Backend",
     "LinearParameters",
@@ -24,7 +26,11 @@ __all__ = [
     "Windows",
     "check_backend_name",
     "choose_backend",
+    "corner_pad",
+    "crop_bias_table",
+    "fit_window",
     "layer_norm",
+    "log_spaced_offsets",
     "low_precision_copies",
     "merge_neighbours",
     "merge_norm_linear",

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backends.triton import DTYPES, why_not_device
+from .corner_pad import corner_pad
 
 #: Channels of a row up to which a program can hold it.
 MAX_CHANNELS = 8192
@@ -32,20 +33,26 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return kernel(x.contiguous(), weight, bias, eps, False, dtype)
 
 
-def merge_neighbours(x: Tensor) -> Tensor:
-    """Join the channels of each 2 x 2 neighbourhood of tokens; zeros beyond the border.
+def merge_neighbours(x: Tensor, stride: tuple[int, int] = (2, 2)) -> Tensor:
+    """Join the channels of 2 x 2 neighbourhoods of tokens, laid at every ``stride``.
 
-    Swin Transformer, section 3.1, "patch merging".
+    Swin Transformer, section 3.1, "patch merging". Beyond the border are zeros.
 
     Args:
         x: (B, H, W, C).
+        stride: step between neighbourhoods, in tokens.
 
     Returns:
-        (B, ceil(H / 2), ceil(W / 2), 4 C), in the order of ``nn.Unfold``: the four neighbours'
-        values of channel 0 (upper left, upper right, lower left, lower right), of channel 1, ...
+        (B, ceil(H / stride), ceil(W / stride), 4 C), in the order of ``nn.Unfold``: the four
+        neighbours' values of channel 0 (upper left, upper right, lower left, lower right), of
+        channel 1, ...
     """
-    x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-    neighbours = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    (stride_h, stride_w), (height, width) = stride, x.shape[1:3]
+    rows, columns = -(-height // stride_h), -(-width // stride_w)
+    x = corner_pad(x, (2, 2), stride, dims=(1, 2))
+    neighbours = [
+        x[:, i::stride_h, j::stride_w][:, :rows, :columns] for i in (0, 1) for j in (0, 1)
+    ]
     return torch.stack(neighbours, dim=-1).flatten(-2)
 
 

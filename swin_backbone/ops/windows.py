@@ -56,6 +56,44 @@ class WindowGrid:
         return self.shift_size != (0, 0)
 
 
+#: What becomes of windows on a map that is no larger than they are, see :func:`fit_window`.
+SMALL_MAP_RULES = ("shift", "no_shift", "shrink", "shrink_square")
+
+
+def fit_window(
+    size: tuple[int, int],
+    window_size: tuple[int, int],
+    shift_size: tuple[int, int],
+    rule: str = "shift",
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Window and shift for a map of one size; implementations differ where the map is small.
+
+    Args:
+        size: rows and columns of the map, in tokens.
+        window_size: rows and columns of the window wanted.
+        shift_size: rows and columns of the shift wanted.
+        rule: ``'shift'``: as wanted, on any map. ``'no_shift'``: no shift along an axis on which
+            one window covers the map. ``'shrink'``: there, moreover, the window has the map's
+            size. ``'shrink_square'``: if a window covers the map's shorter side, no shift at all,
+            and the window is a square of that side (Swin Transformer's original classifiers).
+
+    Returns:
+        Window and shift to use.
+    """
+    if rule == "shift":
+        return window_size, shift_size
+    if rule == "shrink_square":
+        side = min(size)
+        if side > min(window_size):
+            return window_size, shift_size
+        return (side, side), (0, 0)
+    covered = [length <= window for length, window in zip(size, window_size, strict=True)]
+    shift = tuple(0 if c else s for c, s in zip(covered, shift_size, strict=True))
+    if rule == "shrink":
+        window_size = tuple(min(n, w) for n, w in zip(size, window_size, strict=True))
+    return window_size, shift
+
+
 def partition_windows(x: Tensor, grid: WindowGrid) -> Tensor:
     """Cut a padded map into windows.
 
@@ -186,3 +224,54 @@ def relative_position_bias(table: Tensor, window_size: tuple[int, int]) -> Tenso
     tokens = window_size[0] * window_size[1]
     index = relative_position_index(window_size, table.device)
     return table[index.reshape(-1)].reshape(tokens, tokens, -1).permute(2, 0, 1)
+
+
+def crop_bias_table(
+    table: Tensor, window_size: tuple[int, int], smaller: tuple[int, int]
+) -> Tensor:
+    """The part of a bias table that a window no larger than its own needs.
+
+    Args:
+        table: ((2 M_h - 1) (2 M_w - 1), heads).
+        window_size: M_h and M_w, in tokens.
+        smaller: rows m_h and columns m_w of the window that needs it; at most M_h and M_w.
+
+    Returns:
+        ((2 m_h - 1) (2 m_w - 1), heads): the same value for the same offset.
+    """
+    if smaller == window_size:
+        return table
+    plane = table.unflatten(0, [2 * size - 1 for size in window_size])
+    rows, columns = (slice(m - n, m + n - 1) for m, n in zip(window_size, smaller, strict=True))
+    return plane[rows, columns].flatten(0, 1)
+
+
+def log_spaced_offsets(
+    window_size: tuple[int, int],
+    reference_size: tuple[int, int],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Relative coordinates on a logarithmic scale (Swin Transformer V2, section 3.3, equation 4).
+
+    As the original's code computes them: offsets are scaled so that the farthest within the
+    reference window are -8 and 8, then ``sign(x) log2(1 + |x|) / log2(8)``.
+
+    Args:
+        window_size: rows M_h and columns M_w of the window, in tokens.
+        reference_size: rows and columns of the window that the scale refers to.
+        device: where to build the coordinates.
+        dtype: their dtype.
+
+    Returns:
+        ((2 M_h - 1) (2 M_w - 1), 2), in the order of a bias table's rows.
+    """
+    axes = []
+    for size, reference in zip(window_size, reference_size, strict=True):
+        offset = torch.arange(1 - size, size, device=device, dtype=dtype)
+        offset = offset * (8 / max(reference - 1, 1))
+        axes.append(offset.sign() * torch.log2(offset.abs() + 1) / 3)
+    rows, columns = axes
+    grid = (len(rows), len(columns))
+    pairs = [rows[:, None].expand(grid), columns[None, :].expand(grid)]
+    return torch.stack(pairs, dim=-1).flatten(0, 1)

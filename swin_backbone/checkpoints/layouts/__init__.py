@@ -1,25 +1,33 @@
 """Whose checkpoints we read: one adapter a layout, recognised by keys and never by file name."""
 
-from collections.abc import Collection
-
-from .base import Layout
+from .base import CLASSIFIER, FINAL_NORM, Layout
 from .official import OFFICIAL
-from .openmmlab import OPENMMLAB
+from .openmmlab import MMPRETRAIN_V2, OPENMMLAB
 from .own import OWN
+from .tensors import Windows
+from .timm import TIMM
+from .torchvision import TORCHVISION
+from .transformers import TRANSFORMERS
 
 #: In the order in which equally good matches win.
-LAYOUTS = (OWN, OPENMMLAB, OFFICIAL)
+LAYOUTS = (OWN, OPENMMLAB, MMPRETRAIN_V2, OFFICIAL, TIMM, TORCHVISION, TRANSFORMERS)
 
+#: What a library's models take, by its name and the version of Swin.
+EXPORTS = {
+    ("swin_backbone", "v1"): OWN,
+    ("swin_backbone", "v2"): OWN,
+    ("official", "v1"): OFFICIAL,
+    ("official", "v2"): OFFICIAL,
+    ("mmseg", "v1"): OPENMMLAB,
+    ("mmdet", "v1"): OPENMMLAB,
+    ("mmpretrain", "v1"): OPENMMLAB,
+    ("mmpretrain", "v2"): MMPRETRAIN_V2,
+    ("timm", "v1"): TIMM,
+    ("timm", "v2"): TIMM,
+    ("torchvision", "v1"): TORCHVISION,
+    ("torchvision", "v2"): TORCHVISION,
+    ("transformers", "v1"): TRANSFORMERS,
+    ("transformers", "v2"): TRANSFORMERS,
+}
 
-def recognise_layout(keys: Collection[str], target: Collection[str]) -> tuple[Layout, int]:
-    """The layout that explains most of a module's keys, and how many it explains."""
-    targets = set(target)
-
-    def explained(layout: Layout) -> int:
-        return len(targets & {layout.rename(key) for key in keys})
-
-    best = max(LAYOUTS, key=explained)
-    return best, explained(best)
-
-
-__all__ = ["LAYOUTS", "Layout", "recognise_layout"]
+__all__ = ["CLASSIFIER", "EXPORTS", "FINAL_NORM", "LAYOUTS", "Layout", "Windows"]

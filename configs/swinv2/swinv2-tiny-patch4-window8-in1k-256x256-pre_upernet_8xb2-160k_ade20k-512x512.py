@@ -1,0 +1,26 @@
+_base_ = [
+    "../_base_/models/upernet_swin.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/default_runtime.py",
+    "../_base_/schedules/schedule_160k.py",
+]
+crop_size = (512, 512)
+checkpoint_file = "https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_tiny_patch4_window8_256.pth"
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(
+        version="v2",
+        window_size=8,
+        pretrained_window_sizes=(8, 8, 8, 8),
+        init_cfg=dict(type="Pretrained", checkpoint=checkpoint_file),
+    ),
+)
+# Neither the position networks nor the factors of the logits decay, as in pretraining.
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys=dict(cpb_mlp=dict(decay_mult=0.0), logit_scale=dict(decay_mult=0.0))
+    )
+)
+
+# 8 GPUs with 2 images each.
+train_dataloader = dict(batch_size=2)

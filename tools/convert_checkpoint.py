@@ -1,0 +1,88 @@
+"""Turn a Swin checkpoint of any library into one for another.
+
+    python tools/convert_checkpoint.py IN OUT --to timm
+
+IN is a path, an http(s) address, hf-hub:org/name or timm:name; its layout is recognised from keys
+and shapes. OUT is written as safetensors if its name ends so, else as PyTorch does; it appears
+under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from swin_backbone.checkpoints import (
+    LIBRARIES,
+    CheckpointError,
+    Windows,
+    convert_checkpoint,
+    read_checkpoint,
+)
+from swin_backbone.openmmlab.atomic_checkpoints import AtomicLocalBackend
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="IN", help="path, address, hf-hub:org/name, timm:name")
+    parser.add_argument("out", metavar="OUT", type=Path, help="file to write")
+    parser.add_argument("--to", required=True, choices=LIBRARIES, help="whose layout to write")
+    parser.add_argument(
+        "--window-size",
+        type=int,
+        nargs="+",
+        help="rows and columns of the window in tokens; needed for the buffers that torchvision "
+        "and mmpretrain keep for V2, if the checkpoint does not say it",
+    )
+    parser.add_argument(
+        "--pretrained-window-sizes",
+        type=int,
+        nargs="+",
+        default=(),
+        help="for these buffers: each stage's window in pretraining, 0 for the window itself",
+    )
+    args = parser.parse_args(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        checkpoint = read_checkpoint(args.source)
+        tensors, report = convert_checkpoint(checkpoint, args.to, chosen_windows(args))
+    except (CheckpointError, FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    write(tensors, args.out, args.to)
+    console.print(str(report), highlight=False, markup=False)
+    console.print(f"wrote {args.out}", highlight=False, markup=False)
+
+
+def chosen_windows(args: argparse.Namespace) -> Windows | None:
+    """The windows of the command line, or ``None`` for the checkpoint's own."""
+    if args.window_size is None:
+        return None
+    sizes = args.window_size
+    if len(sizes) > 2 or min(sizes) < 1:
+        raise ValueError(f"--window-size takes one integer >= 1 or two, got {sizes}")
+    trained = tuple((size, size) for size in args.pretrained_window_sizes)
+    return Windows((sizes[0], sizes[-1]), trained)
+
+
+def write(tensors: dict[str, torch.Tensor], path: Path, library: str) -> None:
+    """Write all of a file or nothing of it."""
+    if path.suffix == ".safetensors":
+        import safetensors.torch
+
+        content = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    else:
+        buffer = io.BytesIO()
+        # The original's own code looks for its weights under 'model'.
+        torch.save({"model": tensors} if library == "official" else tensors, buffer)
+        content = buffer.getvalue()
+    AtomicLocalBackend().put(content, path)
+
+
+if __name__ == "__main__":
+    main()
