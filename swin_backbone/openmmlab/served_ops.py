@@ -22,7 +22,7 @@ class UnservedOptionError(NotImplementedError):
 def _torchvision_ops():
     try:
         import torchvision.ops
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
         raise ImportError(
             "this mmcv has no compiled ops, and torchvision, whose ops serve detectors in their "
             "place, cannot be imported; install the torchvision that fits this torch "
