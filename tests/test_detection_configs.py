@@ -46,24 +46,24 @@ CHANNELS = {
     "num_feats",
     "num_groups",
 }
-NUMBERS = {"num", "nms_pre", "max_per_img"}  # of anchors, proposals and detections
+NUMBERS = {"num", "nms_pre", "max_per_img", "num_queries"}  # of boxes
 
 
-def shrink(value) -> None:
-    """Divide channels, numbers of boxes and image sizes in a config by :data:`SHRINK`."""
+def shrink(value, integers: set[str] = frozenset()) -> None:
+    """Divide image sizes and the named integers, wherever in a config, by :data:`SHRINK`."""
     if isinstance(value, list):
         for item in value:
-            shrink(item)
+            shrink(item, integers)
     elif isinstance(value, dict):
         for name, item in value.items():
-            if name in CHANNELS | NUMBERS and isinstance(item, int):
+            if name in integers and isinstance(item, int):
                 value[name] = item // SHRINK
             elif name in ("scale", "crop_size"):
                 value[name] = tuple(side // SHRINK for side in item)
             elif name == "scales" and isinstance(item[0], (list, tuple)):
                 value[name] = [tuple(side // SHRINK for side in scale) for scale in item]
             else:
-                shrink(item)
+                shrink(item, integers)
 
 
 @pytest.fixture
@@ -76,9 +76,8 @@ def small_config(tmp_path, monkeypatch):
         cfg = Config(Config.fromfile(path).to_dict(), format_python_code=False)
         for name in ("arch", "init_cfg"):
             cfg.model.backbone.pop(name, None)
-        if cfg.model.type == "DINO":
-            cfg.model.bbox_head.embed_dims = 256  # mmdet's default, to be shrunk with the rest
-        shrink(cfg.model)
+        # The classic line encodes DINO's queries in 256 channels, whatever the config says.
+        shrink(cfg.model, NUMBERS if cfg.model.type == "DINO" else NUMBERS | CHANNELS)
         cfg.model.backbone.update(embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
         channels = [8, 16, 32, 64]
         cfg.model.neck.in_channels = [channels[i] for i in cfg.model.backbone.out_indices]
