@@ -1,7 +1,7 @@
 """Every detection config trains a step and predicts, on images in COCO's format.
 
-Channels, images and numbers of proposals are shrunk, and the backbone has 5 blocks; that the models as configured have
-the published sizes is checked apart.
+Channels, images and numbers of proposals are shrunk, and the backbone has 5 blocks; that the models
+as configured have the published sizes is checked apart.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.instances import write_coco
+from helpers.small_detector import small_detector, write_data
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 import swin_backbone  # noqa: F401  (lets mmdet import without compiled ops)
 
 pytest.importorskip("mmdet")
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import MODELS
 
 FOLDER = Path(__file__).parents[1] / "configs" / "swin_det"
 CONFIGS = sorted(FOLDER.glob("*.py"))
@@ -34,36 +34,6 @@ PUBLISHED_PARAMETERS = {
     "cascade-mask-rcnn_swin-b": 145,
 }
 TRAIN_SIZES, VAL_SIZES = [(90, 120), (61, 77)], [(83, 64)]
-SHRINK = 8
-CHANNELS = {
-    "in_channels",
-    "out_channels",
-    "feat_channels",
-    "conv_out_channels",
-    "fc_out_channels",
-    "embed_dims",
-    "feedforward_channels",
-    "num_feats",
-    "num_groups",
-}
-NUMBERS = {"num", "nms_pre", "max_per_img", "num_queries"}  # of boxes
-
-
-def shrink(value, integers: set[str] = frozenset()) -> None:
-    """Divide image sizes and the named integers, wherever in a config, by :data:`SHRINK`."""
-    if isinstance(value, list):
-        for item in value:
-            shrink(item, integers)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            if name in integers and isinstance(item, int):
-                value[name] = item // SHRINK
-            elif name in ("scale", "crop_size"):
-                value[name] = tuple(side // SHRINK for side in item)
-            elif name == "scales" and isinstance(item[0], (list, tuple)):
-                value[name] = [tuple(side // SHRINK for side in scale) for scale in item]
-            else:
-                shrink(item, integers)
 
 
 @pytest.fixture
@@ -72,33 +42,14 @@ def small_config(tmp_path, monkeypatch):
 
     def read(path: Path) -> Config:
         monkeypatch.setenv("SWIN_DATA_ROOT", str(tmp_path / "data"))
-        # Formatting a config costs more than training one small step.
-        cfg = Config(Config.fromfile(path).to_dict(), format_python_code=False)
-        for name in ("arch", "init_cfg"):
-            cfg.model.backbone.pop(name, None)
-        # The classic line encodes DINO's queries in 256 channels, whatever the config says.
-        shrink(cfg.model, NUMBERS if cfg.model.type == "DINO" else NUMBERS | CHANNELS)
-        cfg.model.backbone.update(embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
-        channels = [8, 16, 32, 64]
-        cfg.model.neck.in_channels = [channels[i] for i in cfg.model.backbone.out_indices]
-        test_cfg = cfg.model.test_cfg.get("rcnn", cfg.model.test_cfg)
-        test_cfg.update(score_thr=0.0)  # an untrained model is sure of nothing
-        for loader, sizes in ((cfg.train_dataloader, TRAIN_SIZES), (cfg.val_dataloader, VAL_SIZES)):
-            write_data(loader.dataset, sizes)
-            shrink(loader.dataset.pipeline)
-            loader.update(num_workers=0, persistent_workers=False)
-        cfg.train_dataloader.batch_size = 2
+        cfg = small_detector(path)
+        write_data(cfg.train_dataloader.dataset, TRAIN_SIZES)
+        write_data(cfg.val_dataloader.dataset, VAL_SIZES)
         cfg.work_dir = str(tmp_path / "work")
         cfg.experiment_name = tmp_path.name  # a message hub of its own
         return cfg
 
     return read
-
-
-def write_data(dataset: dict, sizes) -> None:
-    metainfo = dataset.get("metainfo") or DATASETS.get(dataset.type).METAINFO
-    root = Path(dataset.data_root)
-    write_coco(root / dataset.data_prefix.img, root / dataset.ann_file, sizes, metainfo["classes"])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -283,7 +283,7 @@ def test_deformable_attention_on_any_device_is_the_mean_of_samples(device):
         # Pixels beyond the border are zero.
         sample = bilinear(
             torch.nn.functional.pad(part, (1, 1, 1, 1)), y * rows + 0.5, x * columns + 0.5
-        )  # noqa: E501
+        )
         expected[b, q, head] += weights[b, q, head, level, point] * sample
     arguments = [x.to(device) for x in (value, shapes, starts, locations, weights)]
     found = served_ops.ms_deform_attn_forward(*arguments, im2col_step=64)

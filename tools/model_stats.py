@@ -202,9 +202,7 @@ def as_markdown(stats: list[Stats]) -> str:
         configs |= published["configs"]
         sources |= published["sources"]
     segmentors = [as_line(row, as_cells(row), configs) for row in stats if row.crop]
-    detectors = [
-        as_line(row, as_cells(row)[::2], configs) for row in stats if row.crop is None
-    ]
+    detectors = [as_line(row, as_cells(row)[::2], configs) for row in stats if row.crop is None]
     links = [f"[{name}]: {source['url']}" for name, source in sources.items()]
     tables = HEADER + "\n".join(segmentors) + DETECTION_HEADER + "\n".join(detectors)
     return "\n".join([tables, "", *links])
