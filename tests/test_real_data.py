@@ -162,8 +162,8 @@ def test_mask_rcnn_on_nuclei(tmp_path, monkeypatch):
     roi_head.mask_head.update(in_channels=channels, conv_out_channels=channels, num_convs=2)
     config.model.train_cfg.rcnn.sampler.num = 128
     config.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
-    for crop in (step for step in config.train_pipeline if step.type == "RandomCrop"):
-        crop.crop_size = (320, 360)
+    (resize,) = (step for step in config.train_pipeline if step.type == "Resize")
+    resize.scale = (320, 320)
     config.train_dataloader.dataset.pipeline = config.train_pipeline
     config.val_dataloader = config.val_evaluator = config.val_cfg = None
     config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps}
