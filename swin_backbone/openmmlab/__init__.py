@@ -21,5 +21,6 @@ def register_plugins() -> None:
         label_check,
         layer_decay,
         progress,
+        sharding,
         step_seed,
     )
