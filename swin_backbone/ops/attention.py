@@ -25,6 +25,8 @@ def shifted_window_attention(
     window_size: tuple[int, int],
     shift_size: tuple[int, int] = (0, 0),
     scale: float | None = None,
+    logit_scale: Tensor | None = None,
+    valid_sizes: Tensor | None = None,
     padding_qkv: Tensor | None = None,
     dropout_p: float = 0.0,
     backend: str = "auto",
@@ -43,9 +45,19 @@ def shifted_window_attention(
         num_heads: number of heads; divides C.
         window_size: rows M_h and columns M_w of a window, in tokens.
         shift_size: rows and columns of the shift, ``0 <= shift < window``.
-        scale: factor on q k^T. ``None`` means ``head_dim ** -0.5``.
+        scale: factor on q k^T. ``None`` means ``head_dim ** -0.5``, or nothing beside
+            ``logit_scale``.
+        logit_scale: (heads,) factors of scaled cosine attention (Swin Transformer V2,
+            https://arxiv.org/abs/2111.09883, equation 2): queries and keys are divided by their
+            length (at least 1e-12), and q k^T is multiplied by its head's factor, as given.
+            ``None``: dot products.
+        valid_sizes: (B, 2) integers: rows and columns, from the top left, that belong to each
+            image; more than the map has means all of it. Tokens outside, and tokens that only
+            fill up windows, are keys for no one, and their outputs are zero. ``None``: tokens
+            that fill up windows are seen, as the original does.
         padding_qkv: (3 * C,) query, key and value of a token that only fills up a window: the
             bias of the projection, since the original pads zeros before it. ``None``: zeros.
+            Of no effect beside ``valid_sizes``.
         dropout_p: probability with which an attention weight is dropped.
         backend: ``'auto'`` or a name in :data:`swin_backbone.ops.BACKENDS`.
 
@@ -54,18 +66,22 @@ def shifted_window_attention(
 
     Raises:
         ValueError: if a shape does not fit, or the backend is unknown or cannot run the inputs.
-        TypeError: if ``qkv`` is not floating point.
+        TypeError: if ``qkv`` or ``logit_scale`` is not floating point, or ``valid_sizes`` is.
     """
     _check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p)
-    head_dim = qkv.shape[-1] // (3 * num_heads)
+    _check_options(qkv, num_heads, scale, logit_scale, valid_sizes)
+    if scale is None:
+        scale = 1.0 if logit_scale is not None else (qkv.shape[-1] // (3 * num_heads)) ** -0.5
     inputs = AttentionInputs(
         qkv=qkv,
         bias_table=bias_table,
         padding_qkv=padding_qkv,
         grid=WindowGrid(qkv.shape[1], qkv.shape[2], tuple(window_size), tuple(shift_size)),
         num_heads=num_heads,
-        scale=head_dim**-0.5 if scale is None else scale,
+        scale=scale,
         dropout_p=dropout_p,
+        logit_scale=logit_scale,
+        valid_sizes=valid_sizes,
     )
     return BACKENDS[choose_backend(inputs, backend)].run(inputs)
 
@@ -78,13 +94,13 @@ def choose_backend(inputs: AttentionInputs, backend: str = "auto") -> str:
     """
     check_backend_name(backend)
     if backend != "auto":
-        reason = BACKENDS[backend].why_not(inputs)
+        reason = BACKENDS[backend].refuses(inputs)
         if reason is not None:
             raise ValueError(f"backend={backend!r} cannot run these tensors: {reason}")
         return backend
     refused = []
     for name in PREFERENCE.get(inputs.qkv.device.type, PREFERENCE_ELSEWHERE):
-        reason = BACKENDS[name].why_not(inputs)
+        reason = BACKENDS[name].refuses(inputs)
         if reason is None:
             _log_choice(name, refused)
             return name
@@ -128,3 +144,23 @@ def _check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_q
         raise ValueError(f"padding_qkv must be ({qkv.shape[-1]},), got {tuple(padding_qkv.shape)}")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
+
+
+def _check_options(qkv, num_heads, scale, logit_scale, valid_sizes):
+    if logit_scale is not None:
+        if scale is not None:
+            raise ValueError(f"give scale or logit_scale, not both; got scale={scale}")
+        if not logit_scale.is_floating_point():
+            raise TypeError(f"logit_scale must be floating point, got {logit_scale.dtype}")
+        if tuple(logit_scale.shape) != (num_heads,):
+            raise ValueError(
+                f"logit_scale must be ({num_heads},), one a head, got {tuple(logit_scale.shape)}"
+            )
+    if valid_sizes is not None:
+        if valid_sizes.is_floating_point() or valid_sizes.dtype == torch.bool:
+            raise TypeError(f"valid_sizes must be integers, got {valid_sizes.dtype}")
+        if tuple(valid_sizes.shape) != (qkv.shape[0], 2):
+            raise ValueError(
+                f"valid_sizes must be ({qkv.shape[0]}, 2), rows and columns of each image, "
+                f"got {tuple(valid_sizes.shape)}"
+            )

@@ -116,6 +116,42 @@ def shifted_window_mask(grid: WindowGrid, device: torch.device | str = "cpu") ->
     return region[:, :, None] != region[:, None, :]
 
 
+def valid_tokens(height: int, width: int, valid_sizes: Tensor) -> Tensor:
+    """Which tokens of a map belong to the image and not to the padding of its batch.
+
+    Args:
+        height: rows of the map, in tokens.
+        width: columns of the map, in tokens.
+        valid_sizes: (B, 2) rows and columns of each image, in tokens, at the top left.
+
+    Returns:
+        bool (B, height, width).
+    """
+    row = torch.arange(height, device=valid_sizes.device)
+    column = torch.arange(width, device=valid_sizes.device)
+    rows, columns = valid_sizes[:, 0, None], valid_sizes[:, 1, None]
+    return (row < rows)[:, :, None] & (column < columns)[:, None, :]
+
+
+def valid_windows(grid: WindowGrid, valid_sizes: Tensor) -> Tensor:
+    """Which tokens of each (shifted) window belong to the image.
+
+    Args:
+        grid: where the windows lie.
+        valid_sizes: (B, 2) rows and columns of each image, in tokens. Tokens that only fill up
+            windows are never valid.
+
+    Returns:
+        bool (B, rows * columns, N) with N the tokens per window.
+    """
+    valid = valid_tokens(grid.height, grid.width, valid_sizes)
+    bottom, right = grid.padded_height - grid.height, grid.padded_width - grid.width
+    valid = torch.nn.functional.pad(valid, (0, right, 0, bottom))
+    if grid.is_shifted:
+        valid = torch.roll(valid, [-shift for shift in grid.shift_size], dims=(1, 2))
+    return partition_windows(valid[..., None], grid)[..., 0]
+
+
 def relative_position_index(
     window_size: tuple[int, int], device: torch.device | str = "cpu"
 ) -> Tensor:

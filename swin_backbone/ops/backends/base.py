@@ -9,7 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..windows import WindowGrid, merge_windows, partition_windows
+from ..windows import (
+    WindowGrid,
+    merge_windows,
+    partition_windows,
+    shifted_window_mask,
+    valid_tokens,
+    valid_windows,
+)
+
+#: Fields of :class:`AttentionInputs` that a backend has to declare before it gets them.
+FEATURES = ("logit_scale", "valid_sizes")
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,13 @@ class AttentionInputs:
     num_heads: int
     scale: float
     dropout_p: float
+    logit_scale: Tensor | None = None
+    valid_sizes: Tensor | None = None
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Optional arguments that are given and that not every backend takes."""
+        return frozenset(name for name in FEATURES if getattr(self, name) is not None)
 
 
 class Backend(NamedTuple):
@@ -32,28 +49,76 @@ class Backend(NamedTuple):
         name: what users write in ``backend=``.
         why_not: why these inputs cannot run here, or ``None`` if they can.
         run: (B, H, W, C) from the inputs.
+        features: which of :data:`FEATURES` it takes.
     """
 
     name: str
     why_not: Callable[[AttentionInputs], str | None]
     run: Callable[[AttentionInputs], Tensor]
+    features: frozenset[str] = frozenset()
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        """Why these inputs cannot run here, features included, or ``None`` if they can."""
+        lacking = sorted(inputs.features - self.features)
+        if lacking:
+            return f"does not take {' and '.join(lacking)}"
+        return self.why_not(inputs)
 
 
-def window_qkv(inputs: AttentionInputs) -> Tensor:
-    """Padded, shifted and partitioned queries, keys and values.
+def window_qkv(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded, shifted and partitioned: what ``softmax(scale q k^T + bias) v`` takes.
+
+    For cosine attention, queries and keys are normalised, and the queries hold ``logit_scale``.
 
     Returns:
-        (3, B, windows, heads, N, head dim) with N the tokens per window.
+        Three of (B, windows, heads, N, head dim) with N the tokens per window.
     """
     grid = inputs.grid
-    qkv = pad_to_windows(inputs.qkv, inputs.padding_qkv, grid)
+    if inputs.valid_sizes is None:
+        qkv = pad_to_windows(inputs.qkv, inputs.padding_qkv, grid)
+    else:  # so that nothing outside the valid area, be it NaN, reaches the inside
+        qkv = pad_to_windows(_zero_outside(inputs.qkv, inputs), None, grid)
     if grid.is_shifted:
         qkv = torch.roll(qkv, [-shift for shift in grid.shift_size], dims=(1, 2))
     windows = partition_windows(qkv, grid)
     batch, count, tokens, channels = windows.shape
     head_dim = channels // (3 * inputs.num_heads)
     windows = windows.reshape(batch, count, tokens, 3, inputs.num_heads, head_dim)
-    return windows.permute(3, 0, 1, 4, 2, 5)
+    query, key, value = windows.permute(3, 0, 1, 4, 2, 5)
+    if inputs.logit_scale is None:
+        return query, key, value
+    query = _normalise(query) * inputs.logit_scale[:, None, None]
+    return query.to(value.dtype), _normalise(key).to(value.dtype), value
+
+
+def forbidden_pairs(inputs: AttentionInputs) -> Tensor | None:
+    """Which keys a query must not see, for the shift's sake or since they are not valid.
+
+    Returns:
+        bool, to be broadcast to (B, windows, heads, N, N), ``True`` for a forbidden pair;
+        ``None`` if all pairs are allowed. A row never forbids all keys: where it would, in
+        windows without a valid token, it allows all, so that the softmax is finite; the outputs
+        of such queries are set to zero in the end.
+    """
+    grid, device = inputs.grid, inputs.qkv.device
+    forbidden = shifted_window_mask(grid, device)[:, None] if grid.is_shifted else None
+    if inputs.valid_sizes is None:
+        return forbidden
+    invalid_keys = ~valid_windows(grid, inputs.valid_sizes)[:, :, None, None, :]
+    forbidden = invalid_keys if forbidden is None else forbidden | invalid_keys
+    return forbidden & ~forbidden.all(dim=-1, keepdim=True)
+
+
+def _normalise(x: Tensor) -> Tensor:
+    """To length one over the last axis, in float32 at least: float16 rounds eps to zero."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.nn.functional.normalize(x, dim=-1, eps=1e-12)
+
+
+def _zero_outside(x: Tensor, inputs: AttentionInputs) -> Tensor:
+    """A map (B, H, W, ...) with zeros outside the valid area."""
+    outside = ~valid_tokens(x.shape[1], x.shape[2], inputs.valid_sizes)
+    return x.masked_fill(outside[..., None], 0)
 
 
 def undo_windows(attended: Tensor, inputs: AttentionInputs) -> Tensor:
@@ -62,7 +127,8 @@ def undo_windows(attended: Tensor, inputs: AttentionInputs) -> Tensor:
     x = merge_windows(attended.transpose(2, 3).flatten(-2), grid)
     if grid.is_shifted:
         x = torch.roll(x, grid.shift_size, dims=(1, 2))
-    return x[:, : grid.height, : grid.width]
+    x = x[:, : grid.height, : grid.width]
+    return x if inputs.valid_sizes is None else _zero_outside(x, inputs)
 
 
 def pad_to_windows(qkv: Tensor, padding_qkv: Tensor | None, grid: WindowGrid) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..windows import relative_position_bias, shifted_window_mask
-from .base import AttentionInputs, Backend, undo_windows, window_qkv
+from ..windows import relative_position_bias
+from .base import FEATURES, AttentionInputs, Backend, forbidden_pairs, undo_windows, window_qkv
 
 
 def _run(inputs: AttentionInputs) -> Tensor:
@@ -24,15 +24,14 @@ def _run(inputs: AttentionInputs) -> Tensor:
 
 
 def _additive_mask(inputs: AttentionInputs) -> Tensor:
-    """Bias, and minus infinity where the shift forbids: (1 or B * windows, heads, N, N)."""
-    grid = inputs.grid
-    bias = relative_position_bias(inputs.bias_table, grid.window_size).to(inputs.qkv.dtype)
-    if not grid.is_shifted:
+    """Bias, and minus infinity for forbidden pairs: (1 or B * windows, heads, N, N)."""
+    bias = relative_position_bias(inputs.bias_table, inputs.grid.window_size).to(inputs.qkv.dtype)
+    forbidden = forbidden_pairs(inputs)
+    if forbidden is None:
         return bias[None]
-    forbidden = shifted_window_mask(grid, bias.device)
-    bias = bias.masked_fill(forbidden[:, None], float("-inf"))
+    bias = bias.masked_fill(forbidden, float("-inf"))
     batch = inputs.qkv.shape[0]
-    return bias.expand(batch, *bias.shape).flatten(0, 1)
+    return bias.expand(batch, *bias.shape[-4:]).flatten(0, 1)
 
 
-SDPA = Backend(name="sdpa", why_not=lambda inputs: None, run=_run)
+SDPA = Backend(name="sdpa", why_not=lambda inputs: None, run=_run, features=frozenset(FEATURES))
