@@ -20,7 +20,10 @@ from .layers import (
     SwinBlock,
     SwinStage,
     WindowAttention,
+    clear_padding,
+    embed_valid_areas,
     resize_position_embedding,
+    shrink_sizes,
 )
 from .ops import check_backend_name
 
@@ -63,6 +66,10 @@ class SwinBackbone(BaseModule):
         frozen_stages: the patch embedding and this many stages stay as they are; -1 for none.
         backend: how attention is computed, ``'auto'`` or a name in
             :data:`swin_backbone.ops.BACKENDS`.
+        mask_padding: keep the padding of a batch, and the tokens that fill up windows, out of
+            attention, so that an image's maps do not depend on what it is batched with. Weights
+            trained without it were trained with other attention near the borders. See
+            :meth:`forward` for how the images' sizes are found.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a path or an address, or
             ``None`` for random weights.
 
@@ -103,6 +110,7 @@ class SwinBackbone(BaseModule):
         *,
         arch: str | None = None,
         backend: str = "auto",
+        mask_padding: bool = False,
         convert_weights: bool = False,
     ):
         super().__init__(init_cfg=_resolve_init_cfg(init_cfg, pretrained))
@@ -121,10 +129,11 @@ class SwinBackbone(BaseModule):
         self.window_size = arguments.to_pair("window_size", window_size)
         self.frozen_stages = frozen_stages
         self.use_abs_pos_embed = use_abs_pos_embed
+        self.mask_padding = mask_padding
         self.checkpoint_report = None
 
         patch_size = arguments.to_pair("patch_size", patch_size)
-        strides = _check_strides(strides, patch_size, len(depths))
+        self.strides = strides = _check_strides(strides, patch_size, len(depths))
         pretrain_img_size = arguments.to_pair("pretrain_img_size", pretrain_img_size)
         self.position_grid = tuple(
             size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
@@ -180,35 +189,65 @@ class SwinBackbone(BaseModule):
         self._register_load_state_dict_pre_hook(_adapt_state_dict, with_module=True)
         self._freeze_stages()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> list[Tensor]:
         """Extract the hierarchy of feature maps.
 
         Args:
             x: (B, in_channels, H, W) images, normalised, floating point, any H, W >= 1.
+            valid_sizes: with ``mask_padding``: (B, 2) integers, the rows and columns of each
+                image in pixels; it lies at the top left, the rest is padding. ``None``: an
+                attribute of that name on ``x``, which our data preprocessors set; if there is
+                none either, all of ``x`` is valid.
 
         Returns:
             One map per entry of ``out_indices``, stage i as (B, num_features[i],
             ceil(H / stride), ceil(W / stride)) with the strides 4, 8, 16, 32. The maps are
-            channels-last in memory.
+            channels-last in memory. With ``mask_padding``, each is zero outside the image, and
+            inside what the image gives by itself.
 
         Raises:
-            TypeError: if ``x`` is not floating point.
-            ValueError: if ``x`` has another number of axes or channels, or no pixels.
+            TypeError: if ``x`` is not floating point, or ``valid_sizes`` not of integers.
+            ValueError: if ``x`` has another number of axes or channels, or no pixels; if
+                ``valid_sizes`` has another shape, or is given without ``mask_padding``.
         """
         self._check_images(x)
+        valid_sizes = self._valid_sizes(x, valid_sizes)
+        if valid_sizes is not None:
+            x = clear_padding(x.permute(0, 2, 3, 1), valid_sizes).permute(0, 3, 1, 2)
         x = self.patch_embed(x)
+        valid_sizes = shrink_sizes(valid_sizes, self.strides[0])
         if self.use_abs_pos_embed:
-            x = x + resize_position_embedding(
-                self.absolute_pos_embed, self.position_grid, tuple(x.shape[1:3])
-            )
+            x = x + self._position_embedding(tuple(x.shape[1:3]), valid_sizes)
         x = self.drop_after_pos(x)
         maps = []
         for index, stage in enumerate(self.stages):
-            features, x = stage(x)
+            features, x = stage(x, valid_sizes)
             if index in self.out_indices:
                 norm = getattr(self, f"norm{index}")
-                maps.append(norm(features).permute(0, 3, 1, 2))
+                maps.append(clear_padding(norm(features), valid_sizes).permute(0, 3, 1, 2))
+            if stage.downsample is not None:
+                valid_sizes = shrink_sizes(valid_sizes, self.strides[index + 1])
         return maps
+
+    def _valid_sizes(self, x: Tensor, given: Tensor | None) -> Tensor | None:
+        """Rows and columns of each image (B, 2), on the device of ``x``; ``None`` for no mask."""
+        if not self.mask_padding:
+            if given is not None:
+                raise ValueError("valid_sizes needs a backbone with mask_padding=True")
+            return None
+        sizes = getattr(x, "valid_sizes", None) if given is None else given
+        if sizes is None:
+            sizes = torch.tensor(x.shape[2:]).expand(len(x), 2)
+        if sizes.is_floating_point() or sizes.dtype == torch.bool:
+            raise TypeError(f"valid_sizes must be integers, got {sizes.dtype}")
+        if tuple(sizes.shape) != (len(x), 2):
+            raise ValueError(f"valid_sizes must be ({len(x)}, 2), got {tuple(sizes.shape)}")
+        return sizes.to(x.device, non_blocking=True)
+
+    def _position_embedding(self, size: tuple[int, int], valid_sizes: Tensor | None) -> Tensor:
+        if valid_sizes is None:
+            return resize_position_embedding(self.absolute_pos_embed, self.position_grid, size)
+        return embed_valid_areas(self.absolute_pos_embed, self.position_grid, size, valid_sizes)
 
     def _check_images(self, x: Tensor) -> None:
         if not x.is_floating_point():

@@ -5,8 +5,9 @@ from .drop_path import DropPath
 from .mlp import Mlp
 from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging
-from .position_embedding import resize_position_embedding
+from .position_embedding import embed_valid_areas, resize_position_embedding
 from .stage import SwinStage
+from .valid_area import clear_padding, shrink_sizes
 from .window_attention import WindowAttention
 
 __all__ = [
@@ -17,5 +18,8 @@ __all__ = [
     "SwinBlock",
     "SwinStage",
     "WindowAttention",
+    "clear_padding",
+    "embed_valid_areas",
     "resize_position_embedding",
+    "shrink_sizes",
 ]

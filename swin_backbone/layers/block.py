@@ -47,12 +47,12 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(embed_dims, hidden_dims, act_layer, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C); what is outside ``valid_sizes`` (B, 2) means nothing."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+            return checkpoint(self._forward, x, valid_sizes, use_reentrant=False)
+        return self._forward(x, valid_sizes)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def _forward(self, x: Tensor, valid_sizes: Tensor | None) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), valid_sizes))
         return x + self.drop_path(self.mlp(self.norm2(x)))

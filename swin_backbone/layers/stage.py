@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from .valid_area import clear_padding
+
 
 class SwinStage(nn.Module):
     """Blocks in sequence, then patch merging.
@@ -20,16 +22,19 @@ class SwinStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the stage.
 
         Args:
             x: (B, H, W, C).
+            valid_sizes: (B, 2) rows and columns that belong to each image, or ``None`` for all.
 
         Returns:
             The stage's own map (B, H, W, C), and the next stage's input (the same map where
             there is no next stage).
         """
         for block in self.blocks:
-            x = block(x)
+            x = block(x, valid_sizes)
+        # Patch merging of an image by itself would fill up with zeros.
+        x = clear_padding(x, valid_sizes)
         return x, x if self.downsample is None else self.downsample(x)

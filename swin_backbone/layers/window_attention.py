@@ -50,8 +50,8 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C); tokens see those within ``valid_sizes`` (B, 2) only."""
         attended = shifted_window_attention(
             self.qkv(x),
             self.relative_position_bias_table,
@@ -59,6 +59,7 @@ class WindowAttention(nn.Module):
             window_size=self.window_size,
             shift_size=self.shift_size,
             scale=self.scale,
+            valid_sizes=valid_sizes,
             padding_qkv=self.qkv.bias,
             dropout_p=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,

@@ -23,4 +23,5 @@ def register_plugins() -> None:
         progress,
         sharding,
         step_seed,
+        valid_sizes,
     )

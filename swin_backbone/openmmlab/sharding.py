@@ -50,7 +50,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
             )
             if not whole:
                 whole = part
-            for key, moments in part["state"].items():
+            for key, moments in part.get("state", {}).items():  # the main process has it all
                 whole["state"][key].update(moments)
         return whole
 

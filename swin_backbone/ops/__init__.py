@@ -2,7 +2,7 @@
 
 from .attention import check_backend_name, choose_backend, shifted_window_attention
 from .backends import BACKENDS, AttentionInputs, Backend
-from .windows import WindowGrid
+from .windows import WindowGrid, valid_tokens
 
 __all__ = [
     "BACKENDS",
@@ -12,4 +12,5 @@ __all__ = [
     "check_backend_name",
     "choose_backend",
     "shifted_window_attention",
+    "valid_tokens",
 ]

@@ -98,6 +98,16 @@ def with_cp(rank):
     return largest_difference(*found)
 
 
+def masked(rank):
+    """DDP with images that fill different parts of a batch, against one process on all of it."""
+    model = Model(mask_padding=True)
+    wrapped = DistributedDataParallel(model)
+    sizes = [torch.tensor([(9, 28), (20, 13)]), torch.tensor([(20, 28), (5, 6)])]
+    found = gradients(model, wrapped(images(rank, (20, 28)), valid_sizes=sizes[rank]))
+    both = torch.cat([images(other, (20, 28)) for other in range(2)])
+    return largest_difference(found, gradients(model, model(both, valid_sizes=torch.cat(sizes))))
+
+
 def broadcast_bytes(rank, backbone_class):
     """What two steps broadcast, though DDP is asked to broadcast buffers."""
     wrapped = DistributedDataParallel(Model(backbone_class), broadcast_buffers=True)
@@ -117,6 +127,7 @@ def main():
         "joined batch": joined_batch(rank),
         "other sizes": other_sizes(rank),
         "with_cp": with_cp(rank),
+        "masked": masked(rank),
         "bytes": broadcast_bytes(rank, SwinBackbone),
         "bytes of mmseg's": broadcast_bytes(rank, SwinTransformer),
     }
