@@ -3,6 +3,7 @@
 from .block import SwinBlock
 from .drop_path import DropPath
 from .mlp import Mlp
+from .packing import Packing, join
 from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging
 from .position_embedding import embed_valid_areas, resize_position_embedding
@@ -13,6 +14,7 @@ from .window_attention import WindowAttention
 __all__ = [
     "DropPath",
     "Mlp",
+    "Packing",
     "PatchEmbed",
     "PatchMerging",
     "SwinBlock",
@@ -20,6 +22,7 @@ __all__ = [
     "WindowAttention",
     "clear_padding",
     "embed_valid_areas",
+    "join",
     "resize_position_embedding",
     "shrink_sizes",
 ]

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .drop_path import DropPath
 from .mlp import Mlp
+from .packing import Packing
 from .window_attention import WindowAttention
 
 
@@ -47,12 +48,15 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(embed_dims, hidden_dims, act_layer, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C); what is outside ``valid_sizes`` (B, 2) means nothing."""
+    def forward(
+        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; what is
+        outside ``valid_sizes`` (B, 2) means nothing."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, valid_sizes, use_reentrant=False)
-        return self._forward(x, valid_sizes)
+            return checkpoint(self._forward, x, valid_sizes, packing, use_reentrant=False)
+        return self._forward(x, valid_sizes, packing)
 
-    def _forward(self, x: Tensor, valid_sizes: Tensor | None) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), valid_sizes))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def _forward(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), valid_sizes, packing), packing)
+        return x + self.drop_path(self.mlp(self.norm2(x)), packing)

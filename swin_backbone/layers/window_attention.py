@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import shifted_window_attention
+from ..ops import shifted_window_attention, shifted_window_attention_packed
+from .packing import Packing
 
 
 class WindowAttention(nn.Module):
@@ -50,20 +51,26 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C); tokens see those within ``valid_sizes`` (B, 2) only."""
-        attended = shifted_window_attention(
-            self.qkv(x),
-            self.relative_position_bias_table,
-            num_heads=self.num_heads,
-            window_size=self.window_size,
-            shift_size=self.shift_size,
-            scale=self.scale,
-            valid_sizes=valid_sizes,
-            padding_qkv=self.qkv.bias,
-            dropout_p=self.attn_drop_rate if self.training else 0.0,
-            backend=self.backend,
-        )
+    def forward(
+        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
+        see those within ``valid_sizes`` (B, 2) only."""
+        qkv, table = self.qkv(x), self.relative_position_bias_table
+        options = {
+            "num_heads": self.num_heads,
+            "window_size": self.window_size,
+            "shift_size": self.shift_size,
+            "scale": self.scale,
+            "padding_qkv": self.qkv.bias,
+            "dropout_p": self.attn_drop_rate if self.training else 0.0,
+            "backend": self.backend,
+        }
+        if packing is None:
+            attended = shifted_window_attention(qkv, table, valid_sizes=valid_sizes, **options)
+        else:
+            options["mask_padding"] = packing.mask_padding
+            attended = shifted_window_attention_packed(qkv, packing.sizes, table, **options)
         return self.proj_drop(self.proj(attended))
 
     def extra_repr(self) -> str:

@@ -29,11 +29,9 @@ def _handing_over(base: type[nn.Module]) -> type[nn.Module]:
             own = [tuple(image.shape[-2:]) for image in data["inputs"]]
             data = super().forward(data, training)
             # Batch augmentations of the stock class change images and their img_shape alike.
-            samples = data.get("data_samples") or [{}] * len(own)
-            shapes = [
-                sample.get("img_shape", size) for sample, size in zip(samples, own, strict=True)
-            ]
-            data["inputs"].valid_sizes = torch.tensor([shape[:2] for shape in shapes])
+            for index, sample in enumerate(data.get("data_samples") or []):
+                own[index] = tuple(sample.get("img_shape", own[index])[:2])
+            data["inputs"].valid_sizes = torch.tensor(own)
             return data
 
     HandingOver.__name__ = HandingOver.__qualname__ = f"Swin{base.__name__}"

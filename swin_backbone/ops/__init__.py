@@ -2,6 +2,7 @@
 
 from .attention import check_backend_name, choose_backend, shifted_window_attention
 from .backends import BACKENDS, AttentionInputs, Backend
+from .packed import shifted_window_attention_packed
 from .windows import WindowGrid, valid_tokens
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "check_backend_name",
     "choose_backend",
     "shifted_window_attention",
+    "shifted_window_attention_packed",
     "valid_tokens",
 ]
