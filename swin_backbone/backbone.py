@@ -14,12 +14,17 @@ from . import arguments
 from .checkpoints import TABLE_INTERPOLATIONS, CheckpointError, CheckpointReport
 from .factories import act_factory, norm_factory
 from .layers import (
+    Packing,
     PatchEmbed,
     SwinBlock,
     SwinBlockV2,
     WindowAttentionV2,
     apply_norm,
+    clear_padding,
+    embed_valid_areas,
+    join,
     resize_position_embedding,
+    shrink_sizes,
 )
 from .loading import adapt_state_dict, fit_checkpoint, load_pretrained, resolve_init_cfg
 from .ops import SMALL_MAP_RULES, check_backend_name, low_precision_copies, product_dtype
@@ -66,6 +71,13 @@ class SwinBackbone(BaseModule):
         frozen_stages: the patch embedding and this many stages stay as they are; -1 for none.
         backend: how attention is computed, ``'auto'`` or a name in
             :data:`swin_backbone.ops.BACKENDS`.
+        mask_padding: keep the padding of a batch, and the tokens that fill up windows, out of
+            attention, so that an image's maps do not depend on what it is batched with. Weights
+            trained without it were trained with other attention near the borders. See
+            :meth:`forward` for how the images' sizes are found.
+        packed: take a padded batch apart, and compute on the images' own tokens alone, see
+            :meth:`forward_packed`. The maps are zero outside the images. Their sizes are found
+            as for ``mask_padding``, with which it can be combined.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a path or an address, or
             ``None`` for random weights.
         version: ``'v1'``, or ``'v2'``: residual post-norm, scaled cosine attention, continuous
@@ -120,6 +132,8 @@ class SwinBackbone(BaseModule):
         *,
         arch: str | None = None,
         backend: str = "auto",
+        mask_padding: bool = False,
+        packed: bool = False,
         convert_weights: bool = False,
         version: str = "v1",
         pretrained_window_sizes: Sequence[int | Sequence[int]] | None = None,
@@ -154,10 +168,13 @@ class SwinBackbone(BaseModule):
         self.window_sizes = arguments.resolve_window_sizes(window_size, len(depths))
         self.frozen_stages = frozen_stages
         self.use_abs_pos_embed = use_abs_pos_embed
+        self.mask_padding = mask_padding
+        self.packed = packed
+        self.small_maps = small_maps
         self.checkpoint_report = None
 
         patch_size = arguments.to_pair("patch_size", patch_size)
-        strides = arguments.check_strides(strides, patch_size, len(depths))
+        self.strides = strides = arguments.check_strides(strides, patch_size, len(depths))
         pretrain_img_size = arguments.to_pair("pretrain_img_size", pretrain_img_size)
         self.position_grid = tuple(
             size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
@@ -202,39 +219,140 @@ class SwinBackbone(BaseModule):
         self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
         self._freeze_stages()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> list[Tensor]:
         """Extract the hierarchy of feature maps.
 
         Args:
             x: (B, in_channels, H, W) images, normalised, floating point, any H, W >= 1.
+            valid_sizes: with ``mask_padding`` or ``packed``: (B, 2) integers, the rows and
+                columns of each image in pixels; it lies at the top left, the rest is padding.
+                ``None``: an attribute of that name on ``x``, which our data preprocessors set;
+                if there is none either, all of ``x`` is valid.
 
         Returns:
             One map per entry of ``out_indices``, stage i as (B, num_features[i],
             ceil(H / stride), ceil(W / stride)) with the strides 4, 8, 16, 32. The maps are
-            channels-last in memory.
+            channels-last in memory. With either of these, each is zero outside the image, and
+            inside what the image gives by itself.
 
         Raises:
-            TypeError: if ``x`` is not floating point.
-            ValueError: if ``x`` has another number of axes or channels, or no pixels.
+            TypeError: if ``x`` is not floating point, or ``valid_sizes`` not of integers.
+            ValueError: if ``x`` has another number of axes or channels, or no pixels; if
+                ``valid_sizes`` has another shape, or is given without either option.
         """
         self._check_images(x)
+        valid_sizes = self._valid_sizes(x, valid_sizes)
+        if self.packed:
+            size = tuple(x.shape[2:])
+            own = valid_sizes.tolist()  # more than the batch has means all of it
+            images = [image[:, :rows, :cols] for image, (rows, cols) in zip(x, own, strict=True)]
+            return self.forward_packed(images, size)
+        if valid_sizes is not None:
+            x = clear_padding(x.permute(0, 2, 3, 1), valid_sizes).permute(0, 3, 1, 2)
         x = self.patch_embed(x)
+        valid_sizes = shrink_sizes(valid_sizes, self.strides[0])
         if self.use_abs_pos_embed:
-            x = x + resize_position_embedding(
-                self.absolute_pos_embed, self.position_grid, tuple(x.shape[1:3])
-            )
+            x = x + self._position_embedding(tuple(x.shape[1:3]), valid_sizes)
         x = self.drop_after_pos(x)
         with self._weights_at_hand(x):
-            return self._forward_stages(x)
+            return self._forward_stages(x, valid_sizes)
 
-    def _forward_stages(self, x: Tensor) -> list[Tensor]:
+    def _forward_stages(self, x: Tensor, valid_sizes: Tensor | None) -> list[Tensor]:
         maps = []
         for index, stage in enumerate(self.stages):
-            features, x = stage(x)
+            features, x = stage(x, valid_sizes)
             if index in self.out_indices:
                 norm = getattr(self, f"norm{index}")
-                maps.append(apply_norm(norm, features).permute(0, 3, 1, 2))
+                maps.append(
+                    clear_padding(apply_norm(norm, features), valid_sizes).permute(0, 3, 1, 2)
+                )
+            if stage.downsample is not None:
+                valid_sizes = shrink_sizes(valid_sizes, self.strides[index + 1])
         return maps
+
+    def forward_packed(
+        self, images: Sequence[Tensor], batch_size: tuple[int, int] | None = None
+    ) -> list:
+        """Extract the maps of images of different sizes, without any padding between them.
+
+        The tokens of all images go through the stages as one list; windows are local, so that a
+        table of sizes keeps the images apart.
+
+        Args:
+            images: (in_channels, H, W) each, normalised, floating point, any H, W >= 1.
+            batch_size: rows and columns, in pixels, of the batch that a head expects, at least
+                those of every image.
+
+        Returns:
+            For each entry of ``out_indices``, with ``batch_size`` a map (B, C, rows, columns)
+            that is zero outside the images, and without it a list of the images' own maps
+            (C, rows, columns). Both are what each image gives by itself.
+
+        Raises:
+            TypeError: if an image is not floating point.
+            ValueError: if there is no image, one has another number of axes or channels or no
+                pixels, or one is larger than ``batch_size``.
+        """
+        if len(images) == 0:
+            raise ValueError("forward_packed needs at least one image")
+        if self.small_maps != "shift":
+            raise ValueError(
+                f"packed images need small_maps='shift', got {self.small_maps!r}: the other rules "
+                f"choose windows by the size of a map, and these have many"
+            )
+        for image in images:
+            self._check_images(image[None])
+        x = self.patch_embed.pack(images)
+        sizes = tuple((image.shape[1], image.shape[2]) for image in images)
+        packing = Packing(sizes, self.mask_padding).shrink(self.strides[0])
+        batch = (
+            None if batch_size is None else Packing((tuple(batch_size),)).shrink(self.strides[0])
+        )
+        if self.use_abs_pos_embed:
+            x = x + join(self._position_embedding(size, None)[0] for size in packing.sizes)
+        x = self.drop_after_pos(x)
+        with self._weights_at_hand(x):
+            return self._forward_packed_stages(x, packing, batch)
+
+    def _forward_packed_stages(
+        self, x: Tensor, packing: Packing, batch: Packing | None
+    ) -> list[Tensor] | list[list[Tensor]]:
+        maps = []
+        for index, stage in enumerate(self.stages):
+            features, x = stage(x, None, packing)
+            if index in self.out_indices:
+                features = apply_norm(getattr(self, f"norm{index}"), features)
+                if batch is None:
+                    maps.append([part.permute(2, 0, 1) for part in packing.split(features)])
+                else:
+                    maps.append(packing.to_batch(features, batch.sizes[0]).permute(0, 3, 1, 2))
+            if stage.downsample is not None:
+                packing = packing.shrink(self.strides[index + 1])
+                batch = batch and batch.shrink(self.strides[index + 1])
+        return maps
+
+    def _valid_sizes(self, x: Tensor, given: Tensor | None) -> Tensor | None:
+        """Rows and columns of each image (B, 2), on the device of ``x``; ``None`` for no mask."""
+        if not (self.mask_padding or self.packed):
+            if given is not None:
+                raise ValueError(
+                    "valid_sizes needs a backbone with mask_padding=True or packed=True"
+                )
+            return None
+        sizes = getattr(x, "valid_sizes", None) if given is None else given
+        if sizes is None:
+            sizes = torch.tensor(x.shape[2:]).expand(len(x), 2)
+        if sizes.is_floating_point() or sizes.dtype == torch.bool:
+            raise TypeError(f"valid_sizes must be integers, got {sizes.dtype}")
+        if tuple(sizes.shape) != (len(x), 2):
+            raise ValueError(f"valid_sizes must be ({len(x)}, 2), got {tuple(sizes.shape)}")
+        # Packing needs them on the host, where they usually are.
+        return sizes if self.packed else sizes.to(x.device, non_blocking=True)
+
+    def _position_embedding(self, size: tuple[int, int], valid_sizes: Tensor | None) -> Tensor:
+        if valid_sizes is None:
+            return resize_position_embedding(self.absolute_pos_embed, self.position_grid, size)
+        return embed_valid_areas(self.absolute_pos_embed, self.position_grid, size, valid_sizes)
 
     def _weights_at_hand(self, x: Tensor) -> AbstractContextManager:
         """Where the blocks' kernels run in low precision, one cast for all of their weights."""

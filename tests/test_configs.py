@@ -1,4 +1,4 @@
-"""Every config trains a step and predicts, on images in its data set's own folders.
+"""Every segmentation config trains a step and predicts, on images in its data set's own folders.
 
 Models and images are shrunk; that the models as configured have the published sizes is checked
 apart.
@@ -24,7 +24,10 @@ pytest.importorskip("mmseg")
 from mmseg.registry import MODELS
 
 FOLDER = Path(__file__).parents[1] / "configs"
-CONFIGS = sorted(path for path in FOLDER.rglob("*.py") if "_base_" not in path.parts)
+CONFIGS = sorted(
+    path for name in ("swin", "swinv2", "demo") for path in (FOLDER / name).glob("*.py")
+)
+CONFIGS = [path for path in CONFIGS if "rcnn" not in path.stem]
 UPERNETS = [path for path in CONFIGS if "swin-" in path.stem and "upernet" in path.stem]
 UPERNETS = [path for path in UPERNETS if "ade20k" in path.stem]
 

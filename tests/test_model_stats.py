@@ -69,6 +69,20 @@ def test_flops_are_near_the_published_number(config, test, published):
     assert stats.test_flops / 1e9 == pytest.approx(published, rel=0.015)
 
 
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [
+        ("mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco", 267),
+        ("mask-rcnn_swin-s-p4-w7_fpn_ms-crop-3x_coco", 359),
+        ("cascade-mask-rcnn_swin-b-p4-w7_fpn_ms-crop-3x_coco", 982),
+    ],
+)
+def test_flops_of_detectors_are_near_the_published_number(config, published):
+    pytest.importorskip("mmdet")
+    stats = model_stats.measure(ROOT / "configs" / "swin_det" / f"{config}.py")
+    assert stats.test_flops / 1e9 == pytest.approx(published, rel=0.03)
+
+
 @pytest.mark.slow
 def test_document_is_up_to_date():
     document = model_stats.DOCUMENT.read_text()

@@ -103,25 +103,29 @@ def test_segmentors_train(head):
     assert losses[-1] < losses[0]
 
 
-def nms(ops):
-    return ops.nms(torch.rand(4, 4), torch.rand(4), 0.5)
+def rotated_nms(ops):
+    return ops.nms_rotated(torch.rand(4, 5), torch.rand(4), 0.5)
 
 
-def roi_align(ops):
-    return ops.RoIAlign(2)(torch.rand(1, 2, 8, 8), torch.rand(3, 5))
+def border_align(ops):
+    return ops.border_align(torch.rand(1, 4, 8, 8), torch.rand(1, 64, 4), 2)
 
 
-def focal_loss(ops):
+def softmax_focal_loss(ops):
     targets = torch.zeros(4, dtype=torch.long)
-    return ops.sigmoid_focal_loss(torch.rand(4, 3), targets, 2.0, 0.25, None, "mean")
+    return ops.softmax_focal_loss(torch.rand(4, 3), targets, 2.0, 0.25, None, "mean")
 
 
 @without_ops
 @pytest.mark.parametrize(
     ("name", "call"),
-    [("nms", nms), ("roi_align_forward", roi_align), ("sigmoid_focal_loss_forward", focal_loss)],
+    [
+        ("nms_rotated", rotated_nms),
+        ("border_align_forward", border_align),
+        ("softmax_focal_loss_forward", softmax_focal_loss),
+    ],
 )
-def test_a_called_op_says_its_name_and_the_way_out(name, call):
+def test_an_op_that_is_not_served_says_its_name_and_the_way_out(name, call):
     with pytest.raises(MissingOpError) as raised:
         call(importlib.import_module("mmcv.ops"))
     assert repr(name) in str(raised.value)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.tiny_run import LABELS, LOAD, PACK, dataset, tiny_config
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -140,3 +141,46 @@ def test_nuclei_of_many_sizes_in_one_run(tmp_path):
     sizes = assert_learns(config)
     assert len(sizes.train) >= 3
     assert len(sizes.val) >= 3
+
+
+def test_mask_rcnn_on_nuclei(tmp_path, monkeypatch):
+    """One image a step, whole or a crop of it; dozens of instances in each."""
+    pytest.importorskip("mmdet")
+    folder("nuclei")
+    monkeypatch.setenv("SWIN_DATA_ROOT", str(ROOT))
+    configs = Path(__file__).parents[1] / "configs" / "swin_det"
+    config = Config.fromfile(configs / "mask-rcnn_swin-t-p4-w7_fpn_1xb8-2k_nuclei.py")
+    steps, channels = 60, 64
+    config.model.backbone.pop("arch")
+    config.model.backbone.update(BACKBONE)
+    config.model.neck.update(in_channels=HEAD["in_channels"], out_channels=channels)
+    config.model.rpn_head.update(in_channels=channels, feat_channels=channels)
+    roi_head = config.model.roi_head
+    for name in ("bbox_roi_extractor", "mask_roi_extractor"):
+        roi_head[name].out_channels = channels
+    roi_head.bbox_head.update(in_channels=channels, fc_out_channels=128)
+    roi_head.mask_head.update(in_channels=channels, conv_out_channels=channels, num_convs=2)
+    config.model.train_cfg.rcnn.sampler.num = 128
+    config.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
+    (resize,) = (step for step in config.train_pipeline if step.type == "Resize")
+    resize.scale = (320, 320)
+    config.train_dataloader.dataset.pipeline = config.train_pipeline
+    config.val_dataloader = config.val_evaluator = config.val_cfg = None
+    config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps}
+    config.param_scheduler = {"type": "ConstantLR", "factor": 1.0, "by_epoch": False}
+    config.optim_wrapper.optimizer.lr = 1e-3
+    config.default_hooks.checkpoint = None
+    config.custom_hooks.append({"type": "SizesHook"})
+    config.update(work_dir=str(tmp_path), experiment_name="nuclei instances", log_level="WARNING")
+    runner = Runner.from_cfg(config)
+    runner.train()
+    losses, _ = runner.message_hub.get_scalar("train/loss").data
+    first, last = losses[:8].mean(), losses[-8:].mean()
+    masks, _ = runner.message_hub.get_scalar("train/loss_mask").data
+    print(
+        f"loss {first:.3f} -> {last:.3f}; masks {masks[:8].mean():.3f} -> {masks[-8:].mean():.3f}"
+    )
+    assert last < 0.75 * first
+    assert masks[-8:].mean() < 0.95 * masks[:8].mean()
+    (sizes,) = (hook for hook in runner.hooks if isinstance(hook, SizesHook))
+    assert len(sizes.train) >= 3

@@ -182,7 +182,7 @@ def test_samples_depend_on_seed_rank_step_and_place_alone():
 
 def test_the_step_goes_on_from_epoch_to_epoch():
     """Else every epoch would repeat the augmentation of the first."""
-    epoch = _EpochBatches([[4, 5], [6]], lambda: 10)
+    epoch = _EpochBatches([[4, 5], [6]], None, lambda: 10)
     assert list(epoch) == [[(10, 0, 4), (10, 1, 5)], [(11, 0, 6)]]
 
 

@@ -16,6 +16,8 @@ import swin_backbone  # noqa: F401  (first of all: it lets mmseg import without 
 from swin_backbone.openmmlab.cpu_distributed import prepare_cpu_processes
 from swin_backbone.openmmlab.data_folders import check_data_folders
 
+OPTIONS = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "options"
+
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that mmengine's tools have everywhere."""
@@ -27,6 +29,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         action=DictAction,
         default={},
         help="changes to the config, as key.subkey=value",
+    )
+    parser.add_argument(
+        "--with",
+        dest="options",
+        nargs="+",
+        default=[],
+        choices=sorted(path.stem for path in OPTIONS.glob("*.py")),
+        help="changes to the config that stand in configs/_base_/options",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
@@ -47,6 +57,8 @@ def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Conf
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     cfg = Config.fromfile(arguments.config)
     cfg.launcher = arguments.launcher
+    for name in arguments.options:
+        cfg.merge_from_dict(Config.fromfile(OPTIONS / f"{name}.py").to_dict())
     cfg.merge_from_dict(arguments.cfg_options)
     name = Path(arguments.config).stem
     cfg.work_dir = arguments.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
@@ -58,6 +70,7 @@ def build_runner(cfg: Config) -> Runner:
     """A runner, ready for any launcher; without GPUs, processes talk through gloo."""
     if cfg.launcher == "pytorch" and not torch.cuda.is_available():
         prepare_cpu_processes(cfg)
+    cfg.setdefault("env_cfg", {"dist_cfg": {"backend": "nccl"}})  # FlexibleRunner has no default
     return RUNNERS.get(cfg.get("runner_type", "Runner")).from_cfg(cfg)
 
 

@@ -6,12 +6,14 @@
 Parameters are all of the model's, with the auxiliary head. FLOPs are those of predicting one image:
 one for each multiply-add of a convolution, a linear layer or a product within attention, and none
 for what is cheap beside these (norms, activations, softmax, pooling, resizing). They are counted on
-PyTorch's meta device, so nothing is computed or downloaded.
+PyTorch's meta device, so nothing is computed or downloaded. A detector of two stages predicts from
+1000 proposals and masks 100 of them, as the published numbers are counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +30,20 @@ import swin_backbone  # noqa: F401  (registers SwinBackbone)
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "model_zoo.md"
-PUBLISHED = ROOT / "configs" / "swin" / "published.yaml"
+PUBLISHED = [ROOT / "configs" / name / "published.yaml" for name in ("swin", "swin_det")]
 BEGIN, END = "<!-- model_stats: begin -->", "<!-- model_stats: end -->"
 HEADER = """\
 | Config | Parameters | GFLOPs, crop | GFLOPs, test image | Published by others |
 | --- | ---: | ---: | ---: | --- |
 """
+DETECTION_HEADER = """
+
+| Detector | Parameters | GFLOPs | Published by others |
+| --- | ---: | ---: | --- |
+"""
+#: Rows and columns at which the FLOPs of detectors are published.
+DETECTION_SIZE = (800, 1280)
+PROPOSALS, MASKS = 1000, 100
 
 
 class Stats(NamedTuple):
@@ -42,16 +52,17 @@ class Stats(NamedTuple):
     Attributes:
         path: the config.
         parameters: number of parameters.
-        crop: rows and columns of a training crop.
+        crop: rows and columns of a training crop; ``None`` for a detector.
         crop_flops: multiply-adds for one image of that size.
-        test: rows and columns to which test images are resized at most; ``None`` if they are not.
-        test_flops: multiply-adds for one image of that size.
+        test: rows and columns to which test images are resized at most, ``None`` if they are not;
+            of a detector, the size at which FLOPs are published.
+        test_flops: multiply-adds for one image of that size; ``None`` where they are not counted.
     """
 
     path: Path
     parameters: int
-    crop: tuple[int, int]
-    crop_flops: int
+    crop: tuple[int, int] | None
+    crop_flops: int | None
     test: tuple[int, int] | None
     test_flops: int | None
 
@@ -87,6 +98,15 @@ def measure(path: Path) -> Stats:
     """
     cfg = Config.fromfile(path)
     model = build_on_meta(cfg)
+    if cfg.default_scope == "mmdet":
+        return Stats(
+            path=Path(path),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            crop=None,
+            crop_flops=None,
+            test=DETECTION_SIZE,
+            test_flops=count_detector_flops(model, DETECTION_SIZE),
+        )
     crop = tuple(cfg.model.data_preprocessor.size)
     test = test_size(cfg)
     return Stats(
@@ -101,10 +121,11 @@ def measure(path: Path) -> Stats:
 
 def build_on_meta(cfg: Config) -> torch.nn.Module:
     """The config's model with shapes but without values, ready to predict."""
-    from mmseg.registry import MODELS
-
-    init_default_scope(cfg.get("default_scope", "mmseg"))
-    return MODELS.build(cfg.model).to("meta").eval()
+    scope = cfg.get("default_scope", "mmseg")
+    models = importlib.import_module(f"{scope}.registry").MODELS
+    init_default_scope(scope)
+    with torch.device("meta"):
+        return models.build(cfg.model).eval()
 
 
 def test_size(cfg: Config) -> tuple[int, int] | None:
@@ -120,6 +141,30 @@ def count_flops(model: torch.nn.Module, size: tuple[int, int]) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, *size, device="meta"), mode="tensor")
     return counter.get_total_flops() // 2  # PyTorch counts multiplication and addition apart
+
+
+def count_detector_flops(model: torch.nn.Module, size: tuple[int, int]) -> int | None:
+    """Multiply-adds for one RGB image, or ``None`` if the model cannot be run without values."""
+    if hasattr(model, "encoder"):  # DETR and its kin compute masks and positions on the host
+        return None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        maps = model.extract_feat(torch.empty(1, 3, *size, device="meta"))
+        if hasattr(model, "roi_head"):
+            model.rpn_head(maps)
+            _run_heads(model.roi_head.bbox_head, PROPOSALS, model.roi_head.bbox_roi_extractor)
+            _run_heads(model.roi_head.mask_head, MASKS, model.roi_head.mask_roi_extractor)
+        else:
+            model.bbox_head(maps)
+    return counter.get_total_flops() // 2
+
+
+def _run_heads(heads: torch.nn.Module, count: int, extractors: torch.nn.Module) -> None:
+    """Run the heads of all stages on ``count`` regions."""
+    stages = isinstance(heads, torch.nn.ModuleList)
+    extractor = extractors[0] if isinstance(extractors, torch.nn.ModuleList) else extractors
+    side = extractor.roi_layers[0].output_size
+    for head in heads if stages else [heads]:
+        head(torch.empty(count, extractor.out_channels, *side, device="meta"))
 
 
 def in_order(stats: list[Stats]) -> list[Stats]:
@@ -139,31 +184,44 @@ def as_rich(stats: list[Stats]) -> Table:
 
 def as_cells(row: Stats) -> list[str]:
     """Parameters, and FLOPs at both sizes."""
-    cells = [f"{row.parameters / 1e6:.2f} M", as_gflops(row.crop_flops, row.crop)]
-    return [*cells, as_gflops(row.test_flops, row.test) if row.test else ""]
+    sizes = (as_gflops(row.crop_flops, row.crop), as_gflops(row.test_flops, row.test))
+    return [f"{row.parameters / 1e6:.2f} M", *sizes]
 
 
-def as_gflops(flops: int, size: tuple[int, int]) -> str:
+def as_gflops(flops: int | None, size: tuple[int, int] | None) -> str:
+    if flops is None:
+        return ""
     return f"{flops / 1e9:.1f} G ({size[0]}x{size[1]})"
 
 
 def as_markdown(stats: list[Stats]) -> str:
-    """The table of docs/model_zoo.md, with what others published beside it."""
-    published = yaml.safe_load(PUBLISHED.read_text())
-    lines = []
-    for row in stats:
-        link = f"[{row.path.stem}]({Path('..') / row.path.resolve().relative_to(ROOT)})"
-        others = published["configs"].get(row.path.stem, {})
-        scores = "; ".join(as_published(*item) for item in others.items())
-        cells = [link, *(cell or "-" for cell in (*as_cells(row), scores))]
-        lines.append(f"| {' | '.join(cells)} |")
-    sources = [f"[{name}]: {source['url']}" for name, source in published["sources"].items()]
-    return HEADER + "\n".join([*lines, "", *sources])
+    """The tables of docs/model_zoo.md, with what others published beside it."""
+    configs, sources = {}, {}
+    for file in PUBLISHED:
+        published = yaml.safe_load(file.read_text())
+        configs |= published["configs"]
+        sources |= published["sources"]
+    segmentors = [as_line(row, as_cells(row), configs) for row in stats if row.crop]
+    detectors = [as_line(row, as_cells(row)[::2], configs) for row in stats if row.crop is None]
+    links = [f"[{name}]: {source['url']}" for name, source in sources.items()]
+    tables = HEADER + "\n".join(segmentors) + DETECTION_HEADER + "\n".join(detectors)
+    return "\n".join([tables, "", *links])
+
+
+def as_line(row: Stats, counts: list[str], published: dict) -> str:
+    """One row of a table: link, counts, what others published."""
+    link = f"[{row.path.stem}]({Path('..') / row.path.resolve().relative_to(ROOT)})"
+    others = published.get(row.path.stem, {})
+    scores = "; ".join(as_published(*item) for item in others.items())
+    return f"| {' | '.join([link, *(cell or '-' for cell in (*counts, scores))])} |"
 
 
 def as_published(source: str, numbers: dict) -> str:
     """One source's numbers, after a link to it."""
     sizes = "{parameters} M, {gflops} G, ".format(**numbers) if "gflops" in numbers else ""
+    if "box" in numbers:
+        mask = f", mask AP {numbers['mask']:.1f}" if "mask" in numbers else ""
+        return f"[{source}]: {sizes}box AP {numbers['box']:.1f}{mask}"
     single, several = numbers["mIoU"]
     return f"[{source}]: {sizes}mIoU {single:.2f} / {several:.2f}"
 

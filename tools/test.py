@@ -7,6 +7,7 @@ python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out DIR] [--show-dir 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from launching import add_common_arguments, build_runner, leave_processes, load_config
 from mmengine.config import Config, ConfigDict
@@ -16,7 +17,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint.")
     add_common_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("--out", help="folder for predicted label maps")
+    parser.add_argument("--out", help="folder for predicted label maps, or for detections as JSON")
     parser.add_argument("--show-dir", help="folder for painted predictions")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     return parser.parse_args()
@@ -27,7 +28,7 @@ def main() -> None:
     cfg = load_config(arguments, loaders=("test_dataloader",))
     cfg.load_from = arguments.checkpoint
     if arguments.out is not None:
-        cfg.test_evaluator.update(output_dir=arguments.out, keep_results=True)
+        keep_predictions(cfg, arguments.out)
     if arguments.show_dir is not None:
         paint_predictions(cfg, arguments.show_dir)
     if arguments.tta:
@@ -37,12 +38,28 @@ def main() -> None:
     leave_processes()
 
 
+def is_detection(cfg: Config) -> bool:
+    return cfg.get("default_scope") == "mmdet"
+
+
+def keep_predictions(cfg: Config, folder: str) -> None:
+    """Let the metric write what was predicted below ``folder``."""
+    if is_detection(cfg):
+        cfg.test_evaluator.outfile_prefix = str(Path(folder) / "detections")
+    else:
+        cfg.test_evaluator.update(output_dir=folder, keep_results=True)
+
+
 def paint_predictions(cfg: Config, folder: str) -> None:
-    """Let mmseg's visualization hook write every prediction below ``folder``."""
-    cfg.default_hooks.visualization = {"type": "SegVisualizationHook", "draw": True, "interval": 1}
+    """Let the visualization hook of mmseg or mmdet write every prediction below ``folder``."""
+    prefix = "Det" if is_detection(cfg) else "Seg"
+    hook = {"type": f"{prefix}VisualizationHook", "draw": True, "interval": 1}
+    if is_detection(cfg):
+        hook["test_out_dir"] = str(Path(folder).resolve())
+    cfg.default_hooks.visualization = hook
     if "visualizer" not in cfg:
         cfg.visualizer = {
-            "type": "SegLocalVisualizer",
+            "type": f"{prefix}LocalVisualizer",
             "vis_backends": [{"type": "LocalVisBackend"}],
             "name": "visualizer",
         }

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from ..ops import LinearParameters, NormParameters, residual_attention, residual_mlp
 from .drop_path import DropPath
 from .mlp import Mlp
+from .norm import apply_norm
+from .packing import Packing
 from .window_attention import WindowAttention
 
 
@@ -56,17 +58,35 @@ class SwinBlock(nn.Module):
         tensors = [attn.qkv.weight, attn.qkv.bias, attn.proj.weight, mlp.fc1.weight, mlp.fc2.weight]
         return [tensor for tensor in tensors if tensor is not None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+    def forward(
+        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; what is
+        outside ``valid_sizes`` (B, 2) means nothing."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+            return checkpoint(self._forward, x, valid_sizes, packing, use_reentrant=False)
+        return self._forward(x, valid_sizes, packing)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        if self._is_plain():
-            return self._forward_halves(x)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def _forward(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
+        if not self._is_plain():
+            x = self._attend(x, valid_sizes, packing)
+            return x + self.drop_path(self.mlp(self.norm2(x)), packing)
+        if packing is None:
+            x = self._attend_fused(x, valid_sizes)
+        else:
+            x = self._attend(x, None, packing)
+        return residual_mlp(
+            x,
+            _norm_parameters(self.norm2),
+            _linear_parameters(self.mlp.fc1),
+            _linear_parameters(self.mlp.fc2),
+            self.drop_path.sample(x, packing),
+            self.attn.backend,
+        )
+
+    def _attend(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
+        attended = self.attn(apply_norm(self.norm1, x), valid_sizes, packing)
+        return x + self.drop_path(attended, packing)
 
     def _is_plain(self) -> bool:
         """Whether the halves are what :mod:`swin_backbone.ops.half_blocks` computes."""
@@ -74,26 +94,18 @@ class SwinBlock(nn.Module):
         drops = self.training and self.mlp.drop.p > 0
         return norms and not drops and self.mlp.is_gelu
 
-    def _forward_halves(self, x: Tensor) -> Tensor:
-        attn, mlp, backend = self.attn, self.mlp, self.attn.backend
-        window_size, shift_size, table = attn.fit(x.shape[1:3])
-        x = residual_attention(
+    def _attend_fused(self, x: Tensor, valid_sizes: Tensor | None) -> Tensor:
+        window_size, shift_size, table = self.attn.fit(x.shape[1:3])
+        return residual_attention(
             x,
             _norm_parameters(self.norm1),
-            _linear_parameters(attn.qkv),
+            _linear_parameters(self.attn.qkv),
             table,
-            _linear_parameters(attn.proj),
-            attn.windows(window_size, shift_size),
+            _linear_parameters(self.attn.proj),
+            self.attn.windows(window_size, shift_size),
             self.drop_path.sample(x),
-            backend,
-        )
-        return residual_mlp(
-            x,
-            _norm_parameters(self.norm2),
-            _linear_parameters(mlp.fc1),
-            _linear_parameters(mlp.fc2),
-            self.drop_path.sample(x),
-            backend,
+            valid_sizes,
+            self.attn.backend,
         )
 
 

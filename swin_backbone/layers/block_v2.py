@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from .drop_path import DropPath
 from .mlp import Mlp
 from .norm import apply_norm
+from .packing import Packing
 from .window_attention_v2 import WindowAttentionV2
 
 
@@ -51,13 +52,17 @@ class SwinBlockV2(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
         self.norm3 = norm_layer(embed_dims) if extra_norm else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+    def forward(
+        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; what is
+        outside ``valid_sizes`` (B, 2) means nothing."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+            return checkpoint(self._forward, x, valid_sizes, packing, use_reentrant=False)
+        return self._forward(x, valid_sizes, packing)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(apply_norm(self.norm1, self.attn(x)))
-        x = x + self.drop_path(apply_norm(self.norm2, self.mlp(x)))
+    def _forward(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
+        attended = self.attn(x, valid_sizes, packing)
+        x = x + self.drop_path(apply_norm(self.norm1, attended), packing)
+        x = x + self.drop_path(apply_norm(self.norm2, self.mlp(x)), packing)
         return apply_norm(self.norm3, x)

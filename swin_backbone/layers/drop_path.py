@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import scale_images
+from .packing import Packing
 
 
 class DropPath(nn.Module):
@@ -22,20 +23,27 @@ class DropPath(nn.Module):
             raise ValueError(f"drop_prob must lie in [0, 1], got {drop_prob}")
         self.drop_prob = drop_prob
 
-    def sample(self, x: Tensor) -> Tensor | None:
-        """Factors (B,) of the samples of ``x`` (B, ...), float32: 0 for those that are dropped.
+    def sample(self, x: Tensor, packing: Packing | None = None) -> Tensor | None:
+        """Factors, float32, 0 for images that are dropped: (B,) for ``x`` (B, ...), or (T,) for
+        the tokens (T, C) of packed images.
 
         ``None`` outside training, where nothing is dropped.
         """
         if self.drop_prob == 0.0 or not self.training:
             return None
         keep = 1.0 - self.drop_prob
-        kept = torch.empty(x.shape[0], dtype=torch.float32, device=x.device).bernoulli_(keep)
-        return kept.div_(keep) if keep > 0.0 else kept
+        count = x.shape[0] if packing is None else len(packing.sizes)
+        kept = torch.empty(count, dtype=torch.float32, device=x.device).bernoulli_(keep)
+        kept = kept.div_(keep) if keep > 0.0 else kept
+        if packing is None:
+            return kept
+        counts = torch.tensor(packing.counts, device=x.device)
+        return kept.repeat_interleave(counts, output_size=len(x))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same shape, samples dropped in training only."""
-        return scale_images(x, self.sample(x))
+    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """(B, ...), or the tokens (T, C) of packed images, to the same shape; whole images are
+        dropped, in training only."""
+        return scale_images(x, self.sample(x, packing))
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob:g}"

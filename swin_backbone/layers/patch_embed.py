@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import corner_pad, product_dtype
 from .norm import apply_norm
+from .packing import join
 
 
 class PatchEmbed(nn.Module):
@@ -36,19 +37,23 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), embed_dims)."""
+        if x.is_cuda:  # a convolution would write channels first, to be copied to the back
+            return self._project(self._patches(x))
         x = corner_pad(x, self.patch_size, self.patch_size, dims=(2, 3))
-        project = self._project_patches if x.is_cuda else self._convolve
-        return apply_norm(self.norm, project(x))
+        return apply_norm(self.norm, self.projection(x).permute(0, 2, 3, 1))
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        return self.projection(x).permute(0, 2, 3, 1)
+    def pack(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (in_channels, H, W) of any sizes to one list of tokens (T, embed_dims)."""
+        return self._project(join(self._patches(image[None])[0] for image in images))
 
-    def _project_patches(self, x: Tensor) -> Tensor:
-        """The same as a product: kernels that do not overlap see each pixel once.
-
-        A convolution would write channels first, and have them copied to the back.
-        """
+    def _patches(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, rows, columns, in_channels * patch rows * columns)."""
         rows, columns = self.patch_size
+        x = corner_pad(x, self.patch_size, self.patch_size, dims=(2, 3))
         patches = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
-        patches = patches.permute(0, 2, 4, 1, 3, 5).to(product_dtype(x)).flatten(3)
-        return F.linear(patches, self.projection.weight.flatten(1), self.projection.bias)
+        return patches.permute(0, 2, 4, 1, 3, 5).to(product_dtype(x)).flatten(3)
+
+    def _project(self, patches: Tensor) -> Tensor:
+        """A convolution whose kernel is its stride is a linear layer on patches."""
+        weight, bias = self.projection.weight, self.projection.bias
+        return apply_norm(self.norm, F.linear(patches, weight.flatten(1), bias))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import merge_neighbours, merge_norm_linear
 from .norm import apply_norm
+from .packing import Packing, join
 
 
 class PatchMerging(nn.Module):
@@ -38,12 +39,13 @@ class PatchMerging(nn.Module):
         self.norm = norm_layer(merged) if norm_layer is not None else nn.Identity()
         self.reduction = nn.Linear(merged, out_channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
+    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
+        tokens (T, in_channels) of packed images to fewer."""
         norm = self.norm
-        if self.stride == (2, 2) and type(norm) is nn.LayerNorm:
+        if packing is None and self.stride == (2, 2) and type(norm) is nn.LayerNorm:
             return merge_norm_linear(x, norm.weight, norm.bias, norm.eps, self.reduction.weight)
-        return self.reduction(norm(merge_neighbours(x, self.stride)))
+        return self.reduction(norm(_merge(x, self.stride, packing)))
 
 
 class PatchMergingV2(nn.Module):
@@ -64,6 +66,13 @@ class PatchMergingV2(nn.Module):
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
         self.norm = norm_layer(out_channels) if norm_layer is not None else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
-        return apply_norm(self.norm, self.reduction(merge_neighbours(x, self.stride)))
+    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
+        tokens (T, in_channels) of packed images to fewer."""
+        return apply_norm(self.norm, self.reduction(_merge(x, self.stride, packing)))
+
+
+def _merge(x: Tensor, stride: tuple[int, int], packing: Packing | None) -> Tensor:
+    if packing is None:
+        return merge_neighbours(x, stride)
+    return join(merge_neighbours(part[None], stride)[0] for part in packing.split(x))

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from .packing import Packing
+from .valid_area import clear_padding
+
 
 class SwinStage(nn.Module):
     """Blocks in sequence, then patch merging.
@@ -20,16 +23,24 @@ class SwinStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Run the stage.
 
         Args:
-            x: (B, H, W, C).
+            x: (B, H, W, C), or with ``packing`` (T, C), as are then the maps returned.
+            valid_sizes: (B, 2) rows and columns that belong to each image, or ``None`` for all.
+            packing: where the tokens of each image lie.
 
         Returns:
             The stage's own map (B, H, W, C), and the next stage's input (the same map where
             there is no next stage).
         """
         for block in self.blocks:
-            x = block(x)
+            x = block(x, valid_sizes, packing)
+        if packing is not None:
+            return x, x if self.downsample is None else self.downsample(x, packing)
+        # Patch merging of an image by itself would fill up with zeros.
+        x = clear_padding(x, valid_sizes)
         return x, x if self.downsample is None else self.downsample(x)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import Windows, crop_bias_table, fit_window, shifted_window_attention
+from ..ops import Windows, crop_bias_table, fit_window
+from .attend import attend
+from .packing import Packing, map_size
 
 
 class WindowAttention(nn.Module):
@@ -54,12 +56,17 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
-        window_size, shift_size, bias_table = self.fit(x.shape[1:3])
-        attended = shifted_window_attention(
+    def forward(
+        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
+        see those within ``valid_sizes`` (B, 2) only."""
+        window_size, shift_size, bias_table = self.fit(map_size(x, packing))
+        attended = attend(
             self.qkv(x),
             bias_table,
+            valid_sizes,
+            packing,
             num_heads=self.num_heads,
             window_size=window_size,
             shift_size=shift_size,

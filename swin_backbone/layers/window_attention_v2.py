@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..ops import fit_window, shifted_window_attention
+from ..ops import fit_window
+from .attend import attend
 from .continuous_position_bias import ContinuousPositionBias
+from .packing import Packing, map_size
 
 #: Attention logits are at most this factor times the cosine (Swin Transformer V2, section 3.2).
 MAX_LOGIT_SCALE = 100.0
@@ -80,15 +82,20 @@ class WindowAttentionV2(nn.Module):
             return None
         return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+    def forward(
+        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
+        see those within ``valid_sizes`` (B, 2) only."""
         window_size, shift_size = fit_window(
-            x.shape[1:3], self.window_size, self.shift_size, self.small_maps
+            map_size(x, packing), self.window_size, self.shift_size, self.small_maps
         )
         bias = self.qkv_bias()
-        attended = shifted_window_attention(
+        attended = attend(
             nn.functional.linear(x, self.qkv.weight, bias),
             self.cpb_mlp(window_size, self.pretrained_window_size),
+            valid_sizes,
+            packing,
             num_heads=self.num_heads,
             window_size=window_size,
             shift_size=shift_size,

@@ -22,5 +22,7 @@ def register_plugins() -> None:
         layer_decay,
         parameter_groups,
         progress,
+        sharding,
         step_seed,
+        valid_sizes,
     )

@@ -24,8 +24,14 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 def prepare_cpu_processes(cfg: Config) -> None:
     """Join the processes that torchrun started through gloo; to be called before the Runner."""
     torch.distributed.init_process_group("gloo")
-    cfg.model_wrapper_cfg = {
-        "type": "CPUDistributedDataParallel",
-        "broadcast_buffers": False,
-        "find_unused_parameters": cfg.get("find_unused_parameters", False),
-    }
+    strategy = cfg.get("strategy")
+    if strategy is None:
+        cfg.model_wrapper_cfg = {
+            "type": "CPUDistributedDataParallel",
+            "broadcast_buffers": False,
+            "find_unused_parameters": cfg.get("find_unused_parameters", False),
+        }
+    elif strategy.type == "DDPStrategy":
+        strategy.setdefault("model_wrapper", {}).type = "CPUDistributedDataParallel"
+    elif strategy.type in ("FSDPStrategy", "ResumableFSDPStrategy"):
+        strategy.setdefault("model_wrapper", {}).device_id = "cpu"

@@ -1,14 +1,15 @@
-"""Let OpenMMLab import where mmcv has no compiled ops.
+"""Let OpenMMLab import, and detectors run, where mmcv has no compiled ops.
 
 ``mmcv.ops`` asks for its compiled extension ``mmcv._ext`` as soon as it is imported, and
 ``mmseg.models`` imports it, although UPerNet and FPN call no op of it. Wheels without the
 extension (mmcv-lite, and onedl-mmcv as pip builds it by default) therefore cannot import
-mmseg's models at all.
+mmseg's models at all, or mmdet's.
 
 We append a finder to ``sys.meta_path``. Python asks it only after every other finder said that
 there is no ``mmcv._ext``, so a compiled mmcv is never touched, and one that is compiled but
-broken still says why. Where it is asked, it serves a module in which every op exists; calling
-one raises :class:`MissingOpError`. mmengine asks whether the module is there before it looks for
+broken still says why. Where it is asked, it serves a module in which every op exists: the few
+that our detectors call are in :mod:`.served_ops`, and calling another raises
+:class:`MissingOpError`. mmengine asks whether the module is there before it looks for
 mmcv's layers in a model (``mmcv_full_available``); it is, and their classes are, so that works.
 """
 
@@ -18,6 +19,8 @@ import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from .served_ops import SERVED
 
 EXTENSION = "mmcv._ext"
 
@@ -44,7 +47,7 @@ def _no_compiler() -> str:
 
 
 class _Extension(ModuleType):
-    """A module in which every op exists and none works."""
+    """A module in which every op exists, and those of :mod:`.served_ops` work."""
 
     # Not ops: mmcv.utils.collect_env asks for these to describe the installation.
     get_compiler_version = staticmethod(_no_compiler)
@@ -53,7 +56,7 @@ class _Extension(ModuleType):
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
-        return _missing_op(name)
+        return SERVED.get(name) or _missing_op(name)
 
 
 class FallbackFinder(MetaPathFinder, Loader):

@@ -95,10 +95,13 @@ class _EndlessBatches:
 
 
 class _EpochBatches:
-    """Batches of one epoch at a time; the step goes on from epoch to epoch."""
+    """Batches of one epoch at a time; the step goes on from epoch to epoch.
 
-    def __init__(self, batches: Iterable, current_step: Callable[[], int]):
-        self.batches, self.current_step = batches, current_step
+    ``sampler`` is there for mmengine's hook that tells it the epoch.
+    """
+
+    def __init__(self, batches: Iterable, sampler, current_step: Callable[[], int]):
+        self.batches, self.sampler, self.current_step = batches, sampler, current_step
 
     def __iter__(self) -> Iterator[list]:
         for step, batch in enumerate(self.batches, start=self.current_step()):
@@ -146,15 +149,17 @@ def seed_training_data(runner, key: tuple[int, ...]) -> None:
             "by step, and a resumed run sees other samples than an unbroken one"
         )
         return
-    _rewind(loader.sampler)
+    # A batch sampler of the config's own has the sampler, and the loader one that is not used.
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    _rewind(sampler)
     if hasattr(loop, "dataloader_iterator"):
-        batches = _EndlessBatches(loader.batch_sampler, loader.sampler, runner.iter)
+        batches = _EndlessBatches(loader.batch_sampler, sampler, runner.iter)
         loop.dataloader = _reseeded(loader, key, batches)
         skips = hasattr(loop.dataloader_iterator, "skip_iter")
         thrown_away = 0 if skips else runner.iter
         loop.dataloader_iterator = _ResumedIterator(loop.dataloader, thrown_away)
     else:
-        batches = _EpochBatches(loader.batch_sampler, lambda: runner.iter)
+        batches = _EpochBatches(loader.batch_sampler, sampler, lambda: runner.iter)
         loop.dataloader = _reseeded(loader, key, batches)
 
 

@@ -13,7 +13,15 @@ from .half_blocks import (
 )
 from .low_precision import low_precision_copies
 from .norm import layer_norm, merge_neighbours, merge_norm_linear, product_dtype
-from .windows import SMALL_MAP_RULES, WindowGrid, crop_bias_table, fit_window, log_spaced_offsets
+from .packed import shifted_window_attention_packed
+from .windows import (
+    SMALL_MAP_RULES,
+    WindowGrid,
+    crop_bias_table,
+    fit_window,
+    log_spaced_offsets,
+    valid_tokens,
+)
 
 __all__ = [
     "BACKENDS",
@@ -39,4 +47,6 @@ __all__ = [
     "residual_mlp",
     "scale_images",
     "shifted_window_attention",
+    "shifted_window_attention_packed",
+    "valid_tokens",
 ]

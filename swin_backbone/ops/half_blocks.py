@@ -51,6 +51,7 @@ def residual_attention(
     proj: LinearParameters,
     windows: Windows,
     keep: Tensor | None = None,
+    valid_sizes: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """``x + keep * proj(attention(qkv(norm(x))))``: Swin Transformer, equation 3, first line.
@@ -63,6 +64,7 @@ def residual_attention(
         proj: C to C.
         windows: geometry of the attention.
         keep: (B,) float32 factor of each image's branch (stochastic depth); ``None`` for 1.
+        valid_sizes: (B, 2) rows and columns of each image that are seen; ``None`` for all.
         backend: how the attention is computed; ``'auto'`` and ``'triton'`` allow the fused kernels.
 
     Returns:
@@ -74,9 +76,11 @@ def residual_attention(
         dtype = product_dtype(x)
         low = [in_low_precision(tensor, dtype) for tensor in (*qkv, proj.weight)]
         seed = dropout_seed(windows.dropout_p, x.device)
+        if valid_sizes is not None:
+            valid_sizes = valid_sizes.int().contiguous()
         return kernel(
             x.contiguous(), keep, norm.weight, norm.bias, *qkv, bias_table.contiguous(), *proj,
-            *low, None, seed, norm.eps, [*windows.window_size, *windows.shift_size],
+            *low, valid_sizes, seed, norm.eps, [*windows.window_size, *windows.shift_size],
             windows.scale, windows.dropout_p,
         )[0]  # fmt: skip
     attended = shifted_window_attention(
@@ -86,6 +90,7 @@ def residual_attention(
         window_size=windows.window_size,
         shift_size=windows.shift_size,
         scale=windows.scale,
+        valid_sizes=valid_sizes,
         padding_qkv=qkv.bias,
         dropout_p=windows.dropout_p,
         backend=backend,
@@ -104,7 +109,7 @@ def residual_mlp(
     """``x + keep * down(gelu(up(norm(x))))``: Swin Transformer, equation 3, second line.
 
     Args:
-        x: (B, H, W, C).
+        x: (B, ..., C).
         norm: over C channels.
         up: C to the hidden channels.
         down: hidden channels to C.
@@ -126,8 +131,8 @@ def residual_mlp(
 
 
 def scale_images(x: Tensor, keep: Tensor | None) -> Tensor:
-    """``x`` (B, H, W, C) times ``keep`` (B,), in the dtype of ``x``."""
-    return x if keep is None else x * keep.to(x.dtype).view(-1, 1, 1, 1)
+    """``x`` (B, ..., C) times ``keep`` (B,), in the dtype of ``x``."""
+    return x if keep is None else x * keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 
 def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> str | None:

@@ -9,6 +9,7 @@ import uuid
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -128,13 +129,17 @@ def tiny_config(data, work_dir, steps=14, num_workers=0, backbone=(), **options)
 
 @HOOKS.register_module()
 class DieHook(Hook):
-    """SIGKILL to the own process, some time after a step has begun."""
+    """SIGKILL to the own process, some time after a step has begun.
 
-    def __init__(self, step, delay):
-        self.step, self.delay = step, delay
+    Args:
+        rank: the process that dies.
+    """
+
+    def __init__(self, step, delay, rank=0):
+        self.step, self.delay, self.rank = step, delay, rank
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.step:
+        if runner.iter == self.step and get_rank() == self.rank:
             threading.Timer(self.delay, _die).start()
 
 

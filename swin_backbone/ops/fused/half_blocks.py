@@ -128,7 +128,8 @@ def _attention_forward(
         pass, queries, keys and values (B, H, W, 3 C) and the attended map (B, H, W, C).
     """
     qkv = _norm_linear(x, norm_weight, norm_bias, eps, low_qkv_weight, low_qkv_bias)
-    attended = attend(qkv, table, low_qkv_bias, None, valid_sizes, seed, sizes, scale, dropout_p)
+    padding = low_qkv_bias if valid_sizes is None else None
+    attended = attend(qkv, table, padding, None, valid_sizes, seed, sizes, scale, dropout_p)
     return _linear(attended, low_proj_weight, proj_bias, x, keep), qkv, attended
 
 
@@ -154,10 +155,11 @@ def _attention_backward(
     """Gradients of :func:`_attention_forward` for ``x`` and, in this order and in float32, norm
     weight and bias, qkv weight and bias, table, projection weight and bias."""
     dtype = qkv.dtype
+    padding = low_qkv_bias if valid_sizes is None else None
     scaled, grad_proj_bias = scale_and_sum(grad_out, keep, dtype)
     grad_proj_weight = _weight_gradient(scaled, attended)
     grad_qkv, grad_table, grad_qkv_bias, _ = attention_gradients(
-        scaled @ low_proj_weight, qkv, table, low_qkv_bias, None, valid_sizes, seed, sizes, scale,
+        scaled @ low_proj_weight, qkv, table, padding, None, valid_sizes, seed, sizes, scale,
         dropout_p, sum_all=low_qkv_bias is not None,
     )  # fmt: skip
     grad_x, grad_norm_weight, grad_norm_bias, normed = norm_gradients(

@@ -1,0 +1,12 @@
+# As fsdp.py, computing and communicating in bfloat16; parameters and optimizer stay in float32.
+runner_type = "FlexibleRunner"
+strategy = dict(
+    type="ResumableFSDPStrategy",
+    state_dict_cfg="full",
+    model_wrapper=dict(
+        type="MMFullyShardedDataParallel",
+        auto_wrap_policy="wrap_swin_blocks",
+        use_orig_params=True,
+        mixed_precision=dict(param_dtype="bfloat16", reduce_dtype="bfloat16"),
+    ),
+)

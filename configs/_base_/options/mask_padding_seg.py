@@ -1,0 +1,5 @@
+# An image's features do not depend on what it is batched with. For weights trained with it.
+model = dict(
+    data_preprocessor=dict(type="SwinSegDataPreProcessor"),
+    backbone=dict(mask_padding=True),
+)

@@ -1,0 +1,63 @@
+"""Fully sharded data parallelism: a Swin block at a time, and runs that can be resumed."""
+
+from __future__ import annotations
+
+from mmengine._strategy.fsdp import FSDPStrategy
+from mmengine.device import get_device
+from mmengine.registry import FUNCTIONS, STRATEGIES
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from ..layers import SwinBlock
+
+
+@FUNCTIONS.register_module()
+def wrap_swin_blocks(
+    module: nn.Module, recurse: bool, nonwrapped_numel: int = 0, **_: object
+) -> bool:
+    """Policy for ``auto_wrap_policy``: wrap each :class:`SwinBlock`, and look into all else.
+
+    Args:
+        module: the module in question.
+        recurse: whether the question is to look into it, not to wrap it.
+        nonwrapped_numel: parameters in it that are not wrapped yet; not needed.
+    """
+    return recurse or isinstance(module, SwinBlock)
+
+
+@STRATEGIES.register_module()
+class ResumableFSDPStrategy(FSDPStrategy):
+    """mmengine's ``FSDPStrategy``, able to resume.
+
+    mmengine hands the optimizer's state to PyTorch in an order of arguments that PyTorch gave up
+    in 2.1, so that a run cannot be resumed. And on the CPU, PyTorch gathers all of a parameter's
+    moments into one buffer, of which the last one gathered remains; each is gathered by itself
+    here. Takes the arguments of ``FSDPStrategy``.
+    """
+
+    def optim_state_dict(self) -> dict:
+        """The optimizer's state by parameter name, whole or sharded as the config says."""
+        optimizer = self.optim_wrapper.optimizer
+        if get_device() != "cpu":
+            return FullyShardedDataParallel.optim_state_dict(self.model, optimizer)
+        local = optimizer.state_dict()
+        names = {name for moments in local["state"].values() for name in moments}
+        whole: dict = {}
+        for name in sorted(names):
+            state = {key: {name: moments[name]} for key, moments in local["state"].items()}
+            part = FullyShardedDataParallel.optim_state_dict(
+                self.model, optimizer, {**local, "state": state}
+            )
+            if not whole:
+                whole = part
+            for key, moments in part.get("state", {}).items():  # the main process has it all
+                whole["state"][key].update(moments)
+        return whole
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Spread a whole or a sharded state of the optimizer over the processes, and load it."""
+        optimizer = self.optim_wrapper.optimizer
+        sharded = FullyShardedDataParallel.optim_state_dict_to_load(
+            model=self.model, optim=optimizer, optim_state_dict=state_dict
+        )
+        self.optim_wrapper.load_state_dict(sharded)

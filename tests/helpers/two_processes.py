@@ -1,0 +1,144 @@
+"""What several processes compute together, against one process; run by torchrun, writes JSON."""
+
+import json
+import sys
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from swin_backbone import SwinBackbone
+
+ARGUMENTS = {
+    "embed_dims": 8,
+    "depths": (2, 2),
+    "num_heads": (1, 2),
+    "strides": (4, 2),
+    "out_indices": (0, 1),
+    "window_size": 3,
+    "drop_path_rate": 0.0,
+}
+
+
+class Model(nn.Module):
+    """A backbone and the mean of its squared maps."""
+
+    def __init__(self, backbone_class=SwinBackbone, **changes):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = backbone_class(**{**ARGUMENTS, **changes})
+        self.backbone.init_weights()
+        self.double()
+
+    def forward(self, images, **options):
+        return sum(x.square().mean() for x in self.backbone(images, **options))
+
+
+def images(rank, size):
+    generator = torch.Generator().manual_seed(7 + rank)
+    return torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def largest_difference(a, b):
+    return max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
+
+
+@contextmanager
+def counted_broadcasts():
+    """Bytes of the tensors that DDP broadcasts, in a list of one number."""
+    count, original = [0], dist._broadcast_coalesced
+
+    def counting(group, tensors, *args):
+        count[0] += sum(t.numel() * t.element_size() for t in tensors)
+        return original(group, tensors, *args)
+
+    dist._broadcast_coalesced = counting
+    try:
+        yield count
+    finally:
+        dist._broadcast_coalesced = original
+
+
+def joined_batch(rank):
+    """DDP on halves of a batch, against one process on all of it."""
+    model = Model()
+    wrapped = DistributedDataParallel(model)
+    found = gradients(model, wrapped(images(rank, (20, 28))))
+    both = torch.cat([images(other, (20, 28)) for other in range(dist.get_world_size())])
+    return largest_difference(found, gradients(model, model(both)))
+
+
+def other_sizes(rank):
+    """Each process has images of another size in the same step; several steps."""
+    model = Model()
+    wrapped = DistributedDataParallel(model)
+    worst = 0.0
+    for sizes in [((20, 28), (36, 12)), ((33, 9), (17, 40))]:
+        found = gradients(model, wrapped(images(rank, sizes[rank])))
+        alone = [gradients(model, model(images(r, sizes[r]))) for r in range(2)]
+        mean = [(a + b) / 2 for a, b in zip(*alone, strict=True)]
+        worst = max(worst, largest_difference(found, mean))
+    return worst
+
+
+def with_cp(rank):
+    """DDP with activation checkpointing, against DDP without."""
+    plain, recomputed = (DistributedDataParallel(Model(with_cp=cp)) for cp in (False, True))
+    found = [
+        gradients(model.module, model(images(rank, (20, 28)))) for model in (plain, recomputed)
+    ]
+    return largest_difference(*found)
+
+
+def masked(rank):
+    """DDP with images that fill different parts of a batch, against one process on all of it."""
+    model = Model(mask_padding=True)
+    wrapped = DistributedDataParallel(model)
+    sizes = [torch.tensor([(9, 28), (20, 13)]), torch.tensor([(20, 28), (5, 6)])]
+    found = gradients(model, wrapped(images(rank, (20, 28)), valid_sizes=sizes[rank]))
+    both = torch.cat([images(other, (20, 28)) for other in range(2)])
+    return largest_difference(found, gradients(model, model(both, valid_sizes=torch.cat(sizes))))
+
+
+def broadcast_bytes(rank, backbone_class):
+    """What two steps broadcast, though DDP is asked to broadcast buffers."""
+    wrapped = DistributedDataParallel(Model(backbone_class), broadcast_buffers=True)
+    with counted_broadcasts() as count:
+        for _ in range(2):
+            gradients(wrapped.module, wrapped(images(rank, (20, 28))))
+    return count[0]
+
+
+def main():
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    from mmseg.models.backbones import SwinTransformer
+
+    results = {
+        "joined batch": joined_batch(rank),
+        "other sizes": other_sizes(rank),
+        "with_cp": with_cp(rank),
+        "masked": masked(rank),
+        "bytes": broadcast_bytes(rank, SwinBackbone),
+        "bytes of mmseg's": broadcast_bytes(rank, SwinTransformer),
+    }
+    every = [None] * dist.get_world_size()
+    dist.all_gather_object(every, results)
+    if rank == 0:
+        with open(sys.argv[1], "w") as file:
+            json.dump(every, file)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

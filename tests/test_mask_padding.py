@@ -1,0 +1,229 @@
+"""With ``mask_padding``, an image's maps do not depend on what it is batched with."""
+
+import importlib
+
+import pytest
+import torch
+from helpers.small_detector import small_detector
+from mmengine.registry import init_default_scope
+from test_detection_configs import FOLDER
+
+from swin_backbone import SwinBackbone
+from swin_backbone.ops import BACKENDS
+
+ARGUMENTS = {
+    "embed_dims": 16,
+    "depths": (2, 2, 2),
+    "num_heads": (1, 2, 4),
+    "strides": (4, 2, 2),
+    "out_indices": (0, 1, 2),
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+}
+#: Images' sizes in pixels: whole patches and not, smaller than a window, one as large as the batch.
+SIZES = [(61, 83), (40, 96), (7, 5), (64, 33)]
+
+
+def make(dtype=torch.float64, **changes):
+    torch.manual_seed(torch.seed() % 2**32)
+    print("seed", torch.initial_seed())
+    backbone = SwinBackbone(**{**ARGUMENTS, "mask_padding": True, **changes})
+    backbone.init_weights()
+    for parameter in backbone.parameters():  # biases and tables too, which begin at zero
+        torch.nn.init.normal_(parameter, std=0.3)
+    return backbone.to(dtype).eval()
+
+
+def pad(images, size=(64, 96), value=7.0):
+    """A batch with the images at the top left, and something else elsewhere."""
+    batch = torch.full((len(images), 3, *size), value, dtype=images[0].dtype)
+    for place, image in zip(batch, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return batch
+
+
+def draw(dtype=torch.float64, sizes=SIZES):
+    return [torch.randn(3, *size, dtype=dtype) for size in sizes]
+
+
+def assert_equal_alone(maps, alone, tolerance):
+    """``maps`` of a batch, against lists of the maps of each image by itself."""
+    for stage, batch_map in enumerate(maps):
+        for index, own_maps in enumerate(alone):
+            own = own_maps[stage][0]
+            rows, columns = own.shape[1:]
+            inside = batch_map[index, :, :rows, :columns]
+            torch.testing.assert_close(inside, own, rtol=tolerance, atol=tolerance)
+            rest = batch_map[index].clone()
+            rest[:, :rows, :columns] = 0
+            assert (rest == 0).all(), "not zero outside"
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_each_image_gets_what_it_gets_alone(backend, dtype):
+    """In float32, to the rounding of sums over at most 64 channels and 16 keys."""
+    backbone, images = make(dtype, backend=backend), draw(dtype)
+    sizes = torch.tensor(SIZES)
+    try:
+        with torch.no_grad():
+            maps = backbone(pad(images), sizes)
+    except ValueError as error:
+        if "cannot run these tensors" not in str(error):
+            raise
+        pytest.skip(str(error))
+    with torch.no_grad():
+        alone = [backbone(image[None]) for image in images]
+    scale = max(x.abs().max().item() for own in alone for x in own)
+    assert_equal_alone(maps, alone, (1e-12 if dtype == torch.float64 else 1e-5) * max(scale, 1))
+
+
+@pytest.mark.parametrize(
+    ("size", "value"), [((64, 96), float("nan")), ((64, 96), 1e30), ((97, 130), 0.0)]
+)
+def test_neither_amount_nor_content_of_the_padding_matters(size, value):
+    backbone, images = make(), draw()
+    sizes = torch.tensor(SIZES)
+    with torch.no_grad():
+        maps = backbone(pad(images, size, value), sizes)
+        alone = [backbone(image[None]) for image in images]
+    assert_equal_alone(maps, alone, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_abs_pos_embed": True, "pretrain_img_size": 64},
+        {"patch_norm": False, "window_size": (3, 5)},
+        {"strides": (4, 3, 2)},
+        {"patch_size": 5, "strides": (5, 2, 2)},
+        {"qkv_bias": False, "with_cp": True},
+    ],
+)
+def test_whatever_the_backbone_is_like(changes):
+    backbone, images = make(**changes), draw()
+    with torch.no_grad():
+        maps = backbone(pad(images), torch.tensor(SIZES))
+        alone = [backbone(image[None]) for image in images]
+    assert_equal_alone(maps, alone, 1e-12)
+
+
+@pytest.mark.parametrize("with_cp", [False, True])
+def test_gradients_are_those_of_the_images_alone(with_cp):
+    backbone, images = make(with_cp=with_cp).train(), draw()
+
+    def gradients(losses):
+        backbone.zero_grad()
+        sum(losses).backward()
+        return [p.grad for p in backbone.parameters()]
+
+    together = gradients(
+        x.square().sum() for x in backbone(pad(images, value=float("nan")), torch.tensor(SIZES))
+    )
+    alone = gradients(x.square().sum() for image in images for x in backbone(image[None]))
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_without_it_the_padding_matters():
+    """Else the tests above would show nothing."""
+    backbone, images = make(mask_padding=False), draw()
+    with torch.no_grad():
+        maps = backbone(pad(images, value=0.0))
+        alone = backbone(images[0][None])
+    inside = maps[0][0, :, : alone[0].shape[2], : alone[0].shape[3]]
+    assert (inside - alone[0][0]).abs().max() > 1e-3
+
+
+def test_sizes_come_with_the_batch_or_are_the_batchs():
+    backbone, images = make(), draw()
+    batch, sizes = pad(images), torch.tensor(SIZES)
+    with torch.no_grad():
+        given = backbone(batch, sizes)
+        whole = backbone(batch)
+        batch.valid_sizes = sizes
+        attached = backbone(batch)
+        other = backbone(batch, torch.tensor([(64, 96)] * 4))
+    for a, b, c, d in zip(given, attached, whole, other, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(c, d)
+        assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "error", "message"),
+    [
+        ({"mask_padding": False}, [(4, 4)], ValueError, "mask_padding=True"),
+        ({}, [(4, 4), (4, 4)], ValueError, r"must be \(1, 2\), got \(2, 2\)"),
+        ({}, [(4.0, 4.0)], TypeError, "integers, got torch.float32"),
+    ],
+)
+def test_wrong_sizes_are_named(changes, sizes, error, message):
+    with pytest.raises(error, match=message):
+        make(torch.float32, **changes)(torch.rand(1, 3, 8, 8), torch.tensor(sizes))
+
+
+def backbone_maps(model, data, training):
+    """The backbone's maps within a stock model, for data as a loader gives them."""
+    batch = model.data_preprocessor(data, training)
+    seen = []
+    handle = model.backbone.register_forward_hook(lambda module, args, maps: seen.append(maps))
+    with torch.no_grad():
+        model.extract_feat(batch["inputs"])
+    handle.remove()
+    return seen[0]
+
+
+def stock_detector():
+    pytest.importorskip("mmdet")
+    cfg = small_detector(FOLDER / "retinanet_swin-t-p4-w7_fpn_ms-crop-1x_coco.py")
+    cfg.model.data_preprocessor.type = "SwinDetDataPreprocessor"
+    cfg.model.backbone.mask_padding = True
+    init_default_scope("mmdet")
+    sample = importlib.import_module("mmdet.structures").DetDataSample
+    return importlib.import_module("mmdet.registry").MODELS.build(cfg.model), sample
+
+
+def stock_segmentor():
+    pytest.importorskip("mmseg")
+    init_default_scope("mmseg")
+    model = {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {"type": "SwinSegDataPreProcessor", "size": (96, 96)},
+        "backbone": {**ARGUMENTS, "type": "SwinBackbone", "mask_padding": True},
+        "decode_head": {
+            "type": "FCNHead", "in_channels": 64, "channels": 8, "num_classes": 2, "in_index": 2
+        },
+        "test_cfg": {"mode": "whole"},
+    }  # fmt: skip
+    sample = importlib.import_module("mmseg.structures").SegDataSample
+    return importlib.import_module("mmseg.registry").MODELS.build(model), sample
+
+
+@pytest.mark.parametrize("stock", [stock_detector, stock_segmentor])
+def test_stock_models_hand_over_the_sizes(stock):
+    """From a config alone; a batch as the data loader gives it, unpadded images and samples."""
+    model, sample_class = stock()
+    model.eval()
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]
+    samples = [sample_class(metainfo={"img_shape": size}) for size in SIZES]
+    training = stock is stock_segmentor  # in validation it takes images of one size
+    if training:
+        structures = importlib.import_module("mmengine.structures")
+        for sample, size in zip(samples, SIZES, strict=True):
+            sample.gt_sem_seg = structures.PixelData(data=torch.zeros(1, *size, dtype=torch.long))
+    maps = backbone_maps(model, {"inputs": list(images), "data_samples": samples}, training)
+    alone = [
+        backbone_maps(model, {"inputs": [image], "data_samples": None}, False) for image in images
+    ]
+    # A detector pads an image to multiples of 32 even by itself: what is outside is zero there too.
+    for stage, batch_map in enumerate(maps):
+        for index, own in enumerate(alone):
+            rows, columns = own[stage].shape[2:]
+            rows, columns = min(rows, batch_map.shape[2]), min(columns, batch_map.shape[3])
+            torch.testing.assert_close(
+                batch_map[index, :, :rows, :columns],
+                own[stage][0, :, :rows, :columns],
+                rtol=1e-5,
+                atol=1e-5,
+            )
