@@ -43,8 +43,12 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
         (stride_h, stride_w), (height, width) = self.stride, x.shape[1:3]
-        rows, columns = -(-height // stride_h), -(-width // stride_w)
+        rows = (height + stride_h - 1) // stride_h
+        columns = (width + stride_w - 1) // stride_w
         x = corner_pad(x, self.KERNEL, self.stride, dims=(1, 2))
+        if self.stride == self.KERNEL:  # neighbourhoods tile the map
+            x = x.reshape(-1, rows, 2, columns, 2, x.shape[-1])
+            return self.reduction(self.norm(x.permute(0, 1, 3, 5, 2, 4).flatten(-3)))
         neighbours = [
             x[:, i::stride_h, j::stride_w][:, :rows, :columns] for i in (0, 1) for j in (0, 1)
         ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.symbolic import known_zero
+
 
 def resize_position_embedding(
     embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]
@@ -22,7 +24,7 @@ def resize_position_embedding(
         are equal.
     """
     embedding = embedding.unflatten(1, grid)
-    if tuple(grid) == tuple(size):
+    if known_zero(size[0] - grid[0], size[1] - grid[1]):
         return embedding
     channels_first = embedding.permute(0, 3, 1, 2)
     resized = F.interpolate(channels_first, size=size, mode="bicubic", align_corners=False)
