@@ -1,0 +1,8 @@
+"""Models that leave Python: one traced program for every batch, height and width."""
+
+from .card import ModelCard
+from .formats import FORMATS, write_program
+from .segmentor import SegmentorLogits
+from .trace import trace
+
+__all__ = ["FORMATS", "ModelCard", "SegmentorLogits", "trace", "write_program"]
