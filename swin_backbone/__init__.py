@@ -5,8 +5,9 @@ from .openmmlab import prepare_openmmlab, register_plugins
 prepare_openmmlab()  # says what to install, before anything else can fail
 
 from .backbone import SwinBackbone  # noqa: E402
+from .creation import create  # noqa: E402
 from .version import __version__  # noqa: E402
 
 register_plugins()
 
-__all__ = ["SwinBackbone", "__version__"]
+__all__ = ["SwinBackbone", "__version__", "create"]

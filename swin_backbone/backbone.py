@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import arguments
 from .checkpoints import Target, find_backbone, fit_state_dict, read_checkpoint
 from .factories import act_factory, norm_factory
+from .features_info import FeatureInfo, describe_features
 from .layers import (
     PatchEmbed,
     PatchMerging,
@@ -129,6 +130,7 @@ class SwinBackbone(BaseModule):
         self.position_grid = tuple(
             size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
         )
+        self.strides = strides[: len(depths)]
         norm_layer = norm_factory(norm_cfg)
         patch_norm_layer = norm_layer if patch_norm else None
 
@@ -179,6 +181,11 @@ class SwinBackbone(BaseModule):
 
         self._register_load_state_dict_pre_hook(_adapt_state_dict, with_module=True)
         self._freeze_stages()
+
+    @property
+    def features_info(self) -> list[FeatureInfo]:
+        """What :meth:`forward` returns, one entry a map."""
+        return describe_features(self.out_indices, self.num_features, self.strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Extract the hierarchy of feature maps.

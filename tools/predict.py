@@ -1,6 +1,7 @@
 """Segment images and paint the result over them.
 
     python tools/predict.py CONFIG CHECKPOINT INPUT [INPUT ...] --out DIR
+    python tools/predict.py MODEL.onnx INPUT [INPUT ...] --out DIR
 
 An INPUT is an image, a folder (searched through) or a quoted glob. Each image becomes
 ``DIR/NAME.png`` with a legend of the classes found in it. Large images are cut into overlapping
@@ -10,9 +11,7 @@ windows. An image that cannot be read is reported and skipped, and the exit stat
 from __future__ import annotations
 
 import argparse
-import glob
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
@@ -21,26 +20,26 @@ import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 import cv2
 import numpy as np
 import torch
-from mmengine.config import ConfigDict
-from mmseg.apis import inference_model, init_model
-from mmseg.models import BaseSegmentor
+from images import find_images
+from predictors import LARGE, CheckpointPredictor, OnnxPredictor, Predictor, Sliding
 from rich.console import Console
 from rich.progress import track
 
 from swin_backbone.visualization import add_legend, paint_overlay
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-#: Images with more pixels than this are cut into windows, unless --slide says otherwise.
-LARGE = 2048 * 1024
-
 console = Console(stderr=True)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Segment images and paint the result.")
-    parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("inputs", nargs="+", help="images, folders, globs")
+    parser = argparse.ArgumentParser(
+        description="Segment images and paint the result.",
+        usage="predict.py (CONFIG CHECKPOINT | MODEL.onnx) INPUT [INPUT ...] --out DIR [options]",
+    )
+    parser.add_argument(
+        "model",
+        nargs="+",
+        help="a config and its checkpoint, or an exported model; then images, folders, globs",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--opacity", type=float, default=0.55, help="of the colours, 0 to 1")
     parser.add_argument(
@@ -50,58 +49,45 @@ def parse_arguments() -> argparse.Namespace:
         help=f"cut images into windows; auto: those over {LARGE / 1e6:.1f} megapixels",
     )
     parser.add_argument("--window", type=int, default=1024, help="side of a window, pixels")
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
-    return parser.parse_args()
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu; not for .onnx")
+    arguments = parser.parse_args()
+    is_exported = arguments.model[0].endswith(".onnx")
+    names = ["model"] if is_exported else ["config", "checkpoint"]
+    if len(arguments.model) <= len(names):
+        parser.error(f"expected {' and '.join(names)}, and at least one image, folder or glob")
+    arguments.files = dict(zip(names, arguments.model, strict=False))
+    arguments.inputs = arguments.model[len(names) :]
+    return arguments
 
 
 def main() -> int:
     arguments = parse_arguments()
-    for name in ("config", "checkpoint"):
-        if not Path(getattr(arguments, name)).is_file():
-            raise FileNotFoundError(f"{name} {getattr(arguments, name)!r} is not a file")
+    for name, path in arguments.files.items():
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{name} {path!r} is not a file")
     pictures = name_pictures(find_images(arguments.inputs), arguments.out)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = init_model(arguments.config, arguments.checkpoint, device=device)
-    own_mode = model.test_cfg
+    predictor = load_predictor(arguments)
     unreadable = []
     for path, picture in track(pictures.items(), "predicting", console=console):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             unreadable.append(path)
             continue
-        model.test_cfg = test_mode(own_mode, image, arguments)
         picture.parent.mkdir(parents=True, exist_ok=True)
-        paint(model, image, arguments.opacity).save(picture)
+        paint(predictor, image, arguments.opacity).save(picture)
     console.print(f"{len(pictures) - len(unreadable)} pictures in {arguments.out}")
     for path in unreadable:
         console.print(f"[red]skipped[/red] {path}: not a readable image")
     return 1 if unreadable else 0
 
 
-def find_images(inputs: Iterable[str]) -> dict[Path, Path]:
-    """Each image's path, and its path below the input that named it.
-
-    Raises:
-        FileNotFoundError: if an input names no image.
-    """
-    found: dict[Path, Path] = {}
-    for entry in inputs:
-        path = Path(entry)
-        if path.is_file():
-            images = {path: Path(path.name)}
-        elif path.is_dir():
-            images = {p: p.relative_to(path) for p in path.rglob("*") if _is_image(p)}
-        else:
-            matches = (Path(match) for match in glob.glob(entry, recursive=True))
-            images = {p: Path(p.name) for p in matches if _is_image(p)}
-        if not images:
-            raise FileNotFoundError(f"input {entry!r} is no image, and no folder or glob of any")
-        found |= dict(sorted(images.items()))
-    return found
-
-
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SUFFIXES
+def load_predictor(arguments: argparse.Namespace) -> Predictor:
+    """The model that the command line names."""
+    sliding = Sliding(arguments.slide, arguments.window)
+    if "model" in arguments.files:
+        return OnnxPredictor(arguments.files["model"], sliding)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return CheckpointPredictor(*arguments.files.values(), device, sliding)
 
 
 def name_pictures(images: dict[Path, Path], out: Path) -> dict[Path, Path]:
@@ -119,22 +105,9 @@ def name_pictures(images: dict[Path, Path], out: Path) -> dict[Path, Path]:
     return {path: picture for picture, path in sources.items()}
 
 
-def test_mode(own: ConfigDict, image: np.ndarray, arguments: argparse.Namespace) -> ConfigDict:
-    """Whether the model sees the image whole or in windows, which overlap by a third.
-
-    ``own`` is the config's ``test_cfg``; in ``auto``, smaller images are seen as it says.
-    """
-    large = image.shape[0] * image.shape[1] > LARGE
-    if arguments.slide == "always" or (arguments.slide == "auto" and large):
-        side, stride = arguments.window, max(2 * arguments.window // 3, 1)
-        return ConfigDict(own, mode="slide", crop_size=(side, side), stride=(stride, stride))
-    return ConfigDict(own, mode="whole") if arguments.slide == "never" else own
-
-
-def paint(model: BaseSegmentor, image: np.ndarray, opacity: float):
+def paint(predictor: Predictor, image: np.ndarray, opacity: float):
     """The picture of one image (H, W, 3) uint8 BGR: overlay, and a legend of what was found."""
-    labels = inference_model(model, image).pred_sem_seg.data[0].cpu().numpy()
-    names, palette = model.dataset_meta["classes"], model.dataset_meta["palette"]
+    labels, names, palette = predictor.labels(image), predictor.classes, predictor.palette
     overlay = paint_overlay(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), labels, palette, opacity)
     present = [index for index in np.unique(labels) if index < len(names)]
     return add_legend(overlay, [names[i] for i in present], [tuple(palette[i]) for i in present])

@@ -2,7 +2,16 @@
 
 from .card import ModelCard
 from .formats import FORMATS, write_program
+from .runtime import ExportedModel, load
 from .segmentor import SegmentorLogits
 from .trace import trace
 
-__all__ = ["FORMATS", "ModelCard", "SegmentorLogits", "trace", "write_program"]
+__all__ = [
+    "FORMATS",
+    "ExportedModel",
+    "ModelCard",
+    "SegmentorLogits",
+    "load",
+    "trace",
+    "write_program",
+]

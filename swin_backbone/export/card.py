@@ -25,8 +25,10 @@ class ModelCard:
         output_channels: channels of each output.
         classes: names of the classes; empty for a backbone.
         palette: RGB colour of each class, 0 to 255.
-        resize: longer and shorter side into which the test pipeline fits an image, keeping its
-            aspect; ``None`` to leave it as it is.
+        resize: width and height to which the test pipeline resizes an image (with
+            ``keep_aspect``, the longer and shorter side that it must fit into); ``None`` to leave
+            it as it is.
+        keep_aspect: whether resizing keeps the aspect of the image.
         version: of this package, that wrote it.
     """
 
@@ -40,6 +42,7 @@ class ModelCard:
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     resize: tuple[int, int] | None = None
+    keep_aspect: bool = True
     version: str = ""
 
     def to_json(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.symbolic import known_zero
+from ..ops.symbolic import contiguous, known_zero
 
 
 def resize_position_embedding(
@@ -26,6 +26,6 @@ def resize_position_embedding(
     embedding = embedding.unflatten(1, grid)
     if known_zero(size[0] - grid[0], size[1] - grid[1]):
         return embedding
-    channels_first = embedding.permute(0, 3, 1, 2)
+    channels_first = embedding.permute(0, 3, 1, 2).contiguous()
     resized = F.interpolate(channels_first, size=size, mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1)
+    return contiguous(resized.permute(0, 2, 3, 1))
