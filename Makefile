@@ -40,7 +40,7 @@ $(VENV)/.demo-installed: setup.py | $(RUN)
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
-	$(RUN) -m pip install --quiet -e '.[onedl,detection,test]'
+	$(RUN) -m pip install --quiet -e '.[onedl,detection,test,test-tools]'
 	@touch $@
 
 $(VENV)/.lint-installed: setup.py | $(RUN)

@@ -13,6 +13,13 @@ CLASSIC = ["mmengine>=0.10.7,<1", "mmcv-lite>=2.1.0,<2.2", "mmsegmentation>=1.2.
 # mmsegmentation imports these two without naming them in every release.
 MMSEG_NEEDS = ["ftfy", "regex"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6"]
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+FEATURES = ["safetensors", "pyarrow"]
+RAY = ["ray[data]", *FEATURES]
+DEMO = ["gradio>=5"]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+# What the tests need beside the extras that they test.
+TEST_TOOLS = ["pandas", "scikit-learn", "playwright"]
 
 setup(
     name="swin-backbone",
@@ -30,8 +37,13 @@ setup(
         "openmmlab": [*CLASSIC, *MMSEG_NEEDS],
         "detection": ["onedl-mmdetection>=3.5.1,<4", "torchvision"],
         "openmmlab-detection": ["mmdet>=3.3.0,<4", "torchvision"],
-        "export": ["onnx", "onnxscript", "onnxruntime"],
+        "export": EXPORT,
+        "features": FEATURES,
+        "ray": RAY,
+        "demo": DEMO,
+        "docs": DOCS,
         "test": TEST,
+        "test-tools": [*TEST_TOOLS, *EXPORT, *RAY, *DEMO, *DOCS],
         "dev": [*TEST, "ruff>=0.14"],
     },
     classifiers=[

@@ -10,13 +10,7 @@ from torch import nn
 
 from swin_backbone import __version__, create
 from swin_backbone.export import ModelCard, SegmentorLogits
-
-#: Of ImageNet, in RGB, for backbones that are named without a config.
-IMAGENET = {
-    "mean": (123.675, 116.28, 103.53),
-    "std": (58.395, 57.12, 57.375),
-    "bgr_to_rgb": True,
-}
+from swin_backbone.preprocessing import preprocessing_of
 
 
 def backbone_and_card(source: str, checkpoint: str | None) -> tuple[nn.Module, ModelCard]:
@@ -72,13 +66,7 @@ def _dataset_meta(cfg: Config) -> dict:
 
 def _preprocessing(cfg: Mapping) -> dict:
     """Fields of the card that say how an image becomes the input."""
-    settings = cfg.get("model", {}).get("data_preprocessor", IMAGENET)
-    fields = {
-        "mean": tuple(settings["mean"]),
-        "std": tuple(settings["std"]),
-        "channels": "RGB" if settings.get("bgr_to_rgb") else "BGR",
-        "version": __version__,
-    }
+    fields = {**preprocessing_of(cfg)._asdict(), "version": __version__}
     for step in cfg.get("test_pipeline", []):
         if step["type"] == "Resize":
             fields["resize"] = tuple(step["scale"])

@@ -6,7 +6,7 @@ import glob
 from collections.abc import Iterable
 from pathlib import Path
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+from swin_backbone.media import IMAGE_SUFFIXES
 
 
 def find_images(inputs: Iterable[str]) -> dict[Path, Path]:
@@ -35,4 +35,4 @@ def find_images(inputs: Iterable[str]) -> dict[Path, Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SUFFIXES
+    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES

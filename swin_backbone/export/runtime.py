@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..preprocessing import Preprocessing
 from .card import KEY, ModelCard
 from .formats import INPUT
 
@@ -32,11 +33,8 @@ class ExportedModel:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, channels, H, W) RGB of 0 to 255, of any dtype, to what the model takes."""
-        pixels = pixels.float()
-        if self.card.channels == "BGR":
-            pixels = pixels.flip(1)
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.card.mean, self.card.std))
-        return (pixels - mean) / std
+        card = self.card
+        return Preprocessing(card.mean, card.std, card.channels).normalise(pixels)
 
 
 def load(path: str | Path) -> ExportedModel:

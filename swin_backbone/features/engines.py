@@ -51,8 +51,12 @@ def run_on_ray(
         ray.init(log_to_driver=False, configure_logging=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
-        dataset = ray.data.from_items([{"shard": shard} for shard in shards])
-        done = dataset.repartition(len(shards)).map(
+        # A block a shard, so that the actors share them; made here, for no task may wait for a
+        # processor that the actors hold.
+        dataset = ray.data.from_items(
+            [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
+        )
+        done = dataset.map(
             _RayWorker,
             fn_constructor_kwargs={"job": job, **options},
             compute=ray.data.ActorPoolStrategy(size=workers),

@@ -61,9 +61,9 @@ class Extractor:
         self.settings = settings
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
-        self.model = create(
-            settings.model, settings.checkpoint, out_indices=settings.stages
-        ).to(self.device)
+        self.model = create(settings.model, settings.checkpoint, out_indices=settings.stages).to(
+            self.device
+        )
         self.preprocessing = preprocessing_of(settings.model)
         self._dtype = DTYPES[settings.dtype]
 

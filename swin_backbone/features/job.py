@@ -86,9 +86,7 @@ class ShardWorker:
         threads: images that are decoded at a time.
     """
 
-    def __init__(
-        self, job: Job, device: str | None = None, batch_size: int = 16, threads: int = 4
-    ):
+    def __init__(self, job: Job, device: str | None = None, batch_size: int = 16, threads: int = 4):
         self.job = job
         self.extractor = Extractor(job.settings, device, batch_size)
         self._reader = Reader(threads)

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm"}
+from ..media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
 class Item(NamedTuple):
@@ -51,7 +50,7 @@ def find_items(source: str, every: int = 1) -> list[Item]:
         raise FileNotFoundError(f"input {source!r} names no image, video, folder, glob or list")
     items = []
     for path in paths:
-        if path.suffix.lower() in VIDEOS:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
             items += [Item(str(path), frame) for frame in range(0, _count_frames(path), every)]
         else:
             items.append(Item(str(path)))
@@ -66,7 +65,9 @@ def _find_paths(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(source, recursive=True))
-    return sorted(p for p in found if p.is_file() and p.suffix.lower() in IMAGES | VIDEOS)
+    return sorted(
+        p for p in found if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    )
 
 
 def _count_frames(path: Path) -> int:
