@@ -53,6 +53,10 @@ class SwinBlock(nn.Module):
             return checkpoint(self._forward, x, use_reentrant=False)
         return self._forward(x)
 
+    def attention_input(self, x: Tensor) -> Tensor:
+        """What the attention of this block gets where the block gets ``x``."""
+        return self.norm1(x)
+
     def _forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.attn(self.attention_input(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
