@@ -105,9 +105,9 @@ def address(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = open(folder / "log", "w")  # noqa: SIM115 (closed with the process)
+    command = [sys.executable, str(ROOT / "tools" / "demo_app.py"), *models, "--port", str(port)]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tools" / "demo_app.py"), *models, "--port", str(port)]
-        + ["--max-megabytes", "1"],
+        [*command, "--max-megabytes", "1"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"},
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -188,7 +188,7 @@ def test_a_bad_file_gets_its_message(content, message, page):
 @pytest.mark.slow
 def test_a_file_that_is_too_large_gets_its_message(page):
     upload(page, "large.png", b"x" * 2_000_000)
-    page.get_by_text(re.compile("exceeds the maximum", re.I)).first.wait_for()
+    page.get_by_text(re.compile("exceed the maximum allowed size")).first.wait_for()
 
 
 @needs_browser
