@@ -17,7 +17,7 @@ MMPRETRAIN := onedl-mmpretrain modelindex model-index lazy-importer ordered-set 
 
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint docs clean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -32,8 +32,11 @@ lint: $(VENV)/.lint-installed  ## ruff check and ruff format --check
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+docs: $(VENV)/.test-installed  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) .venv-classic $(DEMO_OUT) .ci/*_output .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-classic $(DEMO_OUT) .ci/*_output .pytest_cache .ruff_cache build site *.egg-info
 
 $(RUN):
 	$(PYTHON) -m venv $(VENV)
@@ -45,7 +48,7 @@ $(VENV)/.demo-installed: setup.py | $(RUN)
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
-	$(RUN) -m pip install --quiet -e '.[onedl,detection,test]'
+	$(RUN) -m pip install --quiet -e '.[onedl,detection,test,test-tools]'
 	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/peers $(MMPRETRAIN)
 	@touch $@
 

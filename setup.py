@@ -15,6 +15,13 @@ MMSEG_NEEDS = ["ftfy", "regex"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6"]
 # Libraries whose own Swin classes ours is tested against; see the Makefile for mmpretrain.
 PEERS = ["timm>=1.0.9", "torchvision", "transformers>=4.53"]
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+FEATURES = ["safetensors", "pyarrow"]
+RAY = ["ray[data]", *FEATURES]
+DEMO = ["gradio>=5"]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+# What the tests need beside the extras that they test.
+TEST_TOOLS = ["pandas", "scikit-learn", "playwright"]
 
 setup(
     name="swin-backbone",
@@ -32,9 +39,14 @@ setup(
         "openmmlab": [*CLASSIC, *MMSEG_NEEDS],
         "detection": ["onedl-mmdetection>=3.5.1,<4", "torchvision"],
         "openmmlab-detection": ["mmdet>=3.3.0,<4", "torchvision"],
-        "export": ["onnx", "onnxscript", "onnxruntime"],
+        "export": EXPORT,
+        "features": FEATURES,
+        "ray": RAY,
+        "demo": DEMO,
+        "docs": DOCS,
         "hub": ["huggingface_hub"],
         "test": [*TEST, *PEERS, "huggingface_hub"],
+        "test-tools": [*TEST_TOOLS, *EXPORT, *RAY, *DEMO, *DOCS],
         "dev": [*TEST, *PEERS, "huggingface_hub", "ruff>=0.14"],
     },
     classifiers=[

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import arguments
 from .checkpoints import TABLE_INTERPOLATIONS, CheckpointError, CheckpointReport
 from .factories import act_factory, norm_factory
+from .features_info import FeatureInfo, describe_features
 from .layers import (
     Packing,
     PatchEmbed,
@@ -179,6 +180,7 @@ class SwinBackbone(BaseModule):
         self.position_grid = tuple(
             size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
         )
+        self.strides = strides[: len(depths)]
         norm_layer = norm_factory(norm_cfg)
         patch_norm_layer = norm_layer if patch_norm else None
 
@@ -218,6 +220,11 @@ class SwinBackbone(BaseModule):
 
         self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
         self._freeze_stages()
+
+    @property
+    def features_info(self) -> list[FeatureInfo]:
+        """What :meth:`forward` returns, one entry a map."""
+        return describe_features(self.out_indices, self.num_features, self.strides)
 
     def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> list[Tensor]:
         """Extract the hierarchy of feature maps.

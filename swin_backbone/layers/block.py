@@ -84,8 +84,12 @@ class SwinBlock(nn.Module):
             self.attn.backend,
         )
 
+    def attention_input(self, x: Tensor) -> Tensor:
+        """What the attention of this block gets where the block gets ``x``."""
+        return apply_norm(self.norm1, x)
+
     def _attend(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
-        attended = self.attn(apply_norm(self.norm1, x), valid_sizes, packing)
+        attended = self.attn(self.attention_input(x), valid_sizes, packing)
         return x + self.drop_path(attended, packing)
 
     def _is_plain(self) -> bool:

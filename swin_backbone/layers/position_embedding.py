@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.symbolic import contiguous, known_zero
+
 
 def resize_position_embedding(
     embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]
@@ -23,11 +25,11 @@ def resize_position_embedding(
         are equal.
     """
     embedding = embedding.unflatten(1, grid)
-    if tuple(grid) == tuple(size):
+    if known_zero(size[0] - grid[0], size[1] - grid[1]):
         return embedding
-    channels_first = embedding.permute(0, 3, 1, 2)
+    channels_first = embedding.permute(0, 3, 1, 2).contiguous()
     resized = F.interpolate(channels_first, size=size, mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1)
+    return contiguous(resized.permute(0, 2, 3, 1))
 
 
 def embed_valid_areas(

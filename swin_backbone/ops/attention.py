@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .backends import BACKENDS, AttentionInputs
+from .symbolic import has_symbols, is_exporting
 from .windows import WindowGrid
 
 logger = logging.getLogger(__name__)
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 #: Order in which ``backend='auto'`` tries the backends, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
 PREFERENCE_ELSEWHERE = ("sdpa", "reference")
+#: The same for a trace that is to serve every size: PyTorch chooses a kernel of ``sdpa`` by size.
+PREFERENCE_SYMBOLIC = ("reference",)
 
 
 def shifted_window_attention(
@@ -99,13 +102,19 @@ def choose_backend(inputs: AttentionInputs, backend: str = "auto") -> str:
             raise ValueError(f"backend={backend!r} cannot run these tensors: {reason}")
         return backend
     refused = []
-    for name in PREFERENCE.get(inputs.qkv.device.type, PREFERENCE_ELSEWHERE):
+    for name in _preference(inputs.qkv):
         reason = BACKENDS[name].refuses(inputs)
         if reason is None:
             _log_choice(name, refused)
             return name
         refused.append(f"{name}: {reason}")
     raise ValueError(f"no attention backend can run these tensors: {'; '.join(refused)}")
+
+
+def _preference(qkv: Tensor) -> tuple[str, ...]:
+    if has_symbols(qkv) and (is_exporting() or not qkv.is_cuda):
+        return PREFERENCE_SYMBOLIC
+    return PREFERENCE.get(qkv.device.type, PREFERENCE_ELSEWHERE)
 
 
 def check_backend_name(backend: str) -> None:

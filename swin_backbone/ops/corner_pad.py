@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from .symbolic import known_zero
+
 
 def corner_pad(
     x: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], dims: tuple[int, int]
@@ -22,10 +24,17 @@ def corner_pad(
         kernels on each.
     """
     bottom, right = (
-        max((-(-x.shape[dim] // s) - 1) * s + k - x.shape[dim], 0)
-        for dim, k, s in zip(dims, kernel_size, stride, strict=True)
+        _missing(x.shape[dim], k, s) for dim, k, s in zip(dims, kernel_size, stride, strict=True)
     )
-    if bottom == 0 and right == 0:
+    if known_zero(bottom, right):
         return x
     behind = (0, 0) * (x.dim() - 1 - dims[1])
     return F.pad(x, (*behind, 0, right, 0, bottom))
+
+
+def _missing(size: int, kernel: int, stride: int) -> int:
+    """Rows that the last kernel reaches beyond ``size``."""
+    kernels = (size + stride - 1) // stride
+    if kernel == stride:  # kernels tile the axis, so none leaves rows uncovered
+        return kernels * stride - size
+    return max((kernels - 1) * stride + kernel - size, 0)

@@ -16,6 +16,7 @@ from .attention import shifted_window_attention
 from .backends.triton import DTYPES, MAX_HEAD_DIM, MAX_TOKENS, dropout_seed, why_not_device
 from .low_precision import in_low_precision
 from .norm import product_dtype
+from .symbolic import is_exporting
 
 
 class NormParameters(NamedTuple):
@@ -147,6 +148,8 @@ def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> st
         return f"backend={backend!r} was asked for"
     if not x.is_cuda and backend == "auto":
         return "no CUDA device"
+    if is_exporting():
+        return "an exported model runs where there may be no Triton"
     reason = why_not_device(x)
     if reason is not None:
         return reason

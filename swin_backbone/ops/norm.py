@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .backends.triton import DTYPES, why_not_device
 from .corner_pad import corner_pad
+from .symbolic import is_exporting
 
 #: Channels of a row up to which a program can hold it.
 MAX_CHANNELS = 8192
@@ -48,8 +49,12 @@ def merge_neighbours(x: Tensor, stride: tuple[int, int] = (2, 2)) -> Tensor:
         channel 1, ...
     """
     (stride_h, stride_w), (height, width) = stride, x.shape[1:3]
-    rows, columns = -(-height // stride_h), -(-width // stride_w)
+    rows = (height + stride_h - 1) // stride_h
+    columns = (width + stride_w - 1) // stride_w
     x = corner_pad(x, (2, 2), stride, dims=(1, 2))
+    if stride == (2, 2):  # neighbourhoods tile the map
+        x = x.reshape(-1, rows, 2, columns, 2, x.shape[-1])
+        return x.permute(0, 1, 3, 5, 2, 4).flatten(-3)
     neighbours = [
         x[:, i::stride_h, j::stride_w][:, :rows, :columns] for i in (0, 1) for j in (0, 1)
     ]
@@ -91,4 +96,6 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def _runs_on_kernels(x: Tensor, channels: int) -> bool:
-    return x.is_cuda and x.dtype in DTYPES and channels <= MAX_CHANNELS and not why_not_device(x)
+    if not x.is_cuda or is_exporting():
+        return False
+    return x.dtype in DTYPES and channels <= MAX_CHANNELS and not why_not_device(x)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .symbolic import contiguous
+
 
 @dataclass(frozen=True)
 class WindowGrid:
@@ -32,12 +34,12 @@ class WindowGrid:
     @property
     def rows(self) -> int:
         """Windows from top to bottom."""
-        return -(-self.height // self.window_size[0])
+        return (self.height + self.window_size[0] - 1) // self.window_size[0]
 
     @property
     def columns(self) -> int:
         """Windows from left to right."""
-        return -(-self.width // self.window_size[1])
+        return (self.width + self.window_size[1] - 1) // self.window_size[1]
 
     @property
     def padded_height(self) -> int:
@@ -107,7 +109,7 @@ def partition_windows(x: Tensor, grid: WindowGrid) -> Tensor:
     window_height, window_width = grid.window_size
     batch, channels = x.shape[0], x.shape[-1]
     x = x.reshape(batch, grid.rows, window_height, grid.columns, window_width, channels)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(
+    return contiguous(x.permute(0, 1, 3, 2, 4, 5)).view(
         batch, grid.rows * grid.columns, grid.tokens_per_window, channels
     )
 
@@ -125,7 +127,7 @@ def merge_windows(windows: Tensor, grid: WindowGrid) -> Tensor:
     window_height, window_width = grid.window_size
     batch, channels = windows.shape[0], windows.shape[-1]
     x = windows.reshape(batch, grid.rows, grid.columns, window_height, window_width, channels)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(
+    return contiguous(x.permute(0, 1, 3, 2, 4, 5)).view(
         batch, grid.padded_height, grid.padded_width, channels
     )
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..symbolic import contiguous, known_zero
 from ..windows import (
     WindowGrid,
     merge_windows,
@@ -127,7 +128,7 @@ def undo_windows(attended: Tensor, inputs: AttentionInputs) -> Tensor:
     x = merge_windows(attended.transpose(2, 3).flatten(-2), grid)
     if grid.is_shifted:
         x = torch.roll(x, grid.shift_size, dims=(1, 2))
-    x = x[:, : grid.height, : grid.width]
+    x = contiguous(x[:, : grid.height, : grid.width])
     return x if inputs.valid_sizes is None else _zero_outside(x, inputs)
 
 
@@ -138,7 +139,7 @@ def pad_to_windows(qkv: Tensor, padding_qkv: Tensor | None, grid: WindowGrid) ->
     the projection gives what padding before it gives, without projecting the padding.
     """
     bottom, right = grid.padded_height - grid.height, grid.padded_width - grid.width
-    if bottom == 0 and right == 0:
+    if known_zero(bottom, right):
         return qkv
     if padding_qkv is None:
         return torch.nn.functional.pad(qkv, (0, 0, 0, right, 0, bottom))

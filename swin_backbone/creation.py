@@ -1,0 +1,68 @@
+"""A backbone in one call, without a config file or a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from .arguments import ARCHITECTURES
+from .backbone import SwinBackbone
+
+
+def create(
+    name_or_config: str | Path | Mapping, checkpoint: str | None = None, **options: Any
+) -> SwinBackbone:
+    """Make a backbone, load its weights, and put it into evaluation mode.
+
+        model = swin_backbone.create("tiny", "swin_tiny_patch4_window7_224.pth")
+        maps = model(images)
+        [(info.channels, info.stride) for info in model.features_info]
+
+    Args:
+        name_or_config: an architecture (``'tiny'``, ``'small'``, ``'base'``, ``'large'``), the
+            path of a config (its ``model.backbone`` is taken), or a config: a whole one, or the
+            backbone's alone with a ``type``.
+        checkpoint: path or address of weights, of the backbone or of a whole model; by default
+            those of the config's ``init_cfg``, or random ones.
+        options: arguments of the backbone; they come before the config's.
+
+    Returns:
+        The backbone, in evaluation mode.
+
+    Raises:
+        ValueError: if the name is unknown, or the config has no backbone.
+        FileNotFoundError: if the config or checkpoint is not there.
+    """
+    settings = {**_backbone_config(name_or_config), **options}
+    if checkpoint is not None:
+        settings.pop("pretrained", None)
+        settings["init_cfg"] = {"type": "Pretrained", "checkpoint": str(checkpoint)}
+    model = MODELS.build(settings)
+    model.init_weights()
+    return model.eval()
+
+
+def _backbone_config(source: str | Path | Mapping) -> dict[str, Any]:
+    """The backbone's own settings."""
+    if isinstance(source, Mapping | Config):
+        return _find_backbone(source, "the config")
+    if str(source).endswith(".py"):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"config {str(source)!r} is not a file")
+        return _find_backbone(Config.fromfile(source), str(source))
+    if source in ARCHITECTURES:
+        return {"type": "SwinBackbone", "arch": source}
+    known = ", ".join(map(repr, ARCHITECTURES))
+    raise ValueError(f"name_or_config must be one of {known}, a config or its path, got {source!r}")
+
+
+def _find_backbone(config: Mapping | Config, what: str) -> dict[str, Any]:
+    model = config.get("model", config)
+    backbone = model.get("backbone", model)
+    if "type" not in backbone:
+        raise ValueError(f"{what} has no model.backbone, and no 'type' of its own")
+    return dict(backbone)

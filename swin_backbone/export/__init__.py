@@ -1,0 +1,17 @@
+"""Models that leave Python: one traced program for every batch, height and width."""
+
+from .card import ModelCard
+from .formats import FORMATS, write_program
+from .runtime import ExportedModel, load
+from .segmentor import SegmentorLogits
+from .trace import trace
+
+__all__ = [
+    "FORMATS",
+    "ExportedModel",
+    "ModelCard",
+    "SegmentorLogits",
+    "load",
+    "trace",
+    "write_program",
+]

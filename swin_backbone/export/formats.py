@@ -1,0 +1,83 @@
+"""Files that a traced program can become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from .card import KEY, ModelCard
+
+#: Name of the input of every exported model.
+INPUT = "images"
+
+
+def write_program(
+    program: ExportedProgram, card: ModelCard, path: str | Path, file_format: str
+) -> Path:
+    """Write a traced program, with its card.
+
+    Args:
+        program: from :func:`swin_backbone.export.trace`.
+        card: what its users have to know.
+        path: the file, with the format's suffix: ``.onnx`` or ``.pt2``.
+        file_format: a name in :data:`FORMATS`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the format is unknown or the suffix is not the format's.
+    """
+    path = Path(path)
+    if file_format not in FORMATS:
+        raise ValueError(f"file_format must be one of {list(FORMATS)}, got {file_format!r}")
+    suffix, write = FORMATS[file_format]
+    if path.suffix != suffix:
+        raise ValueError(f"a file of format {file_format!r} must end in {suffix!r}, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(program, card, path)
+    return path
+
+
+def output_names(card: ModelCard) -> list[str]:
+    """``stage0``, ``stage1``, ... or ``scores``."""
+    if card.kind == "segmentor":
+        return ["scores"]
+    return [f"features{index}" for index in range(len(card.strides))]
+
+
+def _write_onnx(program: ExportedProgram, card: ModelCard, path: Path) -> None:
+    written = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=output_names(card),
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        verbose=False,
+    )
+    written.model.metadata_props[KEY] = card.to_json()
+    written.save(path)
+
+
+def _write_torch_export(program: ExportedProgram, card: ModelCard, path: Path) -> None:
+    torch.export.save(program, path, extra_files={KEY: card.to_json()})
+
+
+def _write_aot_inductor(program: ExportedProgram, card: ModelCard, path: Path) -> None:
+    from torch._inductor import aoti_compile_and_package
+
+    options = {"aot_inductor.metadata": {KEY: card.to_json()}}
+    aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+
+
+#: Suffix and writer of each format. A ``.pt2`` of torch.export is a graph, loaded with
+#: :func:`torch.export.load`; one of AOTInductor is machine code for the device it was made on,
+#: loaded with :func:`torch._inductor.aoti_load_package`.
+FORMATS: dict[str, tuple[str, Callable[[ExportedProgram, ModelCard, Path], None]]] = {
+    "onnx": (".onnx", _write_onnx),
+    "torch-export": (".pt2", _write_torch_export),
+    "aot-inductor": (".pt2", _write_aot_inductor),
+}

@@ -1,0 +1,37 @@
+"""What lets one trace serve every size: steps that depend on a size without asking for it.
+
+``torch.export`` and the ONNX exporter run the model on sizes that are symbols
+(:class:`torch.SymInt`). An ``if`` on such a size ties the trace to the answer it got. So where
+plain integers let a step be skipped (nothing to pad, no copy needed), a trace keeps the step and
+does it with an amount that may turn out to be zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def has_symbols(x: Tensor) -> bool:
+    """Whether ``x`` has a size that is a symbol."""
+    return any(type(size) is not int for size in x.shape)
+
+
+def known_zero(*amounts: int) -> bool:
+    """Whether all amounts are zero for certain; ``False`` for symbols, whatever they stand for."""
+    return all(type(amount) is int and amount == 0 for amount in amounts)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """``x.contiguous()``; a copy in any case where a size is a symbol.
+
+    Whether a permuted map is contiguous depends on which of its axes have length one.
+    """
+    if has_symbols(x):
+        return x.clone(memory_format=torch.contiguous_format)
+    return x.contiguous()
+
+
+def is_exporting() -> bool:
+    """Whether the model is traced to run elsewhere, where there may be no Triton (torch >= 2.7)."""
+    return getattr(torch.compiler, "is_exporting", lambda: False)()

@@ -1,0 +1,201 @@
+"""The page to try a model: uploads, and the page itself in a headless browser."""
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from uploads import Limits, RefusedError, open_upload  # noqa: E402
+
+from swin_backbone.visualization.boxes import paint_boxes  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+CONFIG = next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py"))
+
+
+def png_header(width, height):
+    """A PNG that claims to have any number of pixels, in about a hundred bytes."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_an_image_is_decoded_as_rgb(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    assert np.array_equal(open_upload(tmp_path / "grey.png", Limits()), np.dstack([pixels] * 3))
+
+
+@pytest.mark.parametrize(
+    ("content", "limits", "message"),
+    [
+        (b"no image at all", Limits(), "no readable image"),
+        (png_header(40, 40)[:60], Limits(), "no readable image"),
+        (b"x" * 2_000_000, Limits(megabytes=1), "2.0 MB; at most 1 MB"),
+        (png_header(6000, 5000), Limits(), "6000x5000 pixels; at most 25 megapixels"),
+        (png_header(100_000, 100_000), Limits(), "far too many pixels"),
+        (png_header(20_000, 2), Limits(), "a side may have at most 16384"),
+        (b"", Limits(), "no readable image"),
+    ],
+)
+def test_what_is_refused_is_said_in_a_sentence(content, limits, message, tmp_path):
+    (tmp_path / "upload").write_bytes(content)
+    with pytest.raises(RefusedError, match=re.escape(message)):
+        open_upload(tmp_path / "upload", limits)
+
+
+def test_boxes_are_drawn_in_their_colours():
+    image = np.zeros((64, 96, 3), np.uint8)
+    boxes = np.array([[10.0, 20.0, 50.0, 60.0]])
+    drawn = np.asarray(paint_boxes(image, boxes, [1], [0.9], ["a", "b"], [(9, 9, 9), (255, 0, 0)]))
+    assert tuple(drawn[40, 10]) == (255, 0, 0)
+    assert tuple(drawn[60, 30]) == (255, 0, 0)
+    assert not drawn[22:59, 12:49].any()
+
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or not all(map(importlib.util.find_spec, ("gradio", "playwright"))),
+    reason="needs the extra 'demo', playwright, and chromium",
+)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The page, served with two checkpoints of a small model."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    folder = tmp_path_factory.mktemp("page")
+    init_default_scope("mmseg")
+    model = MODELS.build(Config.fromfile(CONFIG).model)
+    models = []
+    for name in ("first.pth", "second.pth"):
+        model.init_weights()
+        torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / name)
+        models += [str(CONFIG), str(folder / name)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = open(folder / "log", "w")  # noqa: SIM115 (closed with the process)
+    command = [sys.executable, str(ROOT / "tools" / "demo_app.py"), *models, "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--max-megabytes", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5)
+            break
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    yield url
+    process.terminate()
+    process.wait(30)
+    log.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    page = browser.new_page()
+    page.set_default_timeout(90_000)
+    page.goto(address)
+    yield page
+    page.close()
+
+
+def upload(page, name, content):
+    files = [{"name": name, "mimeType": "image/png", "buffer": content}]
+    page.locator("input[type=file]").first.set_input_files(files)
+
+
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return (tmp_path / "photo.png").read_bytes()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_an_uploaded_image_gets_its_prediction(page, tmp_path):
+    upload(page, "photo.png", photo(tmp_path))
+    message = page.locator("#message")
+    message.get_by_text("90x61 pixels").wait_for()
+    assert re.search(r"reading \d+ ms, prediction \d+ ms, features \d+ ms", message.inner_text())
+    page.locator("#prediction img").first.wait_for()
+    page.wait_for_function("document.querySelector('#prediction img').naturalWidth > 90")
+    page.wait_for_function("document.querySelectorAll('#stages img').length >= 4")
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no image at all", "The file is no readable image"),
+        (png_header(9000, 9000), "The image has 9000x9000 pixels; at most 25 megapixels"),
+    ],
+    ids=["text", "bomb"],
+)
+def test_a_bad_file_gets_its_message(content, message, page):
+    upload(page, "bad.png", content)
+    page.locator("#message").get_by_text(message).wait_for()
+    assert page.locator("#prediction img").count() == 0
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_file_that_is_too_large_gets_its_message(page):
+    upload(page, "large.png", b"x" * 2_000_000)
+    page.get_by_text(re.compile("exceed the maximum allowed size")).first.wait_for()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_listens_on_this_machine_alone(address):
+    port = int(address.rsplit(":", 1)[1])
+    hosts = {line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+             if line.split()[3] == "0A"}  # fmt: skip
+    listening = [host for host in hosts if int(host.split(":")[1], 16) == port]
+    assert listening == [f"0100007F:{port:04X}"]

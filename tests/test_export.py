@@ -1,0 +1,225 @@
+"""Exported models: one trace for every batch, height and width."""
+
+import importlib.util
+
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from swin_backbone import SwinBackbone, create
+from swin_backbone.export import (
+    ExportedModel,
+    ModelCard,
+    SegmentorLogits,
+    load,
+    trace,
+    write_program,
+)
+from swin_backbone.export.modules import AveragePooling
+
+# isort: split
+from mmseg.registry import MODELS
+
+#: Batch, height, width: smaller than a patch, than a window, odd, whole windows, long and thin.
+SIZES = [(1, 1, 1), (2, 3, 50), (1, 27, 28), (3, 64, 64), (1, 112, 56), (1, 161, 90), (2, 5, 200)]
+#: Of float32, relative to the largest value; sums in another order differ by about 1e-6.
+TOLERANCE = 1e-4
+
+BACKBONE = {
+    "type": "SwinBackbone",
+    "embed_dims": 8,
+    "depths": (2, 2),
+    "num_heads": (1, 2),
+    "strides": (4, 2),
+    "out_indices": (0, 1),
+}
+#: Options of backbones whose trace must serve every size.
+VARIANTS = {
+    "v1": {},
+    "v1-window-3x5": {"window_size": (3, 5), "qkv_bias": False},
+    "v1-absolute-position": {"use_abs_pos_embed": True, "pretrain_img_size": 32},
+    "v1-patch-3-stride-3": {"patch_size": 3, "strides": (3, 3), "patch_norm": False},
+}
+UPERNET = {
+    "decode_head": {
+        "type": "UPerHead",
+        "in_channels": [8, 16],
+        "in_index": [0, 1],
+        "pool_scales": (1, 2, 3, 6),
+        "channels": 8,
+        "num_classes": 3,
+        "norm_cfg": {"type": "SyncBN"},
+        "align_corners": False,
+    }
+}
+FPN = {
+    "neck": {"type": "FPN", "in_channels": [8, 16], "out_channels": 8, "num_outs": 2},
+    "decode_head": {
+        "type": "FPNHead",
+        "in_channels": [8, 8],
+        "in_index": [0, 1],
+        "feature_strides": [4, 8],
+        "channels": 8,
+        "num_classes": 3,
+        "norm_cfg": {"type": "BN"},
+        "align_corners": False,
+    },
+}
+CARD = ModelCard(
+    name="test",
+    kind="backbone",
+    mean=(1.0, 2.0, 3.0),
+    std=(4.0, 5.0, 6.0),
+    channels="BGR",
+    strides=((4, 4), (8, 8)),
+    output_channels=(8, 16),
+)
+
+needs_onnx = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))),
+    reason="needs the extra 'export'",
+)
+
+
+def randomise(model):
+    """Weights large enough that every part of the model shows in its output."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    return model.eval()
+
+
+def segmentor(parts):
+    init_default_scope("mmseg")
+    config = {"type": "EncoderDecoder", "backbone": BACKBONE, **parts}
+    config |= {"train_cfg": {}, "test_cfg": {"mode": "whole"}}
+    return SegmentorLogits(randomise(MODELS.build(config))).eval()
+
+
+def assert_same_on_other_sizes(model, exported, sizes=SIZES):
+    for batch, height, width in sizes:
+        images = torch.randn(batch, 3, height, width)
+        with torch.no_grad():
+            expected, actual = model(images), exported(images)
+        if isinstance(expected, torch.Tensor):
+            expected = [expected]
+        actual = [actual] if isinstance(actual, torch.Tensor) else actual
+        for ours, theirs in zip(expected, actual, strict=True):
+            difference = (ours - theirs).abs().max() / ours.abs().max()
+            assert difference < TOLERANCE, (batch, height, width)
+            assert ours.shape == theirs.shape
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """The plain backbone and its trace."""
+    torch.manual_seed(0)
+    model = randomise(create(BACKBONE))
+    return model, trace(model)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_trace_serves_every_size(variant, traced):
+    if variant == "v1":
+        model, program = traced
+    else:
+        model = randomise(create(BACKBONE, **VARIANTS[variant]))
+        program = trace(model)
+    assert_same_on_other_sizes(model, program.module())
+
+
+def test_a_trace_leaves_the_model_as_it_is(traced):
+    model, _ = traced
+    assert model.stages[0].blocks[0].attn.backend == "auto"
+    assert type(model) is SwinBackbone
+
+
+@needs_onnx
+def test_onnx_file_serves_every_size_and_carries_its_card(traced, tmp_path):
+    model, program = traced
+    exported = load(write_program(program, CARD, tmp_path / "model.onnx", "onnx"))
+    assert exported.card == CARD
+    assert_same_on_other_sizes(model, exported)
+
+
+def test_torch_export_file_serves_every_size_and_carries_its_card(traced, tmp_path):
+    model, program = traced
+    exported = load(write_program(program, CARD, tmp_path / "model.pt2", "torch-export"))
+    assert exported.card == CARD
+    assert_same_on_other_sizes(model, exported)
+
+
+@pytest.mark.slow
+def test_aot_inductor_file_serves_every_size_and_carries_its_card(tmp_path):
+    one_stage = {"depths": (2,), "num_heads": (1,), "strides": (4,), "out_indices": (0,)}
+    model = randomise(create(BACKBONE, window_size=3, **one_stage))
+    exported = load(write_program(trace(model), CARD, tmp_path / "model.pt2", "aot-inductor"))
+    assert exported.card == CARD
+    assert_same_on_other_sizes(model, exported)
+
+
+@needs_onnx
+@pytest.mark.parametrize("parts", [UPERNET, FPN], ids=["upernet", "fpn"])
+def test_segmentor_as_onnx_serves_every_size(parts, tmp_path):
+    model = segmentor(parts)
+    exported = load(write_program(trace(model), CARD, tmp_path / "model.onnx", "onnx"))
+    assert_same_on_other_sizes(model, exported)
+
+
+def test_segmentor_logits_are_those_of_mmseg():
+    model = segmentor(UPERNET)
+    init_default_scope("mmseg")
+    config = {"type": "EncoderDecoder", "backbone": BACKBONE, **UPERNET}
+    config |= {"train_cfg": {}, "test_cfg": {"mode": "whole"}}
+    theirs = MODELS.build(config).eval()
+    theirs.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 37, 60)
+    meta = {"ori_shape": (37, 60), "img_shape": (37, 60), "pad_shape": (37, 60)}
+    with torch.no_grad():
+        expected = theirs.encode_decode(images, [meta, meta])
+        torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (7, 5), (13, 40)])
+@pytest.mark.parametrize("cells", [(1, 1), (6, 6), (2, 3)])
+def test_average_pooling_is_adaptive_pooling(size, cells):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = nn.AdaptiveAvgPool2d(cells)(x)
+    torch.testing.assert_close(AveragePooling(cells)(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_normalise_follows_the_card():
+    exported = ExportedModel(CARD, run=lambda images: [images])
+    pixels = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)  # RGB
+    expected = [(30 - 1) / 4, (20 - 2) / 5, (10 - 3) / 6]  # BGR
+    assert exported.normalise(pixels).flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "file_format", "message"),
+    [
+        ("model.pt2", "onnx", "must end in '.onnx'"),
+        ("model.onnx", "torch-export", "must end in '.pt2'"),
+        ("model.onnx", "tflite", "file_format must be one of"),
+    ],
+)
+def test_formats_and_suffixes_are_checked(name, file_format, message, traced, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        write_program(traced[1], CARD, tmp_path / name, file_format)
+
+
+def test_files_that_are_no_exported_model_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing\.pt2"):
+        load(tmp_path / "missing.pt2")
+    (tmp_path / "text.pt2").write_text("no model")
+    with pytest.raises(ValueError, match=r"neither an \.onnx nor a \.pt2"):
+        load(tmp_path / "text.pt2")
+    with pytest.raises(ValueError, match=r"m\.onnx has no model card"):
+        ModelCard.from_metadata({"producer": "other"}, "m.onnx")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": "x"}'])
+def test_a_damaged_card_is_named(text):
+    metadata = {"swin_backbone.model_card": text}
+    with pytest.raises(ValueError, match=r"m\.onnx has a damaged model card"):
+        ModelCard.from_metadata(metadata, "m.onnx")

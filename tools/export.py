@@ -1,0 +1,117 @@
+"""Write a model to a file that runs without this package, for images of any size.
+
+    python tools/export.py CONFIG [CHECKPOINT] --out model.onnx
+    python tools/export.py tiny --part backbone --out swin.onnx
+    python tools/export.py CONFIG CHECKPOINT --format aot-inductor --out model.pt2
+
+Batch, height and width of the input stay free, from 1. The file is then compared with PyTorch on
+sizes that it was not made with; the exit status is 1 if an output differs by more than 1e-4 of the
+largest value. Preprocessing, classes and strides are written into the file's metadata.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
+
+# isort: split
+import torch
+from exporting import backbone_and_card, segmentor_and_card
+from rich.console import Console
+from torch import Tensor, nn
+
+from swin_backbone.export import FORMATS, ExportedModel, load, trace, write_program
+
+#: Batch, height, width: odd ones, ones smaller than a patch or a window, larger than the example.
+CHECKED_SIZES = ((1, 1, 1), (1, 3, 50), (3, 29, 30), (1, 64, 64), (2, 75, 41), (1, 161, 258))
+TOLERANCE = 1e-4
+
+console = Console(stderr=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Export a model for images of any size.")
+    parser.add_argument("config", help="config file; with --part backbone also an architecture")
+    parser.add_argument("checkpoint", nargs="?", help="default: the config's, or random weights")
+    parser.add_argument("--out", type=Path, required=True, help="the file, .onnx or .pt2")
+    parser.add_argument("--format", choices=list(FORMATS), help="default: by the suffix of --out")
+    parser.add_argument(
+        "--part", choices=["model", "backbone"], default="model", help="how much to export"
+    )
+    parser.add_argument("--time", type=int, nargs=2, metavar=("H", "W"), help="time this size too")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    make = backbone_and_card if arguments.part == "backbone" else segmentor_and_card
+    model, card = make(arguments.config, arguments.checkpoint)
+    file_format = arguments.format or _format_of(arguments.out)
+    with console.status("tracing"):
+        program = trace(model)
+    with console.status(f"writing {file_format}"):
+        write_program(program, card, arguments.out, file_format)
+    exported = load(arguments.out)
+    error = largest_difference(model, exported)
+    console.print(f"wrote {arguments.out}: differs from PyTorch by {error:.1e} at most, relatively")
+    if arguments.time:
+        print_times(model, exported, tuple(arguments.time))
+    if not error <= TOLERANCE:
+        console.print(f"[red]more than {TOLERANCE:.0e}[/red]")
+        return 1
+    return 0
+
+
+def _format_of(path: Path) -> str:
+    return "onnx" if path.suffix == ".onnx" else "torch-export"
+
+
+def largest_difference(model: nn.Module, exported: ExportedModel) -> float:
+    """Largest difference of an output, relative to its largest value, over all checked sizes."""
+    errors = []
+    for batch, height, width in CHECKED_SIZES:
+        images = torch.randn(batch, len(exported.card.mean), height, width)
+        for ours, theirs in zip(_outputs(model, images), exported(images), strict=True):
+            if ours.shape != theirs.shape:
+                raise RuntimeError(f"exported {tuple(theirs.shape)} is not {tuple(ours.shape)}")
+            errors.append(float((ours - theirs).abs().max() / ours.abs().max()))
+    return max(errors)
+
+
+def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        outputs = model(images)
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def print_times(model: nn.Module, exported: ExportedModel, size: tuple[int, int]) -> None:
+    """Median time of one image of ``size`` in both."""
+    images = torch.randn(1, len(exported.card.mean), *size)
+    ours, theirs = median_times(lambda: _outputs(model, images), lambda: exported(images))
+    threads = torch.get_num_threads()
+    console.print(
+        f"1x{size[0]}x{size[1]}, {threads} threads in PyTorch: PyTorch {1e3 * ours:.1f} ms, "
+        f"exported {1e3 * theirs:.1f} ms"
+    )
+
+
+def median_times(*runs: Callable[[], object], warm_up: int = 2, repeat: int = 9) -> list[float]:
+    """Seconds, taken in turns, so that what else the machine does falls on all alike."""
+    times = [[] for _ in runs]
+    for turn in range(warm_up + repeat):
+        for run, record in zip(runs, times, strict=True):
+            begin = time.perf_counter()
+            run()
+            if turn >= warm_up:
+                record.append(time.perf_counter() - begin)
+    return [statistics.median(record) for record in times]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

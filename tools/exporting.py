@@ -1,0 +1,74 @@
+"""What an exported model is made from: a model, and a card that describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmengine.config import Config
+from torch import nn
+
+from swin_backbone import __version__, create
+from swin_backbone.export import ModelCard, SegmentorLogits
+from swin_backbone.preprocessing import preprocessing_of
+
+
+def backbone_and_card(source: str, checkpoint: str | None) -> tuple[nn.Module, ModelCard]:
+    """The backbone of a config, or of an architecture's name."""
+    model = create(source, checkpoint)
+    cfg = Config.fromfile(source) if source.endswith(".py") else Config()
+    info = model.features_info
+    card = ModelCard(
+        name=Path(source).stem,
+        kind="backbone",
+        strides=tuple(entry.stride for entry in info),
+        output_channels=tuple(entry.channels for entry in info),
+        **_preprocessing(cfg),
+    )
+    return model, card
+
+
+def segmentor_and_card(config: str, checkpoint: str | None) -> tuple[nn.Module, ModelCard]:
+    """The whole model of a config of mmsegmentation, from images to scores.
+
+    Raises:
+        FileNotFoundError: if the config or checkpoint is not there.
+    """
+    from mmseg.apis import init_model
+
+    for name, path in (("config", config), ("checkpoint", checkpoint)):
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"{name} {path!r} is not a file")
+    segmentor = init_model(config, checkpoint, device="cpu")
+    if segmentor.decode_head.out_channels < 2:
+        raise ValueError(f"the decode head of {config} must have at least two output channels")
+    meta = getattr(segmentor, "dataset_meta", None) or _dataset_meta(segmentor.cfg)
+    model = SegmentorLogits(segmentor).eval()
+    card = ModelCard(
+        name=Path(config).stem,
+        kind="segmentor",
+        strides=((1, 1),),
+        output_channels=(segmentor.decode_head.out_channels,),
+        classes=tuple(meta.get("classes", ())),
+        palette=tuple(map(tuple, meta.get("palette", ()))),
+        **_preprocessing(segmentor.cfg),
+    )
+    return model, card
+
+
+def _dataset_meta(cfg: Config) -> dict:
+    """Classes and palette of the config's data set."""
+    from mmseg.registry import DATASETS
+
+    dataset = cfg.test_dataloader.dataset
+    return {**getattr(DATASETS.get(dataset.type), "METAINFO", {}), **dataset.get("metainfo", {})}
+
+
+def _preprocessing(cfg: Mapping) -> dict:
+    """Fields of the card that say how an image becomes the input."""
+    fields = {**preprocessing_of(cfg)._asdict(), "version": __version__}
+    for step in cfg.get("test_pipeline", []):
+        if step["type"] == "Resize":
+            fields["resize"] = tuple(step["scale"])
+            fields["keep_aspect"] = bool(step.get("keep_ratio", False))
+    return fields

@@ -1,0 +1,117 @@
+"""Extract features of images or of the frames of a video, into shards that pandas finds its way in.
+
+    python tools/extract_features.py INPUT OUT --model CONFIG --checkpoint CHECKPOINT
+    python tools/extract_features.py 'photos/**/*.jpg' OUT --model tiny --stages 2 3 --dense
+    python tools/extract_features.py photos OUT --model base --engine ray --workers 8
+
+INPUT is a folder, a quoted glob, an image, a video, or a .txt list of paths. Images keep their
+size: those of one size form batches, and none is padded. The same command goes on where a killed
+one stopped. An image that cannot be read is named in the index and at the end, and the exit status
+is then 1. docs/features.md says how to read the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from swin_backbone.features import DTYPES, ExtractorSettings, Job, find_items
+from swin_backbone.features.engines import run_locally, run_on_ray
+from swin_backbone.features.shards import write_index
+
+console = Console(stderr=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Extract features of many images.")
+    parser.add_argument("input", help="folder, glob, image, video or .txt list")
+    parser.add_argument("out", type=Path, help="folder for shards and index")
+    parser.add_argument("--model", required=True, help="config file or architecture")
+    parser.add_argument("--checkpoint", help="path or address; default: the config's")
+    parser.add_argument("--stages", type=int, nargs="+", default=[3], help="default: 3, the last")
+    parser.add_argument("--dense", action="store_true", help="maps instead of their means")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--every", type=int, default=1, help="take each so-manieth video frame")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--shard-size", type=int, default=256, help="images a shard")
+    parser.add_argument("--threads", type=int, default=4, help="images decoded at a time")
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local")
+    parser.add_argument("--workers", type=int, default=1, help="actors of --engine ray")
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        default=1.0 if torch.cuda.is_available() else 0.0,
+        help="GPUs of an actor of --engine ray; default: 1 where this machine has one",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    settings = ExtractorSettings(
+        arguments.model,
+        arguments.checkpoint,
+        tuple(sorted(arguments.stages)),
+        not arguments.dense,
+        arguments.dtype,
+    )
+    out = arguments.out.resolve()
+    items = find_items(arguments.input, arguments.every)
+    job = Job(out, items, settings, arguments.shard_size)
+    shards = job.start()
+    if len(shards) < job.num_shards:
+        console.print(f"{job.num_shards - len(shards)} of {job.num_shards} shards are there")
+    if shards:
+        run(job, shards, arguments)
+    index = write_index(out, job.num_shards).to_pylist()
+    unreadable = [row for row in index if row["status"] != "ok"]
+    console.print(f"features of {len(index) - len(unreadable)} images in {arguments.out}")
+    for row in unreadable:
+        console.print(f"[red]skipped[/red] {row['path']}: {row['error']}", highlight=False)
+    return 1 if unreadable else 0
+
+
+def run(job: Job, shards: list[int], arguments: argparse.Namespace) -> None:
+    """Do shards on the chosen engine, with a progress bar."""
+    options = {
+        "device": arguments.device,
+        "batch_size": arguments.batch_size,
+        "threads": arguments.threads,
+    }
+    with Progress(
+        TextColumn("extracting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        left = sum(len(job.items_of(shard)) for shard in shards)
+        task = progress.add_task("", total=len(job.items), completed=len(job.items) - left)
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+
+        if arguments.engine == "ray":
+            workers = {"workers": arguments.workers, "gpus_per_worker": arguments.gpus_per_worker}
+            run_on_ray(job, shards, advance, **workers, **options)
+        else:
+            run_locally(job, shards, advance, **options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

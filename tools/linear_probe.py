@@ -1,0 +1,124 @@
+"""Label pixels from frozen features: how much of a data set's classes a backbone already knows.
+
+    python tools/linear_probe.py CONFIG CHECKPOINT --data FOLDER
+
+FOLDER holds ``img_dir/{train,val}/NAME.jpg`` and ``ann_dir/{train,val}/NAME.png`` (255: no label).
+The maps of all stages are brought to stage 0's size; logistic regression and k nearest neighbours
+(scikit-learn) learn from pixels drawn at random from the training images, and are scored on pixels
+drawn from the validation images: mean IoU and share of right pixels. CHECKPOINT may be ``random``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+
+from swin_backbone.features import Extractor, ExtractorSettings
+
+IGNORED = 255
+
+console = Console(stderr=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Label pixels from frozen features.")
+    parser.add_argument("config", help="config file or architecture")
+    parser.add_argument("checkpoint", help="path or address; 'random' for random weights")
+    parser.add_argument("--data", type=Path, required=True, help="img_dir and ann_dir are in it")
+    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--train-pixels", type=int, default=50, help="of each training image")
+    parser.add_argument("--val-pixels", type=int, default=300, help="of each validation image")
+    parser.add_argument("--neighbours", type=int, default=10)
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    arguments = parser.parse_args()
+    checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
+    settings = ExtractorSettings(
+        arguments.config, checkpoint, tuple(sorted(arguments.stages)), pooled=False
+    )
+    torch.manual_seed(0)
+    extractor = Extractor(settings, arguments.device, batch_size=1)
+    train = draw_pixels(extractor, arguments.data, "train", arguments.train_pixels)
+    val = draw_pixels(extractor, arguments.data, "val", arguments.val_pixels)
+    table = Table("classifier", "mIoU", "right pixels")
+    for name, classifier in classifiers(arguments.neighbours).items():
+        with console.status(name):
+            mean_iou, right = score(classifier.fit(*train).predict(val[0]), val[1])
+        table.add_row(name, f"{100 * mean_iou:.1f} %", f"{100 * right:.1f} %")
+    Console().print(f"{len(train[1])} pixels to learn from, {len(val[1])} to be scored on", table)
+
+
+def draw_pixels(
+    extractor: Extractor, data: Path, split: str, per_image: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, C) and labels (N,) of pixels drawn at random, without those that have no label.
+
+    Raises:
+        FileNotFoundError: if there are no images.
+    """
+    images = sorted((data / "img_dir" / split).iterdir()) if data.is_dir() else []
+    if not images:
+        raise FileNotFoundError(f"{data / 'img_dir' / split} holds no images")
+    rng = np.random.default_rng(0)
+    features, labels = [], []
+    for path in track(images, split, console=console):
+        label_map = np.asarray(Image.open(data / "ann_dir" / split / f"{path.stem}.png"))
+        maps = extractor([np.asarray(Image.open(path).convert("RGB"))])[0]
+        rows, columns = np.nonzero(label_map != IGNORED)
+        chosen = rng.choice(len(rows), min(per_image, len(rows)), replace=False)
+        rows, columns = rows[chosen], columns[chosen]
+        features.append(at_pixels(maps, rows, columns, label_map.shape))
+        labels.append(label_map[rows, columns])
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def at_pixels(
+    maps: list[torch.Tensor], rows: np.ndarray, columns: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """All stages' features, interpolated at some pixels of an image of ``size``: (N, C)."""
+    fine = maps[0].shape[1:]
+    enlarged = (F.interpolate(one[None].float(), fine, mode="bilinear")[0] for one in maps)
+    stacked = torch.cat(list(enlarged))
+    rows, columns = (
+        torch.from_numpy(index * cells // length)
+        for index, cells, length in zip((rows, columns), fine, size, strict=True)
+    )
+    return stacked[:, rows, columns].t().numpy()
+
+
+def classifiers(neighbours: int) -> dict:
+    """What learns, by name; the first sees no features."""
+    return {
+        "most frequent class": DummyClassifier(strategy="most_frequent"),
+        "logistic regression": make_pipeline(
+            StandardScaler(), LogisticRegression(C=0.1, max_iter=300)
+        ),
+        f"{neighbours} nearest neighbours": make_pipeline(
+            StandardScaler(), Normalizer(), KNeighborsClassifier(neighbours, weights="distance")
+        ),
+    }
+
+
+def score(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean IoU over the classes that occur, and the share of right pixels."""
+    counts = confusion_matrix(labels, predicted)
+    hits = np.diag(counts)
+    union = counts.sum(0) + counts.sum(1) - hits
+    return float((hits / union).mean()), float(hits.sum() / counts.sum())
+
+
+if __name__ == "__main__":
+    main()

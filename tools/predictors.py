@@ -1,0 +1,142 @@
+"""Two ways to label the pixels of an image: a config with its checkpoint, or an ONNX file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import mmcv
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import ConfigDict
+from mmseg.apis import inference_model, init_model
+from torch import Tensor
+
+from swin_backbone.export import ModelCard, load
+
+#: Images with more pixels than this are cut into windows, unless told otherwise.
+LARGE = 2048 * 1024
+
+
+class Sliding(NamedTuple):
+    """Whether an image is seen in windows, which overlap by a third.
+
+    Attributes:
+        mode: ``'auto'`` (images over :data:`LARGE` pixels), ``'always'`` or ``'never'``.
+        window: side of a window, in pixels.
+    """
+
+    mode: str = "auto"
+    window: int = 1024
+
+    def applies(self, image: np.ndarray) -> bool:
+        large = image.shape[0] * image.shape[1] > LARGE
+        return self.mode == "always" or (self.mode == "auto" and large)
+
+    @property
+    def stride(self) -> int:
+        return max(2 * self.window // 3, 1)
+
+
+class Predictor(Protocol):
+    """Labels the pixels of images.
+
+    Attributes:
+        classes: names of the labels.
+        palette: their colours.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 BGR to (H, W) integers."""
+
+
+class CheckpointPredictor:
+    """A model of a config and a checkpoint.
+
+    Args:
+        config: path of a config of mmsegmentation.
+        checkpoint: path of its checkpoint.
+        device: where it runs.
+        sliding: when to cut images into windows; in ``auto``, smaller images are seen as the
+            config's ``test_cfg`` says.
+    """
+
+    def __init__(self, config: str, checkpoint: str, device: str, sliding: Sliding):
+        self.model = init_model(config, checkpoint, device=device)
+        self.classes = self.model.dataset_meta["classes"]
+        self.palette = self.model.dataset_meta["palette"]
+        self._own_mode = self.model.test_cfg
+        self._sliding = sliding
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        self.model.test_cfg = self._test_mode(image)
+        return inference_model(self.model, image).pred_sem_seg.data[0].cpu().numpy()
+
+    def _test_mode(self, image: np.ndarray) -> ConfigDict:
+        own, (mode, side) = self._own_mode, self._sliding
+        if self._sliding.applies(image):
+            stride = self._sliding.stride
+            return ConfigDict(own, mode="slide", crop_size=(side, side), stride=(stride, stride))
+        return ConfigDict(own, mode="whole") if mode == "never" else own
+
+
+class OnnxPredictor:
+    """An exported segmentor, run by onnxruntime; its card says how images are prepared.
+
+    Args:
+        path: the file.
+        sliding: when to cut images into windows.
+
+    Raises:
+        ValueError: if the file is no exported segmentor.
+    """
+
+    def __init__(self, path: str, sliding: Sliding):
+        self.model = load(path)
+        card = self.model.card
+        if card.kind != "segmentor":
+            raise ValueError(f"{path} is a {card.kind}, which has no classes to paint")
+        if not card.classes or len(card.classes) != len(card.palette):
+            raise ValueError(f"the card of {path} must name all classes and their colours")
+        self.classes = card.classes
+        self.palette = card.palette
+        self._sliding = sliding
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        resized = resize_as_tested(image, self.model.card)
+        pixels = torch.from_numpy(np.ascontiguousarray(resized[..., ::-1])).permute(2, 0, 1)
+        images = self.model.normalise(pixels[None])
+        scores = self._windows(images) if self._sliding.applies(image) else self.model(images)[0]
+        if scores.shape[2:] != image.shape[:2]:
+            scores = F.interpolate(scores, image.shape[:2], mode="bilinear", align_corners=False)
+        return scores.argmax(dim=1)[0].numpy()
+
+    def _windows(self, images: Tensor) -> Tensor:
+        """Mean of the scores of all windows that see a pixel."""
+        total = count = 0
+        side, (height, width) = self._sliding.window, images.shape[2:]
+        for top in _starts(height, side, self._sliding.stride):
+            for left in _starts(width, side, self._sliding.stride):
+                bottom, right = min(top + side, height), min(left + side, width)
+                scores = self.model(images[:, :, top:bottom, left:right])[0]
+                around = (left, width - right, top, height - bottom)
+                total = total + F.pad(scores, around)
+                count = count + F.pad(torch.ones_like(scores[:, :1]), around)
+        return total / count
+
+
+def _starts(length: int, side: int, stride: int) -> list[int]:
+    """First pixels of windows that cover ``length``; the last ends with it."""
+    last = max(length - side, 0)
+    return [*range(0, last, stride), last]
+
+
+def resize_as_tested(image: np.ndarray, card: ModelCard) -> np.ndarray:
+    """(H, W, C) resized as the card says."""
+    if card.resize is None:
+        return image
+    resize = mmcv.imrescale if card.keep_aspect else mmcv.imresize
+    return resize(image, card.resize)

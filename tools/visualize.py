@@ -1,0 +1,55 @@
+"""Show what a backbone sees in an image, on one sheet.
+
+    python tools/visualize.py CONFIG CHECKPOINT IMAGE --out sheet.png
+    python tools/visualize.py tiny CHECKPOINT IMAGE --out sheet.png --pixel 120 200
+
+Principal components and norms of each stage, the effective receptive field of the central token,
+where the token under a pixel looks to in a regular and in a shifted window, and the relative
+position bias of each head.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import swin_backbone
+from swin_backbone.preprocessing import preprocessing_of
+from swin_backbone.visualization.sheet import feature_sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Show what a backbone sees in an image.")
+    parser.add_argument("config", help="config file or architecture")
+    parser.add_argument("checkpoint", help="path or address; 'random' for random weights")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="the picture, PNG")
+    parser.add_argument("--pixel", type=int, nargs=2, metavar=("Y", "X"), help="default: centre")
+    parser.add_argument("--longest", type=int, default=640, help="longer side, in pixels, at most")
+    parser.add_argument("--cell", type=int, default=260, help="side of a panel, in pixels")
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    arguments = parser.parse_args()
+    checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = swin_backbone.create(arguments.config, checkpoint).to(device)
+    with Image.open(arguments.image) as image:
+        image = image.convert("RGB")
+        image.thumbnail((arguments.longest, arguments.longest))
+    sheet = feature_sheet(
+        model,
+        preprocessing_of(arguments.config),
+        np.asarray(image),
+        tuple(arguments.pixel) if arguments.pixel else None,
+        arguments.cell,
+    )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(arguments.out)
+    print(f"wrote {arguments.out}, {sheet.width}x{sheet.height}")
+
+
+if __name__ == "__main__":
+    main()
