@@ -135,7 +135,9 @@ def with_option(config, name):
     return cfg
 
 
-@pytest.mark.parametrize("name", ["accumulate", "ema", "checkpointing", "sync_bn"])
+@pytest.mark.parametrize(
+    "name", ["accumulate", "ema", "checkpointing", "sync_bn", "mask_padding_seg"]
+)
 def test_options_train(name, scenes, tmp_path):
     cfg = with_option(tiny_config(scenes, tmp_path, steps=4, log_level="ERROR"), name)
     cfg.train_cfg.val_interval = 100
