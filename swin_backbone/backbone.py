@@ -137,7 +137,6 @@ class SwinBackbone(BaseModule):
         self.use_abs_pos_embed = use_abs_pos_embed
         self.mask_padding = mask_padding
         self.packed = packed
-        self._warned_of_sizes = False
         self.checkpoint_report = None
 
         patch_size = arguments.to_pair("patch_size", patch_size)
@@ -146,6 +145,7 @@ class SwinBackbone(BaseModule):
         self.position_grid = tuple(
             size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
         )
+        self._warned_of_sizes = False
         norm_layer = norm_factory(norm_cfg)
         patch_norm_layer = norm_layer if patch_norm else None
 
