@@ -26,6 +26,7 @@ from .layers import (
     join,
     resize_position_embedding,
     shrink_sizes,
+    warn_of_missing_sizes,
 )
 from .ops import check_backend_name
 
@@ -145,7 +146,6 @@ class SwinBackbone(BaseModule):
         self.position_grid = tuple(
             size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
         )
-        self._warned_of_sizes = False
         norm_layer = norm_factory(norm_cfg)
         patch_norm_layer = norm_layer if patch_norm else None
 
@@ -302,7 +302,7 @@ class SwinBackbone(BaseModule):
             return None
         sizes = getattr(x, "valid_sizes", None) if given is None else given
         if sizes is None:
-            self._warn_of_missing_sizes(len(x))
+            warn_of_missing_sizes(len(x))
             sizes = torch.tensor(x.shape[2:]).expand(len(x), 2)
         if sizes.is_floating_point() or sizes.dtype == torch.bool:
             raise TypeError(f"valid_sizes must be integers, got {sizes.dtype}")
@@ -310,17 +310,6 @@ class SwinBackbone(BaseModule):
             raise ValueError(f"valid_sizes must be ({len(x)}, 2), got {tuple(sizes.shape)}")
         # Packing needs them on the host, where they usually are.
         return sizes if self.packed else sizes.to(x.device, non_blocking=True)
-
-    def _warn_of_missing_sizes(self, images: int) -> None:
-        """Once, and not for a single image, which has no padding as a rule."""
-        if images > 1 and not self._warned_of_sizes and not torch.compiler.is_compiling():
-            self._warned_of_sizes = True
-            print_log(
-                "mask_padding=True or packed=True, but no valid_sizes came with the batch: all of "
-                "it counts as image; see SwinBackbone.forward for where they are looked for",
-                logger="current",
-                level=logging.WARNING,
-            )
 
     def _position_embedding(self, size: tuple[int, int], valid_sizes: Tensor | None) -> Tensor:
         if valid_sizes is None:

@@ -1,6 +1,7 @@
 """With ``mask_padding``, an image's maps do not depend on what it is batched with."""
 
 import importlib
+import warnings
 
 import pytest
 import torch
@@ -150,17 +151,14 @@ def test_sizes_come_with_the_batch_or_are_the_batchs():
         assert not torch.equal(a, c)
 
 
-def test_sizes_that_got_lost_are_missed_once(monkeypatch):
-    said = []
-    monkeypatch.setattr("swin_backbone.backbone.print_log", lambda text, **_: said.append(text))
+def test_sizes_that_got_lost_are_missed():
     backbone, batch = make(torch.float32), torch.rand(2, 3, 8, 8)
-    backbone(batch[:1])
-    backbone(batch, torch.tensor([(8, 8), (4, 8)]))
-    assert said == []
-    backbone(batch)
-    backbone(batch)
-    assert len(said) == 1
-    assert "no valid_sizes came with the batch" in said[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone(batch[:1])
+        backbone(batch, torch.tensor([(8, 8), (4, 8)]))
+    with pytest.warns(UserWarning, match="no valid_sizes came with the batch"):
+        backbone(batch)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging
 from .position_embedding import embed_valid_areas, resize_position_embedding
 from .stage import SwinStage
-from .valid_area import clear_padding, shrink_sizes
+from .valid_area import clear_padding, shrink_sizes, warn_of_missing_sizes
 from .window_attention import WindowAttention
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "join",
     "resize_position_embedding",
     "shrink_sizes",
+    "warn_of_missing_sizes",
 ]
