@@ -26,6 +26,7 @@ from .layers import (
     join,
     resize_position_embedding,
     shrink_sizes,
+    warn_of_missing_sizes,
 )
 from .loading import adapt_state_dict, fit_checkpoint, load_pretrained, resolve_init_cfg
 from .ops import SMALL_MAP_RULES, check_backend_name, low_precision_copies, product_dtype
@@ -348,6 +349,7 @@ class SwinBackbone(BaseModule):
             return None
         sizes = getattr(x, "valid_sizes", None) if given is None else given
         if sizes is None:
+            warn_of_missing_sizes(len(x))
             sizes = torch.tensor(x.shape[2:]).expand(len(x), 2)
         if sizes.is_floating_point() or sizes.dtype == torch.bool:
             raise TypeError(f"valid_sizes must be integers, got {sizes.dtype}")

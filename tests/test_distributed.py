@@ -135,7 +135,9 @@ def with_option(config, name):
     return cfg
 
 
-@pytest.mark.parametrize("name", ["accumulate", "ema", "checkpointing", "sync_bn"])
+@pytest.mark.parametrize(
+    "name", ["accumulate", "ema", "checkpointing", "sync_bn", "mask_padding_seg"]
+)
 def test_options_train(name, scenes, tmp_path):
     cfg = with_option(tiny_config(scenes, tmp_path, steps=4, log_level="ERROR"), name)
     cfg.train_cfg.val_interval = 100
@@ -184,3 +186,26 @@ def test_tools_know_the_options():
     done = run_tool("train.py", "--help")
     assert all(path.stem in done.stdout for path in OPTIONS.glob("*.py"))
     assert os.access(TOOLS / "dist_train.sh", os.X_OK)
+
+
+@pytest.mark.slow
+def test_scaling_is_measured(tmp_path):
+    """One and two processes; that the numbers are consistent, not what they are."""
+    pytest.importorskip("matplotlib")
+    run_tool(
+        "benchmark_scaling.py", "--out", tmp_path, "--processes", 1, 2, "--arch", "nano",
+        "--batch", 2, "--size", 64, "--steps", 2, "--warm-up", 1, "--port", 29625,
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
+    assert [(row["processes"], row["strategy"]) for row in rows] == [
+        (1, "ddp"), (1, "fsdp"), (2, "ddp"), (2, "fsdp")
+    ]  # fmt: skip
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(2 * row["processes"] / row["seconds"])
+        assert row["peak_memory_mib"] > 0
+    assert rows[0]["efficiency"] == 1
+    expected = rows[2]["images_per_second"] / 2 / rows[0]["images_per_second"]
+    assert rows[2]["efficiency"] == pytest.approx(expected)
+    assert rows[2]["communication"] > 0
+    assert "| nano | 2 | ddp | 2 |" in (tmp_path / "scaling.md").read_text()
+    assert (tmp_path / "scaling.png").stat().st_size > 0

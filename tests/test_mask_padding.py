@@ -1,6 +1,7 @@
 """With ``mask_padding``, an image's maps do not depend on what it is batched with."""
 
 import importlib
+import warnings
 
 import pytest
 import torch
@@ -148,6 +149,16 @@ def test_sizes_come_with_the_batch_or_are_the_batchs():
         assert torch.equal(a, b)
         assert torch.equal(c, d)
         assert not torch.equal(a, c)
+
+
+def test_sizes_that_got_lost_are_missed():
+    backbone, batch = make(torch.float32), torch.rand(2, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone(batch[:1])
+        backbone(batch, torch.tensor([(8, 8), (4, 8)]))
+    with pytest.warns(UserWarning, match="no valid_sizes came with the batch"):
+        backbone(batch)
 
 
 @pytest.mark.parametrize(

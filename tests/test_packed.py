@@ -1,8 +1,11 @@
 """Images of different sizes without padding: what each gives by itself."""
 
+import json
+
 import pytest
 import torch
 from test_mask_padding import ARGUMENTS, SIZES, assert_equal_alone, draw, pad, stock_detector
+from test_tools import run_tool
 
 from swin_backbone import SwinBackbone
 from swin_backbone.layers import DropPath, Packing, join
@@ -159,3 +162,14 @@ def test_a_detector_trains_with_it():
 def test_wrong_images_are_named(images, message):
     with pytest.raises(ValueError, match=message):
         make(torch.float32).forward_packed(images)
+
+
+def test_the_benchmark_compares_all_modes(tmp_path):
+    run_tool(
+        "benchmark_packed.py", "--batch", 2, "--batches", 1, "--scale", 0.1, "--out",
+        tmp_path / "packed.json",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "packed.json").read_text())
+    assert set(found["modes"]) == {"padded", "masked", "packed"}
+    assert all(row["images_per_second"] > 0 for row in found["modes"].values())
+    assert 0 <= found["padding"] < 1

@@ -5,6 +5,8 @@ A valid area begins at the top left. Its sizes are (B, 2) integers, rows and col
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -38,3 +40,16 @@ def shrink_sizes(valid_sizes: Tensor | None, stride: tuple[int, int]) -> Tensor 
         return None
     sides = [-(-side // step) for side, step in zip(valid_sizes.unbind(1), stride, strict=True)]
     return torch.stack(sides, dim=1)
+
+
+def warn_of_missing_sizes(images: int) -> None:
+    """Say that a batch came without sizes; not for one image, which has no padding as a rule.
+
+    Python shows a warning once for each place that gives it.
+    """
+    if images > 1 and not torch.compiler.is_compiling():
+        warnings.warn(
+            "no valid_sizes came with the batch, so all of it counts as image; "
+            "see SwinBackbone.forward for where they are looked for",
+            stacklevel=2,
+        )

@@ -1,0 +1,347 @@
+"""Measure how training scales with the number of GPUs of one machine (or of processes on a CPU).
+
+    python tools/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
+        [--batch 4 16] [--strategy ddp fsdp] [--size 512]
+
+Swin + UPerNet as mmseg builds it trains on random images that are on the GPU already, in bfloat16
+(float32 on the CPU), everything else as configured: AdamW, SyncBN in the heads. For each setting:
+images a second of all processes, efficiency (images a second a process, against one process), peak
+memory of a process, and communication: the time of NCCL's kernels (gloo's calls) in a step, whether
+computation hides it or not. Writes ``OUT/scaling.json``, ``OUT/scaling.md``, ``OUT/scaling.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
+from torch.nn.parallel import DistributedDataParallel
+
+import swin_backbone  # noqa: F401  (first: it lets mmseg import without compiled ops)
+from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.openmmlab.sharding import wrap_swin_blocks
+
+# isort: split
+from mmengine.model import revert_sync_batchnorm
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Channels, depths and heads; 'nano' is for trying this script.
+SIZES = {**ARCHITECTURES, "nano": (8, (1, 1, 1, 1), (1, 1, 2, 2))}
+CUDA = torch.cuda.is_available()
+console = Console(stderr=True, width=160)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--processes", type=int, nargs="+", help="default: 1, 2, 4 ... all GPUs")
+    parser.add_argument("--arch", nargs="+", choices=SIZES, default=["tiny", "base", "large"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[4, 16], help="images a process")
+    parser.add_argument("--strategy", nargs="+", choices=["ddp", "fsdp"], default=["ddp", "fsdp"])
+    parser.add_argument("--size", type=int, default=512, help="side of an image, pixels")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps of each setting")
+    parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds a number of processes")
+    parser.add_argument("--port", type=int, default=29500)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    if arguments.worker is not None:
+        work(arguments)
+        return 0
+    gpus = torch.cuda.device_count() or 1
+    numbers = arguments.processes or [2**i for i in range(gpus.bit_length()) if 2**i <= gpus]
+    if CUDA and max(numbers) > gpus:
+        raise ValueError(f"--processes {max(numbers)}: this machine has {gpus} GPUs")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows, failed = [], False
+    for number in sorted(numbers):
+        found, code = launch(number, arguments)
+        rows += found
+        failed |= code != 0
+        if not found:
+            console.print(f"[red]{number} processes: no result, exit status {code}[/red]")
+    add_efficiency(rows)
+    report(rows, arguments)
+    return 1 if failed or not rows else 0
+
+
+def launch(number: int, arguments: argparse.Namespace) -> tuple[list[dict], int]:
+    """Run all settings in ``number`` processes; the results that were written, and the status."""
+    path = arguments.out / f"processes_{number}.jsonl"
+    path.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *(f"--nproc_per_node={number}", "--master_addr=127.0.0.1"),
+        *(f"--master_port={arguments.port}", __file__),
+        *sys.argv[1:],
+        *("--worker", path),
+    ]
+    console.print(f"{number} processes")
+    try:
+        code = subprocess.run(list(map(str, command)), timeout=arguments.timeout).returncode
+    except subprocess.TimeoutExpired:
+        code = 124
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines], code
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """One process: measure every setting, and let the first process write it down."""
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local) if CUDA else torch.device("cpu")
+    if CUDA:
+        torch.cuda.set_device(device)
+    torch.set_num_threads(1)
+    dist.init_process_group("nccl" if CUDA else "gloo")
+    init_default_scope("mmseg")
+    settings = itertools.product(arguments.arch, arguments.batch, arguments.strategy)
+    for arch, batch, strategy in settings:
+        try:
+            row = measure(arch, batch, strategy, device, arguments)
+        except torch.OutOfMemoryError:
+            row = {"arch": arch, "batch": batch, "strategy": strategy, "error": "out of memory"}
+        every: list = [None] * dist.get_world_size()
+        dist.all_gather_object(every, row)
+        if dist.get_rank() == 0:
+            with arguments.worker.open("a") as file:
+                file.write(json.dumps(together(every)) + "\n")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def together(every: list[dict]) -> dict:
+    """The slowest process sets the pace, and the fullest the memory."""
+    broken = next((row for row in every if "error" in row), None)
+    row = dict(broken or max(every, key=lambda row: row["seconds"]))
+    row["processes"] = len(every)
+    if broken is None:
+        row["images_per_second"] = len(every) * row["batch"] / row["seconds"]
+        row["peak_memory_mib"] = max(other["peak_memory_mib"] for other in every)
+    return row
+
+
+def measure(arch, batch, strategy, device, arguments) -> dict:
+    """Time the training steps of one setting in this process."""
+    if CUDA:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    model = wrap(build(arch), strategy, device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.01, fused=CUDA)
+    inputs, samples = random_batch(batch, arguments.size, device)
+    amp = CUDA and strategy == "ddp"  # FSDP brings its own mixed precision
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            losses = model(inputs, samples, mode="loss")
+        loss = sum(value.mean() for name, value in losses.items() if "loss" in name)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(arguments.warm_up):
+        step()
+    seconds = [timed(step) for _ in range(arguments.steps)]
+    median = statistics.median(seconds)
+    return {
+        "arch": arch,
+        "batch": batch,
+        "strategy": strategy,
+        "seconds": median,
+        "communication": communication_seconds(step) / median,
+        "peak_memory_mib": peak_memory_mib(),
+        "device": torch.cuda.get_device_name() if CUDA else "CPU",
+    }
+
+
+def build(arch: str) -> nn.Module:
+    """UPerNet on a Swin of this size, as mmseg builds it."""
+    cfg = Config.fromfile(ROOT / "configs" / "_base_" / "models" / "upernet_swin.py").model
+    dims, depths, heads = SIZES[arch]
+    cfg.backbone.pop("arch")
+    cfg.backbone.update(embed_dims=dims, depths=depths, num_heads=heads)
+    channels = [dims * 2**stage for stage in range(4)]
+    cfg.decode_head.in_channels = channels
+    cfg.auxiliary_head.in_channels = channels[2]
+    if arch == "nano":
+        cfg.decode_head.channels = cfg.auxiliary_head.channels = 16
+    model = MODELS.build(cfg)
+    return model if CUDA else revert_sync_batchnorm(model)
+
+
+def wrap(model: nn.Module, strategy: str, device: torch.device) -> nn.Module:
+    """The model, spread over the processes, on this process's device."""
+    if strategy == "ddp":
+        return DistributedDataParallel(
+            model.to(device),
+            device_ids=[device] if CUDA else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+    precision = MixedPrecision(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
+    return FullyShardedDataParallel(
+        model,
+        auto_wrap_policy=functools.partial(wrap_swin_blocks),
+        use_orig_params=True,
+        device_id=device,
+        mixed_precision=precision if CUDA else None,
+    )
+
+
+def random_batch(batch: int, size: int, device: torch.device):
+    """Normalised images, and data samples with labels of 150 classes."""
+    inputs = torch.randn(batch, 3, size, size, device=device)
+    samples = []
+    for _ in range(batch):
+        sample = SegDataSample()
+        labels = torch.randint(0, 150, (1, size, size), device=device)
+        sample.gt_sem_seg = PixelData(data=labels)
+        samples.append(sample)
+    return inputs, samples
+
+
+def timed(step) -> float:
+    """Seconds of a step, the processes starting together."""
+    dist.barrier()
+    synchronize()
+    began = time.perf_counter()
+    step()
+    synchronize()
+    return time.perf_counter() - began
+
+
+def synchronize() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def communication_seconds(step, steps: int = 3) -> float:
+    """Seconds a step that kernels of NCCL, or calls of gloo, take."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if CUDA:
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=kinds) as profile:
+        for _ in range(steps):
+            step()
+        synchronize()
+    events = profile.key_averages()
+    if CUDA:
+        times = [e.self_device_time_total for e in events if e.key.startswith("ncclDevKernel")]
+    else:
+        times = [e.cpu_time_total for e in events if e.key.startswith("gloo:")]
+    return sum(times) / 1e6 / steps
+
+
+def peak_memory_mib() -> float:
+    """Of this process: on a GPU what PyTorch allocated there, else what is resident."""
+    if CUDA:
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def add_efficiency(rows: list[dict]) -> None:
+    """Images a second a process, as a share of those of the fewest processes, which are 1."""
+    first: dict = {}
+    for row in rows:
+        if "error" in row:
+            continue
+        each = row["images_per_second"] / row["processes"]
+        base = first.setdefault((row["arch"], row["batch"], row["strategy"]), (row, each))
+        if base[0]["processes"] == 1:
+            row["efficiency"] = each / base[1]
+
+
+def report(rows: list[dict], arguments: argparse.Namespace) -> None:
+    """Write JSON, Markdown and a plot; print the table."""
+    about = {
+        "command": " ".join(["python", "tools/benchmark_scaling.py", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "size": arguments.size,
+    }
+    (arguments.out / "scaling.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
+    table = as_markdown(rows)
+    (arguments.out / "scaling.md").write_text(table + "\n")
+    print(table)
+    draw([row for row in rows if "error" not in row], arguments.out / "scaling.png")
+
+
+def as_markdown(rows: list[dict]) -> str:
+    """One line a setting and number of processes."""
+    lines = [
+        "| Swin | batch a process | strategy | processes | img/s | efficiency | peak MiB "
+        "| communication |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    order = sorted(rows, key=lambda r: (list(SIZES).index(r["arch"]), r["batch"], r["strategy"]))
+    for row in order:
+        start = f"| {row['arch']} | {row['batch']} | {row['strategy']} | {row['processes']} "
+        if "error" in row:
+            lines.append(f"{start}| {row['error']} | | | |")
+            continue
+        efficiency = f"{row['efficiency']:.1%}" if "efficiency" in row else "-"
+        lines.append(
+            f"{start}| {row['images_per_second']:.1f} | {efficiency} "
+            f"| {row['peak_memory_mib']:.0f} | {row['communication']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Efficiency over the number of processes, a line a setting."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.5, 4.5))
+    settings = sorted({(row["arch"], row["batch"], row["strategy"]) for row in rows})
+    colours = {arch: f"C{index}" for index, arch in enumerate(SIZES)}
+    batches = sorted({row["batch"] for row in rows})
+    for arch, batch, strategy in settings:
+        points = [
+            (row["processes"], 100 * row["efficiency"])
+            for row in rows
+            if (row["arch"], row["batch"], row["strategy"]) == (arch, batch, strategy)
+            and "efficiency" in row
+        ]
+        axes.plot(
+            *zip(*points, strict=True) if points else ([], []),
+            color=colours[arch],
+            linestyle="-" if strategy == "ddp" else "--",
+            marker="os^v"[batches.index(batch) % 4],
+            label=f"{arch}, batch {batch}, {strategy.upper()}",
+        )
+    axes.set(xlabel="processes", ylabel="efficiency, %", xscale="log")
+    axes.set_xticks(numbers := sorted({row["processes"] for row in rows}), map(str, numbers))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
