@@ -50,13 +50,13 @@ class SwinBlockV2(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
         self.norm3 = norm_layer(embed_dims) if extra_norm else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C); what is outside ``valid_sizes`` (B, 2) means nothing."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+            return checkpoint(self._forward, x, valid_sizes, use_reentrant=False)
+        return self._forward(x, valid_sizes)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.norm1(self.attn(x)))
+    def _forward(self, x: Tensor, valid_sizes: Tensor | None) -> Tensor:
+        x = x + self.drop_path(self.norm1(self.attn(x, valid_sizes)))
         x = x + self.drop_path(self.norm2(self.mlp(x)))
         return self.norm3(x)

@@ -80,8 +80,8 @@ class WindowAttentionV2(nn.Module):
             return None
         return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
+    def forward(self, x: Tensor, valid_sizes: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C); tokens see those within ``valid_sizes`` (B, 2) only."""
         window_size, shift_size = fit_window(
             x.shape[1:3], self.window_size, self.shift_size, self.small_maps
         )
@@ -93,6 +93,7 @@ class WindowAttentionV2(nn.Module):
             window_size=window_size,
             shift_size=shift_size,
             logit_scale=self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),
+            valid_sizes=valid_sizes,
             padding_qkv=bias,
             dropout_p=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
