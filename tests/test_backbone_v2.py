@@ -121,6 +121,19 @@ def test_each_stage_may_have_its_own_windows(version, window_size):
     assert two_stages.window_sizes == ((3, 5), (3, 5))  # rows and columns
 
 
+@pytest.mark.parametrize("with_cp", [False, True])
+def test_a_block_keeps_images_of_a_batch_apart_from_their_padding(with_cp):
+    block = make(with_cp=with_cp).stages[0].blocks[1].double().eval()
+    sizes = torch.tensor([[9, 11], [5, 3]])
+    x = torch.randn(2, 9, 11, 12, dtype=torch.float64)
+    x[1, 5:], x[1, :, 3:] = 1e3, float("nan")
+    out = block(x, sizes)
+    for image, (rows, columns) in zip(range(2), sizes.tolist(), strict=True):
+        alone = x[image : image + 1, :rows, :columns]
+        own = torch.tensor([[rows, columns]])
+        torch.testing.assert_close(out[image, :rows, :columns], block(alone, own)[0])
+
+
 def test_extra_norms_come_every_n_blocks_of_a_stage():
     model = make(depths=(2, 4, 3), extra_norm_every_n_blocks=2)
     found = {name.rsplit(".", 1)[0] for name, _ in model.named_parameters() if "norm3" in name}

@@ -225,6 +225,13 @@ def test_a_broken_checkpoint_is_named_and_changes_nothing(fault, way, tmp_path):
     assert ours.checkpoint_report is None
 
 
+def test_tensors_without_values_fit_too():
+    with torch.device("meta"):
+        source, target = make(), make()
+    target.load_state_dict(source.state_dict(), assign=True)
+    assert not target.checkpoint_report.missing
+
+
 def test_strict_loading_changes_nothing_if_a_tensor_is_missing():
     state = make().state_dict()
     del state["norm1.weight"]

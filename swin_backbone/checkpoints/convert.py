@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .layouts import Windows
 from .read import find_backbone
-from .report import CheckpointError, CheckpointReport
+from .report import CheckpointError, CheckpointReport, is_finite
 from .translate import Translation, to_ours, to_theirs
 
 _BLOCK = re.compile(r"(stages\.\d+\.blocks\.\d+)\.(.+)")
@@ -58,7 +58,7 @@ def check_complete(source: Translation) -> None:
         )
     blocks: dict[str, set[str]] = {}
     for key, tensor in source.tensors.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if not tensor.is_floating_point() or not is_finite(tensor):
             raise CheckpointError(
                 f"{source.origin.get(key, key)} holds other than finite floating-point numbers"
             )

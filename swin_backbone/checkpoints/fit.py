@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .layouts import CLASSIFIER
-from .report import CheckpointError, CheckpointReport
+from .report import CheckpointError, CheckpointReport, is_finite
 from .resize import (
     TABLE_INTERPOLATIONS,
     adapt_input_channels,
@@ -149,6 +149,6 @@ def _problem(tensor: Tensor, fitted: Tensor | None, wanted: tuple[int, ...]) -> 
         return f"checkpoint has {tensor.dtype}, parameters are floating point"
     if fitted is None:
         return f"checkpoint has {tuple(tensor.shape)}, backbone takes {wanted}"
-    if not tensor.isfinite().all():
+    if not is_finite(tensor):
         return "checkpoint has values that are not finite (NaN or infinity)"
     return None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 
 class CheckpointError(ValueError, RuntimeError):
     """A checkpoint cannot be read, or does not fit the module; the module is left as it was.
@@ -59,6 +62,13 @@ class CheckpointReport:
         for key, reason in self.ignored.items():
             groups.setdefault(reason, []).append(key)
         return groups
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite; also if they are not here to see, on the meta device or
+    sharded over processes."""
+    whole = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_meta
+    return not whole or bool(tensor.isfinite().all())
 
 
 def _some(keys: list[str]) -> str:

@@ -61,6 +61,10 @@ class SwinBlockV2(nn.Module):
             return checkpoint(self._forward, x, valid_sizes, packing, use_reentrant=False)
         return self._forward(x, valid_sizes, packing)
 
+    def attention_input(self, x: Tensor) -> Tensor:
+        """What the attention of this block gets where the block gets ``x``: the same."""
+        return x
+
     def _forward(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
         attended = self.attn(x, valid_sizes, packing)
         x = x + self.drop_path(apply_norm(self.norm1, attended), packing)
