@@ -12,7 +12,8 @@ ONEDL = ["onedl-mmengine>=0.10.12,<1", "onedl-mmcv>=2.3.6,<3", "onedl-mmsegmenta
 CLASSIC = ["mmengine>=0.10.7,<1", "mmcv-lite>=2.1.0,<2.2", "mmsegmentation>=1.2.2,<2"]
 # mmsegmentation imports these two without naming them in every release.
 MMSEG_NEEDS = ["ftfy", "regex"]
-TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6"]
+BENCHMARK = ["timm>=1.0.15", "transformers>=5,<6", "torchvision"]
+TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", *BENCHMARK]
 
 setup(
     name="swin-backbone",
@@ -31,6 +32,7 @@ setup(
         "detection": ["onedl-mmdetection>=3.5.1,<4", "torchvision"],
         "openmmlab-detection": ["mmdet>=3.3.0,<4", "torchvision"],
         "export": ["onnx", "onnxscript", "onnxruntime"],
+        "benchmark": BENCHMARK,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.14"],
     },
