@@ -20,6 +20,7 @@ from .layers import (
     SwinBlock,
     SwinStage,
     WindowAttention,
+    apply_norm,
     resize_position_embedding,
 )
 from .ops import check_backend_name
@@ -207,7 +208,7 @@ class SwinBackbone(BaseModule):
             features, x = stage(x)
             if index in self.out_indices:
                 norm = getattr(self, f"norm{index}")
-                maps.append(norm(features).permute(0, 3, 1, 2))
+                maps.append(apply_norm(norm, features).permute(0, 3, 1, 2))
         return maps
 
     def _check_images(self, x: Tensor) -> None:

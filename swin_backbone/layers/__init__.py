@@ -3,6 +3,7 @@
 from .block import SwinBlock
 from .drop_path import DropPath
 from .mlp import Mlp
+from .norm import apply_norm
 from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging
 from .position_embedding import resize_position_embedding
@@ -17,5 +18,6 @@ __all__ = [
     "SwinBlock",
     "SwinStage",
     "WindowAttention",
+    "apply_norm",
     "resize_position_embedding",
 ]

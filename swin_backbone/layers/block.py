@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ops import LinearParameters, NormParameters, residual_attention, residual_mlp
 from .drop_path import DropPath
 from .mlp import Mlp
 from .window_attention import WindowAttention
@@ -54,5 +55,42 @@ class SwinBlock(nn.Module):
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
+        if self._is_plain():
+            return self._forward_halves(x)
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _is_plain(self) -> bool:
+        """Whether the halves are what :mod:`swin_backbone.ops.half_blocks` computes."""
+        norms = type(self.norm1) is nn.LayerNorm and type(self.norm2) is nn.LayerNorm
+        drops = self.training and self.mlp.drop.p > 0
+        return norms and not drops and self.mlp.is_gelu
+
+    def _forward_halves(self, x: Tensor) -> Tensor:
+        attn, mlp, backend = self.attn, self.mlp, self.attn.backend
+        x = residual_attention(
+            x,
+            _norm_parameters(self.norm1),
+            _linear_parameters(attn.qkv),
+            attn.relative_position_bias_table,
+            _linear_parameters(attn.proj),
+            attn.windows(),
+            self.drop_path.sample(x),
+            backend,
+        )
+        return residual_mlp(
+            x,
+            _norm_parameters(self.norm2),
+            _linear_parameters(mlp.fc1),
+            _linear_parameters(mlp.fc2),
+            self.drop_path.sample(x),
+            backend,
+        )
+
+
+def _norm_parameters(norm: nn.LayerNorm) -> NormParameters:
+    return NormParameters(norm.weight, norm.bias, norm.eps)
+
+
+def _linear_parameters(layer: nn.Linear) -> LinearParameters:
+    return LinearParameters(layer.weight, layer.bias)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+from ..ops import scale_images
 
 
 class DropPath(nn.Module):
@@ -19,13 +22,20 @@ class DropPath(nn.Module):
             raise ValueError(f"drop_prob must lie in [0, 1], got {drop_prob}")
         self.drop_prob = drop_prob
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) to the same shape, samples dropped in training only."""
+    def sample(self, x: Tensor) -> Tensor | None:
+        """Factors (B,) of the samples of ``x`` (B, ...), float32: 0 for those that are dropped.
+
+        ``None`` outside training, where nothing is dropped.
+        """
         if self.drop_prob == 0.0 or not self.training:
-            return x
+            return None
         keep = 1.0 - self.drop_prob
-        kept = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
-        return x * kept.div_(keep) if keep > 0.0 else x * kept
+        kept = torch.empty(x.shape[0], dtype=torch.float32, device=x.device).bernoulli_(keep)
+        return kept.div_(keep) if keep > 0.0 else kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape, samples dropped in training only."""
+        return scale_images(x, self.sample(x))
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob:g}"

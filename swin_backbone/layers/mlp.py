@@ -27,6 +27,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(embed_dims, hidden_dims)
         self.act = act_layer()
+        self.is_gelu = type(self.act) is nn.GELU and self.act.approximate == "none"
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 

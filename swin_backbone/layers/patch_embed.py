@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import product_dtype
 from .corner_pad import corner_pad
+from .norm import apply_norm
 
 
 class PatchEmbed(nn.Module):
@@ -35,4 +38,18 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), embed_dims)."""
         x = corner_pad(x, self.patch_size, self.patch_size, dims=(2, 3))
-        return self.norm(self.projection(x).permute(0, 2, 3, 1))
+        project = self._project_patches if x.is_cuda else self._convolve
+        return apply_norm(self.norm, project(x))
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return self.projection(x).permute(0, 2, 3, 1)
+
+    def _project_patches(self, x: Tensor) -> Tensor:
+        """The same as a product: kernels that do not overlap see each pixel once.
+
+        A convolution would write channels first, and have them copied to the back.
+        """
+        rows, columns = self.patch_size
+        patches = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
+        patches = patches.permute(0, 2, 4, 1, 3, 5).to(product_dtype(x)).flatten(3)
+        return F.linear(patches, self.projection.weight.flatten(1), self.projection.bias)

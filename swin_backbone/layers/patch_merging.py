@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..ops import merge_norm_linear
 from .corner_pad import corner_pad
 
 
@@ -42,6 +43,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels)."""
+        if self.stride == (2, 2) and type(self.norm) is nn.LayerNorm:
+            norm = self.norm
+            return merge_norm_linear(x, norm.weight, norm.bias, norm.eps, self.reduction.weight)
         (stride_h, stride_w), (height, width) = self.stride, x.shape[1:3]
         rows, columns = -(-height // stride_h), -(-width // stride_w)
         x = corner_pad(x, self.KERNEL, self.stride, dims=(1, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import shifted_window_attention
+from ..ops import Windows, shifted_window_attention
 
 
 class WindowAttention(nn.Module):
@@ -64,6 +64,11 @@ class WindowAttention(nn.Module):
             backend=self.backend,
         )
         return self.proj_drop(self.proj(attended))
+
+    def windows(self) -> Windows:
+        """Geometry of the attention, as the fused half-blocks take it."""
+        dropout_p = self.attn_drop_rate if self.training else 0.0
+        return Windows(self.num_heads, self.window_size, self.shift_size, self.scale, dropout_p)
 
     def extra_repr(self) -> str:
         return (

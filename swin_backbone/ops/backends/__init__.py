@@ -3,7 +3,7 @@
 from .base import AttentionInputs, Backend
 from .reference import REFERENCE
 from .sdpa import SDPA
-from .triton_attention import TRITON
+from .triton import TRITON
 
 #: Every backend by its name.
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (REFERENCE, SDPA, TRITON)}

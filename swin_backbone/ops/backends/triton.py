@@ -8,8 +8,7 @@ from importlib import util
 import torch
 from torch import Tensor
 
-from ...windows import relative_position_bias
-from ..base import AttentionInputs, Backend
+from .base import AttentionInputs, Backend
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_TOKENS = 256
@@ -20,12 +19,20 @@ HAS_TRITON = util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _why_not(inputs: AttentionInputs) -> str | None:
-    qkv = inputs.qkv
+def why_not_device(x: Tensor) -> str | None:
+    """Why no kernel can run where ``x`` lies, or ``None`` if they can."""
     if not HAS_TRITON:
         return "triton is not installed"
-    if qkv.device.type != "cuda" and not INTERPRETED:
-        return f"needs a CUDA device (or TRITON_INTERPRET=1), got {qkv.device.type}"
+    if x.device.type != "cuda" and not INTERPRETED:
+        return f"needs a CUDA device (or TRITON_INTERPRET=1), got {x.device.type}"
+    return None
+
+
+def _why_not(inputs: AttentionInputs) -> str | None:
+    qkv = inputs.qkv
+    reason = why_not_device(qkv)
+    if reason is not None:
+        return reason
     if qkv.dtype not in DTYPES:
         return f"computes in {', '.join(map(str, DTYPES))}, got {qkv.dtype}"
     if inputs.grid.tokens_per_window > MAX_TOKENS:
@@ -36,21 +43,22 @@ def _why_not(inputs: AttentionInputs) -> str | None:
     return None
 
 
+def dropout_seed(dropout_p: float, device: torch.device) -> Tensor | None:
+    """Where a kernel's random numbers begin; drawn on the device, from torch's generator."""
+    return torch.randint(2**31 - 1, (1,), device=device) if dropout_p > 0 else None
+
+
 def _run(inputs: AttentionInputs) -> Tensor:
-    from .operator import window_attention  # needs triton, which may not be there
+    from ..fused.attention import window_attention  # needs triton, which may not be there
 
     qkv, grid = inputs.qkv, inputs.grid
-    padding = inputs.padding_qkv
-    padding = qkv.new_zeros(qkv.shape[-1]) if padding is None else padding
-    if inputs.dropout_p > 0:
-        seed = torch.randint(2**31 - 1, (1,), device=qkv.device)
-    else:
-        seed = torch.zeros(1, dtype=torch.int64, device=qkv.device)
     return window_attention(
         qkv.contiguous(),
-        relative_position_bias(inputs.bias_table, grid.window_size).contiguous(),
-        padding,
-        seed,
+        inputs.bias_table.contiguous(),
+        inputs.padding_qkv,
+        None,
+        None,
+        dropout_seed(inputs.dropout_p, qkv.device),
         [*grid.window_size, *grid.shift_size],
         inputs.scale,
         inputs.dropout_p,

@@ -1,0 +1,1 @@
+"""The kernels as operators of torch: launch, autograd, shapes without data. Needs triton."""

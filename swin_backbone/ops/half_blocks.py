@@ -1,0 +1,161 @@
+"""The two residual halves of a Swin block: attention, and perceptron.
+
+Each is the composition that its reference spells out. Where Triton's kernels can run it, a half is
+a few passes over memory: norms, biases, activation and residual stand inside the products' kernels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import shifted_window_attention
+from .backends.triton import DTYPES, MAX_HEAD_DIM, MAX_TOKENS, dropout_seed, why_not_device
+from .norm import product_dtype
+
+
+class NormParameters(NamedTuple):
+    """A layer norm: weight (C,), bias (C,), and what is added to the variance."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+class LinearParameters(NamedTuple):
+    """A linear layer: weight (outputs, inputs), bias (outputs,) or ``None``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Windows(NamedTuple):
+    """How a half-block attends: see :func:`swin_backbone.ops.shifted_window_attention`."""
+
+    num_heads: int
+    window_size: tuple[int, int]
+    shift_size: tuple[int, int]
+    scale: float
+    dropout_p: float = 0.0
+
+
+def residual_attention(
+    x: Tensor,
+    norm: NormParameters,
+    qkv: LinearParameters,
+    bias_table: Tensor,
+    proj: LinearParameters,
+    windows: Windows,
+    keep: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """``x + keep * proj(attention(qkv(norm(x))))``: Swin Transformer, equation 3, first line.
+
+    Args:
+        x: (B, H, W, C).
+        norm: over C channels.
+        qkv: C to 3 C.
+        bias_table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias.
+        proj: C to C.
+        windows: geometry of the attention.
+        keep: (B,) float32 factor of each image's branch (stochastic depth); ``None`` for 1.
+        backend: how the attention is computed; ``'auto'`` and ``'triton'`` allow the fused kernels.
+
+    Returns:
+        (B, H, W, C).
+    """
+    if why_not_fused(x, backend, windows) is None:
+        from .fused.half_blocks import residual_attention as kernel
+
+        return kernel(
+            x.contiguous(), keep, norm.weight, norm.bias, qkv.weight, qkv.bias,
+            bias_table.contiguous(), proj.weight, proj.bias, None,
+            dropout_seed(windows.dropout_p, x.device), norm.eps,
+            [*windows.window_size, *windows.shift_size], windows.scale, windows.dropout_p,
+            product_dtype(x),
+        )[0]  # fmt: skip
+    attended = shifted_window_attention(
+        F.linear(F.layer_norm(x, norm.weight.shape, *norm), *qkv),
+        bias_table,
+        num_heads=windows.num_heads,
+        window_size=windows.window_size,
+        shift_size=windows.shift_size,
+        scale=windows.scale,
+        padding_qkv=qkv.bias,
+        dropout_p=windows.dropout_p,
+        backend=backend,
+    )
+    return x + scale_images(F.linear(attended, *proj), keep)
+
+
+def residual_mlp(
+    x: Tensor,
+    norm: NormParameters,
+    up: LinearParameters,
+    down: LinearParameters,
+    keep: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """``x + keep * down(gelu(up(norm(x))))``: Swin Transformer, equation 3, second line.
+
+    Args:
+        x: (B, H, W, C).
+        norm: over C channels.
+        up: C to the hidden channels.
+        down: hidden channels to C.
+        keep: (B,) float32 factor of each image's branch (stochastic depth); ``None`` for 1.
+        backend: ``'auto'`` and ``'triton'`` allow the fused kernels.
+
+    Returns:
+        (B, H, W, C).
+    """
+    if why_not_fused(x, backend) is None and up.weight.shape[0] % 128 == 0:
+        from .fused.half_blocks import residual_mlp as kernel
+
+        return kernel(
+            x.contiguous(), keep, norm.weight, norm.bias, up.weight, up.bias, down.weight,
+            down.bias, norm.eps, product_dtype(x),
+        )  # fmt: skip
+    hidden = F.gelu(F.linear(F.layer_norm(x, norm.weight.shape, *norm), *up))
+    return x + scale_images(F.linear(hidden, *down), keep)
+
+
+def scale_images(x: Tensor, keep: Tensor | None) -> Tensor:
+    """``x`` (B, H, W, C) times ``keep`` (B,), in the dtype of ``x``."""
+    return x if keep is None else x * keep.to(x.dtype).view(-1, 1, 1, 1)
+
+
+def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> str | None:
+    """Why the fused kernels do not run a half-block, or ``None`` if they do.
+
+    Args:
+        x: (B, H, W, C).
+        backend: what the user asked for.
+        windows: of an attention half-block.
+    """
+    if backend not in ("auto", "triton"):
+        return f"backend={backend!r} was asked for"
+    if not x.is_cuda and backend == "auto":
+        return "no CUDA device"
+    reason = why_not_device(x)
+    if reason is not None:
+        return reason
+    dtype, channels = product_dtype(x), x.shape[-1]
+    if dtype not in DTYPES or x.dtype not in DTYPES:
+        return f"computes in {', '.join(map(str, DTYPES))}, got {dtype}"
+    if x.is_cuda and dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
+        return "float32 without tf32 has no matrix units: torch's own products are as fast"
+    rest = channels - (1 << (channels.bit_length() - 1))
+    if channels < 32 or (rest and (rest < 16 or rest & (rest - 1))):
+        return f"channels must be a sum of two powers of two >= 16, got {channels}"
+    if channels > 256 and channels % 64:
+        return f"more than 256 channels must be a multiple of 64, got {channels}"
+    if windows is None:
+        return None
+    tokens, head_dim = windows.window_size[0] * windows.window_size[1], channels // windows.num_heads
+    if tokens > MAX_TOKENS or head_dim > MAX_HEAD_DIM:
+        return f"at most {MAX_TOKENS} tokens a window and {MAX_HEAD_DIM} channels a head"
+    return None

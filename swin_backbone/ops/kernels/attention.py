@@ -1,0 +1,473 @@
+"""Shifted-window attention as Triton kernels: no roll, partition, mask or score tensor.
+
+A program owns one head and a run of windows. For each window it gathers queries, keys and values
+from the unpadded map by index arithmetic, keeps scores and weights on chip, and writes each token's
+result where the token came from. A token lies in one window, so no two programs write the same
+element, and nothing is added up atomically: results are the same bits from run to run.
+
+Sizes are in tokens. ``KEYS`` and ``CHANNELS`` are the powers of two that hold a window's tokens and
+a head's channels; ``QUERIES`` of a window's tokens are handled at once. Scores are kept in units of
+log 2, since the hardware has 2^x.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _locate(
+    local,
+    window_row,
+    window_column,
+    height,
+    width,
+    rows,
+    columns,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+    SHIFT_H: tl.constexpr,
+    SHIFT_W: tl.constexpr,
+):
+    """Where the tokens of a window lie on the unpadded map.
+
+    Returns row and column on the map, whether the token is on it (and not padding), and its region:
+    two tokens see each other if neither or both were rolled over each border.
+    """
+    row = window_row * WINDOW_H + local // WINDOW_W
+    column = window_column * WINDOW_W + local % WINDOW_W
+    padded_height = rows * WINDOW_H
+    padded_width = columns * WINDOW_W
+    region = (row >= padded_height - SHIFT_H).to(tl.int32) * 2
+    region += (column >= padded_width - SHIFT_W).to(tl.int32)
+    row += SHIFT_H
+    column += SHIFT_W
+    row = tl.where(row >= padded_height, row - padded_height, row)
+    column = tl.where(column >= padded_width, column - padded_width, column)
+    on_map = (local < WINDOW_H * WINDOW_W) & (row < height) & (column < width)
+    return row, column, on_map, region
+
+
+@triton.jit
+def _gather(
+    pointer,
+    token,
+    on_map,
+    fills,
+    padding,
+    stride,
+    channel,
+    HEAD: tl.constexpr,
+    HAS_PADDING: tl.constexpr,
+):
+    """Rows of the map, the padding's row where a token only fills a window, zeros beyond it."""
+    address = pointer + token.to(tl.int64)[:, None] * stride + channel[None, :]
+    rows = tl.load(address, mask=on_map[:, None] & (channel < HEAD)[None, :], other=0.0)
+    if HAS_PADDING:
+        fill = tl.load(padding + channel, mask=channel < HEAD, other=0.0)
+        rows = tl.where(fills[:, None], fill[None, :].to(rows.dtype), rows)
+    return rows
+
+
+@triton.jit
+def _bias(
+    table,
+    head,
+    query_local,
+    key_local,
+    HEADS: tl.constexpr,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+):
+    """Relative position bias of each pair of tokens; minus infinity for keys beyond the window."""
+    TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    WIDTH: tl.constexpr = 2 * WINDOW_W - 1
+    query = query_local // WINDOW_W * WIDTH + query_local % WINDOW_W
+    key = key_local // WINDOW_W * WIDTH + key_local % WINDOW_W
+    index = query[:, None] - key[None, :] + (WINDOW_H - 1) * WIDTH + WINDOW_W - 1
+    inside = (query_local < TOKENS)[:, None] & (key_local < TOKENS)[None, :]
+    bias = tl.load(table + index * HEADS + head, mask=inside, other=0.0).to(tl.float32) * LOG2E
+    return tl.where((key_local < TOKENS)[None, :], bias, float("-inf"))
+
+
+@triton.jit
+def _inverse_norm(rows):
+    """1 / |row|; 0 for a row of zeros, whose direction is undefined."""
+    wide = rows.to(tl.float32)
+    square = tl.sum(wide * wide, 1)
+    return tl.where(square > 1e-24, tl.rsqrt(square), 0.0)
+
+
+@triton.jit
+def _exponentials(
+    scores,
+    query_region,
+    key_region,
+    key_seen,
+    is_border,
+    SHIFTED: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Softmax before its division, and its divisor; all zero in rows that see no key."""
+    if SHIFTED:
+        if is_border:
+            scores = tl.where(query_region[:, None] == key_region[None, :], scores, float("-inf"))
+    if MASKED:
+        scores = tl.where(key_seen[None, :], scores, float("-inf"))
+    highest = tl.max(scores, 1)
+    if MASKED or SHIFTED:  # rows beyond the window, too, may see no key
+        highest = tl.maximum(highest, -1e30)
+    exponentials = tl.exp2(scores - highest[:, None])
+    total = tl.sum(exponentials, 1)
+    if MASKED or SHIFTED:
+        total = tl.maximum(total, 1e-30)
+    return exponentials, total
+
+
+@triton.jit
+def _keep(seed, pair, drop):
+    """1 / (1 - drop) where an attention weight is kept, 0 where it is dropped."""
+    return tl.where(tl.rand(seed, pair) >= drop, 1.0 / (1.0 - drop), 0.0)
+
+
+@triton.jit
+def attention_forward(
+    qkv,
+    table,
+    padding,
+    logit_scale,
+    valid,
+    seed_pointer,
+    out,
+    scale,
+    drop,
+    windows,
+    windows_per_program,
+    rows,
+    columns,
+    height,
+    width,
+    HEADS: tl.constexpr,
+    HEAD: tl.constexpr,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+    SHIFT_H: tl.constexpr,
+    SHIFT_W: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    HAS_PADDING: tl.constexpr,
+    COSINE: tl.constexpr,
+    MASKED: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Attend with ``QUERIES`` queries of each window to all its keys.
+
+    ``qkv`` is (B, H, W, 3 * HEADS * HEAD), ``table`` ((2 WINDOW_H - 1) (2 WINDOW_W - 1), HEADS),
+    ``padding`` (3 * HEADS * HEAD), ``logit_scale`` (HEADS), ``valid`` (B, 2), ``out``
+    (B, H, W, HEADS * HEAD). The grid is (runs of windows, heads, blocks of queries).
+    """
+    TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    head = tl.program_id(1)
+    channel = tl.arange(0, CHANNELS)
+    key_local = tl.arange(0, KEYS)
+    query_local = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
+    bias = _bias(table, head, query_local, key_local, HEADS, WINDOW_H, WINDOW_W)
+    if COSINE:
+        scale = tl.load(logit_scale + head).to(tl.float32)
+    scale *= LOG2E
+
+    first = tl.program_id(0) * windows_per_program
+    for window in range(first, tl.minimum(first + windows_per_program, windows)):
+        image = window // (rows * columns)
+        window_row = window % (rows * columns) // columns
+        window_column = window % columns
+        query_row, query_column, query_on_map, query_region = _locate(
+            query_local, window_row, window_column, height, width, rows, columns,
+            WINDOW_H, WINDOW_W, SHIFT_H, SHIFT_W,
+        )  # fmt: skip
+        key_row, key_column, key_on_map, key_region = _locate(
+            key_local, window_row, window_column, height, width, rows, columns,
+            WINDOW_H, WINDOW_W, SHIFT_H, SHIFT_W,
+        )  # fmt: skip
+        query_fills = (query_local < TOKENS) & (query_on_map == 0)
+        key_fills = (key_local < TOKENS) & (key_on_map == 0)
+        source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
+        part = padding + head * HEAD
+        query = _gather(
+            source, query_row * width + query_column, query_on_map, query_fills, part, STRIDE,
+            channel, HEAD, HAS_PADDING,
+        )  # fmt: skip
+        key_token = key_row * width + key_column
+        key = _gather(
+            source + HEADS * HEAD, key_token, key_on_map, key_fills, part + HEADS * HEAD, STRIDE,
+            channel, HEAD, HAS_PADDING,
+        )  # fmt: skip
+        value = _gather(
+            source + 2 * HEADS * HEAD, key_token, key_on_map, key_fills, part + 2 * HEADS * HEAD,
+            STRIDE, channel, HEAD, HAS_PADDING,
+        )  # fmt: skip
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        if COSINE:
+            scores = scores * _inverse_norm(query)[:, None] * _inverse_norm(key)[None, :]
+        scores = scores * scale + bias
+        key_seen = key_on_map
+        query_seen = query_on_map
+        if MASKED:
+            valid_rows = tl.load(valid + 2 * image)
+            valid_columns = tl.load(valid + 2 * image + 1)
+            key_seen = key_on_map & (key_row < valid_rows) & (key_column < valid_columns)
+            query_seen = query_on_map & (query_row < valid_rows) & (query_column < valid_columns)
+        is_border = (window_row == rows - 1) | (window_column == columns - 1)
+        exponentials, total = _exponentials(
+            scores, query_region, key_region, key_seen, is_border, SHIFT_H + SHIFT_W > 0, MASKED
+        )
+        if DROPOUT:
+            pair = query_local[:, None] * TOKENS + key_local[None, :]
+            position = (window * HEADS + head) * TOKENS * TOKENS + pair
+            exponentials *= _keep(tl.load(seed_pointer), position, drop)
+        attended = tl.dot(exponentials.to(value.dtype), value, input_precision=PRECISION)
+        attended = attended / total[:, None]
+        if MASKED:
+            attended = tl.where(query_seen[:, None], attended, 0.0)
+        target = out + image.to(tl.int64) * height * width * (HEADS * HEAD) + head * HEAD
+        token = (query_row * width + query_column).to(tl.int64)
+        address = target + token[:, None] * (HEADS * HEAD) + channel[None, :]
+        written = query_on_map[:, None] & (channel < HEAD)[None, :]
+        tl.store(address, attended.to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def attention_backward(
+    qkv,
+    table,
+    padding,
+    logit_scale,
+    valid,
+    seed_pointer,
+    grad_out,
+    grad_qkv,
+    bias_shares,
+    padding_shares,
+    scale_shares,
+    scale,
+    drop,
+    windows,
+    windows_per_program,
+    rows,
+    columns,
+    height,
+    width,
+    HEADS: tl.constexpr,
+    HEAD: tl.constexpr,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+    SHIFT_H: tl.constexpr,
+    SHIFT_W: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    HAS_PADDING: tl.constexpr,
+    COSINE: tl.constexpr,
+    MASKED: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    SUM_ALL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Gradients of :func:`attention_forward`; scores and weights are computed anew.
+
+    Each program's shares of gradients that all windows add to are summed afterwards, in a fixed
+    order: ``bias_shares`` (runs, HEADS, BLOCKS * QUERIES, KEYS), zero at the start if BLOCKS > 1;
+    ``padding_shares`` (runs, HEADS, 3, CHANNELS) of query, key and value, over the tokens that fill
+    windows or, with ``SUM_ALL``, over all of them (the projection's bias is part of every token);
+    ``scale_shares`` (runs, HEADS) of the logit scale. All float32. Padding has no query that counts,
+    since its output is cut off. The grid is (runs of windows, heads).
+    """
+    TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    run, head = tl.program_id(0), tl.program_id(1)
+    channel = tl.arange(0, CHANNELS)
+    key_local = tl.arange(0, KEYS)
+    inside = channel < HEAD
+    element = grad_qkv.dtype.element_ty
+    share = run * HEADS + head
+    bias_share = bias_shares + share.to(tl.int64) * BLOCKS * QUERIES * KEYS
+    if COSINE:
+        scale = tl.load(logit_scale + head).to(tl.float32)
+    if BLOCKS == 1:
+        first_local = tl.arange(0, QUERIES)
+        first_bias = _bias(table, head, first_local, key_local, HEADS, WINDOW_H, WINDOW_W)
+    bias_sum = tl.zeros([QUERIES, KEYS], tl.float32)
+    query_sum = tl.zeros([CHANNELS], tl.float32)
+    key_sum = tl.zeros([CHANNELS], tl.float32)
+    value_sum = tl.zeros([CHANNELS], tl.float32)
+    scale_sum = tl.zeros([QUERIES], tl.float32)
+
+    first = run * windows_per_program
+    for window in range(first, tl.minimum(first + windows_per_program, windows)):
+        image = window // (rows * columns)
+        window_row = window % (rows * columns) // columns
+        window_column = window % columns
+        is_border = (window_row == rows - 1) | (window_column == columns - 1)
+        key_row, key_column, key_on_map, key_region = _locate(
+            key_local, window_row, window_column, height, width, rows, columns,
+            WINDOW_H, WINDOW_W, SHIFT_H, SHIFT_W,
+        )  # fmt: skip
+        key_fills = (key_local < TOKENS) & (key_on_map == 0)
+        key_token = key_row * width + key_column
+        source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
+        part = padding + head * HEAD
+        key = _gather(
+            source + HEADS * HEAD, key_token, key_on_map, key_fills, part + HEADS * HEAD, STRIDE,
+            channel, HEAD, HAS_PADDING,
+        )  # fmt: skip
+        value = _gather(
+            source + 2 * HEADS * HEAD, key_token, key_on_map, key_fills, part + 2 * HEADS * HEAD,
+            STRIDE, channel, HEAD, HAS_PADDING,
+        )  # fmt: skip
+        key_seen = key_on_map
+        if MASKED:
+            valid_rows = tl.load(valid + 2 * image)
+            valid_columns = tl.load(valid + 2 * image + 1)
+            key_seen = key_on_map & (key_row < valid_rows) & (key_column < valid_columns)
+        if COSINE:
+            key_inverse = _inverse_norm(key)
+        grad_image = grad_qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
+        grad_source = grad_out + image.to(tl.int64) * height * width * (HEADS * HEAD) + head * HEAD
+        grad_key = tl.zeros([KEYS, CHANNELS], tl.float32)
+        grad_value = tl.zeros([KEYS, CHANNELS], tl.float32)
+        key_mean = tl.zeros([KEYS], tl.float32)
+        for block in range(BLOCKS):
+            query_local = block * QUERIES + tl.arange(0, QUERIES)
+            if BLOCKS == 1:
+                bias = first_bias
+            else:
+                bias = _bias(table, head, query_local, key_local, HEADS, WINDOW_H, WINDOW_W)
+            query_row, query_column, query_on_map, query_region = _locate(
+                query_local, window_row, window_column, height, width, rows, columns,
+                WINDOW_H, WINDOW_W, SHIFT_H, SHIFT_W,
+            )  # fmt: skip
+            query_fills = (query_local < TOKENS) & (query_on_map == 0)
+            query_token = query_row * width + query_column
+            query = _gather(
+                source, query_token, query_on_map, query_fills, part, STRIDE, channel, HEAD,
+                HAS_PADDING,
+            )  # fmt: skip
+            query_seen = query_on_map
+            if MASKED:
+                query_seen = (
+                    query_on_map & (query_row < valid_rows) & (query_column < valid_columns)
+                )
+            token = query_token.to(tl.int64)[:, None]
+            address = grad_source + token * (HEADS * HEAD) + channel[None, :]
+            grad_attended = tl.load(address, mask=query_seen[:, None] & inside[None, :], other=0.0)
+
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            if COSINE:
+                query_inverse = _inverse_norm(query)
+                scores = scores * query_inverse[:, None] * key_inverse[None, :]
+            exponentials, total = _exponentials(
+                scores * (scale * LOG2E) + bias, query_region, key_region, key_seen, is_border,
+                SHIFT_H + SHIFT_W > 0, MASKED,
+            )  # fmt: skip
+            weights = exponentials / total[:, None]
+            grad_weights = tl.dot(grad_attended, tl.trans(value), input_precision=PRECISION)
+            kept = weights
+            if DROPOUT:
+                pair = query_local[:, None] * TOKENS + key_local[None, :]
+                position = (window * HEADS + head) * TOKENS * TOKENS + pair
+                keep = _keep(tl.load(seed_pointer), position, drop)
+                kept = weights * keep
+                grad_weights *= keep
+            grad_value += tl.dot(
+                tl.trans(kept.to(value.dtype)), grad_attended, input_precision=PRECISION
+            )
+            mean = tl.sum(weights * grad_weights, 1)
+            grad_scores = weights * (grad_weights - mean[:, None])
+            if BLOCKS == 1:
+                bias_sum += grad_scores
+            else:
+                spot = bias_share + query_local[:, None] * KEYS + key_local[None, :]
+                tl.store(spot, tl.load(spot) + grad_scores)
+            if COSINE:
+                # s = scale q.k / (|q| |k|): its gradient for q has no component along q.
+                along = grad_scores * scores
+                scale_sum += tl.sum(along, 1)
+                to_key = (grad_scores * (scale * key_inverse)[None, :]).to(key.dtype)
+                grad_query = tl.dot(to_key, key, input_precision=PRECISION)
+                drift = query_inverse * scale * tl.sum(along, 1)
+                grad_query -= query.to(tl.float32) * drift[:, None]
+                grad_query *= query_inverse[:, None]
+                key_mean += tl.sum(along, 0)
+                to_query = (grad_scores * (scale * query_inverse)[:, None]).to(key.dtype)
+                grad_key += tl.dot(tl.trans(to_query), query, input_precision=PRECISION)
+            else:
+                scaled = (grad_scores * scale).to(key.dtype)
+                grad_query = tl.dot(scaled, key, input_precision=PRECISION)
+                grad_key += tl.dot(tl.trans(scaled), query, input_precision=PRECISION)
+            address = grad_image + query_token.to(tl.int64)[:, None] * STRIDE + channel[None, :]
+            tl.store(
+                address, grad_query.to(element), mask=query_on_map[:, None] & inside[None, :]
+            )
+            if SUM_ALL:
+                query_sum += tl.sum(tl.where(query_seen[:, None], grad_query, 0.0), 0)
+        if COSINE:
+            drift = key_inverse * scale * key_mean
+            grad_key = (grad_key - key.to(tl.float32) * drift[:, None]) * key_inverse[:, None]
+        address = grad_image + key_token.to(tl.int64)[:, None] * STRIDE + channel[None, :]
+        written = key_on_map[:, None] & inside[None, :]
+        tl.store(address + HEADS * HEAD, grad_key.to(element), mask=written)
+        tl.store(address + 2 * HEADS * HEAD, grad_value.to(element), mask=written)
+        if SUM_ALL:
+            key_sum += tl.sum(grad_key, 0)
+            value_sum += tl.sum(grad_value, 0)
+        elif HAS_PADDING:
+            key_sum += tl.sum(tl.where(key_fills[:, None], grad_key, 0.0), 0)
+            value_sum += tl.sum(tl.where(key_fills[:, None], grad_value, 0.0), 0)
+
+    if BLOCKS == 1:
+        local = tl.arange(0, QUERIES)
+        tl.store(bias_share + local[:, None] * KEYS + key_local[None, :], bias_sum)
+    if HAS_PADDING or SUM_ALL:
+        target = padding_shares + share * 3 * CHANNELS + channel
+        tl.store(target, query_sum)
+        tl.store(target + CHANNELS, key_sum)
+        tl.store(target + 2 * CHANNELS, value_sum)
+    if COSINE:
+        tl.store(scale_shares + share, tl.sum(scale_sum, 0))
+
+
+@triton.jit
+def bias_table_gradient(
+    grad_bias,
+    grad_table,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+    HEADS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    OFFSETS: tl.constexpr,
+):
+    """Add up the gradients of all pairs of tokens with the same offset.
+
+    ``grad_bias`` is (HEADS, QUERIES, KEYS) float32, ``grad_table`` like the bias table. The grid is
+    (blocks of OFFSETS rows of the table, HEADS).
+    """
+    WIDTH: tl.constexpr = 2 * WINDOW_W - 1
+    ROWS: tl.constexpr = (2 * WINDOW_H - 1) * WIDTH
+    head = tl.program_id(1)
+    offset = tl.program_id(0) * OFFSETS + tl.arange(0, OFFSETS)
+    key = tl.arange(0, KEYS)
+    query_row = (offset // WIDTH - (WINDOW_H - 1))[:, None] + (key // WINDOW_W)[None, :]
+    query_column = (offset % WIDTH - (WINDOW_W - 1))[:, None] + (key % WINDOW_W)[None, :]
+    exists = (query_row >= 0) & (query_row < WINDOW_H)
+    exists = exists & (query_column >= 0) & (query_column < WINDOW_W)
+    exists = exists & (offset < ROWS)[:, None] & (key < WINDOW_H * WINDOW_W)[None, :]
+    pair = (query_row * WINDOW_W + query_column) * KEYS + key[None, :]
+    gradient = tl.load(grad_bias + head * QUERIES * KEYS + pair, mask=exists, other=0.0)
+    target = grad_table + offset * HEADS + head
+    tl.store(target, tl.sum(gradient, 1).to(grad_table.dtype.element_ty), mask=offset < ROWS)

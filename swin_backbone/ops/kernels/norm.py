@@ -1,0 +1,175 @@
+"""Layer norms as Triton kernels, alone or with what stands beside them.
+
+Rows are tokens, ``C`` their channels, ``COLUMNS`` the power of two that holds them. Statistics are
+computed in float32 in two passes over a row on chip, and again in the backward pass: reading a row
+is all they cost. A source may be a map whose rows are gathered from 2 x 2 neighbourhoods.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _statistics(x, inside, eps, C: tl.constexpr):
+    """Mean and 1 / standard deviation of rows; ``x`` is zero outside."""
+    mean = tl.sum(x, 1) / C
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, 1) / C
+    return mean, 1.0 / tl.sqrt(variance + eps)
+
+
+@triton.jit
+def _merged_offset(row, column, height, width, C: tl.constexpr):
+    """Where element ``column`` of merged token ``row`` lies in a map (B, height, width, C).
+
+    Merged channels are the four neighbours' channels in the order of ``nn.Unfold``, so element
+    ``4 c + 2 i + j`` is channel ``c`` of the neighbour ``i`` rows down and ``j`` columns right.
+    Here ``column`` counts neighbour by neighbour, so that neighbouring elements lie side by side.
+    Returns the offset, whether it is on the map, and the element's place in unfold order.
+    """
+    merged_height = (height + 1) // 2
+    merged_width = (width + 1) // 2
+    image = row // (merged_height * merged_width)
+    y = row % (merged_height * merged_width) // merged_width * 2
+    x = row % merged_width * 2
+    neighbour = column // C
+    channel = column % C
+    y = y[:, None] + (neighbour // 2)[None, :]
+    x = x[:, None] + (neighbour % 2)[None, :]
+    on_map = (y < height) & (x < width) & (neighbour < 4)[None, :]
+    token = image.to(tl.int64)[:, None] * height * width + y * width + x
+    return token * C + channel[None, :], on_map, channel * 4 + neighbour
+
+
+@triton.jit
+def norm_forward(
+    x,
+    gamma,
+    beta,
+    out,
+    rows,
+    eps,
+    height,
+    width,
+    C: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    MERGE: tl.constexpr,
+):
+    """Norm of rows (rows, C), or, with ``MERGE``, of merged neighbourhoods of a map (.., C / 4)."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < C)[None, :]
+    if MERGE:
+        offset, on_map, place = _merged_offset(row, column, height, width, C // 4)
+        values = tl.load(x + offset, mask=inside & on_map, other=0.0).to(tl.float32)
+    else:
+        offset = row.to(tl.int64)[:, None] * C + column[None, :]
+        place = column
+        values = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
+    mean, rstd = _statistics(values, inside, eps, C)
+    weight = tl.load(gamma + place, mask=column < C, other=0.0).to(tl.float32)
+    shift = tl.load(beta + place, mask=column < C, other=0.0).to(tl.float32)
+    normed = (values - mean[:, None]) * rstd[:, None] * weight[None, :] + shift[None, :]
+    target = out + row.to(tl.int64)[:, None] * C + column[None, :]
+    tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def norm_backward(
+    x,
+    gamma,
+    beta,
+    grad_normed,
+    grad_residual,
+    grad_x,
+    normed,
+    grad_gamma,
+    grad_beta,
+    rows,
+    eps,
+    height,
+    width,
+    rows_per_program,
+    C: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    MERGE: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    WRITE_NORMED: tl.constexpr,
+):
+    """Gradient for ``x``, plus that of the residual path; the normed rows anew if wanted.
+
+    ``grad_gamma`` and ``grad_beta`` (programs, C) are each program's share, in float32 and in the
+    order in which ``column`` counts.
+    """
+    column = tl.arange(0, COLUMNS)
+    if MERGE:
+        place = column % (C // 4) * 4 + column // (C // 4)
+    else:
+        place = column
+    weight = tl.load(gamma + place, mask=column < C, other=0.0).to(tl.float32)
+    shift = tl.load(beta + place, mask=column < C, other=0.0).to(tl.float32)
+    gamma_sum = tl.zeros([COLUMNS], tl.float32)
+    beta_sum = tl.zeros([COLUMNS], tl.float32)
+    first = tl.program_id(0) * rows_per_program
+    for start in range(first, tl.minimum(first + rows_per_program, rows), ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < rows)[:, None] & (column < C)[None, :]
+        flat = row.to(tl.int64)[:, None] * C + column[None, :]
+        if MERGE:
+            offset, on_map, _ = _merged_offset(row, column, height, width, C // 4)
+            present = inside & on_map
+        else:
+            offset = flat
+            present = inside
+        values = tl.load(x + offset, mask=present, other=0.0).to(tl.float32)
+        gradient = tl.load(grad_normed + flat, mask=inside, other=0.0).to(tl.float32)
+        mean, rstd = _statistics(values, inside, eps, C)
+        unit = tl.where(inside, (values - mean[:, None]) * rstd[:, None], 0.0)
+        gamma_sum += tl.sum(gradient * unit, 0)
+        beta_sum += tl.sum(gradient, 0)
+        scaled = gradient * weight[None, :]
+        along = tl.sum(scaled * unit, 1) / C
+        result = (scaled - (tl.sum(scaled, 1) / C)[:, None] - unit * along[:, None]) * rstd[:, None]
+        if RESIDUAL:
+            result += tl.load(grad_residual + offset, mask=present, other=0.0).to(tl.float32)
+        tl.store(grad_x + offset, result.to(grad_x.dtype.element_ty), mask=present)
+        if WRITE_NORMED:
+            again = unit * weight[None, :] + shift[None, :]
+            tl.store(normed + flat, again.to(normed.dtype.element_ty), mask=inside)
+    share = tl.program_id(0).to(tl.int64) * C + column
+    tl.store(grad_gamma + share, gamma_sum, mask=column < C)
+    tl.store(grad_beta + share, beta_sum, mask=column < C)
+
+
+@triton.jit
+def scale_rows(
+    x,
+    keep,
+    out,
+    sums,
+    rows,
+    rows_per_image,
+    rows_per_program,
+    C: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    HAS_KEEP: tl.constexpr,
+):
+    """``out = keep[image] * x`` in the dtype of ``out``, and each program's share of column sums."""
+    column = tl.arange(0, COLUMNS)
+    total = tl.zeros([COLUMNS], tl.float32)
+    first = tl.program_id(0) * rows_per_program
+    for start in range(first, tl.minimum(first + rows_per_program, rows), ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < rows)[:, None] & (column < C)[None, :]
+        offset = row.to(tl.int64)[:, None] * C + column[None, :]
+        values = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
+        if HAS_KEEP:
+            factor = tl.load(keep + row // rows_per_image, mask=row < rows, other=0.0)
+            values *= factor.to(tl.float32)[:, None]
+        total += tl.sum(values, 0)
+        tl.store(out + offset, values.to(out.dtype.element_ty), mask=inside)
+    share = tl.program_id(0).to(tl.int64) * C + column
+    tl.store(sums + share, total, mask=column < C)
