@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 #: Order in which ``backend='auto'`` tries the backends, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
-PREFERENCE_ELSEWHERE = ("sdpa", "reference")
+PREFERENCE_ELSEWHERE = ("cpu", "sdpa", "reference")
 
 
 def shifted_window_attention(
