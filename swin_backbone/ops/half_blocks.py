@@ -9,27 +9,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import shifted_window_attention
 from .backends.triton import DTYPES, MAX_HEAD_DIM, MAX_TOKENS, dropout_seed, why_not_device
-from .norm import product_dtype
-
-
-class NormParameters(NamedTuple):
-    """A layer norm: weight (C,), bias (C,), and what is added to the variance."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-
-class LinearParameters(NamedTuple):
-    """A linear layer: weight (outputs, inputs), bias (outputs,) or ``None``."""
-
-    weight: Tensor
-    bias: Tensor | None
+from . import products as plain_products
+from .cpu import products as cpu_products
+from .cpu.eager import why_not_eager
+from .parameters import LinearParameters, NormParameters, product_dtype
 
 
 class Windows(NamedTuple):
@@ -77,8 +64,9 @@ def residual_attention(
             [*windows.window_size, *windows.shift_size], windows.scale, windows.dropout_p,
             product_dtype(x),
         )[0]  # fmt: skip
+    products = cpu_products if _is_for_cpu(x, backend) else plain_products
     attended = shifted_window_attention(
-        F.linear(F.layer_norm(x, norm.weight.shape, *norm), *qkv),
+        products.norm_linear(x, norm, qkv),
         bias_table,
         num_heads=windows.num_heads,
         window_size=windows.window_size,
@@ -88,7 +76,7 @@ def residual_attention(
         dropout_p=windows.dropout_p,
         backend=backend,
     )
-    return x + scale_images(F.linear(attended, *proj), keep)
+    return products.linear_add(attended, proj, x, keep)
 
 
 def residual_mlp(
@@ -119,13 +107,12 @@ def residual_mlp(
             x.contiguous(), keep, norm.weight, norm.bias, up.weight, up.bias, down.weight,
             down.bias, norm.eps, product_dtype(x),
         )  # fmt: skip
-    hidden = F.gelu(F.linear(F.layer_norm(x, norm.weight.shape, *norm), *up))
-    return x + scale_images(F.linear(hidden, *down), keep)
+    products = cpu_products if _is_for_cpu(x, backend) else plain_products
+    return products.linear_add(products.norm_linear(x, norm, up, gelu=True), down, x, keep)
 
 
-def scale_images(x: Tensor, keep: Tensor | None) -> Tensor:
-    """``x`` (B, H, W, C) times ``keep`` (B,), in the dtype of ``x``."""
-    return x if keep is None else x * keep.to(x.dtype).view(-1, 1, 1, 1)
+def _is_for_cpu(x: Tensor, backend: str) -> bool:
+    return backend in ("auto", "cpu") and why_not_eager(x) is None
 
 
 def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> str | None:
