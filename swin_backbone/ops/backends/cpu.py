@@ -16,7 +16,8 @@ def _run(inputs: AttentionInputs) -> Tensor:
     qkv, padding = inputs.qkv, inputs.padding_qkv
     # Computed in the dtype of qkv, whatever products autocast would choose.
     with torch.autocast("cpu", enabled=False):
-        bias = relative_position_bias(inputs.bias_table, inputs.grid.window_size).to(qkv.dtype)
+        bias = relative_position_bias(inputs.bias_table, inputs.grid.window_size)
+        bias = bias.to(qkv.dtype).contiguous()  # a transposed one is slow to add
         padding = qkv.new_zeros(qkv.shape[-1]) if padding is None else padding.to(qkv.dtype)
         rows = window_rows(inputs.grid, qkv.shape[0])
         flat = qkv.reshape(-1, qkv.shape[-1])

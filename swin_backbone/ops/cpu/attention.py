@@ -14,6 +14,8 @@ from .rows import WindowRows
 #: Heads of windows that one step works on, for each thread: their q, k, v and scores, some 35 kB
 #: each with 49 tokens and 32 channels in float32, about fill a second-level cache.
 HEADS_PER_THREAD = 64
+#: Between these a sum of exponentials of bfloat16 is as precise as any number.
+SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e30
 
 
 def attend(qkv: Tensor, bias: Tensor, padding: Tensor, rows: WindowRows, scale: float) -> Tensor:
@@ -30,15 +32,43 @@ def attend(qkv: Tensor, bias: Tensor, padding: Tensor, rows: WindowRows, scale: 
         (tokens, C).
     """
     heads, tokens = bias.shape[:2]
-    gathered = qkv.index_select(0, rows.token)
-    gathered[rows.padding] = padding
-    windows = gathered.view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads))
+    compute = _attend_by_products if qkv.dtype == torch.bfloat16 else _attend_by_flash
     out = []
     for chunk, mask in _chunks(rows, bias):
-        query, key, value = windows[chunk].permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        window = slice(chunk.start * tokens, chunk.stop * tokens)
+        gathered = qkv.index_select(0, rows.token[window])
+        first, last = torch.searchsorted(rows.padding, torch.tensor([window.start, window.stop]))
+        if last > first:
+            gathered[rows.padding[first:last] - window.start] = padding
+        windows = gathered.view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads))
+        attended = compute(windows.permute(2, 0, 3, 1, 4), mask, scale)
         out.append(attended.transpose(1, 2).reshape(-1, qkv.shape[1] // 3))
     return torch.cat(out).index_select(0, rows.position)
+
+
+def _attend_by_flash(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """(3, windows, heads, N, d) to (windows, heads, N, d): best where products are slow."""
+    return F.scaled_dot_product_attention(*qkv, attn_mask=mask, scale=scale)
+
+
+def _attend_by_products(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """The same by oneDNN's batched products, which are fast in bfloat16.
+
+    A softmax that first looks for the largest score of each row takes longer than both products.
+    Without that, exponentials keep their relative precision as long as no sum leaves the range
+    of floating point; where one does, the softmax is done over again in the usual way.
+    """
+    windows, heads, tokens, head_dim = qkv.shape[1:]
+    query, key, value = qkv.contiguous().flatten(1, 2)
+    scores = torch.bmm(query, key.transpose(1, 2)).view(windows, heads, tokens, tokens)
+    torch.add(mask, scores, alpha=scale, out=scores)
+    exponentials = scores.exp().flatten(0, 1)
+    sums = exponentials.sum(-1, keepdim=True, dtype=_sum_dtype(scores.dtype))
+    if SMALLEST_SUM < sums.min() and sums.max() < LARGEST_SUM:
+        attended = (torch.bmm(exponentials, value) / sums).to(value.dtype)
+    else:
+        attended = torch.bmm(scores.softmax(-1).flatten(0, 1), value)
+    return attended.view(windows, heads, tokens, head_dim)
 
 
 def attend_and_remember(

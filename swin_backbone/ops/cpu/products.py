@@ -16,6 +16,8 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )
 
+HAS_BFLOAT16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
 
 def norm_linear(
     x: Tensor, norm: NormParameters, layer: LinearParameters, gelu: bool = False
@@ -34,7 +36,9 @@ def norm_linear(
     if gelu and _runs_on_onednn(dtype) and not torch.is_grad_enabled():
         return torch.ops.mkldnn._linear_pointwise(normed, weight, bias, "gelu", [], "none")
     out = linear(normed, weight, bias)
-    return F.gelu(out) if gelu else out
+    if gelu:
+        return F.gelu(out) if torch.is_grad_enabled() else torch.ops.aten.gelu_(out)
+    return out
 
 
 def linear_add(
@@ -52,11 +56,11 @@ def linear_add(
     fuses = residual.dtype == x.dtype and keep is None and not torch.is_grad_enabled()
     if fuses and _runs_on_onednn(x.dtype):
         return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
-    branch = linear(x, weight, bias)
-    if keep is None:
-        return residual + branch
-    keep = keep.to(residual.dtype).view(-1, 1, 1, 1)
-    return torch.addcmul(residual, branch.to(residual.dtype), keep)
+    # Sums of two dtypes are slow, as is memory that is touched for the first time.
+    branch = linear(x, weight, bias).to(residual.dtype)
+    if keep is not None:
+        return torch.addcmul(residual, branch, keep.to(residual.dtype).view(-1, 1, 1, 1))
+    return residual + branch if torch.is_grad_enabled() else branch.add_(residual)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -71,7 +75,9 @@ def _cast(layer: LinearParameters, dtype: torch.dtype) -> tuple[Tensor, Tensor |
 
 
 def _runs_on_onednn(dtype: torch.dtype) -> bool:
-    return dtype == torch.float32 and HAS_ONEDNN and torch.backends.mkldnn.enabled
+    if not HAS_ONEDNN or not torch.backends.mkldnn.enabled:
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and HAS_BFLOAT16)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
