@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import products as plain_products
 from .attention import shifted_window_attention
 from .backends.triton import DTYPES, MAX_HEAD_DIM, MAX_TOKENS, dropout_seed, why_not_device
-from . import products as plain_products
 from .cpu import products as cpu_products
 from .cpu.eager import why_not_eager
+from .cpu.stochastic_depth import for_kept_images
 from .parameters import LinearParameters, NormParameters, product_dtype
 
 
@@ -65,18 +66,24 @@ def residual_attention(
             product_dtype(x),
         )[0]  # fmt: skip
     products = cpu_products if _is_for_cpu(x, backend) else plain_products
-    attended = shifted_window_attention(
-        products.norm_linear(x, norm, qkv),
-        bias_table,
-        num_heads=windows.num_heads,
-        window_size=windows.window_size,
-        shift_size=windows.shift_size,
-        scale=windows.scale,
-        padding_qkv=qkv.bias,
-        dropout_p=windows.dropout_p,
-        backend=backend,
-    )
-    return products.linear_add(attended, proj, x, keep)
+
+    def half(x: Tensor, keep: Tensor | None) -> Tensor:
+        attended = shifted_window_attention(
+            products.norm_linear(x, norm, qkv),
+            bias_table,
+            num_heads=windows.num_heads,
+            window_size=windows.window_size,
+            shift_size=windows.shift_size,
+            scale=windows.scale,
+            padding_qkv=qkv.bias,
+            dropout_p=windows.dropout_p,
+            backend=backend,
+        )
+        return products.linear_add(attended, proj, x, keep)
+
+    if products is cpu_products:
+        return for_kept_images(half, x, keep, (*norm[:2], *qkv, bias_table, *proj))
+    return half(x, keep)
 
 
 def residual_mlp(
@@ -108,7 +115,13 @@ def residual_mlp(
             down.bias, norm.eps, product_dtype(x),
         )  # fmt: skip
     products = cpu_products if _is_for_cpu(x, backend) else plain_products
-    return products.linear_add(products.norm_linear(x, norm, up, gelu=True), down, x, keep)
+
+    def half(x: Tensor, keep: Tensor | None) -> Tensor:
+        return products.linear_add(products.norm_linear(x, norm, up, gelu=True), down, x, keep)
+
+    if products is cpu_products:
+        return for_kept_images(half, x, keep, (*norm[:2], *up, *down))
+    return half(x, keep)
 
 
 def _is_for_cpu(x: Tensor, backend: str) -> bool:
@@ -142,7 +155,10 @@ def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> st
         return f"more than 256 channels must be a multiple of 64, got {channels}"
     if windows is None:
         return None
-    tokens, head_dim = windows.window_size[0] * windows.window_size[1], channels // windows.num_heads
+    tokens, head_dim = (
+        windows.window_size[0] * windows.window_size[1],
+        channels // windows.num_heads,
+    )
     if tokens > MAX_TOKENS or head_dim > MAX_HEAD_DIM:
         return f"at most {MAX_TOKENS} tokens a window and {MAX_HEAD_DIM} channels a head"
     return None

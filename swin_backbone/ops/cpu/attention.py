@@ -64,7 +64,7 @@ def _attend_by_products(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
     torch.add(mask, scores, alpha=scale, out=scores)
     exponentials = scores.exp().flatten(0, 1)
     sums = exponentials.sum(-1, keepdim=True, dtype=_sum_dtype(scores.dtype))
-    if SMALLEST_SUM < sums.min() and sums.max() < LARGEST_SUM:
+    if sums.min() > SMALLEST_SUM and sums.max() < LARGEST_SUM:
         attended = (torch.bmm(exponentials, value) / sums).to(value.dtype)
     else:
         attended = torch.bmm(scores.softmax(-1).flatten(0, 1), value)
