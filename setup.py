@@ -13,8 +13,8 @@ CLASSIC = ["mmengine>=0.10.7,<1", "mmcv-lite>=2.1.0,<2.2", "mmsegmentation>=1.2.
 # mmsegmentation imports these two without naming them in every release.
 MMSEG_NEEDS = ["ftfy", "regex"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6"]
-# Libraries whose own Swin classes ours is tested against; see the Makefile for mmpretrain.
-PEERS = ["timm>=1.0.9", "torchvision", "transformers>=4.53"]
+# Libraries with Swin classes of their own; see the Makefile for mmpretrain.
+PEERS = ["timm>=1.0.15", "torchvision", "transformers>=5,<6"]
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 FEATURES = ["safetensors", "pyarrow"]
 RAY = ["ray[data]", *FEATURES]
@@ -44,6 +44,7 @@ setup(
         "ray": RAY,
         "demo": DEMO,
         "docs": DOCS,
+        "benchmark": PEERS,
         "hub": ["huggingface_hub"],
         "test": [*TEST, *PEERS, "huggingface_hub"],
         "test-tools": [*TEST_TOOLS, *EXPORT, *RAY, *DEMO, *DOCS],

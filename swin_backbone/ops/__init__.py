@@ -3,17 +3,12 @@
 from .attention import check_backend_name, choose_backend, shifted_window_attention
 from .backends import BACKENDS, AttentionInputs, Backend
 from .corner_pad import corner_pad
-from .half_blocks import (
-    LinearParameters,
-    NormParameters,
-    Windows,
-    residual_attention,
-    residual_mlp,
-    scale_images,
-)
+from .half_blocks import Windows, residual_attention, residual_mlp
 from .low_precision import low_precision_copies
-from .norm import layer_norm, merge_neighbours, merge_norm_linear, product_dtype
+from .norm import layer_norm, merge_neighbours, merge_norm_linear
 from .packed import shifted_window_attention_packed
+from .parameters import LinearParameters, NormParameters, product_dtype
+from .products import scale_images
 from .windows import (
     SMALL_MAP_RULES,
     WindowGrid,

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 #: Order in which ``backend='auto'`` tries the backends, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
-PREFERENCE_ELSEWHERE = ("sdpa", "reference")
+PREFERENCE_ELSEWHERE = ("cpu", "sdpa", "reference")
 #: The same for a trace that is to serve every size: PyTorch chooses a kernel of ``sdpa`` by size.
 PREFERENCE_SYMBOLIC = ("reference",)
 

@@ -9,29 +9,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from . import products as plain_products
 from .attention import shifted_window_attention
 from .backends.triton import DTYPES, MAX_HEAD_DIM, MAX_TOKENS, dropout_seed, why_not_device
+from .cpu import products as cpu_products
+from .cpu.eager import why_not_eager
+from .cpu.stochastic_depth import for_kept_images
 from .low_precision import in_low_precision
-from .norm import product_dtype
+from .parameters import LinearParameters, NormParameters, product_dtype
 from .symbolic import is_exporting
-
-
-class NormParameters(NamedTuple):
-    """A layer norm: weight (C,), bias (C,), and what is added to the variance."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-
-class LinearParameters(NamedTuple):
-    """A linear layer: weight (outputs, inputs), bias (outputs,) or ``None``."""
-
-    weight: Tensor
-    bias: Tensor | None
 
 
 class Windows(NamedTuple):
@@ -84,19 +72,26 @@ def residual_attention(
             *low, valid_sizes, seed, norm.eps, [*windows.window_size, *windows.shift_size],
             windows.scale, windows.dropout_p,
         )[0]  # fmt: skip
-    attended = shifted_window_attention(
-        F.linear(F.layer_norm(x, norm.weight.shape, *norm), *qkv),
-        bias_table,
-        num_heads=windows.num_heads,
-        window_size=windows.window_size,
-        shift_size=windows.shift_size,
-        scale=windows.scale,
-        valid_sizes=valid_sizes,
-        padding_qkv=qkv.bias,
-        dropout_p=windows.dropout_p,
-        backend=backend,
-    )
-    return x + scale_images(F.linear(attended, *proj), keep)
+    products = cpu_products if _is_for_cpu(x, backend) else plain_products
+
+    def half(x: Tensor, keep: Tensor | None) -> Tensor:
+        attended = shifted_window_attention(
+            products.norm_linear(x, norm, qkv),
+            bias_table,
+            num_heads=windows.num_heads,
+            window_size=windows.window_size,
+            shift_size=windows.shift_size,
+            scale=windows.scale,
+            valid_sizes=valid_sizes,
+            padding_qkv=qkv.bias,
+            dropout_p=windows.dropout_p,
+            backend=backend,
+        )
+        return products.linear_add(attended, proj, x, keep)
+
+    if products is cpu_products and valid_sizes is None:
+        return for_kept_images(half, x, keep, (*norm[:2], *qkv, bias_table, *proj))
+    return half(x, keep)
 
 
 def residual_mlp(
@@ -127,13 +122,18 @@ def residual_mlp(
         return kernel(
             x.contiguous(), keep, norm.weight, norm.bias, *up, *down, *low, norm.eps
         )  # fmt: skip
-    hidden = F.gelu(F.linear(F.layer_norm(x, norm.weight.shape, *norm), *up))
-    return x + scale_images(F.linear(hidden, *down), keep)
+    products = cpu_products if _is_for_cpu(x, backend) else plain_products
+
+    def half(x: Tensor, keep: Tensor | None) -> Tensor:
+        return products.linear_add(products.norm_linear(x, norm, up, gelu=True), down, x, keep)
+
+    if products is cpu_products:
+        return for_kept_images(half, x, keep, (*norm[:2], *up, *down))
+    return half(x, keep)
 
 
-def scale_images(x: Tensor, keep: Tensor | None) -> Tensor:
-    """``x`` (B, ..., C) times ``keep`` (B,), in the dtype of ``x``."""
-    return x if keep is None else x * keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+def _is_for_cpu(x: Tensor, backend: str) -> bool:
+    return backend in ("auto", "cpu") and why_not_eager(x) is None
 
 
 def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> str | None:

@@ -8,6 +8,10 @@ from torch import Tensor
 
 from .backends.triton import DTYPES, why_not_device
 from .corner_pad import corner_pad
+from .cpu import products as cpu_products
+from .cpu.eager import why_not_eager
+from .parameters import LinearParameters, NormParameters, product_dtype
+from .products import norm_linear
 from .symbolic import is_exporting
 
 #: Channels of a row up to which a program can hold it.
@@ -77,22 +81,15 @@ def merge_norm_linear(
         (B, ceil(H / 2), ceil(W / 2), N).
     """
     if not _runs_on_kernels(x, weight.shape[1]):
-        merged = merge_neighbours(x)
-        return F.linear(
-            F.layer_norm(merged, norm_weight.shape, norm_weight, norm_bias, eps), weight
-        )
+        project = cpu_products.norm_linear if why_not_eager(x) is None else norm_linear
+        norm = NormParameters(norm_weight, norm_bias, eps)
+        return project(merge_neighbours(x), norm, LinearParameters(weight, None))
     from .fused.norm import layer_norm as kernel
 
     normed = kernel(x.contiguous(), norm_weight, norm_bias, eps, True, product_dtype(x))
     # The kernel writes neighbour by neighbour, which keeps its reads and writes contiguous.
     by_neighbour = weight.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1)
     return F.linear(normed, by_neighbour)
-
-
-def product_dtype(x: Tensor) -> torch.dtype:
-    """In which dtype torch multiplies ``x`` with a matrix: autocast's, if it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _runs_on_kernels(x: Tensor, channels: int) -> bool:

@@ -1,0 +1,32 @@
+"""Windows gathered by rows, a few at a time so that they stay in the cache: fast on CPUs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..cpu.attention import attend, attend_and_remember
+from ..cpu.eager import why_not_eager
+from ..cpu.rows import window_rows
+from ..windows import relative_position_bias
+from .base import AttentionInputs, Backend
+
+
+def _run(inputs: AttentionInputs) -> Tensor:
+    qkv, padding = inputs.qkv, inputs.padding_qkv
+    # Computed in the dtype of qkv, whatever products autocast would choose.
+    with torch.autocast("cpu", enabled=False):
+        bias = relative_position_bias(inputs.bias_table, inputs.grid.window_size)
+        bias = bias.to(qkv.dtype).contiguous()  # a transposed one is slow to add
+        padding = qkv.new_zeros(qkv.shape[-1]) if padding is None else padding.to(qkv.dtype)
+        rows = window_rows(inputs.grid, qkv.shape[0])
+        flat = qkv.reshape(-1, qkv.shape[-1])
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, bias, padding))
+        if learns or inputs.dropout_p > 0:
+            out = attend_and_remember(flat, bias, padding, rows, inputs.scale, inputs.dropout_p)
+        else:
+            out = attend(flat, bias, padding, rows, inputs.scale)
+        return out.view(*qkv.shape[:-1], -1)
+
+
+CPU = Backend(name="cpu", why_not=lambda inputs: why_not_eager(inputs.qkv), run=_run)

@@ -1,0 +1,29 @@
+"""Parameters of layers as the operations take them, and the dtype of their products."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class NormParameters(NamedTuple):
+    """A layer norm: weight (C,), bias (C,), and what is added to the variance."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+class LinearParameters(NamedTuple):
+    """A linear layer: weight (outputs, inputs), bias (outputs,) or ``None``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """In which dtype torch multiplies ``x`` with a matrix: autocast's, if it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,0 +1,222 @@
+"""Compare the speed and memory of this backbone and every installed peer, side by side.
+
+    python tools/benchmark.py --archs tiny base --sizes 512x512 800x1344 --batch 32 8
+    python tools/benchmark.py --modes latency --compile --json out.json --plot out.png
+    python tools/benchmark.py --profile profile.png               (where the time of a step goes)
+    python tools/benchmark.py --show out.json --plot out.png      (what was measured before)
+
+All return the same four maps from weights of the same shapes, under the same autocast. In each
+round every implementation has a turn; medians are reported. What cannot run, or did not within the
+time limit, is a row with the reason. The peers come with ``pip install -e '.[benchmark]'``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from benchmarking.cases import DTYPES, MODES, Case
+from benchmarking.comparison import Options, measure_all, plan
+from benchmarking.implementations import DEFAULT_IMPLEMENTATIONS, IMPLEMENTATIONS
+from benchmarking.profiling import Profile, as_table, load_profiles, profile_case, save_profiles
+from benchmarking.results import Benchmark, Peer, describe_device, environment_versions, now
+from benchmarking.roofline import measure_ceilings
+from benchmarking.tables import as_markdown, show
+from benchmarking.timing import Deadline
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from swin_backbone.arguments import ARCHITECTURES
+
+
+def main() -> None:
+    parser = make_parser()
+    arguments = parser.parse_args()
+    check(arguments, parser)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a log: wide enough that no line of a table breaks
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore", module=r"(timm|transformers|mmcv|mmdet|mmseg|torch)\b")
+    if arguments.profile:
+        report_profiles(arguments, console)
+    else:
+        report_benchmark(arguments, console)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add = parser.add_argument
+    add("--archs", nargs="+", choices=ARCHITECTURES, default=["tiny"])
+    add("--sizes", nargs="+", type=size, default=[(512, 512)], metavar="HxW", help="in pixels")
+    add("--batch", nargs="+", type=int, help="images; one number, or one for each size")
+    add("--dtype", choices=DTYPES, default="bf16" if device == "cuda" else "fp32")
+    add("--modes", nargs="+", choices=MODES, help="latency is forward of one image", default=MODES)
+    add(
+        "--implementations",
+        nargs="+",
+        choices=IMPLEMENTATIONS,
+        default=DEFAULT_IMPLEMENTATIONS,
+        help="ours (with the backend that it picks, or a named one) and peers",
+    )
+    add(
+        "--compile", action="store_true", help="also each with torch.compile, a minute or more each"
+    )
+    add("--repeats", type=int, default=15, help="rounds; default 15")
+    add("--time-limit", type=float, metavar="SECONDS", help="what is not measured by then is named")
+    add("--device", choices=["cuda", "cpu"], default=device)
+    add("--threads", type=int, help="on the CPU; default: PyTorch's")
+    add("--cpu-memory", action="store_true", help="on the CPU, measure memory too, 10 s each")
+    add("--json", type=Path, help="write the results, after each case")
+    add("--plot", type=Path, metavar="PNG", help="write them as bars")
+    add("--markdown", type=Path, help="write them as tables for a document")
+    add(
+        "--profile",
+        type=Path,
+        metavar="PNG",
+        help="instead: where the time of a forward and of a training step of one implementation "
+        "goes, for the first architecture and size",
+    )
+    add("--show", type=Path, metavar="JSON", help="instead of measuring, show what --json wrote")
+    return parser
+
+
+def size(text: str) -> tuple[int, int]:
+    """Rows and columns from ``HxW``."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be HxW in pixels, such as 512x512, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Leave with a message where arguments do not go together."""
+    if arguments.batch is None:
+        arguments.batch = [1 if arguments.device == "cpu" else 32]
+    if len(arguments.batch) not in (1, len(arguments.sizes)):
+        parser.error(
+            f"--batch takes one number or one for each of {len(arguments.sizes)} sizes, "
+            f"got {len(arguments.batch)}"
+        )
+    if min(*arguments.batch, arguments.repeats) < 1:
+        parser.error("--batch and --repeats must be at least 1")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device")
+    if arguments.profile:
+        if arguments.implementations == DEFAULT_IMPLEMENTATIONS:
+            arguments.implementations = ["ours"]
+        if len(arguments.implementations) > 1:
+            parser.error("--profile takes apart one of --implementations")
+        if arguments.plot or arguments.markdown:
+            parser.error("--profile writes its own picture: leave out --plot and --markdown")
+
+
+def make_cases(arguments: argparse.Namespace) -> list[Case]:
+    """Every combination that was asked for."""
+    batches = arguments.batch * (len(arguments.sizes) if len(arguments.batch) == 1 else 1)
+    return [
+        Case(
+            arch,
+            size,
+            1 if mode == "latency" else batch,
+            arguments.dtype,
+            mode,
+            arguments.device,
+        )
+        for arch in arguments.archs
+        for size, batch in zip(arguments.sizes, batches, strict=True)
+        for mode in arguments.modes
+    ]
+
+
+def report_benchmark(arguments: argparse.Namespace, console: Console) -> None:
+    """Measure, or read what was measured, and show it."""
+    benchmark = Benchmark.load(arguments.show) if arguments.show else measure(arguments, console)
+    show(benchmark, console)
+    if arguments.markdown:
+        arguments.markdown.write_text(as_markdown(benchmark))
+        console.print(f"wrote {arguments.markdown}")
+    if arguments.plot:
+        from benchmarking.pictures import plot_benchmark  # a picture may be made elsewhere
+
+        plot_benchmark(benchmark, arguments.plot)
+        console.print(f"wrote {arguments.plot}")
+
+
+def measure(arguments: argparse.Namespace, console: Console) -> Benchmark:
+    """Run every case; the JSON is written after each, so that a killed run leaves something."""
+    deadline = Deadline(arguments.time_limit)
+    implementations = [IMPLEMENTATIONS[name] for name in arguments.implementations]
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("measuring the ceilings")
+
+        def say(line: str) -> None:
+            progress.update(task, description=line)
+            if not line.startswith("  round "):
+                progress.console.print(f"[{deadline.elapsed:6.1f} s] {line}", highlight=False)
+
+        benchmark = Benchmark(
+            command=command_line(),
+            date=now(),
+            device=describe_device(arguments.device),
+            versions=environment_versions(),
+            repeats=arguments.repeats,
+            peers=[Peer.of(implementation) for implementation in implementations],
+            ceilings=measure_ceilings(arguments.device, arguments.dtype),
+            cases=plan(make_cases(arguments), implementations, arguments.compile),
+        )
+        options = Options(arguments.repeats, arguments.compile, arguments.cpu_memory, deadline, say)
+        for _ in measure_all(benchmark.cases, implementations, options):
+            benchmark.elapsed = deadline.elapsed
+            if arguments.json:
+                benchmark.save(arguments.json)
+    if arguments.json:
+        benchmark.save(arguments.json)
+        console.print(f"wrote {arguments.json}")
+    return benchmark
+
+
+def report_profiles(arguments: argparse.Namespace, console: Console) -> None:
+    """Take a forward and a training step apart, or read such profiles, and show them."""
+    profiles = load_profiles(arguments.show) if arguments.show else make_profiles(arguments)
+    for profile in profiles:
+        console.print(as_table(profile))
+    if arguments.json:
+        save_profiles(profiles, arguments.json)
+        console.print(f"wrote {arguments.json}")
+    from benchmarking.pictures import plot_profile  # a picture may be made elsewhere
+
+    plot_profile(profiles, arguments.profile)
+    console.print(f"wrote {arguments.profile}")
+
+
+def make_profiles(arguments: argparse.Namespace) -> list[Profile]:
+    """Profiles of the first architecture and size in every mode but latency."""
+    implementation = IMPLEMENTATIONS[arguments.implementations[0]]
+    device = f"{describe_device(arguments.device)}, torch {torch.__version__}"
+    arguments.modes = [mode for mode in ("forward", "train") if mode in arguments.modes]
+    return [
+        profile_case(
+            implementation, case, f"{implementation.name}: {case.title}\n{device}, {now()}"
+        )
+        for case in make_cases(arguments)[: len(arguments.modes)]
+    ]
+
+
+def command_line() -> str:
+    """What was typed, but for the path of the interpreter."""
+    return shlex.join(["python", f"tools/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Ours and the peers, each built with the same architecture to return the same four maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from swin_backbone import SwinBackbone
+from swin_backbone.ops import BACKENDS
+
+from .cases import DROP_PATH_RATE, WINDOW, Architecture
+
+
+class Implementation(NamedTuple):
+    """One way to compute the backbone.
+
+    Attributes:
+        name: what ``--implementations`` takes.
+        package: the distribution whose version is reported.
+        build: a module from architecture and image size (rows, columns); (B, 3, H, W) to four
+            maps (B, C, h, w). Raises ``ImportError`` where the package is missing.
+        note: how its work differs from ours.
+    """
+
+    name: str
+    package: str
+    build: Callable[[Architecture, tuple[int, int]], nn.Module]
+    note: str = ""
+
+    @property
+    def is_ours(self) -> bool:
+        return self.package == "swin-backbone"
+
+    def version(self) -> str | None:
+        """Version of the installed package, classic and maintained OpenMMLab lines alike."""
+        for package in (self.package, f"onedl-{self.package}"):
+            try:
+                return f"{package} {metadata.version(package)}"
+            except metadata.PackageNotFoundError:
+                continue
+        return None
+
+
+def _ours(backend: str) -> Implementation:
+    def build(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+        return SwinBackbone(**_in_mmseg_arguments(arch), backend=backend)
+
+    name = "ours" if backend == "auto" else f"ours:{backend}"
+    return Implementation(name, "swin-backbone", build)
+
+
+def _in_mmseg_arguments(arch: Architecture) -> dict:
+    return {
+        "embed_dims": arch.embed_dims,
+        "depths": arch.depths,
+        "num_heads": arch.num_heads,
+        "window_size": WINDOW,
+        "drop_path_rate": DROP_PATH_RATE,
+    }
+
+
+def _build_mmseg(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    from mmseg.models.backbones import SwinTransformer
+
+    return SwinTransformer(**_in_mmseg_arguments(arch))
+
+
+def _build_mmdet(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    from mmdet.models.backbones import SwinTransformer
+
+    return SwinTransformer(**_in_mmseg_arguments(arch))
+
+
+def _timm(name: str, fused: bool, note: str) -> Implementation:
+    def build(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+        import timm
+        from timm.layers import set_fused_attn
+
+        # Read when modules are made. Swin's fused attention counts as experimental.
+        set_fused_attn(fused, experimental=fused)
+        try:
+            model = timm.create_model(
+                "swin_tiny_patch4_window7_224",
+                features_only=True,
+                out_indices=(0, 1, 2, 3),
+                img_size=size,
+                embed_dim=arch.embed_dims,
+                depths=arch.depths,
+                num_heads=arch.num_heads,
+                window_size=WINDOW,
+                always_partition=True,  # keep the window where a map is smaller
+                drop_path_rate=DROP_PATH_RATE,
+            )
+        finally:
+            set_fused_attn(True)
+        return _ChannelsFirst(model)
+
+    return Implementation(name, "timm", build, f"{note}; no output norms; masks stored for a size")
+
+
+class _ChannelsFirst(nn.Module):
+    """Maps (B, h, w, C) as views of the shape (B, C, h, w), as everyone returns them."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [m.permute(0, 3, 1, 2) for m in self.backbone(x)]
+
+
+def _build_torchvision(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    from torchvision.models.swin_transformer import SwinTransformer
+
+    model = SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=arch.embed_dims,
+        depths=list(arch.depths),
+        num_heads=list(arch.num_heads),
+        window_size=[WINDOW, WINDOW],
+        stochastic_depth_prob=DROP_PATH_RATE,
+    )
+    return _ChannelsFirst(_StageMaps(model.features))
+
+
+class _StageMaps(nn.Module):
+    """The map after each stage of torchvision's classifier."""
+
+    def __init__(self, features: nn.Sequential):
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index % 2:  # embedding or merging, then blocks
+                maps.append(x)
+        return maps
+
+
+def _build_transformers(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    from transformers import SwinBackbone as TransformersBackbone
+    from transformers import SwinConfig
+
+    config = SwinConfig(
+        embed_dim=arch.embed_dims,
+        depths=list(arch.depths),
+        num_heads=list(arch.num_heads),
+        window_size=WINDOW,
+        drop_path_rate=DROP_PATH_RATE,
+        out_features=[f"stage{index}" for index in range(1, 5)],
+    )
+    return _FeatureMaps(TransformersBackbone(config))
+
+
+class _FeatureMaps(nn.Module):
+    """The maps out of the output object of ``transformers``."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.backbone(x).feature_maps
+
+
+_PEERS = (
+    Implementation("mmseg", "mmsegmentation", _build_mmseg),
+    Implementation("mmdet", "mmdetection", _build_mmdet),
+    _timm("timm", fused=False, note="its default attention"),
+    _timm("timm-fused", fused=True, note="its fused (SDPA) attention"),
+    Implementation("torchvision", "torchvision", _build_torchvision, "no output norms"),
+    Implementation(
+        "transformers", "transformers", _build_transformers, "one more norm, of the last map"
+    ),
+)
+
+#: Every implementation by name: ours with each backend, then the peers.
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    implementation.name: implementation
+    for implementation in (_ours("auto"), *map(_ours, BACKENDS), *_PEERS)
+}
+#: What is compared unless asked otherwise.
+DEFAULT_IMPLEMENTATIONS = ("ours", *(peer.name for peer in _PEERS))

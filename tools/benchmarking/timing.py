@@ -1,0 +1,103 @@
+"""Clocks, a time limit, and rounds in which every implementation has its turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+LEAST_ROUNDS = 3
+
+
+class Timed(Protocol):
+    """What :func:`interleave` measures: it appends seconds to ``samples``."""
+
+    step: Callable[[], object]
+    calls: int
+    samples: list[float]
+
+    def fail(self, error: Exception) -> None:
+        """Told of an exception, after which it has no more turns."""
+
+    def release(self) -> None:
+        """Give back memory at the end of a turn."""
+
+
+@dataclass
+class Deadline:
+    """A time limit for everything together, in seconds; ``None`` for no limit."""
+
+    limit: float | None = None
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+    @property
+    def passed(self) -> bool:
+        return self.limit is not None and self.elapsed >= self.limit
+
+
+def synchronize(device: str) -> None:
+    """Wait for a GPU to finish."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def wall_seconds(step: Callable[[], object], device: str) -> tuple[float, object]:
+    """Seconds from the call to the end of all its work, host's included, and the result."""
+    synchronize(device)
+    start = time.perf_counter()
+    result = step()
+    synchronize(device)
+    return time.perf_counter() - start, result
+
+
+def seconds(step: Callable[[], object], device: str) -> float:
+    """Seconds of one call: between CUDA events on a GPU, wall time on the CPU."""
+    if device != "cuda":
+        return wall_seconds(step, device)[0]
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    step()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def calls_in_a_turn(step_seconds: float, turn: float = 0.02, most: int = 20) -> int:
+    """Timed calls in one turn: short steps are repeated to fill ``turn`` seconds."""
+    return max(1, min(most, int(turn / max(step_seconds, 1e-9))))
+
+
+def interleave(
+    timed: Iterable[Timed], device: str, repeats: int, deadline: Deadline
+) -> Iterator[int]:
+    """Rounds of one turn each, so that a drift of clock or temperature meets all alike.
+
+    On a GPU each turn begins with a call that is not timed: caches and the allocator are then as
+    they are in a loop of one implementation.
+
+    Yields:
+        the number of rounds done, after each round; stops early, but not before
+        :data:`LEAST_ROUNDS`, when the deadline has passed.
+    """
+    running = list(timed)
+    for done in range(repeats):
+        if done >= LEAST_ROUNDS and deadline.passed:
+            return
+        for one in list(running):
+            try:
+                if device == "cuda":
+                    one.step()
+                one.samples += [seconds(one.step, device) for _ in range(one.calls)]
+            except Exception as error:
+                one.fail(error)
+                running.remove(one)
+            one.release()
+        yield done + 1
