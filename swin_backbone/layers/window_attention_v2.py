@@ -100,7 +100,6 @@ class WindowAttentionV2(nn.Module):
             window_size=window_size,
             shift_size=shift_size,
             logit_scale=self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),
-            valid_sizes=valid_sizes,
             padding_qkv=bias,
             dropout_p=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
