@@ -233,7 +233,7 @@ def optimizer_groups(cfg: Config) -> dict[str, dict]:
     return {name: settings[id(p)] for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("part", ["upernet_8xb2-160k", "fpn", "layer-decay", "camvid"])
+@pytest.mark.parametrize("part", ["upernet_8xb2-160k", "fpn", "layer-decay", "4k_camvid"])
 def test_norms_and_position_parameters_do_not_decay(part, small_config):
     cfg = small_config(by_name(part))
     cfg.model.backbone.use_abs_pos_embed = True

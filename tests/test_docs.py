@@ -31,7 +31,7 @@ BLOCK = re.compile(
 #: What runs on a page needs beyond the package.
 NEEDS = {
     "export.md": ["onnx", "onnxscript", "onnxruntime"],
-    "features.md": ["pyarrow", "safetensors", "pandas", "ray"],
+    "features.md": ["pyarrow", "safetensors", "pandas"],
 }
 CONFIG = next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py"))
 

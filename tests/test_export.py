@@ -1,9 +1,14 @@
 """Exported models: one trace for every batch, height and width."""
 
 import importlib.util
+import sys
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -20,6 +25,14 @@ from swin_backbone.export.modules import AveragePooling
 
 # isort: split
 from mmseg.registry import MODELS
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from exporting import segmentor_and_card  # noqa: E402
+from predictors import CheckpointPredictor, OnnxPredictor, Sliding  # noqa: E402
+
+DEMO_CONFIG = next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py"))
 
 #: Batch, height, width: smaller than a patch, than a window, odd, whole windows, long and thin.
 SIZES = [(1, 1, 1), (2, 3, 50), (1, 27, 28), (3, 64, 64), (1, 112, 56), (1, 161, 90), (2, 5, 200)]
@@ -159,11 +172,63 @@ def test_aot_inductor_file_serves_every_size_and_carries_its_card(tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize("parts", [UPERNET, FPN], ids=["upernet", "fpn"])
-def test_segmentor_as_onnx_serves_every_size(parts, tmp_path):
-    model = segmentor(parts)
+def test_fpn_as_onnx_serves_every_size(tmp_path):
+    model = segmentor(FPN)
     exported = load(write_program(trace(model), CARD, tmp_path / "model.onnx", "onnx"))
     assert_same_on_other_sizes(model, exported)
+
+
+@pytest.fixture(scope="module")
+def upernet(tmp_path_factory):
+    """Config, checkpoint and ONNX file of a small UPerNet, with the module that was exported."""
+    folder = tmp_path_factory.mktemp("upernet")
+    (folder / "config.py").write_text(
+        f"_base_ = ['{DEMO_CONFIG}']\n"
+        f"model = dict(backbone={BACKBONE!r},\n"
+        "    decode_head=dict(in_channels=[8, 16], in_index=[0, 1], channels=16))\n"
+        "test_pipeline = [dict(type='LoadImageFromFile'),\n"
+        "    dict(type='Resize', scale=(120, 80), keep_ratio=True), dict(type='PackSegInputs')]\n"
+    )
+    init_default_scope("mmseg")
+    torch.manual_seed(0)
+    model = randomise(MODELS.build(Config.fromfile(folder / "config.py").model))
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / "checkpoint.pth")
+    config, checkpoint = str(folder / "config.py"), str(folder / "checkpoint.pth")
+    logits, card = segmentor_and_card(config, checkpoint)
+    path = write_program(trace(logits), card, folder / "model.onnx", "onnx")
+    return config, checkpoint, str(path), logits
+
+
+@needs_onnx
+def test_upernet_as_onnx_serves_every_size(upernet):
+    _, _, path, logits = upernet
+    assert_same_on_other_sizes(logits, load(path))
+
+
+@needs_onnx
+def test_card_of_a_segmentor_comes_from_its_config(upernet):
+    card = load(upernet[2]).card
+    cfg = Config.fromfile(upernet[0])
+    assert (card.kind, card.channels, card.strides) == ("segmentor", "RGB", ((1, 1),))
+    assert card.mean == pytest.approx(cfg.model.data_preprocessor.mean)
+    assert card.classes == tuple(cfg.metainfo.classes)
+    assert card.palette == tuple(map(tuple, cfg.metainfo.palette))
+    assert (card.resize, card.keep_aspect) == ((120, 80), True)
+
+
+@needs_onnx
+@pytest.mark.parametrize("slide", ["never", "always"])
+def test_labels_of_an_onnx_file_are_those_of_its_checkpoint(slide, upernet):
+    """Through each one's whole pipeline: resizing, normalisation, windows, scores at full size."""
+    config, checkpoint, path, _ = upernet
+    sliding = Sliding(slide, window=48)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
+    image = cv2.resize(pixels, (171, 123), interpolation=cv2.INTER_CUBIC)
+    ours = OnnxPredictor(path, sliding).labels(image)
+    theirs = CheckpointPredictor(config, checkpoint, "cpu", sliding).labels(image)
+    assert ours.shape == theirs.shape == (123, 171)
+    assert len(np.unique(theirs)) > 1
+    assert (ours == theirs).mean() > 0.999  # ties between classes may fall either way
 
 
 def test_segmentor_logits_are_those_of_mmseg():

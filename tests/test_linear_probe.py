@@ -15,7 +15,7 @@ pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from linear_probe import score  # noqa: E402
+from linear_probe import draw_pixels, score  # noqa: E402
 
 CONFIG = """
 model = dict(
@@ -52,9 +52,5 @@ def test_probe_reads_pixels_from_frozen_features(scenes, tmp_path):
 
 
 def test_missing_data_is_named(tmp_path):
-    command = [sys.executable, str(ROOT / "tools" / "linear_probe.py"), "tiny", "random"]
-    done = subprocess.run(
-        [*command, "--data", str(tmp_path / "nowhere")], capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode != 0
-    assert "holds no images" in done.stderr
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        draw_pixels(None, tmp_path / "nowhere", "train", 5)

@@ -42,7 +42,8 @@ def segmentor_and_card(config: str, checkpoint: str | None) -> tuple[nn.Module, 
     segmentor = init_model(config, checkpoint, device="cpu")
     if segmentor.decode_head.out_channels < 2:
         raise ValueError(f"the decode head of {config} must have at least two output channels")
-    meta = getattr(segmentor, "dataset_meta", None) or _dataset_meta(segmentor.cfg)
+    # mmseg guesses a data set by its number of classes where a checkpoint names none.
+    meta = {**getattr(segmentor, "dataset_meta", {}), **_dataset_meta(segmentor.cfg)}
     model = SegmentorLogits(segmentor).eval()
     card = ModelCard(
         name=Path(config).stem,
@@ -57,9 +58,11 @@ def segmentor_and_card(config: str, checkpoint: str | None) -> tuple[nn.Module, 
 
 
 def _dataset_meta(cfg: Config) -> dict:
-    """Classes and palette of the config's data set."""
+    """Classes and palette of the config's data set, if it has one."""
     from mmseg.registry import DATASETS
 
+    if "test_dataloader" not in cfg:
+        return {}
     dataset = cfg.test_dataloader.dataset
     return {**getattr(DATASETS.get(dataset.type), "METAINFO", {}), **dataset.get("metainfo", {})}
 

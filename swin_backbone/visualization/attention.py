@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+
+from ..layers import attend
 
 
 class AttentionCall(NamedTuple):
@@ -30,15 +31,14 @@ class AttentionCall(NamedTuple):
 @torch.no_grad()
 def record_call(attention: nn.Module, x: Tensor) -> AttentionCall:
     """Run an attention module of any version on (1, H, W, C), and keep what it hands on."""
-    module = sys.modules[type(attention).__module__]
-    operation, calls = module.shifted_window_attention, []
+    operation, calls = attend.shifted_window_attention, []
 
     def record(qkv: Tensor, bias_table: Tensor, **options: Any) -> Tensor:
         calls.append(AttentionCall(operation, qkv, bias_table, options))
         return operation(qkv, bias_table, **options)
 
     # The module computes more than its parameters (scale, bias); asking it keeps that in one place.
-    with mock.patch.object(module, "shifted_window_attention", record):
+    with mock.patch.object(attend, "shifted_window_attention", record):
         attention(x)
     return calls[0]
 
