@@ -11,9 +11,10 @@ from torch.autograd.function import once_differentiable
 
 from .rows import WindowRows
 
-#: Heads of windows that one step works on, for each thread: their q, k, v and scores, some 35 kB
-#: each with 49 tokens and 32 channels in float32, about fill a second-level cache.
+#: Heads of windows that one step works on, for each thread: their scores, of 49 tokens, fit into a
+#: second-level cache. In bfloat16 steps are so short that calls from Python would show.
 HEADS_PER_THREAD = 64
+HEADS_PER_THREAD_BFLOAT16 = 256
 #: Between these a sum of exponentials of bfloat16 is as precise as any number.
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e30
 
@@ -32,16 +33,13 @@ def attend(qkv: Tensor, bias: Tensor, padding: Tensor, rows: WindowRows, scale: 
         (tokens, C).
     """
     heads, tokens = bias.shape[:2]
+    gathered = qkv.index_select(0, rows.token)
+    gathered[rows.padding] = padding
+    windows = gathered.view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads))
     compute = _attend_by_products if qkv.dtype == torch.bfloat16 else _attend_by_flash
     out = []
-    for chunk, mask in _chunks(rows, bias):
-        window = slice(chunk.start * tokens, chunk.stop * tokens)
-        gathered = qkv.index_select(0, rows.token[window])
-        first, last = torch.searchsorted(rows.padding, torch.tensor([window.start, window.stop]))
-        if last > first:
-            gathered[rows.padding[first:last] - window.start] = padding
-        windows = gathered.view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads))
-        attended = compute(windows.permute(2, 0, 3, 1, 4), mask, scale)
+    for chunk, mask in _chunks(rows, bias, qkv.dtype):
+        attended = compute(windows[chunk].permute(2, 0, 3, 1, 4), mask, scale)
         out.append(attended.transpose(1, 2).reshape(-1, qkv.shape[1] // 3))
     return torch.cat(out).index_select(0, rows.position)
 
@@ -98,7 +96,7 @@ class _Attend(torch.autograd.Function):
         query, key, value = qkv_heads.flatten(1, 2)
         weights = qkv.new_empty(len(query), tokens, tokens)
         attended = torch.empty_like(query)
-        for chunk, mask in _chunks(rows, bias, unit=heads):
+        for chunk, mask in _chunks(rows, bias, qkv.dtype, unit=heads):
             scores = torch.bmm(query[chunk], key[chunk].transpose(1, 2), out=weights[chunk])
             by_head = scores.view(-1, heads, tokens, tokens)
             torch.add(mask, by_head, alpha=scale, out=by_head)
@@ -126,7 +124,7 @@ class _Attend(torch.autograd.Function):
         qkv_gradient = torch.empty_like(qkv_heads)
         query_gradient, key_gradient, value_gradient = qkv_gradient.flatten(1, 2)
         bias_gradient = torch.zeros(heads, tokens, tokens, dtype=_sum_dtype(weights.dtype))
-        for chunk, _ in _chunks(rows, None, unit=heads):
+        for chunk, _ in _chunks(rows, None, weights.dtype, unit=heads):
             dropped = weights[chunk] if kept is None else weights[chunk] * kept[chunk]
             torch.bmm(dropped.transpose(1, 2), gradient[chunk], out=value_gradient[chunk])
             scores = torch.bmm(gradient[chunk], value[chunk].transpose(1, 2))
@@ -148,17 +146,19 @@ class _Attend(torch.autograd.Function):
 
 
 def _chunks(
-    rows: WindowRows, bias: Tensor | None, unit: int | None = None
+    rows: WindowRows, bias: Tensor | None, dtype: torch.dtype, unit: int | None = None
 ) -> Iterator[tuple[slice, Tensor | None]]:
     """Windows to work on at a time, and the bias with their forbidden pairs: (1, heads, N, N).
 
     Args:
         rows: the windows.
         bias: (heads, N, N), or ``None`` where it does not matter.
+        dtype: of the computation.
         unit: rows of a window in what the slices cut.
     """
     heads = bias.shape[0] if unit is None else unit
-    step = max(1, HEADS_PER_THREAD * torch.get_num_threads() // heads)
+    at_once = HEADS_PER_THREAD_BFLOAT16 if dtype == torch.bfloat16 else HEADS_PER_THREAD
+    step = max(1, at_once * torch.get_num_threads() // heads)
     unit = unit or 1
     first = 0
     for count, forbidden in rows.kinds:
