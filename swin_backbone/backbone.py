@@ -154,6 +154,11 @@ class SwinBackbone(BaseModule):
         check_backend_name(backend)
         arguments.check_choice("version", version, VERSIONS)
         arguments.check_choice("small_maps", small_maps, SMALL_MAP_RULES)
+        if (mask_padding or packed) and small_maps != "shift":
+            raise ValueError(
+                f"mask_padding and packed need small_maps='shift', got {small_maps!r}: the other "
+                f"rules choose windows by the size of a whole batch's map"
+            )
         arguments.check_choice("table_interpolation", table_interpolation, TABLE_INTERPOLATIONS)
         arguments.check_version_options(
             version, qk_scale, pretrained_window_sizes, extra_norm_every_n_blocks

@@ -81,7 +81,7 @@ def test_trains_a_step_and_predicts(path, small_config, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_parameters_match_the_published_number(path):
-    published = PUBLISHED_PARAMETERS.get(re.match(r"[\w-]+?_swin-\w", path.stem)[0])
+    published = PUBLISHED_PARAMETERS.get(re.match(r"[\w-]+?_swin(v2)?-\w", path.stem)[0])
     if published is None:
         pytest.skip("the authors of Swin published none")
     cfg = Config.fromfile(path)
@@ -96,7 +96,7 @@ def test_parameters_match_the_published_number(path):
 
 
 NAME = re.compile(
-    r"(?P<detector>[\w-]+?)_swin-(?P<arch>\w)-p4-w(?P<window>\d+)(_fpn)?"
+    r"(?P<detector>[\w-]+?)_swin(?P<version>v2)?-(?P<arch>\w)-p4-w(?P<window>\d+)(_fpn)?"
     r"(_ms-crop-(?P<times>\d)x|_8xb(?P<batch>\d)-(?P<epochs>\d+)e)_coco"
 )
 DETECTORS = {
@@ -116,7 +116,11 @@ def test_does_what_its_name_says(path):
     backbone = cfg.model.backbone
     arch = ARCHITECTURES[name["arch"]]
     assert (backbone.arch, str(backbone.window_size)) == (arch, name["window"])
-    assert f"/swin_{arch}_patch4_window7_224_20" in backbone.init_cfg.checkpoint
+    weights = (
+        "swinv2_{}_patch4_window8_256." if name["version"] else "swin_{}_patch4_window7_224_20"
+    )
+    assert f"/{weights.format(arch)}" in backbone.init_cfg.checkpoint
+    assert backbone.get("version", "v1") == (name["version"] or "v1")
     epochs = int(name["epochs"] or 12 * int(name["times"]))
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == epochs
     assert cfg.param_scheduler[-1].milestones[-1] < epochs

@@ -60,11 +60,12 @@ def assert_equal_alone(maps, alone, tolerance):
             assert (rest == 0).all(), "not zero outside"
 
 
-@pytest.mark.parametrize("backend", list(BACKENDS))
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("backend", [n for n, b in BACKENDS.items() if "valid_sizes" in b.features])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_each_image_gets_what_it_gets_alone(backend, dtype):
+def test_each_image_gets_what_it_gets_alone(backend, dtype, version):
     """In float32, to the rounding of sums over at most 64 channels and 16 keys."""
-    backbone, images = make(dtype, backend=backend), draw(dtype)
+    backbone, images = make(dtype, backend=backend, version=version), draw(dtype)
     sizes = torch.tensor(SIZES)
     try:
         with torch.no_grad():
@@ -238,3 +239,9 @@ def test_stock_models_hand_over_the_sizes(stock):
                 rtol=1e-5,
                 atol=1e-5,
             )
+
+
+@pytest.mark.parametrize("option", ["mask_padding", "packed"])
+def test_rules_that_look_at_the_batch_are_refused(option):
+    with pytest.raises(ValueError, match=r"need small_maps='shift', got 'shrink'"):
+        SwinBackbone(**{**ARGUMENTS, option: True, "small_maps": "shrink"})

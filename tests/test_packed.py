@@ -74,6 +74,7 @@ def test_sizes_that_do_not_add_up_are_named(sizes, backend, message):
         {"use_abs_pos_embed": True, "pretrain_img_size": 64},
         {"patch_norm": False, "window_size": (3, 5), "with_cp": True},
         {"patch_size": 5, "strides": (5, 3, 2)},
+        {"version": "v2", "mask_padding": True},
     ],
 )
 def test_each_image_gets_what_it_gets_alone(changes, dtype):
