@@ -18,8 +18,9 @@ from swin_backbone.ops.half_blocks import why_not_fused
 triton = pytest.importorskip("triton", reason="triton is not installed")
 if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
     pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
-from swin_backbone.ops.fused import half_blocks as fused  # noqa: E402
 from swin_backbone.ops.fused import launch  # noqa: E402
+from swin_backbone.ops.fused import residual_attention as fused_attention  # noqa: E402
+from swin_backbone.ops.fused import residual_mlp as fused_mlp  # noqa: E402
 from swin_backbone.ops.fused.norm import layer_norm  # noqa: E402
 
 HAS_GPU = torch.cuda.is_available()
@@ -229,11 +230,11 @@ def test_operators_are_well_formed():
     low = [p[name].detach() for name in ("up_weight", "down_weight")]
     mlp = [p[name] for name in ("up_weight", "up_bias", "down_weight", "down_bias")]
     norm = [p["norm_weight"], p["norm_bias"]]
-    torch.library.opcheck(fused.residual_mlp.operator, (x, None, *norm, *mlp, *low, 1e-5))
+    torch.library.opcheck(fused_mlp.residual_mlp.operator, (x, None, *norm, *mlp, *low, 1e-5))
     attention = [p[k] for k in ("qkv_weight", "qkv_bias", "table", "proj_weight", "proj_bias")]
     low = [p[name].detach() for name in ("qkv_weight", "qkv_bias", "proj_weight")]
     arguments = (*norm, *attention, *low, None, None, 1e-5, [4, 4, 2, 2], 0.25, 0.0)
-    torch.library.opcheck(fused.residual_attention.operator, (x, None, *arguments))
+    torch.library.opcheck(fused_attention.residual_attention.operator, (x, None, *arguments))
 
 
 @pytest.mark.parametrize(

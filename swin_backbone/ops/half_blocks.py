@@ -60,7 +60,7 @@ def residual_attention(
         (B, H, W, C).
     """
     if why_not_fused(x, backend, windows) is None:
-        from .fused.half_blocks import residual_attention as kernel
+        from .fused.residual_attention import residual_attention as kernel
 
         dtype = product_dtype(x)
         low = [in_low_precision(tensor, dtype) for tensor in (*qkv, proj.weight)]
@@ -116,7 +116,7 @@ def residual_mlp(
         (B, H, W, C).
     """
     if why_not_fused(x, backend) is None and up.weight.shape[0] % 128 == 0:
-        from .fused.half_blocks import residual_mlp as kernel
+        from .fused.residual_mlp import residual_mlp as kernel
 
         low = [in_low_precision(layer.weight, product_dtype(x)) for layer in (up, down)]
         return kernel(
