@@ -65,8 +65,8 @@ def run_attention(x, p, windows, keep, backend):
         p["table"],
         LinearParameters(p["proj_weight"], p["proj_bias"]),
         windows,
-        keep,
-        backend,
+        keep=keep,
+        backend=backend,
     )
 
 
@@ -76,8 +76,8 @@ def run_mlp(x, p, windows, keep, backend):
         NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
         LinearParameters(p["up_weight"], p["up_bias"]),
         LinearParameters(p["down_weight"], p["down_bias"]),
-        keep,
-        backend,
+        keep=keep,
+        backend=backend,
     )
 
 
