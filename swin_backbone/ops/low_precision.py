@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _current = threading.local()
 
@@ -22,10 +22,12 @@ def low_precision_copies(weights: Sequence[Tensor], dtype: torch.dtype) -> Itera
 
     Args:
         weights: on one device, all of one dtype.
-        dtype: of the copies; if it is that of the weights, there are none.
+        dtype: of the copies; if it is that of the weights, there are none. Nor are there of
+            parameters that are more than tensors, such as the shards of a distributed one.
     """
     copies: dict[int, Tensor] = {}
-    if weights and weights[0].dtype != dtype:
+    plain = all(type(weight) is nn.Parameter for weight in weights)
+    if plain and weights and weights[0].dtype != dtype:
         with torch.no_grad():
             flat = weights[0].new_empty(sum(w.numel() for w in weights), dtype=dtype)
             views = torch._utils._unflatten_dense_tensors(flat, weights)
@@ -45,6 +47,7 @@ def in_low_precision(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None
         return None
     if not torch.compiler.is_compiling():
         copy = getattr(_current, "copies", {}).get(id(weight))
-        if copy is not None and copy.dtype == dtype:
+        # A sharded parameter may have had another shape when the copies were made.
+        if copy is not None and copy.dtype == dtype and copy.shape == weight.shape:
             return copy
     return weight.detach().to(dtype)
