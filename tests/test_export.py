@@ -1,6 +1,7 @@
 """Exported models: one trace for every batch, height and width."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from swin_backbone.export import (
     write_program,
 )
 from swin_backbone.export.modules import AveragePooling
+from swin_backbone.export.trace import example_size
 
 # isort: split
 from mmseg.registry import MODELS
@@ -160,6 +162,18 @@ def test_torch_export_file_serves_every_size_and_carries_its_card(traced, tmp_pa
     exported = load(write_program(program, CARD, tmp_path / "model.pt2", "torch-export"))
     assert exported.card == CARD
     assert_same_on_other_sizes(model, exported)
+
+
+@pytest.mark.parametrize("window_size", [7, 3, 12, (2, 9), 1])
+def test_example_has_to_be_padded_at_every_step(window_size):
+    model = create(BACKBONE, window_size=window_size)
+    rows, columns = model.window_size
+    for size, window in zip(example_size(model), (rows, columns), strict=True):
+        for stride in (4, 2):
+            assert size % stride != 0
+            size = math.ceil(size / stride)
+            assert size > window
+            assert window == 1 or size % window != 0
 
 
 @pytest.mark.slow

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from .modules import average_pooling, prepare
 from .segmentor import SegmentorLogits, mmseg_replacements
 
 
-def trace(model: nn.Module, size: Sequence[int] = (97, 131), batch: int = 2) -> ExportedProgram:
+def trace(model: nn.Module) -> ExportedProgram:
     """Trace a backbone, or a :class:`SegmentorLogits`, once for every size.
 
     Args:
         model: takes images (B, channels, H, W) alone; stays as it is.
-        size: H and W of the example that is traced. It only has to be larger than one pixel; the
-            program takes any other, those smaller than a window included.
-        batch: images of the example.
 
     Returns:
         The program, whose batch, height and width may be any number from 1.
@@ -32,8 +27,8 @@ def trace(model: nn.Module, size: Sequence[int] = (97, 131), batch: int = 2) -> 
         replacements |= mmseg_replacements()
     model = prepare(model, replacements)
     weight = next(model.parameters())
-    channels = getattr(model, "backbone", model).in_channels
-    images = weight.new_zeros(batch, channels, *size)
+    backbone = getattr(model, "backbone", model)
+    images = weight.new_zeros(2, backbone.in_channels, *example_size(backbone))
     any_size = Dim.DYNAMIC(min=1)
     # Sizes of one are ordinary sizes here: without it, the trace would assume that there are none.
     with _size_one_is_ordinary(), torch.no_grad():
@@ -50,6 +45,33 @@ def _size_one_is_ordinary():
     return _config.patch(backed_size_oblivious=True)
 
 
-def example_inputs(program: ExportedProgram) -> tuple[Tensor, ...]:
-    """The inputs a program was traced with."""
-    return program.example_inputs[0]
+def example_size(backbone: nn.Module) -> tuple[int, int]:
+    """Height and width to trace with: sizes that have to be padded wherever padding is possible.
+
+    A compiler may look at the example, and leave out for good a part that is empty there: Inductor
+    does so where it concatenates, and its code then writes out of bounds on other sizes.
+    """
+    height = _padded_everywhere(backbone, axis=0, at_least=64)
+    return height, _padded_everywhere(backbone, axis=1, at_least=height + 1)
+
+
+def _padded_everywhere(backbone: nn.Module, axis: int, at_least: int) -> int:
+    steps = [stride[axis] for stride in backbone.strides]
+    windows = [
+        {block.attn.window_size[axis] for block in stage.blocks} for stage in backbone.stages
+    ]
+    for size in range(at_least, at_least + 10_000):
+        if _is_padded_everywhere(size, steps, windows):
+            return size
+    raise RuntimeError(f"found no example size for strides {steps} and windows {windows}")
+
+
+def _is_padded_everywhere(tokens: int, steps: list[int], windows: list[set[int]]) -> bool:
+    """Whether no step and no window larger than one divides the tokens that it gets."""
+    for step, sides in zip(steps, windows, strict=True):
+        if step > 1 and tokens % step == 0:
+            return False
+        tokens = -(-tokens // step)
+        if tokens <= max(sides) or any(side > 1 and tokens % side == 0 for side in sides):
+            return False
+    return True
