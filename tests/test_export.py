@@ -52,6 +52,7 @@ BACKBONE = {
 #: Options of backbones whose trace must serve every size.
 VARIANTS = {
     "v1": {},
+    "v2": {"version": "v2", "window_size": 4},
     "v1-window-3x5": {"window_size": (3, 5), "qkv_bias": False},
     "v1-absolute-position": {"use_abs_pos_embed": True, "pretrain_img_size": 32},
     "v1-patch-3-stride-3": {"patch_size": 3, "strides": (3, 3), "patch_norm": False},

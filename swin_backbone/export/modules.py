@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import WindowAttention
+from ..layers import WindowAttention, WindowAttentionV2
 from ..ops.symbolic import contiguous
 
 Replacements = Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]]
@@ -86,7 +86,7 @@ def prepare(model: nn.Module, replacements: Replacements) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     for module in model.modules():
-        if isinstance(module, WindowAttention):
+        if isinstance(module, (WindowAttention, WindowAttentionV2)):
             module.backend = "reference"  # the others choose kernels by size, or are ours alone
         for name, child in module.named_children():
             if type(child) in replacements:
