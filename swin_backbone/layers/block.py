@@ -108,8 +108,8 @@ class SwinBlock(nn.Module):
             _linear_parameters(self.attn.proj),
             self.attn.windows(window_size, shift_size),
             self.drop_path.sample(x),
-            valid_sizes,
             self.attn.backend,
+            valid_sizes,
         )
 
 

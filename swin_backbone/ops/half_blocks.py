@@ -40,8 +40,8 @@ def residual_attention(
     proj: LinearParameters,
     windows: Windows,
     keep: Tensor | None = None,
-    valid_sizes: Tensor | None = None,
     backend: str = "auto",
+    valid_sizes: Tensor | None = None,
 ) -> Tensor:
     """``x + keep * proj(attention(qkv(norm(x))))``: Swin Transformer, equation 3, first line.
 
@@ -53,8 +53,8 @@ def residual_attention(
         proj: C to C.
         windows: geometry of the attention.
         keep: (B,) float32 factor of each image's branch (stochastic depth); ``None`` for 1.
-        valid_sizes: (B, 2) rows and columns of each image that are seen; ``None`` for all.
         backend: how the attention is computed; ``'auto'`` and ``'triton'`` allow the fused kernels.
+        valid_sizes: (B, 2) rows and columns of each image that are seen; ``None`` for all.
 
     Returns:
         (B, H, W, C).
