@@ -109,10 +109,15 @@ def test_builds_from_the_registry_of(package):
 
 @pytest.fixture(scope="module")
 def mmpretrain_models():
-    """The registry that mmpretrain makes: a child of mmengine's with a scope of its own."""
-    registry = Registry("model", parent=MODELS, scope="mmpretrain")
-    yield registry
-    MODELS.children.pop("mmpretrain")
+    """The registry that mmpretrain makes: a child of mmengine's with a scope of its own.
+
+    Its own one, where another test has imported mmpretrain.
+    """
+    if "mmpretrain" in MODELS.children:
+        yield MODELS.children["mmpretrain"]
+    else:
+        yield Registry("model", parent=MODELS, scope="mmpretrain")
+        MODELS.children.pop("mmpretrain")
 
 
 @pytest.mark.parametrize("default_scope", ["mmseg", "mmpretrain"])

@@ -39,4 +39,9 @@ def linear_add(
 
 def scale_images(x: Tensor, keep: Tensor | None) -> Tensor:
     """``x`` (B, ..., C) times ``keep`` (B,), in the dtype of ``x``."""
-    return x if keep is None else x * keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+    return x if keep is None else x * factors_of_images(keep, x)
+
+
+def factors_of_images(keep: Tensor, x: Tensor) -> Tensor:
+    """``keep`` (B,) to be multiplied with ``x`` (B, ..., C): (B, ..., 1), in its dtype."""
+    return keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..parameters import LinearParameters, NormParameters, product_dtype
+from ..products import factors_of_images
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -57,7 +58,7 @@ def linear_add(
     # Sums of two dtypes are slow, as is memory that is touched for the first time.
     branch = linear(x, weight, bias).to(residual.dtype)
     if keep is not None:
-        return torch.addcmul(residual, branch, keep.to(residual.dtype).view(-1, 1, 1, 1))
+        return torch.addcmul(residual, branch, factors_of_images(keep, residual))
     return residual + branch if torch.is_grad_enabled() else branch.add_(residual)
 
 
