@@ -221,7 +221,7 @@ def test_a_backend_gets_only_features_that_it_declares(monkeypatch, caplog):
         shifted_window_attention(**inputs, **options, backend="sdpa")
     with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.attention"):
         shifted_window_attention(**inputs, **options)
-    assert "'reference'; refused: cpu: does not take logit_scale" in caplog.text
+    assert "'reference'; refused: cpu: does not take valid_sizes" in caplog.text
     assert "sdpa: does not take logit_scale" in caplog.text
 
 

@@ -30,6 +30,8 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.backbone = backbone_class(**{**ARGUMENTS, **changes})
         self.backbone.init_weights()
+        for parameter in self.backbone.parameters():  # V2's norms begin at zero
+            nn.init.normal_(parameter, std=0.2)
         self.double()
 
     def forward(self, images, **options):
@@ -67,9 +69,9 @@ def counted_broadcasts():
         dist._broadcast_coalesced = original
 
 
-def joined_batch(rank):
+def joined_batch(rank, **changes):
     """DDP on halves of a batch, against one process on all of it."""
-    model = Model()
+    model = Model(**changes)
     wrapped = DistributedDataParallel(model)
     found = gradients(model, wrapped(images(rank, (20, 28))))
     both = torch.cat([images(other, (20, 28)) for other in range(dist.get_world_size())])
@@ -125,6 +127,7 @@ def main():
 
     results = {
         "joined batch": joined_batch(rank),
+        "version 2": joined_batch(rank, version="v2"),
         "other sizes": other_sizes(rank),
         "with_cp": with_cp(rank),
         "masked": masked(rank),

@@ -88,8 +88,8 @@ def window_qkv(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = windows.permute(3, 0, 1, 4, 2, 5)
     if inputs.logit_scale is None:
         return query, key, value
-    query = _normalise(query) * inputs.logit_scale[:, None, None]
-    return query.to(value.dtype), _normalise(key).to(value.dtype), value
+    query = normalise(query) * inputs.logit_scale[:, None, None]
+    return query.to(value.dtype), normalise(key).to(value.dtype), value
 
 
 def forbidden_pairs(inputs: AttentionInputs) -> Tensor | None:
@@ -110,7 +110,7 @@ def forbidden_pairs(inputs: AttentionInputs) -> Tensor | None:
     return forbidden & ~forbidden.all(dim=-1, keepdim=True)
 
 
-def _normalise(x: Tensor) -> Tensor:
+def normalise(x: Tensor) -> Tensor:
     """To length one over the last axis, in float32 at least: float16 rounds eps to zero."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return torch.nn.functional.normalize(x, dim=-1, eps=1e-12)

@@ -9,7 +9,7 @@ from ..cpu.attention import attend, attend_and_remember
 from ..cpu.eager import why_not_eager
 from ..cpu.rows import window_rows
 from ..windows import relative_position_bias
-from .base import AttentionInputs, Backend
+from .base import AttentionInputs, Backend, normalise
 
 
 def _run(inputs: AttentionInputs) -> Tensor:
@@ -19,6 +19,8 @@ def _run(inputs: AttentionInputs) -> Tensor:
         bias = relative_position_bias(inputs.bias_table, inputs.grid.window_size)
         bias = bias.to(qkv.dtype).contiguous()  # a transposed one is slow to add
         padding = qkv.new_zeros(qkv.shape[-1]) if padding is None else padding.to(qkv.dtype)
+        if inputs.logit_scale is not None:
+            qkv, padding = (_for_cosines(t, inputs.logit_scale) for t in (qkv, padding))
         rows = window_rows(inputs.grid, qkv.shape[0])
         flat = qkv.reshape(-1, qkv.shape[-1])
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, bias, padding))
@@ -29,4 +31,16 @@ def _run(inputs: AttentionInputs) -> Tensor:
         return out.view(*qkv.shape[:-1], -1)
 
 
-CPU = Backend(name="cpu", why_not=lambda inputs: why_not_eager(inputs.qkv), run=_run)
+def _for_cosines(qkv: Tensor, logit_scale: Tensor) -> Tensor:
+    """(..., 3 C) so that products of queries and keys are scaled cosines."""
+    query, key, value = qkv.unflatten(-1, (3, len(logit_scale), -1)).unbind(-3)
+    query = normalise(query) * logit_scale[:, None]
+    return torch.stack([query.to(qkv.dtype), normalise(key).to(qkv.dtype), value], -3).flatten(-3)
+
+
+CPU = Backend(
+    name="cpu",
+    why_not=lambda inputs: why_not_eager(inputs.qkv),
+    run=_run,
+    features=frozenset({"logit_scale"}),
+)
