@@ -14,7 +14,7 @@ from torch import Tensor
 from ..kernels.attention import attention_backward, attention_forward, gather_gradients
 from ..windows import WindowGrid
 from .launch import Launch, config, empty, precision
-from .operator import Differentiable, own_memory
+from .operator import Differentiable, register
 
 #: Queries that a program holds at once; larger windows are cut into blocks of queries.
 QUERY_BLOCK = 64
@@ -109,21 +109,7 @@ def attention_gradients(
     return [grad_qkv, grad_table, grad_padding, grad_scale]
 
 
-@torch.library.custom_op("swin_backbone::window_attention", mutates_args=())
-def _window_attention(
-    qkv: Tensor,
-    table: Tensor,
-    padding_qkv: _Maybe,
-    logit_scale: _Maybe,
-    valid_sizes: _Maybe,
-    seed: _Maybe,
-    sizes: _Sizes,
-    scale: float,
-    dropout_p: float,
-) -> Tensor:
-    return attend(
-        qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale, dropout_p
-    )  # fmt: skip
+_window_attention = register("window_attention", attend)
 
 
 @_window_attention.register_fake
@@ -131,33 +117,7 @@ def _(qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale, dro
     return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
 
 
-@torch.library.custom_op("swin_backbone::window_attention_backward", mutates_args=())
-def _window_attention_backward(
-    grad_out: Tensor,
-    qkv: Tensor,
-    table: Tensor,
-    padding_qkv: _Maybe,
-    logit_scale: _Maybe,
-    valid_sizes: _Maybe,
-    seed: _Maybe,
-    sizes: _Sizes,
-    scale: float,
-    dropout_p: float,
-) -> List[Tensor]:  # noqa: UP006
-    return own_memory(
-        attention_gradients(
-            grad_out,
-            qkv,
-            table,
-            padding_qkv,
-            logit_scale,
-            valid_sizes,
-            seed,
-            sizes,
-            scale,
-            dropout_p,
-        )
-    )
+_window_attention_backward = register("window_attention_backward", attention_gradients)
 
 
 @_window_attention_backward.register_fake

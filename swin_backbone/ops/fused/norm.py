@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..kernels.norm import norm_backward, norm_forward, scale_rows
 from .launch import Launch, empty, looped, norm_rows
-from .operator import Differentiable, own_memory
+from .operator import Differentiable, register
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
@@ -118,11 +118,7 @@ def scale_and_sum(x: Tensor, keep: _Maybe, dtype: torch.dtype) -> tuple[Tensor, 
     return out, sums.sum(0)
 
 
-@torch.library.custom_op("swin_backbone::layer_norm", mutates_args=())
-def _layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, merge: bool, dtype: torch.dtype
-) -> Tensor:
-    return normalise(x, weight, bias, eps, merge, dtype)
+_layer_norm = register("layer_norm", normalise)
 
 
 @_layer_norm.register_fake
@@ -130,11 +126,14 @@ def _(x, weight, bias, eps, merge, dtype):
     return x.new_empty(normed_shape(x, merge), dtype=dtype)
 
 
-@torch.library.custom_op("swin_backbone::layer_norm_backward", mutates_args=())
-def _layer_norm_backward(
+def _gradients(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, merge: bool
 ) -> List[Tensor]:  # noqa: UP006
-    return own_memory(norm_gradients(grad_out, x, weight, bias, eps, merge)[:3])
+    """Gradients of :func:`normalise` for ``x``, ``weight`` and ``bias``."""
+    return list(norm_gradients(grad_out, x, weight, bias, eps, merge)[:3])
+
+
+_layer_norm_backward = register("layer_norm_backward", _gradients)
 
 
 @_layer_norm_backward.register_fake

@@ -8,6 +8,7 @@ which serves in eager use.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -60,6 +61,18 @@ class Differentiable:
         return self.forward(*inputs)
 
 
-def own_memory(tensors: list[Tensor]) -> list[Tensor]:
-    """Copies of those that are views, since an operator's outputs share no memory."""
-    return [tensor.clone() if tensor._is_view() else tensor for tensor in tensors]
+def register(name: str, function: Callable):
+    """``function`` as the operator ``swin_backbone::name`` of torch.
+
+    Its annotations become the operator's schema. Of a list that it returns, views are copied, since
+    an operator's outputs share no memory.
+    """
+
+    @wraps(function)
+    def on_own_memory(*arguments):
+        result = function(*arguments)
+        if isinstance(result, list):
+            return [tensor.clone() if tensor._is_view() else tensor for tensor in result]
+        return result
+
+    return torch.library.custom_op(f"swin_backbone::{name}", on_own_memory, mutates_args=())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .attention import attend, attention_gradients
 from .norm import norm_gradients, scale_and_sum
-from .operator import Differentiable, own_memory
+from .operator import Differentiable, register
 from .products import like_parameters, multiply, multiply_normed, weight_gradient
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
@@ -98,32 +98,7 @@ def _attention_backward(
     ]  # fmt: skip
 
 
-@torch.library.custom_op("swin_backbone::residual_attention", mutates_args=())
-def _residual_attention(
-    x: Tensor,
-    keep: _Maybe,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    qkv_weight: Tensor,
-    qkv_bias: _Maybe,
-    table: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    low_qkv_weight: Tensor,
-    low_qkv_bias: _Maybe,
-    low_proj_weight: Tensor,
-    valid_sizes: _Maybe,
-    seed: _Maybe,
-    eps: float,
-    sizes: _Sizes,
-    scale: float,
-    dropout_p: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _attention_forward(
-        x, keep, norm_weight, norm_bias, qkv_weight, qkv_bias, table, proj_weight, proj_bias,
-        low_qkv_weight, low_qkv_bias, low_proj_weight, valid_sizes, seed, eps, sizes, scale,
-        dropout_p,
-    )  # fmt: skip
+_residual_attention = register("residual_attention", _attention_forward)
 
 
 @_residual_attention.register_fake
@@ -133,47 +108,7 @@ def _(x, *arguments):
     return torch.empty_like(x), qkv, torch.empty_like(x, dtype=dtype)
 
 
-@torch.library.custom_op("swin_backbone::residual_attention_backward", mutates_args=())
-def _residual_attention_backward(
-    grad_out: Tensor,
-    qkv: Tensor,
-    attended: Tensor,
-    x: Tensor,
-    keep: _Maybe,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    table: Tensor,
-    low_qkv_weight: Tensor,
-    low_qkv_bias: _Maybe,
-    low_proj_weight: Tensor,
-    valid_sizes: _Maybe,
-    seed: _Maybe,
-    eps: float,
-    sizes: _Sizes,
-    scale: float,
-    dropout_p: float,
-) -> List[Tensor]:  # noqa: UP006
-    return own_memory(
-        _attention_backward(
-            grad_out,
-            qkv,
-            attended,
-            x,
-            keep,
-            norm_weight,
-            norm_bias,
-            table,
-            low_qkv_weight,
-            low_qkv_bias,
-            low_proj_weight,
-            valid_sizes,
-            seed,
-            eps,
-            sizes,
-            scale,
-            dropout_p,
-        )
-    )
+_residual_attention_backward = register("residual_attention_backward", _attention_backward)
 
 
 @_residual_attention_backward.register_fake

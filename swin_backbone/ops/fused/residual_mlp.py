@@ -17,7 +17,7 @@ from torch import Tensor
 from ..kernels.products import gelu_products, mlp_forward
 from .launch import Launch, config, empty, precision, split
 from .norm import norm_gradients, normalise, scale_and_sum
-from .operator import Differentiable, own_memory
+from .operator import Differentiable, register
 from .products import (
     CHANNELS_ON_CHIP,
     GROUP,
@@ -119,24 +119,7 @@ def _mlp_backward(
     ]  # fmt: skip
 
 
-@torch.library.custom_op("swin_backbone::residual_mlp", mutates_args=())
-def _residual_mlp(
-    x: Tensor,
-    keep: _Maybe,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    up_weight: Tensor,
-    up_bias: Tensor,
-    down_weight: Tensor,
-    down_bias: Tensor,
-    low_up: Tensor,
-    low_down: Tensor,
-    eps: float,
-) -> Tensor:
-    return _mlp_forward(
-        x, keep, norm_weight, norm_bias, up_weight, up_bias, down_weight, down_bias, low_up,
-        low_down, eps,
-    )  # fmt: skip
+_residual_mlp = register("residual_mlp", _mlp_forward)
 
 
 @_residual_mlp.register_fake
@@ -144,21 +127,7 @@ def _(x, *arguments):
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("swin_backbone::residual_mlp_backward", mutates_args=())
-def _residual_mlp_backward(
-    grad_out: Tensor,
-    x: Tensor,
-    keep: _Maybe,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    up_bias: Tensor,
-    low_up: Tensor,
-    low_down: Tensor,
-    eps: float,
-) -> List[Tensor]:  # noqa: UP006
-    return own_memory(
-        _mlp_backward(grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps)
-    )
+_residual_mlp_backward = register("residual_mlp_backward", _mlp_backward)
 
 
 @_residual_mlp_backward.register_fake
