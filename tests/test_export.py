@@ -168,7 +168,7 @@ def test_torch_export_file_serves_every_size_and_carries_its_card(traced, tmp_pa
 @pytest.mark.parametrize("window_size", [7, 3, 12, (2, 9), 1])
 def test_example_has_to_be_padded_at_every_step(window_size):
     model = create(BACKBONE, window_size=window_size)
-    rows, columns = model.window_size
+    rows, columns = model.window_sizes[0]
     for size, window in zip(example_size(model), (rows, columns), strict=True):
         for stride in (4, 2):
             assert size % stride != 0
