@@ -13,7 +13,14 @@ from torch import Tensor
 
 from . import products as plain_products
 from .attention import shifted_window_attention
-from .backends.triton import DTYPES, MAX_HEAD_DIM, MAX_TOKENS, dropout_seed, why_not_device
+from .backends.triton import (
+    DTYPES,
+    MAX_ELEMENTS,
+    MAX_HEAD_DIM,
+    MAX_TOKENS,
+    dropout_seed,
+    why_not_device,
+)
 from .cpu import products as cpu_products
 from .cpu.eager import why_not_eager
 from .cpu.stochastic_depth import for_kept_images
@@ -165,6 +172,8 @@ def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> st
         return f"more than 256 channels must be a multiple of 64, got {channels}"
     if windows is None:
         return None
+    if 3 * x.shape[1:].numel() > MAX_ELEMENTS:
+        return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {3 * x.shape[1:].numel()}"
     tokens, head_dim = (
         windows.window_size[0] * windows.window_size[1],
         channels // windows.num_heads,

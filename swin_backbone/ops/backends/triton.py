@@ -13,6 +13,8 @@ from .base import FEATURES, AttentionInputs, Backend
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_TOKENS = 256
 MAX_HEAD_DIM = 128
+#: Offsets within an image are 32 bit integers.
+MAX_ELEMENTS = 2**31 - 1
 
 # Found out once: torch.compile cannot trace the questions, and Triton too reads its variable once.
 HAS_TRITON = util.find_spec("triton") is not None
@@ -37,6 +39,8 @@ def _why_not(inputs: AttentionInputs) -> str | None:
         return f"computes in {', '.join(map(str, DTYPES))}, got {qkv.dtype}"
     if inputs.grid.tokens_per_window > MAX_TOKENS:
         return f"windows have at most {MAX_TOKENS} tokens, got {inputs.grid.tokens_per_window}"
+    if qkv.shape[1:].numel() > MAX_ELEMENTS:
+        return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {qkv.shape[1:].numel()}"
     head_dim = qkv.shape[-1] // (3 * inputs.num_heads)
     if head_dim > MAX_HEAD_DIM:
         return f"heads have at most {MAX_HEAD_DIM} channels, got {head_dim}"
@@ -52,10 +56,13 @@ def _run(inputs: AttentionInputs) -> Tensor:
     from ..fused.attention import window_attention  # needs triton, which may not be there
 
     qkv, grid = inputs.qkv, inputs.grid
+    padding = None if inputs.valid_sizes is not None else inputs.padding_qkv
+    if padding is not None:
+        padding = padding.to(qkv.dtype).contiguous()
     return window_attention(
         qkv.contiguous(),
         inputs.bias_table.contiguous(),
-        None if inputs.valid_sizes is not None else inputs.padding_qkv,
+        padding,
         None if inputs.logit_scale is None else inputs.logit_scale.contiguous(),
         None if inputs.valid_sizes is None else inputs.valid_sizes.int().contiguous(),
         dropout_seed(inputs.dropout_p, qkv.device),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import torch
@@ -96,6 +98,7 @@ class Launch:
     At every launch Triton finds out anew which of the variants that it has compiled fits the
     arguments, and the host needs longer for that than the GPU for a small kernel. Here numbers and
     constants are settled once, so that only the tensors' dtypes and alignment are left to look at.
+    Hooks that Triton's own profiler sets see only the launches that compile.
 
     Args:
         kernel: a Triton kernel that takes tensors, then numbers, then constants.
@@ -118,23 +121,37 @@ class Launch:
         self.numbers = numbers
         self.constants = {name: constants[name] for name in kernel.arg_names if name in constants}
         self.options = options
-        self.compiled: dict[tuple[torch.dtype, ...], object] = {}
+        self.compiled: dict[tuple, Callable[[list[int]], None]] = {}
 
     def __call__(self, *tensors: Tensor) -> None:
         """Start the kernel; the tensors' shapes are those that it was cut for."""
-        if tensors[0].is_cuda and tensors[0].get_device() != torch.cuda.current_device():
-            with torch.cuda.device(tensors[0].device):
+        device = tensors[0].get_device()  # -1: the CPU, in Triton's interpreter
+        if device >= 0 and device != torch.cuda.current_device():
+            with torch.cuda.device(device):
                 return self(*tensors)
-        dtypes = tuple([tensor.dtype for tensor in tensors])
-        compiled = self.compiled.get(dtypes)
-        aligned = not any(tensor.data_ptr() % ALIGNMENT for tensor in tensors)
-        if compiled is not None and aligned:
-            compiled[self.grid](*tensors, *self.numbers, *self.constants.values())
-            return None
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        aligned = reduce(or_, pointers) % ALIGNMENT == 0
+        key = (device, *[tensor.dtype for tensor in tensors])
+        start = self.compiled.get(key)
+        if start is not None and aligned:
+            return start(pointers)
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
-        if aligned and HAS_SHORT_WAY and tensors[0].is_cuda:
-            self.compiled[dtypes] = compiled
+        if device >= 0 and aligned and HAS_SHORT_WAY:
+            self.compiled[key] = self._short_way(compiled, device)
         return None
+
+    def _short_way(self, compiled, device: int) -> Callable[[list[int]], None]:
+        """How to start a compiled kernel with tensors' addresses, without a further question."""
+        run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+        current_stream = triton.runtime.driver.active.get_current_stream
+        settled = (*self.numbers, *self.constants.values())
+        grid = self.grid
+
+        def start(pointers: list[int]) -> None:
+            stream = current_stream(device)
+            run(*grid, stream, function, metadata, None, None, None, *pointers, *settled)
+
+        return start
 
 
 def norm_rows(channels: int) -> tuple[int, int, int]:

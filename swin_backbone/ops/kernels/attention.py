@@ -19,41 +19,64 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 @triton.jit
 def _locate(
     local,
-    window_row,
-    window_column,
+    first_row,
+    first_column,
+    is_border,
     height,
     width,
     rows,
     columns,
     WINDOW_H: tl.constexpr,
     WINDOW_W: tl.constexpr,
-    SHIFT_H: tl.constexpr,
-    SHIFT_W: tl.constexpr,
 ):
-    """Where the tokens of a window lie on the unpadded map.
+    """Where the tokens of a window, whose first is at ``first_row, first_column``, lie on the map.
 
-    Returns row and column on the map, whether the token is on it (and not padding), and its region:
-    two tokens see each other if neither or both were rolled over each border.
+    Returns each token's place on the unpadded map, and whether it is on it (and not padding). In
+    most windows that is a sum; where the map ends, tokens are rolled over and left out.
     """
-    row = window_row * WINDOW_H + local // WINDOW_W
-    column = window_column * WINDOW_W + local % WINDOW_W
-    padded_height = rows * WINDOW_H
-    padded_width = columns * WINDOW_W
-    region = (row >= padded_height - SHIFT_H).to(tl.int32) * 2
-    region += (column >= padded_width - SHIFT_W).to(tl.int32)
-    row += SHIFT_H
-    column += SHIFT_W
-    row = tl.where(row >= padded_height, row - padded_height, row)
-    column = tl.where(column >= padded_width, column - padded_width, column)
-    on_map = (local < WINDOW_H * WINDOW_W) & (row < height) & (column < width)
-    return row, column, on_map, region
+    row = local // WINDOW_W
+    column = local % WINDOW_W
+    on_map = local < WINDOW_H * WINDOW_W
+    token = first_row * width + first_column + (row * width + column)
+    if is_border:
+        row += first_row
+        column += first_column
+        row = tl.where(row >= rows * WINDOW_H, row - rows * WINDOW_H, row)
+        column = tl.where(column >= columns * WINDOW_W, column - columns * WINDOW_W, column)
+        on_map = on_map & (row < height) & (column < width)
+        token = row * width + column
+    return token, on_map
+
+
+@triton.jit
+def _seen(token, on_map, valid, image, width):
+    """Whether tokens lie in the image's own area."""
+    row = token // width
+    column = token % width
+    return on_map & (row < tl.load(valid + 2 * image)) & (column < tl.load(valid + 2 * image + 1))
+
+
+@triton.jit
+def _region(
+    local,
+    first_row,
+    first_column,
+    rows,
+    columns,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+):
+    """Two tokens of a window see each other if neither or both were rolled over each border."""
+    rolled_down = first_row + local // WINDOW_W >= rows * WINDOW_H
+    rolled_right = first_column + local % WINDOW_W >= columns * WINDOW_W
+    return rolled_down.to(tl.int32) * 2 + rolled_right.to(tl.int32)
 
 
 @triton.jit
 def _gather(
     pointer,
     token,
-    on_map,
+    seen,
     fills,
     padding,
     stride,
@@ -61,13 +84,16 @@ def _gather(
     HEAD: tl.constexpr,
     HAS_PADDING: tl.constexpr,
 ):
-    """Rows of the map, the padding's row where a token only fills a window, zeros beyond it."""
-    address = pointer + token.to(tl.int64)[:, None] * stride + channel[None, :]
-    rows = tl.load(address, mask=on_map[:, None] & (channel < HEAD)[None, :], other=0.0)
+    """Rows of the map, the padding's row where a token only fills a window, zeros elsewhere.
+
+    The padding's row is chosen by its address, so that what is read needs no further step.
+    """
+    address = pointer + (token * stride)[:, None] + channel[None, :]
     if HAS_PADDING:
-        fill = tl.load(padding + channel, mask=channel < HEAD, other=0.0)
-        rows = tl.where(fills[:, None], fill[None, :].to(rows.dtype), rows)
-    return rows
+        filler = padding + tl.zeros_like(token)[:, None] + channel[None, :]
+        address = tl.where(fills[:, None], filler, address)
+        seen = seen | fills
+    return tl.load(address, mask=seen[:, None] & (channel < HEAD)[None, :], other=0.0)
 
 
 @triton.jit
@@ -100,27 +126,43 @@ def _inverse_norm(rows):
 
 
 @triton.jit
-def _exponentials(
+def _hide(
     scores,
-    query_region,
-    key_region,
+    query_local,
+    key_local,
     key_seen,
+    first_row,
+    first_column,
     is_border,
+    rows,
+    columns,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
     SHIFTED: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Softmax before its division, and its divisor; all zero in rows that see no key."""
+    """Minus infinity for the scores of keys that a query does not see."""
     if SHIFTED:
         if is_border:
-            scores = tl.where(query_region[:, None] == key_region[None, :], scores, float("-inf"))
+            query = _region(
+                query_local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W
+            )
+            key = _region(key_local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W)
+            scores = tl.where(query[:, None] == key[None, :], scores, float("-inf"))
     if MASKED:
         scores = tl.where(key_seen[None, :], scores, float("-inf"))
+    return scores
+
+
+@triton.jit
+def _exponentials(scores, SOME_HIDDEN: tl.constexpr):
+    """Softmax before its division, and its divisor; all zero in rows that see no key."""
     highest = tl.max(scores, 1)
-    if MASKED or SHIFTED:  # rows beyond the window, too, may see no key
+    if SOME_HIDDEN:  # rows beyond the window, too, may see no key
         highest = tl.maximum(highest, -1e30)
     exponentials = tl.exp2(scores - highest[:, None])
     total = tl.sum(exponentials, 1)
-    if MASKED or SHIFTED:
+    if SOME_HIDDEN:
         total = tl.maximum(total, 1e-30)
     return exponentials, total
 
@@ -174,7 +216,9 @@ def attention_forward(
     head = tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
     key_local = tl.arange(0, KEYS)
-    query_local = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
+    query_local = key_local
+    if QUERIES != KEYS:
+        query_local = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
     bias = _bias(table, head, query_local, key_local, HEADS, WINDOW_H, WINDOW_W)
     if COSINE:
         scale = tl.load(logit_scale + head).to(tl.float32)
@@ -183,32 +227,29 @@ def attention_forward(
     first = tl.program_id(0) * windows_per_program
     for window in range(first, tl.minimum(first + windows_per_program, windows)):
         image = window // (rows * columns)
-        window_row = window % (rows * columns) // columns
-        window_column = window % columns
-        query_row, query_column, query_on_map, query_region = _locate(
-            query_local, window_row, window_column, height, width, rows, columns,
-            WINDOW_H, WINDOW_W, SHIFT_H, SHIFT_W,
+        first_row = window % (rows * columns) // columns * WINDOW_H + SHIFT_H
+        first_column = window % columns * WINDOW_W + SHIFT_W
+        is_border = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
+        key_token, key_on_map = _locate(
+            key_local, first_row, first_column, is_border, height, width, rows, columns,
+            WINDOW_H, WINDOW_W,
         )  # fmt: skip
-        key_row, key_column, key_on_map, key_region = _locate(
-            key_local, window_row, window_column, height, width, rows, columns,
-            WINDOW_H, WINDOW_W, SHIFT_H, SHIFT_W,
-        )  # fmt: skip
-        query_fills = (query_local < TOKENS) & (query_on_map == 0)
-        key_fills = (key_local < TOKENS) & (key_on_map == 0)
-        query_seen = query_on_map
-        key_seen = key_on_map
+        query_token, query_on_map = key_token, key_on_map
+        if QUERIES != KEYS:
+            query_token, query_on_map = _locate(
+                query_local, first_row, first_column, is_border, height, width, rows, columns,
+                WINDOW_H, WINDOW_W,
+            )  # fmt: skip
+        query_seen, key_seen = query_on_map, key_on_map
         if MASKED:
-            valid_rows = tl.load(valid + 2 * image)
-            valid_columns = tl.load(valid + 2 * image + 1)
-            query_seen = query_on_map & (query_row < valid_rows) & (query_column < valid_columns)
-            key_seen = key_on_map & (key_row < valid_rows) & (key_column < valid_columns)
+            query_seen = _seen(query_token, query_on_map, valid, image, width)
+            key_seen = _seen(key_token, key_on_map, valid, image, width)
+        key_fills = (key_local < TOKENS) & (key_on_map == 0)
         source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
         part = padding + head * HEAD
-        query = _gather(
-            source, query_row * width + query_column, query_seen, query_fills, part, STRIDE,
-            channel, HEAD, HAS_PADDING,
-        )  # fmt: skip
-        key_token = key_row * width + key_column
+        query = _gather(  # padding's own result is cut off
+            source, query_token, query_seen, key_fills, part, STRIDE, channel, HEAD, False
+        )
         key = _gather(
             source + HEADS * HEAD, key_token, key_seen, key_fills, part + HEADS * HEAD, STRIDE,
             channel, HEAD, HAS_PADDING,
@@ -220,11 +261,11 @@ def attention_forward(
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
         if COSINE:
             scores = scores * _inverse_norm(query)[:, None] * _inverse_norm(key)[None, :]
-        scores = scores * scale + bias
-        is_border = (window_row == rows - 1) | (window_column == columns - 1)
-        exponentials, total = _exponentials(
-            scores, query_region, key_region, key_seen, is_border, SHIFT_H + SHIFT_W > 0, MASKED
-        )
+        scores = _hide(
+            scores * scale + bias, query_local, key_local, key_seen, first_row, first_column,
+            is_border, rows, columns, WINDOW_H, WINDOW_W, SHIFT_H + SHIFT_W > 0, MASKED,
+        )  # fmt: skip
+        exponentials, total = _exponentials(scores, MASKED or SHIFT_H + SHIFT_W > 0)
         if DROPOUT:
             pair = query_local[:, None] * TOKENS + key_local[None, :]
             position = (window * HEADS + head) * TOKENS * TOKENS + pair
@@ -234,8 +275,7 @@ def attention_forward(
         if MASKED:
             attended = tl.where(query_seen[:, None], attended, 0.0)
         target = out + image.to(tl.int64) * height * width * (HEADS * HEAD) + head * HEAD
-        token = (query_row * width + query_column).to(tl.int64)
-        address = target + token[:, None] * (HEADS * HEAD) + channel[None, :]
+        address = target + (query_token * (HEADS * HEAD))[:, None] + channel[None, :]
         written = query_on_map[:, None] & (channel < HEAD)[None, :]
         tl.store(address, attended.to(out.dtype.element_ty), mask=written)
 
@@ -301,28 +341,26 @@ def attention_backward(
         first_local = tl.arange(0, QUERIES)
         first_bias = _bias(table, head, first_local, key_local, HEADS, WINDOW_H, WINDOW_W)
     bias_sum = tl.zeros([QUERIES, KEYS], tl.float32)
-    query_sum = tl.zeros([CHANNELS], tl.float32)
-    key_sum = tl.zeros([CHANNELS], tl.float32)
-    value_sum = tl.zeros([CHANNELS], tl.float32)
+    # Summed over tokens at the end: across the threads of a program that costs too much each time.
+    query_sum = tl.zeros([QUERIES, CHANNELS], tl.float32)
+    key_sum = tl.zeros([KEYS, CHANNELS], tl.float32)
+    value_sum = tl.zeros([KEYS, CHANNELS], tl.float32)
     scale_sum = tl.zeros([QUERIES], tl.float32)
 
     first = run * windows_per_program
     for window in range(first, tl.minimum(first + windows_per_program, windows)):
         image = window // (rows * columns)
-        window_row = window % (rows * columns) // columns
-        window_column = window % columns
-        is_border = (window_row == rows - 1) | (window_column == columns - 1)
-        key_row, key_column, key_on_map, key_region = _locate(
-            key_local, window_row, window_column, height, width, rows, columns,
-            WINDOW_H, WINDOW_W, SHIFT_H, SHIFT_W,
+        first_row = window % (rows * columns) // columns * WINDOW_H + SHIFT_H
+        first_column = window % columns * WINDOW_W + SHIFT_W
+        is_border = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
+        key_token, key_on_map = _locate(
+            key_local, first_row, first_column, is_border, height, width, rows, columns,
+            WINDOW_H, WINDOW_W,
         )  # fmt: skip
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
-        key_token = key_row * width + key_column
         key_seen = key_on_map
         if MASKED:
-            valid_rows = tl.load(valid + 2 * image)
-            valid_columns = tl.load(valid + 2 * image + 1)
-            key_seen = key_on_map & (key_row < valid_rows) & (key_column < valid_columns)
+            key_seen = _seen(key_token, key_on_map, valid, image, width)
         source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
         part = padding + head * HEAD
         key = _gather(
@@ -341,38 +379,38 @@ def attention_backward(
         grad_value = tl.zeros([KEYS, CHANNELS], tl.float32)
         key_mean = tl.zeros([KEYS], tl.float32)
         for block in range(BLOCKS):
-            query_local = block * QUERIES + tl.arange(0, QUERIES)
+            query_local = key_local
+            if QUERIES != KEYS:
+                query_local = block * QUERIES + tl.arange(0, QUERIES)
             if BLOCKS == 1:
                 bias = first_bias
             else:
                 bias = _bias(table, head, query_local, key_local, HEADS, WINDOW_H, WINDOW_W)
-            query_row, query_column, query_on_map, query_region = _locate(
-                query_local, window_row, window_column, height, width, rows, columns,
-                WINDOW_H, WINDOW_W, SHIFT_H, SHIFT_W,
-            )  # fmt: skip
-            query_fills = (query_local < TOKENS) & (query_on_map == 0)
-            query_token = query_row * width + query_column
-            query_seen = query_on_map
-            if MASKED:
-                query_seen = (
-                    query_on_map & (query_row < valid_rows) & (query_column < valid_columns)
-                )
+            query_token, query_on_map, query_seen = key_token, key_on_map, key_seen
+            if QUERIES != KEYS:
+                query_token, query_on_map = _locate(
+                    query_local, first_row, first_column, is_border, height, width, rows, columns,
+                    WINDOW_H, WINDOW_W,
+                )  # fmt: skip
+                query_seen = query_on_map
+                if MASKED:
+                    query_seen = _seen(query_token, query_on_map, valid, image, width)
             query = _gather(
-                source, query_token, query_seen, query_fills, part, STRIDE, channel, HEAD,
-                HAS_PADDING,
-            )  # fmt: skip
-            token = query_token.to(tl.int64)[:, None]
-            address = grad_source + token * (HEADS * HEAD) + channel[None, :]
+                source, query_token, query_seen, key_fills, part, STRIDE, channel, HEAD, False
+            )
+            address = grad_source + (query_token * (HEADS * HEAD))[:, None] + channel[None, :]
             grad_attended = tl.load(address, mask=query_seen[:, None] & inside[None, :], other=0.0)
 
             scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
             if COSINE:
                 query_inverse = _inverse_norm(query)
                 scores = scores * query_inverse[:, None] * key_inverse[None, :]
-            exponentials, total = _exponentials(
-                scores * (scale * LOG2E) + bias, query_region, key_region, key_seen, is_border,
+            hidden = _hide(
+                scores * (scale * LOG2E) + bias, query_local, key_local, key_seen, first_row,
+                first_column, is_border, rows, columns, WINDOW_H, WINDOW_W,
                 SHIFT_H + SHIFT_W > 0, MASKED,
             )  # fmt: skip
+            exponentials, total = _exponentials(hidden, MASKED or SHIFT_H + SHIFT_W > 0)
             weights = exponentials / total[:, None]
             grad_weights = tl.dot(grad_attended, tl.trans(value), input_precision=PRECISION)
             kept = weights
@@ -408,31 +446,33 @@ def attention_backward(
                 scaled = (grad_scores * scale).to(key.dtype)
                 grad_query = tl.dot(scaled, key, input_precision=PRECISION)
                 grad_key += tl.dot(tl.trans(scaled), query, input_precision=PRECISION)
-            address = grad_image + query_token.to(tl.int64)[:, None] * STRIDE + channel[None, :]
+            address = grad_image + (query_token * STRIDE)[:, None] + channel[None, :]
             tl.store(address, grad_query.to(element), mask=query_on_map[:, None] & inside[None, :])
             if SUM_ALL:
-                query_sum += tl.sum(tl.where(query_seen[:, None], grad_query, 0.0), 0)
+                query_sum += grad_query
         if COSINE:
             drift = key_inverse * scale * key_mean
             grad_key = (grad_key - key.to(tl.float32) * drift[:, None]) * key_inverse[:, None]
-        address = grad_image + key_token.to(tl.int64)[:, None] * STRIDE + channel[None, :]
+        address = grad_image + (key_token * STRIDE)[:, None] + channel[None, :]
         written = key_on_map[:, None] & inside[None, :]
         tl.store(address + HEADS * HEAD, grad_key.to(element), mask=written)
         tl.store(address + 2 * HEADS * HEAD, grad_value.to(element), mask=written)
         if SUM_ALL:
-            key_sum += tl.sum(grad_key, 0)
-            value_sum += tl.sum(grad_value, 0)
+            value_sum += grad_value
+            if COSINE:  # else its sum over keys is zero, since scores matter up to a constant
+                key_sum += grad_key
         elif HAS_PADDING:
-            key_sum += tl.sum(tl.where(key_fills[:, None], grad_key, 0.0), 0)
-            value_sum += tl.sum(tl.where(key_fills[:, None], grad_value, 0.0), 0)
+            if is_border:
+                key_sum += tl.where(key_fills[:, None], grad_key, 0.0)
+                value_sum += tl.where(key_fills[:, None], grad_value, 0.0)
 
     if BLOCKS == 1:
         local = tl.arange(0, QUERIES)
         tl.store(bias_share + local[:, None] * KEYS + key_local[None, :], bias_sum)
     target = bias_share + PAIRS + channel
-    tl.store(target, query_sum)
-    tl.store(target + CHANNELS, key_sum)
-    tl.store(target + 2 * CHANNELS, value_sum)
+    tl.store(target, tl.sum(query_sum, 0))
+    tl.store(target + CHANNELS, tl.sum(key_sum, 0))
+    tl.store(target + 2 * CHANNELS, tl.sum(value_sum, 0))
     tl.store(target + 3 * CHANNELS, tl.where(channel == 0, tl.sum(scale_sum, 0), 0.0))
 
 
