@@ -144,9 +144,7 @@ def _hide(
     """Minus infinity for the scores of keys that a query does not see."""
     if SHIFTED:
         if is_border:
-            query = _region(
-                query_local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W
-            )
+            query = _region(query_local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W)
             key = _region(key_local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W)
             scores = tl.where(query[:, None] == key[None, :], scores, float("-inf"))
     if MASKED:
