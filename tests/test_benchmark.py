@@ -146,7 +146,8 @@ class Turn:
 
     def __init__(self, name, log, fails_at=None):
         self.name, self.log, self.fails_at = name, log, fails_at
-        self.calls, self.samples, self.error, self.releases = 2, [], None, 0
+        self.calls, self.in_a_row = 2, True
+        self.samples, self.error, self.releases = [], None, 0
 
     def step(self):
         self.log.append(self.name)

@@ -44,8 +44,9 @@ class Options:
 class Contender:
     """One implementation in one way of running it, ready to be timed."""
 
-    def __init__(self, row: Row, model: nn.Module, step: Step, calls: int):
-        self.row, self.model, self.step, self.calls = row, model, step, calls
+    def __init__(self, row: Row, model: nn.Module, step: Step, calls: int, in_a_row: bool):
+        self.row, self.model, self.step = row, model, step
+        self.calls, self.in_a_row = calls, in_a_row
         self.samples = row.samples
 
     def fail(self, error: Exception) -> None:
@@ -207,7 +208,7 @@ def warm_up(row: Row, model: nn.Module, images: Tensor, case: Case) -> Contender
     del maps
     for _ in range(WARM_UP - 1):
         last, _ = wall_seconds(step, case.device)
-    return Contender(row, model, step, calls_in_a_turn(last))
+    return Contender(row, model, step, calls_in_a_turn(last), in_a_row=case.mode != "latency")
 
 
 def measure_memory(

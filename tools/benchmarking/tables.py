@@ -20,7 +20,8 @@ HEADINGS = (
     "x floor",
 )
 LEGEND = (
-    "ms: median of all calls; noise: half the distance of their quartiles; ours is: how much "
+    "ms: median; on a GPU of calls that follow each other without waiting, for latency of single "
+    "calls; noise: half the distance of their quartiles; ours is: how much "
     "faster ours, eager, is; first call: seconds, compilation included; of product, of copy: share "
     "of the measured ceilings; x floor: times the least time that the ceilings allow"
 )

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 
 LEAST_ROUNDS = 3
+#: Calls that follow each other on a GPU without waiting, in a turn.
+CALLS_IN_A_ROW = 6
 
 
 class Timed(Protocol):
@@ -17,6 +19,7 @@ class Timed(Protocol):
 
     step: Callable[[], object]
     calls: int
+    in_a_row: bool
     samples: list[float]
 
     def fail(self, error: Exception) -> None:
@@ -70,6 +73,23 @@ def seconds(step: Callable[[], object], device: str) -> float:
     return begin.elapsed_time(end) / 1e3
 
 
+def turn_of(timed: Timed, device: str) -> list[float]:
+    """Seconds of a call in one turn.
+
+    On a GPU, calls ``in_a_row`` do not wait for each other, as the steps of a training loop do not:
+    the host prepares the next while the GPU works. They give one sample. Latency waits each time.
+    """
+    if device != "cuda" or not timed.in_a_row:
+        return [seconds(timed.step, device) for _ in range(timed.calls)]
+    calls = max(timed.calls, CALLS_IN_A_ROW)
+
+    def steps() -> None:
+        for _ in range(calls):
+            timed.step()
+
+    return [seconds(steps, device) / calls]
+
+
 def calls_in_a_turn(step_seconds: float, turn: float = 0.02, most: int = 20) -> int:
     """Timed calls in one turn: short steps are repeated to fill ``turn`` seconds."""
     return max(1, min(most, int(turn / max(step_seconds, 1e-9))))
@@ -95,7 +115,7 @@ def interleave(
             try:
                 if device == "cuda":
                     one.step()
-                one.samples += [seconds(one.step, device) for _ in range(one.calls)]
+                one.samples += turn_of(one, device)
             except Exception as error:
                 one.fail(error)
                 running.remove(one)
