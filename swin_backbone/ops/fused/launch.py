@@ -59,6 +59,7 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("gelu_products", 96): Config(rows=128, columns=64, depth=32, warps=4, stages=3),
     ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
     ("mlp_forward", 96): Config(rows=128, columns=64, warps=8, stages=3, registers=128),
+    ("mlp_backward", None): Config(rows=64, columns=64, warps=4, stages=2),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
     ("attention_backward", None): Config(warps=4, stages=2, programs=528),
     ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),

@@ -14,7 +14,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..kernels.products import gelu_products, mlp_forward
+from ..kernels.perceptron import mlp_backward, mlp_forward, mlp_parameter_gradients
+from ..kernels.products import gelu_products
 from .launch import Launch, config, empty, precision, split
 from .norm import norm_gradients, normalise, scale_and_sum
 from .operator import Differentiable, register
@@ -31,14 +32,14 @@ _Maybe = Optional[Tensor]  # noqa: UP045
 
 
 @lru_cache(maxsize=1024)
-def _mlp_launch(rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
-    chosen = config("mlp_forward", channels)
+def _mlp_launch(kernel, rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
+    chosen = config(kernel.__name__, channels)
     left, right = split(channels)
     constants = {"C": channels, "N": hidden, "LEFT": left, "RIGHT": right}
     constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
     grid = (triton.cdiv(rows, chosen.rows),)
-    return Launch(mlp_forward, grid, (rows, rows // images, eps), constants, chosen.options)
+    return Launch(kernel, grid, (rows, rows // images, eps), constants, chosen.options)
 
 
 def _mlp_forward(
@@ -69,7 +70,7 @@ def _mlp_forward(
         return multiply(multiply(normed, low_up, up_bias), low_down, down_bias, x, keep)
     out = torch.empty_like(x)
     launch = _mlp_launch(
-        rows_of(x), x.shape[0], channels, hidden, eps, keep is not None,
+        mlp_forward, rows_of(x), x.shape[0], channels, hidden, eps, keep is not None,
         precision(low_up.dtype),
     )  # fmt: skip
     launch(
@@ -77,16 +78,6 @@ def _mlp_forward(
         x if keep is None else keep, out,
     )  # fmt: skip
     return out
-
-
-@lru_cache(maxsize=1024)
-def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
-    chosen = config("gelu_products", channels)
-    constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
-    depth = gcd(channels, chosen.depth)
-    constants |= {"DEPTH": depth, "GROUP": GROUP, "PRECISION": precision}
-    grid = (triton.cdiv(rows, chosen.rows) * (hidden // chosen.columns),)
-    return Launch(gelu_products, grid, (rows,), constants, chosen.options)
 
 
 def _mlp_backward(
@@ -102,6 +93,64 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_mlp_forward` for ``x`` and, in this order and in float32, norm weight
     and bias, up weight and bias, down weight and bias."""
+    on_chip = x.shape[-1] <= CHANNELS_ON_CHIP
+    gradients = _gradients_on_chip if on_chip else _gradients_by_passes
+    return gradients(
+        grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+    )
+
+
+@lru_cache(maxsize=1024)
+def _parameters_launch(programs, channels, hidden) -> Launch:
+    constants = {"C": channels, "N": hidden, "CHANNELS": 8, "UNITS": 128, "SHARES": 1024}
+    grid = (channels // 8, 2)
+    options = {"num_warps": 8}
+    return Launch(mlp_parameter_gradients, grid, (programs,), constants, options)
+
+
+def _gradients_on_chip(
+    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+) -> list[Tensor]:
+    """One pass over the rows, a product for each weight, and one over what these leave."""
+    (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
+    launch = _mlp_launch(
+        mlp_backward, rows, x.shape[0], channels, hidden, eps, keep is not None, precision(dtype)
+    )
+    programs = launch.grid[0]
+    grad_x = torch.empty_like(x)
+    unit, scaled = empty(x, rows, channels + 8, dtype=dtype), empty(x, rows, channels, dtype=dtype)
+    activated, grad_hidden = (empty(x, rows, hidden, dtype=dtype) for _ in range(2))
+    wide = torch.float32
+    shares = empty(x, programs, channels, dtype=wide)
+    launch(
+        x, norm_weight, norm_bias, low_up, up_bias, low_down, x if keep is None else keep, grad_out,
+        grad_x, unit, scaled, activated, grad_hidden, shares,
+    )  # fmt: skip
+    grad_down = weight_gradient(scaled, activated)
+    product = weight_gradient(grad_hidden, unit)
+    grad_gamma, grad_beta, grad_down_bias = (empty(x, channels, dtype=wide) for _ in range(3))
+    grad_up, grad_up_bias = empty(x, hidden, channels, dtype=wide), empty(x, hidden, dtype=wide)
+    _parameters_launch(programs, channels, hidden)(
+        product, low_up, norm_weight, norm_bias, shares, grad_gamma, grad_beta, grad_up,
+        grad_up_bias, grad_down_bias,
+    )  # fmt: skip
+    return [grad_x, grad_gamma, grad_beta, grad_up, grad_up_bias, grad_down, grad_down_bias]
+
+
+@lru_cache(maxsize=1024)
+def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
+    chosen = config("gelu_products", channels)
+    constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    depth = gcd(channels, chosen.depth)
+    constants |= {"DEPTH": depth, "GROUP": GROUP, "PRECISION": precision}
+    grid = (triton.cdiv(rows, chosen.rows) * (hidden // chosen.columns),)
+    return Launch(gelu_products, grid, (rows,), constants, chosen.options)
+
+
+def _gradients_by_passes(
+    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+) -> list[Tensor]:
+    """Each product, and what it cannot take in, as a pass of its own."""
     (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
     scaled, grad_down_bias = scale_and_sum(grad_out, keep, dtype)
     normed = normalise(x, norm_weight, norm_bias, eps, False, dtype)

@@ -1,0 +1,282 @@
+"""A block's perceptron with its hidden layer on chip, as Triton kernels: forward and backward.
+
+Rows are tokens, whose channels fit on chip in two parts (see :mod:`.products`).
+"""
+
+import triton
+import triton.language as tl
+
+from .products import _affine, _gelu, _gelu_and_slope, _split_rows, _split_units
+
+
+@triton.jit
+def mlp_forward(
+    x,
+    gamma,
+    beta,
+    up,
+    up_bias,
+    down,
+    down_bias,
+    keep,
+    out,
+    rows,
+    rows_per_image,
+    eps,
+    C: tl.constexpr,
+    N: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HAS_KEEP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """``out = x + keep[image] * (gelu(norm(x) @ up^T + up_bias) @ down^T + down_bias)``.
+
+    The hidden layer stays on chip, ``COLUMNS`` of its N channels at a time.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    left = tl.arange(0, LEFT)
+    right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
+    element = up.dtype.element_ty
+    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
+    first, second, _ = _split_units(first, second, eps, C, RIGHT)
+    first = _affine(first, gamma, beta, left).to(element)
+    out_first = tl.zeros([ROWS, LEFT], tl.float32)
+    if RIGHT > 0:
+        second = _affine(second, gamma, beta, right).to(element)
+        out_second = tl.zeros([ROWS, RIGHT], tl.float32)
+    for start in range(0, N, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        hidden = tl.dot(
+            first, tl.load(up + column[None, :] * C + left[:, None]), input_precision=PRECISION
+        )
+        if RIGHT > 0:
+            tile = tl.load(up + column[None, :] * C + right[:, None])
+            hidden = tl.dot(second, tile, hidden, input_precision=PRECISION)
+        hidden = _gelu(hidden + tl.load(up_bias + column).to(tl.float32)[None, :]).to(element)
+        tile = tl.load(down + left[None, :] * N + column[:, None])
+        out_first = tl.dot(hidden, tile, out_first, input_precision=PRECISION)
+        if RIGHT > 0:
+            tile = tl.load(down + right[None, :] * N + column[:, None])
+            out_second = tl.dot(hidden, tile, out_second, input_precision=PRECISION)
+    factor = tl.full([ROWS], 1.0, tl.float32)
+    if HAS_KEEP:
+        factor = tl.load(keep + row // rows_per_image, mask=inside, other=0.0).to(tl.float32)
+    start = row.to(tl.int64)[:, None] * C
+    out_first += tl.load(down_bias + left).to(tl.float32)[None, :]
+    out_first = out_first * factor[:, None]
+    out_first += tl.load(x + start + left[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
+    tl.store(out + start + left[None, :], out_first.to(out.dtype.element_ty), mask=inside[:, None])
+    if RIGHT > 0:
+        out_second += tl.load(down_bias + right).to(tl.float32)[None, :]
+        out_second = out_second * factor[:, None]
+        out_second += tl.load(x + start + right[None, :], mask=inside[:, None], other=0.0).to(
+            tl.float32
+        )
+        tl.store(
+            out + start + right[None, :], out_second.to(out.dtype.element_ty), mask=inside[:, None]
+        )
+
+
+@triton.jit
+def _norm_gradient(
+    unit_first,
+    unit_second,
+    grad_first,
+    grad_second,
+    gamma,
+    rstd,
+    left,
+    right,
+    C: tl.constexpr,
+    RIGHT: tl.constexpr,
+):
+    """Gradient of a norm for its input, from the gradient for its output, in two parts."""
+    grad_first *= tl.load(gamma + left).to(tl.float32)[None, :]
+    total = tl.sum(grad_first, 1)
+    along = tl.sum(grad_first * unit_first, 1)
+    if RIGHT > 0:
+        grad_second *= tl.load(gamma + right).to(tl.float32)[None, :]
+        total += tl.sum(grad_second, 1)
+        along += tl.sum(grad_second * unit_second, 1)
+    mean, along = total / C, along / C
+    first = (grad_first - mean[:, None] - unit_first * along[:, None]) * rstd[:, None]
+    second = first
+    if RIGHT > 0:
+        second = (grad_second - mean[:, None] - unit_second * along[:, None]) * rstd[:, None]
+    return first, second
+
+
+@triton.jit
+def mlp_backward(
+    x,
+    gamma,
+    beta,
+    up,
+    up_bias,
+    down,
+    keep,
+    grad_out,
+    grad_x,
+    unit,
+    scaled,
+    activated,
+    grad_hidden,
+    shares,
+    rows,
+    rows_per_image,
+    eps,
+    C: tl.constexpr,
+    N: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HAS_KEEP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Gradient of :func:`mlp_forward` for ``x``, and what those of the parameters are made of.
+
+    ``unit`` (rows, C + 8) is the norm before gamma and beta, then ones and zeros; ``scaled``
+    (rows, C) is ``keep * grad_out``; ``activated`` and ``grad_hidden`` (rows, N) are the hidden
+    layer behind gelu and the gradient before it. ``shares`` (programs, C) float32 is each
+    program's share of the gradient of ``down_bias``. See :func:`mlp_parameter_gradients`.
+    """
+    program = tl.program_id(0)
+    begin = program.to(tl.int64) * ROWS
+    row = tl.arange(0, ROWS)
+    image = (program * ROWS + row) // rows_per_image
+    inside = program * ROWS + row < rows
+    here = inside[:, None]
+    left = tl.arange(0, LEFT)
+    right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
+    element = up.dtype.element_ty
+    x += begin * C
+    grad_out += begin * C
+    grad_x += begin * C
+    scaled += begin * C
+    unit += begin * (C + 8)
+    activated += begin * N
+    grad_hidden += begin * N
+
+    out_first, out_second = _split_rows(grad_out, row, inside, left, right, C, RIGHT)
+    if HAS_KEEP:
+        factor = tl.load(keep + image, mask=inside, other=0.0).to(tl.float32)[:, None]
+        out_first *= factor
+        out_second *= factor
+    share = shares + program.to(tl.int64) * C
+    tl.store(share + left, tl.sum(out_first, 0))
+    out_first = out_first.to(element)
+    tl.store(scaled + row[:, None] * C + left[None, :], out_first, mask=here)
+    if RIGHT > 0:
+        tl.store(share + right, tl.sum(out_second, 0))
+        out_second = out_second.to(element)
+        tl.store(scaled + row[:, None] * C + right[None, :], out_second, mask=here)
+
+    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
+    first, second, rstd = _split_units(first, second, eps, C, RIGHT)
+    unit_row = unit + row[:, None] * (C + 8)
+    tl.store(unit_row + left[None, :], first.to(element), mask=here)
+    first = _affine(first, gamma, beta, left).to(element)
+    extra = tl.arange(0, 8)[None, :]
+    ones = tl.where(extra == 0, 1.0, 0.0) + tl.zeros([ROWS, 8], tl.float32)
+    tl.store(unit_row + C + extra, ones.to(element), mask=here)
+    grad_first = tl.zeros([ROWS, LEFT], tl.float32)
+    grad_second = grad_first
+    if RIGHT > 0:
+        tl.store(unit_row + right[None, :], second.to(element), mask=here)
+        second = _affine(second, gamma, beta, right).to(element)
+        grad_second = tl.zeros([ROWS, RIGHT], tl.float32)
+
+    for start in range(0, N, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        up_first = tl.load(up + column[:, None] * C + left[None, :])
+        hidden = tl.dot(first, tl.trans(up_first), input_precision=PRECISION)
+        tile = tl.load(down + left[:, None] * N + column[None, :])
+        gradient = tl.dot(out_first, tile, input_precision=PRECISION)
+        if RIGHT > 0:
+            up_second = tl.load(up + column[:, None] * C + right[None, :])
+            hidden = tl.dot(second, tl.trans(up_second), hidden, input_precision=PRECISION)
+            tile = tl.load(down + right[:, None] * N + column[None, :])
+            gradient = tl.dot(out_second, tile, gradient, input_precision=PRECISION)
+        value, slope = _gelu_and_slope(hidden + tl.load(up_bias + column).to(tl.float32)[None, :])
+        gradient = (gradient * slope).to(element)
+        target = row[:, None] * N + column[None, :]
+        tl.store(activated + target, value.to(element), mask=here)
+        tl.store(grad_hidden + target, gradient, mask=here)
+        grad_first = tl.dot(gradient, up_first, grad_first, input_precision=PRECISION)
+        if RIGHT > 0:
+            grad_second = tl.dot(gradient, up_second, grad_second, input_precision=PRECISION)
+
+    # Read again: kept through the loop, these would take the registers of a second program.
+    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
+    first, second, rstd = _split_units(first, second, eps, C, RIGHT)
+    first, second = _norm_gradient(
+        first, second, grad_first, grad_second, gamma, rstd, left, right, C, RIGHT
+    )
+    out_first, out_second = _split_rows(grad_out, row, inside, left, right, C, RIGHT)
+    kind = grad_x.dtype.element_ty
+    target = grad_x + row[:, None] * C
+    tl.store(target + left[None, :], (first + out_first).to(kind), mask=here)
+    if RIGHT > 0:
+        tl.store(target + right[None, :], (second + out_second).to(kind), mask=here)
+
+
+@triton.jit
+def mlp_parameter_gradients(
+    product,
+    up,
+    gamma,
+    beta,
+    shares,
+    grad_gamma,
+    grad_beta,
+    grad_up,
+    grad_up_bias,
+    grad_down_bias,
+    programs,
+    C: tl.constexpr,
+    N: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    UNITS: tl.constexpr,
+    SHARES: tl.constexpr,
+):
+    """Gradients of the perceptron's parameters, from what :func:`mlp_backward` leaves.
+
+    ``product`` (N, C + 8) is ``grad_hidden^T @ unit``: ``P`` and, for the column of ones, ``s``,
+    the gradient of ``up_bias``. The up product's input is ``gamma * unit + beta``, so the gradient
+    of ``up`` is ``P * gamma + s * beta``; what reaches the norm is ``grad_hidden @ up``, so its sum
+    over rows, the gradient of beta, is ``up^T s``, and with ``unit`` in the sum, the gradient of
+    gamma, the column sums of ``up * P``.
+    """
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    if tl.program_id(1) == 0:
+        weight = tl.load(gamma + channel).to(tl.float32)[None, :]
+        shift = tl.load(beta + channel).to(tl.float32)[None, :]
+        gamma_sum = tl.zeros([UNITS, CHANNELS], tl.float32)
+        beta_sum = tl.zeros([UNITS, CHANNELS], tl.float32)
+        for start in range(0, N, UNITS):
+            hidden = start + tl.arange(0, UNITS)
+            along = tl.load(product + hidden[:, None] * (C + 8) + channel[None, :])
+            total = tl.load(product + hidden * (C + 8) + C)
+            tl.store(grad_up_bias + hidden, total, mask=tl.program_id(0) == 0)
+            target = hidden[:, None] * C + channel[None, :]
+            tl.store(grad_up + target, along * weight + total[:, None] * shift)
+            values = tl.load(up + target).to(tl.float32)
+            gamma_sum += values * along
+            beta_sum += values * total[:, None]
+        tl.store(grad_gamma + channel, tl.sum(gamma_sum, 0))
+        tl.store(grad_beta + channel, tl.sum(beta_sum, 0))
+    else:
+        bias_sum = tl.zeros([SHARES, CHANNELS], tl.float32)
+        for start in range(0, programs, SHARES):
+            share = start + tl.arange(0, SHARES)
+            bias_sum += tl.load(
+                shares + share[:, None] * C + channel[None, :],
+                mask=(share < programs)[:, None],
+                other=0.0,
+            )
+        tl.store(grad_down_bias + channel, tl.sum(bias_sum, 0))
