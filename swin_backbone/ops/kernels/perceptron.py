@@ -82,32 +82,10 @@ def mlp_forward(
 
 
 @triton.jit
-def _norm_gradient(
-    unit_first,
-    unit_second,
-    grad_first,
-    grad_second,
-    gamma,
-    rstd,
-    left,
-    right,
-    C: tl.constexpr,
-    RIGHT: tl.constexpr,
-):
-    """Gradient of a norm for its input, from the gradient for its output, in two parts."""
-    grad_first *= tl.load(gamma + left).to(tl.float32)[None, :]
-    total = tl.sum(grad_first, 1)
-    along = tl.sum(grad_first * unit_first, 1)
-    if RIGHT > 0:
-        grad_second *= tl.load(gamma + right).to(tl.float32)[None, :]
-        total += tl.sum(grad_second, 1)
-        along += tl.sum(grad_second * unit_second, 1)
-    mean, along = total / C, along / C
-    first = (grad_first - mean[:, None] - unit_first * along[:, None]) * rstd[:, None]
-    second = first
-    if RIGHT > 0:
-        second = (grad_second - mean[:, None] - unit_second * along[:, None]) * rstd[:, None]
-    return first, second
+def _row_sums(grad, unit, gamma, column):
+    """``gamma * grad``, the sums over its rows, and those of its product with ``unit``."""
+    grad *= tl.load(gamma + column).to(tl.float32)[None, :]
+    return grad, tl.sum(grad, 1), tl.sum(grad * unit, 1)
 
 
 @triton.jit
@@ -211,18 +189,26 @@ def mlp_backward(
         if RIGHT > 0:
             grad_second = tl.dot(gradient, up_second, grad_second, input_precision=PRECISION)
 
-    # Read again: kept through the loop, these would take the registers of a second program.
-    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
-    first, second, rstd = _split_units(first, second, eps, C, RIGHT)
-    first, second = _norm_gradient(
-        first, second, grad_first, grad_second, gamma, rstd, left, right, C, RIGHT
-    )
-    out_first, out_second = _split_rows(grad_out, row, inside, left, right, C, RIGHT)
-    kind = grad_x.dtype.element_ty
-    target = grad_x + row[:, None] * C
-    tl.store(target + left[None, :], (first + out_first).to(kind), mask=here)
+    # Read again: kept through the loop, these would take the registers of another program. The
+    # rows that this program has written are read by other threads than those that wrote them.
+    tl.debug_barrier()
+    first = tl.load(unit_row + left[None, :], mask=here, other=0.0).to(tl.float32)
+    grad_first, mean, along = _row_sums(grad_first, first, gamma, left)
     if RIGHT > 0:
-        tl.store(target + right[None, :], (second + out_second).to(kind), mask=here)
+        second = tl.load(unit_row + right[None, :], mask=here, other=0.0).to(tl.float32)
+        grad_second, total, total_along = _row_sums(grad_second, second, gamma, right)
+        mean += total
+        along += total_along
+    mean, along = (mean / C)[:, None], (along / C)[:, None]
+    result = (grad_first - mean - first * along) * rstd[:, None]
+    offset = row[:, None] * C + left[None, :]
+    result += tl.load(grad_out + offset, mask=here, other=0.0).to(tl.float32)
+    tl.store(grad_x + offset, result.to(grad_x.dtype.element_ty), mask=here)
+    if RIGHT > 0:
+        result = (grad_second - mean - second * along) * rstd[:, None]
+        offset = row[:, None] * C + right[None, :]
+        result += tl.load(grad_out + offset, mask=here, other=0.0).to(tl.float32)
+        tl.store(grad_x + offset, result.to(grad_x.dtype.element_ty), mask=here)
 
 
 @triton.jit
