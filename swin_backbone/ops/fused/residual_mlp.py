@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..kernels.perceptron import mlp_backward, mlp_forward, mlp_parameter_gradients
 from ..kernels.products import gelu_products
-from .launch import Launch, config, empty, precision, split
+from .launch import Launch, config, empty, precision, shared_memory, split
 from .norm import norm_gradients, normalise, scale_and_sum
 from .operator import Differentiable, register
 from .products import (
@@ -93,11 +93,19 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_mlp_forward` for ``x`` and, in this order and in float32, norm weight
     and bias, up weight and bias, down weight and bias."""
-    on_chip = x.shape[-1] <= CHANNELS_ON_CHIP
+    on_chip = _backward_fits(x.shape[-1], low_up.dtype.itemsize, x.device)
     gradients = _gradients_on_chip if on_chip else _gradients_by_passes
-    return gradients(
-        grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
-    )
+    return gradients(grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps)
+
+
+@lru_cache(maxsize=64)
+def _backward_fits(channels: int, itemsize: int, device: torch.device) -> bool:
+    """Whether the kernel's blocks fit on chip: two of rows, two weights' in flight, and results."""
+    if channels > CHANNELS_ON_CHIP:
+        return False
+    chosen = config("mlp_backward", channels)
+    operands = 2 * (chosen.rows + chosen.stages * chosen.columns) * channels
+    return (operands + (chosen.rows + 4) * chosen.columns) * itemsize <= shared_memory(device)
 
 
 @lru_cache(maxsize=1024)
