@@ -14,7 +14,12 @@ import torch
 import triton
 from torch import Tensor
 
-from ..kernels.perceptron import mlp_backward, mlp_forward, mlp_parameter_gradients
+from ..kernels.perceptron import (
+    mlp_backward,
+    mlp_forward,
+    mlp_parameter_gradients,
+    mlp_weight_gradients,
+)
 from ..kernels.products import gelu_products
 from .launch import Launch, config, empty, precision, shared_memory, split
 from .norm import norm_gradients, normalise, scale_and_sum
@@ -30,16 +35,23 @@ from .products import (
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
+#: Up to this many channels the weights' gradients are summed on chip, where the hidden layer is
+#: computed once more; beyond, the sums would not fit, and it is written for products of torch's.
+CHANNELS_RECOMPUTED = 192
+
 
 @lru_cache(maxsize=1024)
-def _mlp_launch(kernel, rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
-    chosen = config(kernel.__name__, channels)
-    left, right = split(channels)
-    constants = {"C": channels, "N": hidden, "LEFT": left, "RIGHT": right}
-    constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
+def _forward_launch(rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
+    chosen = config("mlp_forward", channels)
+    constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
     grid = (triton.cdiv(rows, chosen.rows),)
-    return Launch(kernel, grid, (rows, rows // images, eps), constants, chosen.options)
+    return Launch(mlp_forward, grid, (rows, rows // images, eps), constants, chosen.options)
+
+
+def _sizes(channels: int, hidden: int) -> dict[str, int]:
+    left, right = split(channels)
+    return {"C": channels, "N": hidden, "LEFT": left, "RIGHT": right}
 
 
 def _mlp_forward(
@@ -69,8 +81,8 @@ def _mlp_forward(
         normed = normalise(x, norm_weight, norm_bias, eps, False, low_up.dtype)
         return multiply(multiply(normed, low_up, up_bias), low_down, down_bias, x, keep)
     out = torch.empty_like(x)
-    launch = _mlp_launch(
-        mlp_forward, rows_of(x), x.shape[0], channels, hidden, eps, keep is not None,
+    launch = _forward_launch(
+        rows_of(x), x.shape[0], channels, hidden, eps, keep is not None,
         precision(low_up.dtype),
     )  # fmt: skip
     launch(
@@ -109,37 +121,70 @@ def _backward_fits(channels: int, itemsize: int, device: torch.device) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _parameters_launch(programs, channels, hidden) -> Launch:
-    constants = {"C": channels, "N": hidden, "CHANNELS": 8, "UNITS": 128, "SHARES": 1024}
+def _backward_launch(rows, images, channels, hidden, eps, has_keep, write, precision) -> Launch:
+    chosen = config("mlp_backward", channels)
+    constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    constants |= {"HAS_KEEP": has_keep, "WRITE_HIDDEN": write, "PRECISION": precision}
+    grid = (triton.cdiv(rows, chosen.rows),)
+    return Launch(mlp_backward, grid, (rows, rows // images, eps), constants, chosen.options)
+
+
+@lru_cache(maxsize=1024)
+def _weights_launch(rows, channels, hidden, precision) -> Launch:
+    chosen = config("mlp_weight_gradients", channels)
+    constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "UNITS": chosen.columns}
+    constants |= {"PRECISION": precision}
+    blocks, slices = triton.cdiv(rows, chosen.rows), hidden // chosen.columns
+    blocks_per_program = triton.cdiv(blocks, max(1, chosen.programs // slices))
+    grid = (slices, triton.cdiv(blocks, blocks_per_program))
+    numbers = (rows, blocks_per_program * chosen.rows)
+    return Launch(mlp_weight_gradients, grid, numbers, constants, chosen.options)
+
+
+@lru_cache(maxsize=1024)
+def _parameters_launch(programs, channels, hidden, pitch, step) -> Launch:
+    constants = {"C": channels, "N": hidden, "PITCH": pitch, "STEP": step}
+    constants |= {"CHANNELS": 8, "UNITS": 128, "SHARES": 1024}
     grid = (channels // 8, 2)
-    options = {"num_warps": 8}
-    return Launch(mlp_parameter_gradients, grid, (programs,), constants, options)
+    return Launch(mlp_parameter_gradients, grid, (programs,), constants, {"num_warps": 8})
 
 
 def _gradients_on_chip(
     grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
 ) -> list[Tensor]:
-    """One pass over the rows, a product for each weight, and one over what these leave."""
+    """One pass over the rows for ``x``, then the sums over rows that the rest is made of."""
     (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
-    launch = _mlp_launch(
-        mlp_backward, rows, x.shape[0], channels, hidden, eps, keep is not None, precision(dtype)
+    write = channels > CHANNELS_RECOMPUTED
+    backward = _backward_launch(
+        rows, x.shape[0], channels, hidden, eps, keep is not None, write, precision(dtype)
     )
-    programs = launch.grid[0]
-    grad_x = torch.empty_like(x)
-    unit, scaled = empty(x, rows, channels + 8, dtype=dtype), empty(x, rows, channels, dtype=dtype)
-    activated, grad_hidden = (empty(x, rows, hidden, dtype=dtype) for _ in range(2))
     wide = torch.float32
-    shares = empty(x, programs, channels, dtype=wide)
-    launch(
+    grad_x, scaled = torch.empty_like(x), empty(x, rows, channels, dtype=dtype)
+    unit = empty(x, rows, channels + 8 if write else channels, dtype=dtype)
+    activated, grad_hidden = (
+        empty(x, rows, hidden, dtype=dtype) if write else unit for _ in range(2)
+    )
+    shares = empty(x, backward.grid[0], channels, dtype=wide)
+    backward(
         x, norm_weight, norm_bias, low_up, up_bias, low_down, x if keep is None else keep, grad_out,
         grad_x, unit, scaled, activated, grad_hidden, shares,
     )  # fmt: skip
-    grad_down = weight_gradient(scaled, activated)
-    product = weight_gradient(grad_hidden, unit)
+    if write:
+        grad_down = weight_gradient(scaled, activated)
+        product = weight_gradient(grad_hidden, unit)
+        totals = product[:, channels:]
+    else:
+        weights = _weights_launch(rows, channels, hidden, precision(dtype))
+        size = hidden * channels
+        parts = empty(x, weights.grid[1], 2 * size + hidden, dtype=wide)
+        weights(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, parts)
+        product, grad_down, totals = parts.sum(0).split((size, size, hidden))
+        grad_down = grad_down.view(channels, hidden)
     grad_gamma, grad_beta, grad_down_bias = (empty(x, channels, dtype=wide) for _ in range(3))
     grad_up, grad_up_bias = empty(x, hidden, channels, dtype=wide), empty(x, hidden, dtype=wide)
-    _parameters_launch(programs, channels, hidden)(
-        product, low_up, norm_weight, norm_bias, shares, grad_gamma, grad_beta, grad_up,
+    pitch, step = (channels + 8, channels + 8) if write else (channels, 1)
+    _parameters_launch(backward.grid[0], channels, hidden, pitch, step)(
+        product, totals, low_up, norm_weight, norm_bias, shares, grad_gamma, grad_beta, grad_up,
         grad_up_bias, grad_down_bias,
     )  # fmt: skip
     return [grad_x, grad_gamma, grad_beta, grad_up, grad_up_bias, grad_down, grad_down_bias]

@@ -114,15 +114,18 @@ def mlp_backward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     HAS_KEEP: tl.constexpr,
+    WRITE_HIDDEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Gradient of :func:`mlp_forward` for ``x``, and what those of the parameters are made of.
 
-    ``unit`` (rows, C + 8) is the norm before gamma and beta, then ones and zeros; ``scaled``
-    (rows, C) is ``keep * grad_out``; ``activated`` and ``grad_hidden`` (rows, N) are the hidden
-    layer behind gelu and the gradient before it. ``shares`` (programs, C) float32 is each
-    program's share of the gradient of ``down_bias``. See :func:`mlp_parameter_gradients`.
+    ``unit`` (rows, C) is the norm before gamma and beta; ``scaled`` (rows, C) is ``keep *
+    grad_out``. With ``WRITE_HIDDEN`` eight columns of ``unit`` follow, ones and zeros, and
+    ``activated`` and ``grad_hidden`` (rows, N) are the hidden layer behind gelu and the gradient
+    before it. ``shares`` (programs, C) float32 is each program's share of the gradient of
+    ``down_bias``. For the other parameters see :func:`mlp_parameter_gradients`.
     """
+    PITCH: tl.constexpr = C + 8 if WRITE_HIDDEN else C
     program = tl.program_id(0)
     begin = program.to(tl.int64) * ROWS
     row = tl.arange(0, ROWS)
@@ -136,7 +139,7 @@ def mlp_backward(
     grad_out += begin * C
     grad_x += begin * C
     scaled += begin * C
-    unit += begin * (C + 8)
+    unit += begin * PITCH
     activated += begin * N
     grad_hidden += begin * N
 
@@ -156,12 +159,13 @@ def mlp_backward(
 
     first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
     first, second, rstd = _split_units(first, second, eps, C, RIGHT)
-    unit_row = unit + row[:, None] * (C + 8)
+    unit_row = unit + row[:, None] * PITCH
     tl.store(unit_row + left[None, :], first.to(element), mask=here)
     first = _affine(first, gamma, beta, left).to(element)
-    extra = tl.arange(0, 8)[None, :]
-    ones = tl.where(extra == 0, 1.0, 0.0) + tl.zeros([ROWS, 8], tl.float32)
-    tl.store(unit_row + C + extra, ones.to(element), mask=here)
+    if WRITE_HIDDEN:
+        extra = tl.arange(0, 8)[None, :]
+        ones = tl.where(extra == 0, 1.0, 0.0) + tl.zeros([ROWS, 8], tl.float32)
+        tl.store(unit_row + C + extra, ones.to(element), mask=here)
     grad_first = tl.zeros([ROWS, LEFT], tl.float32)
     grad_second = grad_first
     if RIGHT > 0:
@@ -182,9 +186,10 @@ def mlp_backward(
             gradient = tl.dot(out_second, tile, gradient, input_precision=PRECISION)
         value, slope = _gelu_and_slope(hidden + tl.load(up_bias + column).to(tl.float32)[None, :])
         gradient = (gradient * slope).to(element)
-        target = row[:, None] * N + column[None, :]
-        tl.store(activated + target, value.to(element), mask=here)
-        tl.store(grad_hidden + target, gradient, mask=here)
+        if WRITE_HIDDEN:
+            target = row[:, None] * N + column[None, :]
+            tl.store(activated + target, value.to(element), mask=here)
+            tl.store(grad_hidden + target, gradient, mask=here)
         grad_first = tl.dot(gradient, up_first, grad_first, input_precision=PRECISION)
         if RIGHT > 0:
             grad_second = tl.dot(gradient, up_second, grad_second, input_precision=PRECISION)
@@ -212,8 +217,101 @@ def mlp_backward(
 
 
 @triton.jit
+def _weighted(up, down, gamma, beta, hidden, column, C: tl.constexpr, N: tl.constexpr):
+    """Hidden units' weights (units, columns) for rows before gamma and beta, and beta's part."""
+    rows_of_up = tl.load(up + hidden[:, None] * C + column[None, :])
+    weight = rows_of_up.to(tl.float32)
+    bias = tl.sum(weight * tl.load(beta + column).to(tl.float32)[None, :], 1)
+    weight *= tl.load(gamma + column).to(tl.float32)[None, :]
+    columns_of_down = tl.load(down + column[None, :] * N + hidden[:, None])
+    return weight.to(rows_of_up.dtype), columns_of_down, bias
+
+
+@triton.jit
+def mlp_weight_gradients(
+    unit,
+    scaled,
+    gamma,
+    beta,
+    up,
+    up_bias,
+    down,
+    shares,
+    rows,
+    rows_per_program,
+    C: tl.constexpr,
+    N: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    ROWS: tl.constexpr,
+    UNITS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sums over rows that the weights' gradients are made of; the hidden layer is computed anew.
+
+    A program takes ``UNITS`` of the N hidden channels and a part of the rows. ``shares`` (parts, 2
+    C N + N) float32: ``grad_hidden^T @ unit`` (N, C); ``scaled^T @ activated`` (C, N), the
+    gradient of ``down``; the sums of ``grad_hidden`` (N), the gradient of ``up_bias``.
+
+    Hidden channels are the rows of every product's result, so that what gelu gives goes into the
+    next product from the registers that it lies in.
+    """
+    hidden = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
+    left = tl.arange(0, LEFT)
+    right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
+    up_first, down_first, bias = _weighted(up, down, gamma, beta, hidden, left, C, N)
+    bias += tl.load(up_bias + hidden).to(tl.float32)
+    element = up.dtype.element_ty
+    up_sum_first = tl.zeros([UNITS, LEFT], tl.float32)
+    down_sum_first = tl.zeros([UNITS, LEFT], tl.float32)
+    bias_sum = tl.zeros([UNITS], tl.float32)
+    if RIGHT > 0:
+        up_second, down_second, more = _weighted(up, down, gamma, beta, hidden, right, C, N)
+        bias += more
+        up_sum_second = tl.zeros([UNITS, RIGHT], tl.float32)
+        down_sum_second = tl.zeros([UNITS, RIGHT], tl.float32)
+
+    begin = tl.program_id(1) * rows_per_program
+    for start in range(begin, tl.minimum(begin + rows_per_program, rows), ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < rows)[:, None]
+        offset = row.to(tl.int64)[:, None] * C
+        unit_first = tl.load(unit + offset + left[None, :], mask=inside, other=0.0)
+        value = tl.dot(up_first, tl.trans(unit_first), input_precision=PRECISION)
+        scaled_first = tl.load(scaled + offset + left[None, :], mask=inside, other=0.0)
+        gradient = tl.dot(down_first, tl.trans(scaled_first), input_precision=PRECISION)
+        if RIGHT > 0:
+            unit_second = tl.load(unit + offset + right[None, :], mask=inside, other=0.0)
+            value = tl.dot(up_second, tl.trans(unit_second), value, input_precision=PRECISION)
+            scaled_second = tl.load(scaled + offset + right[None, :], mask=inside, other=0.0)
+            gradient = tl.dot(
+                down_second, tl.trans(scaled_second), gradient, input_precision=PRECISION
+            )
+        value, slope = _gelu_and_slope(value + bias[:, None])
+        gradient *= slope
+        bias_sum += tl.sum(gradient, 1)
+        gradient, value = gradient.to(element), value.to(element)
+        up_sum_first = tl.dot(gradient, unit_first, up_sum_first, input_precision=PRECISION)
+        down_sum_first = tl.dot(value, scaled_first, down_sum_first, input_precision=PRECISION)
+        if RIGHT > 0:
+            up_sum_second = tl.dot(gradient, unit_second, up_sum_second, input_precision=PRECISION)
+            down_sum_second = tl.dot(
+                value, scaled_second, down_sum_second, input_precision=PRECISION
+            )
+
+    share = shares + tl.program_id(1).to(tl.int64) * (2 * C * N + N)
+    tl.store(share + hidden[:, None] * C + left[None, :], up_sum_first)
+    tl.store(share + C * N + left[None, :] * N + hidden[:, None], down_sum_first)
+    tl.store(share + 2 * C * N + hidden, bias_sum)
+    if RIGHT > 0:
+        tl.store(share + hidden[:, None] * C + right[None, :], up_sum_second)
+        tl.store(share + C * N + right[None, :] * N + hidden[:, None], down_sum_second)
+
+
+@triton.jit
 def mlp_parameter_gradients(
     product,
+    totals,
     up,
     gamma,
     beta,
@@ -226,17 +324,20 @@ def mlp_parameter_gradients(
     programs,
     C: tl.constexpr,
     N: tl.constexpr,
+    PITCH: tl.constexpr,
+    STEP: tl.constexpr,
     CHANNELS: tl.constexpr,
     UNITS: tl.constexpr,
     SHARES: tl.constexpr,
 ):
-    """Gradients of the perceptron's parameters, from what :func:`mlp_backward` leaves.
+    """Gradients of the perceptron's parameters, from sums over rows.
 
-    ``product`` (N, C + 8) is ``grad_hidden^T @ unit``: ``P`` and, for the column of ones, ``s``,
-    the gradient of ``up_bias``. The up product's input is ``gamma * unit + beta``, so the gradient
-    of ``up`` is ``P * gamma + s * beta``; what reaches the norm is ``grad_hidden @ up``, so its sum
-    over rows, the gradient of beta, is ``up^T s``, and with ``unit`` in the sum, the gradient of
-    gamma, the column sums of ``up * P``.
+    ``product`` (N, C), rows ``PITCH`` apart, is ``P = grad_hidden^T @ unit``; ``totals`` (N),
+    ``STEP`` apart, are ``s``, the sums of ``grad_hidden``: the gradient of ``up_bias``. The up
+    product's input is ``gamma * unit + beta``, so the gradient of ``up`` is ``P * gamma + s *
+    beta``; what reaches the norm is ``grad_hidden @ up``, so its sum over rows, the gradient of
+    beta, is ``up^T s``, and with ``unit`` in the sum, the gradient of gamma, the column sums of
+    ``up * P``.
     """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     if tl.program_id(1) == 0:
@@ -246,8 +347,8 @@ def mlp_parameter_gradients(
         beta_sum = tl.zeros([UNITS, CHANNELS], tl.float32)
         for start in range(0, N, UNITS):
             hidden = start + tl.arange(0, UNITS)
-            along = tl.load(product + hidden[:, None] * (C + 8) + channel[None, :])
-            total = tl.load(product + hidden * (C + 8) + C)
+            along = tl.load(product + hidden[:, None] * PITCH + channel[None, :])
+            total = tl.load(totals + hidden * STEP)
             tl.store(grad_up_bias + hidden, total, mask=tl.program_id(0) == 0)
             target = hidden[:, None] * C + channel[None, :]
             tl.store(grad_up + target, along * weight + total[:, None] * shift)
