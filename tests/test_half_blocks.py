@@ -146,17 +146,19 @@ def test_work_that_is_shared_by_few_programs(run, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", [None, (0.5, 0.0, 1.25)])
-@pytest.mark.parametrize(("channels", "recomputed"), [(64, 64), (64, 0), (96, 96), (192, 0)])
-def test_perceptron_on_chip_by_several_programs(channels, recomputed, keep, monkeypatch):
+@pytest.mark.parametrize(
+    ("channels", "writes_hidden"), [(64, False), (64, True), (96, False), (96, True), (192, False)]
+)
+def test_perceptron_on_chip_by_several_programs(channels, writes_hidden, keep, monkeypatch):
     """Programs that share the rows of an image, and a last one that has few; a norm's
     bias that outweighs its output, since the kernel's sums are of what stands before it."""
     small = launch.Config(rows=16, columns=32, programs=16)
     for kernel in ("mlp_forward", "mlp_backward", "mlp_weight_gradients"):
         monkeypatch.setitem(launch.CONFIGS, (kernel, channels), small)
-    monkeypatch.setattr(fused_mlp, "CHANNELS_RECOMPUTED", recomputed)
+    monkeypatch.setattr(fused_mlp, "_writes_hidden", lambda *_: writes_hidden)
     keep = None if keep is None else torch.tensor(keep, device=DEVICE)
     kernels, _ = compare(
-        run_mlp, channels, (5, 7), (4, 4), (0, 0), torch.float32, batch=3, keep=keep, norm_bias=3.0
+        run_mlp, channels, (3, 5), (4, 4), (0, 0), torch.float32, batch=3, keep=keep, norm_bias=3.0
     )
     assert max(kernels) <= 1e-5, kernels
 

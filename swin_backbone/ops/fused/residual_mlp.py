@@ -35,8 +35,8 @@ from .products import (
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
-#: Up to this many channels the weights' gradients are summed on chip, where the hidden layer is
-#: computed once more; beyond, the sums would not fit, and it is written for products of torch's.
+#: Up to this many channels the weights' gradients can be summed on chip, where the hidden layer is
+#: computed once more, so that it is never written.
 CHANNELS_RECOMPUTED = 192
 
 
@@ -105,19 +105,32 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_mlp_forward` for ``x`` and, in this order and in float32, norm weight
     and bias, up weight and bias, down weight and bias."""
-    on_chip = _backward_fits(x.shape[-1], low_up.dtype.itemsize, x.device)
+    on_chip = _backward_fits(x.shape[-1], low_up.dtype, x.device)
     gradients = _gradients_on_chip if on_chip else _gradients_by_passes
     return gradients(grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps)
 
 
+def _writes_hidden(channels: int, dtype: torch.dtype) -> bool:
+    """Whether the weights' gradients are products of torch's, of a hidden layer that is written.
+
+    For wide tokens their sums do not fit on chip, and matrix units take float32 in one order only,
+    which sums over rows are not in.
+    """
+    return channels > CHANNELS_RECOMPUTED or dtype == torch.float32
+
+
 @lru_cache(maxsize=64)
-def _backward_fits(channels: int, itemsize: int, device: torch.device) -> bool:
-    """Whether the kernel's blocks fit on chip: two of rows, two weights' in flight, and results."""
+def _backward_fits(channels: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the kernels' blocks fit on chip: two that stay, two of each stage's in flight."""
     if channels > CHANNELS_ON_CHIP:
         return False
     chosen = config("mlp_backward", channels)
-    operands = 2 * (chosen.rows + chosen.stages * chosen.columns) * channels
-    return (operands + (chosen.rows + 4) * chosen.columns) * itemsize <= shared_memory(device)
+    size = 2 * (chosen.rows + chosen.stages * chosen.columns) * channels
+    size += chosen.rows * chosen.columns  # what is written changes its layout there
+    if not _writes_hidden(channels, dtype):
+        chosen = config("mlp_weight_gradients", channels)
+        size = max(size, 2 * (chosen.columns + chosen.stages * chosen.rows) * channels)
+    return size * dtype.itemsize <= shared_memory(device)
 
 
 @lru_cache(maxsize=1024)
@@ -154,7 +167,7 @@ def _gradients_on_chip(
 ) -> list[Tensor]:
     """One pass over the rows for ``x``, then the sums over rows that the rest is made of."""
     (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
-    write = channels > CHANNELS_RECOMPUTED
+    write = _writes_hidden(channels, dtype)
     backward = _backward_launch(
         rows, x.shape[0], channels, hidden, eps, keep is not None, write, precision(dtype)
     )
