@@ -65,7 +65,7 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("mlp_backward", 128): Config(rows=64, columns=32, warps=4, stages=2, registers=168),
     ("mlp_weight_gradients", None): Config(rows=64, columns=64, warps=4, stages=3, programs=264),
     ("mlp_weight_gradients", 128): Config(rows=64, columns=64, warps=4, stages=2, programs=264),
-    ("mlp_weight_gradients", 192): Config(rows=32, columns=64, warps=4, stages=2, programs=264),
+    ("mlp_weight_gradients", 192): Config(rows=32, columns=128, warps=8, stages=3, programs=132),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
     ("attention_backward", None): Config(warps=4, stages=2, programs=528),
     ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),

@@ -190,7 +190,8 @@ def _gradients_on_chip(
         weights = _weights_launch(rows, channels, hidden, precision(dtype))
         size = hidden * channels
         parts = empty(x, weights.grid[1], 2 * size + hidden, dtype=wide)
-        weights(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, parts)
+        weighted = empty(x, weights.grid[1], size, dtype=dtype)
+        weights(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, weighted, parts)
         product, grad_down, totals = parts.sum(0).split((size, size, hidden))
         grad_down = grad_down.view(channels, hidden)
     grad_gamma, grad_beta, grad_down_bias = (empty(x, channels, dtype=wide) for _ in range(3))

@@ -217,14 +217,14 @@ def mlp_backward(
 
 
 @triton.jit
-def _weighted(up, down, gamma, beta, hidden, column, C: tl.constexpr, N: tl.constexpr):
-    """Hidden units' weights (units, columns) for rows before gamma and beta, and beta's part."""
+def _weigh(up, gamma, beta, weighted, hidden, column, C: tl.constexpr):
+    """Write rows of ``up`` for rows before gamma and beta; return what beta adds to the product."""
     rows_of_up = tl.load(up + hidden[:, None] * C + column[None, :])
     weight = rows_of_up.to(tl.float32)
     bias = tl.sum(weight * tl.load(beta + column).to(tl.float32)[None, :], 1)
     weight *= tl.load(gamma + column).to(tl.float32)[None, :]
-    columns_of_down = tl.load(down + column[None, :] * N + hidden[:, None])
-    return weight.to(rows_of_up.dtype), columns_of_down, bias
+    tl.store(weighted + hidden[:, None] * C + column[None, :], weight.to(rows_of_up.dtype))
+    return bias
 
 
 @triton.jit
@@ -236,6 +236,7 @@ def mlp_weight_gradients(
     up,
     up_bias,
     down,
+    weighted,
     shares,
     rows,
     rows_per_program,
@@ -254,22 +255,30 @@ def mlp_weight_gradients(
     gradient of ``down``; the sums of ``grad_hidden`` (N), the gradient of ``up_bias``.
 
     Hidden channels are the rows of every product's result, so that what gelu gives goes into the
-    next product from the registers that it lies in.
+    next product from the registers that it lies in. ``weighted`` (parts, N, C) is a place for
+    ``gamma * up``: what is read from memory is multiplied from shared memory, without waiting for
+    the product before; what has been computed would be multiplied from registers.
     """
     hidden = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
-    up_first, down_first, bias = _weighted(up, down, gamma, beta, hidden, left, C, N)
-    bias += tl.load(up_bias + hidden).to(tl.float32)
     element = up.dtype.element_ty
+    weighted += tl.program_id(1).to(tl.int64) * N * C
+    bias = tl.load(up_bias + hidden).to(tl.float32)
+    bias += _weigh(up, gamma, beta, weighted, hidden, left, C)
+    down_first = tl.load(down + left[None, :] * N + hidden[:, None])
     up_sum_first = tl.zeros([UNITS, LEFT], tl.float32)
     down_sum_first = tl.zeros([UNITS, LEFT], tl.float32)
     bias_sum = tl.zeros([UNITS], tl.float32)
     if RIGHT > 0:
-        up_second, down_second, more = _weighted(up, down, gamma, beta, hidden, right, C, N)
-        bias += more
+        bias += _weigh(up, gamma, beta, weighted, hidden, right, C)
+        down_second = tl.load(down + right[None, :] * N + hidden[:, None])
         up_sum_second = tl.zeros([UNITS, RIGHT], tl.float32)
         down_sum_second = tl.zeros([UNITS, RIGHT], tl.float32)
+    tl.debug_barrier()  # other threads read it than those that wrote it
+    up_first = tl.load(weighted + hidden[:, None] * C + left[None, :])
+    if RIGHT > 0:
+        up_second = tl.load(weighted + hidden[:, None] * C + right[None, :])
 
     begin = tl.program_id(1) * rows_per_program
     for start in range(begin, tl.minimum(begin + rows_per_program, rows), ROWS):
