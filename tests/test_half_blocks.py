@@ -98,9 +98,12 @@ def branch_and_gradients(run, x, parameters, windows, keep, backend, dtype, cota
     return [out.detach() - x.detach(), gradients[0] - cotangent.to(wide), *gradients[1:]]
 
 
-def compare(run, channels, size, window_size, shift_size, dtype, batch=2, drop=(), keep=None):
+def compare(
+    run, channels, size, window_size, shift_size, dtype, batch=2, drop=(), keep=None, norm_bias=0.0
+):
     heads = max(1, channels // 32)
     parameters = {k: v for k, v in draw(channels, heads, window_size).items() if k not in drop}
+    parameters["norm_bias"] += norm_bias
     x = torch.randn(batch, *size, channels, device=DEVICE)
     cotangent = torch.randn_like(x)
     windows = Windows(heads, window_size, shift_size, (channels // heads) ** -0.5)
@@ -140,6 +143,42 @@ def test_work_that_is_shared_by_few_programs(run, monkeypatch):
     monkeypatch.setattr(launch, "PROGRAMS", 2)
     kernels, _ = compare(run, 32, (9, 11), (4, 4), (2, 2), torch.float32)
     assert max(kernels) <= 1e-5, kernels
+
+
+@pytest.mark.parametrize("keep", [None, (0.5, 0.0, 1.25)])
+@pytest.mark.parametrize(
+    ("channels", "writes_hidden"), [(64, False), (64, True), (96, False), (96, True), (192, False)]
+)
+def test_perceptron_on_chip_by_several_programs(channels, writes_hidden, keep, monkeypatch):
+    """Programs that share the rows of an image, and a last one that has few; a norm's
+    bias that outweighs its output, since the kernel's sums are of what stands before it."""
+    small = launch.Config(rows=16, columns=32, programs=16)
+    for kernel in ("mlp_forward", "mlp_backward", "mlp_weight_gradients"):
+        monkeypatch.setitem(launch.CONFIGS, (kernel, channels), small)
+    monkeypatch.setattr(fused_mlp, "_writes_hidden", lambda *_: writes_hidden)
+    keep = None if keep is None else torch.tensor(keep, device=DEVICE)
+    kernels, _ = compare(
+        run_mlp, channels, (3, 5), (4, 4), (0, 0), torch.float32, batch=3, keep=keep, norm_bias=3.0
+    )
+    assert max(kernels) <= 1e-5, kernels
+
+
+def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
+    """Small devices, and wide dtypes: passes of their own give the same gradients."""
+    results = []
+    for fits in (True, False):
+        monkeypatch.setattr(fused_mlp, "_backward_fits", lambda *_, fits=fits: fits)
+        torch.manual_seed(0)
+        x, cotangent = torch.randn(2, 2, 3, 5, 48, device=DEVICE)
+        parameters = draw(48, 1, (4, 4))
+        keep = torch.tensor([1.25, 0.5], device=DEVICE)
+        results.append(
+            branch_and_gradients(
+                run_mlp, x, parameters, None, keep, "triton", torch.float32, cotangent
+            )
+        )
+    for a, b in zip(*results, strict=True):
+        assert relative_error(a, b.double()) <= 1e-5
 
 
 @gpu

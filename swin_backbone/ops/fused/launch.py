@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from typing import NamedTuple
 
@@ -61,6 +61,12 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("gelu_products", 96): Config(rows=128, columns=64, depth=32, warps=4, stages=3),
     ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
     ("mlp_forward", 96): Config(rows=128, columns=64, warps=8, stages=3, registers=128),
+    ("mlp_backward", None): Config(rows=64, columns=32, warps=4, stages=2),
+    ("mlp_backward", 96): Config(rows=64, columns=32, warps=4, stages=2, registers=128),
+    ("mlp_backward", 128): Config(rows=64, columns=32, warps=4, stages=2, registers=168),
+    ("mlp_weight_gradients", None): Config(rows=64, columns=64, warps=4, stages=3, programs=264),
+    ("mlp_weight_gradients", 128): Config(rows=64, columns=64, warps=4, stages=2, programs=264),
+    ("mlp_weight_gradients", 192): Config(rows=32, columns=128, warps=8, stages=3, programs=132),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
     ("attention_backward", None): Config(warps=4, stages=2, programs=528),
     ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),
@@ -152,6 +158,15 @@ class Launch:
             run(*grid, stream, function, metadata, None, None, None, *pointers, *settled)
 
         return start
+
+
+@lru_cache(maxsize=64)
+def shared_memory(device: torch.device) -> float:
+    """Bytes on chip that a program can have; the interpreter sets no limit."""
+    if device.type != "cuda":
+        return float("inf")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
 
 
 def norm_rows(channels: int) -> tuple[int, int, int]:

@@ -14,8 +14,14 @@ import torch
 import triton
 from torch import Tensor
 
-from ..kernels.products import gelu_products, mlp_forward
-from .launch import Launch, config, empty, precision, split
+from ..kernels.perceptron import (
+    mlp_backward,
+    mlp_forward,
+    mlp_parameter_gradients,
+    mlp_weight_gradients,
+)
+from ..kernels.products import gelu_products
+from .launch import Launch, config, empty, precision, shared_memory, split
 from .norm import norm_gradients, normalise, scale_and_sum
 from .operator import Differentiable, register
 from .products import (
@@ -29,16 +35,23 @@ from .products import (
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
+#: Up to this many channels the weights' gradients can be summed on chip, where the hidden layer is
+#: computed once more, so that it is never written.
+CHANNELS_RECOMPUTED = 192
+
 
 @lru_cache(maxsize=1024)
-def _mlp_launch(rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
+def _forward_launch(rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
     chosen = config("mlp_forward", channels)
-    left, right = split(channels)
-    constants = {"C": channels, "N": hidden, "LEFT": left, "RIGHT": right}
-    constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
     grid = (triton.cdiv(rows, chosen.rows),)
     return Launch(mlp_forward, grid, (rows, rows // images, eps), constants, chosen.options)
+
+
+def _sizes(channels: int, hidden: int) -> dict[str, int]:
+    left, right = split(channels)
+    return {"C": channels, "N": hidden, "LEFT": left, "RIGHT": right}
 
 
 def _mlp_forward(
@@ -68,7 +81,7 @@ def _mlp_forward(
         normed = normalise(x, norm_weight, norm_bias, eps, False, low_up.dtype)
         return multiply(multiply(normed, low_up, up_bias), low_down, down_bias, x, keep)
     out = torch.empty_like(x)
-    launch = _mlp_launch(
+    launch = _forward_launch(
         rows_of(x), x.shape[0], channels, hidden, eps, keep is not None,
         precision(low_up.dtype),
     )  # fmt: skip
@@ -77,16 +90,6 @@ def _mlp_forward(
         x if keep is None else keep, out,
     )  # fmt: skip
     return out
-
-
-@lru_cache(maxsize=1024)
-def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
-    chosen = config("gelu_products", channels)
-    constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
-    depth = gcd(channels, chosen.depth)
-    constants |= {"DEPTH": depth, "GROUP": GROUP, "PRECISION": precision}
-    grid = (triton.cdiv(rows, chosen.rows) * (hidden // chosen.columns),)
-    return Launch(gelu_products, grid, (rows,), constants, chosen.options)
 
 
 def _mlp_backward(
@@ -102,6 +105,119 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_mlp_forward` for ``x`` and, in this order and in float32, norm weight
     and bias, up weight and bias, down weight and bias."""
+    on_chip = _backward_fits(x.shape[-1], low_up.dtype, x.device)
+    gradients = _gradients_on_chip if on_chip else _gradients_by_passes
+    return gradients(grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps)
+
+
+def _writes_hidden(channels: int, dtype: torch.dtype) -> bool:
+    """Whether the weights' gradients are products of torch's, of a hidden layer that is written.
+
+    For wide tokens their sums do not fit on chip, and matrix units take float32 in one order only,
+    which sums over rows are not in.
+    """
+    return channels > CHANNELS_RECOMPUTED or dtype == torch.float32
+
+
+@lru_cache(maxsize=64)
+def _backward_fits(channels: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the kernels' blocks fit on chip: two that stay, two of each stage's in flight."""
+    if channels > CHANNELS_ON_CHIP:
+        return False
+    chosen = config("mlp_backward", channels)
+    size = 2 * (chosen.rows + chosen.stages * chosen.columns) * channels
+    size += chosen.rows * chosen.columns  # what is written changes its layout there
+    if not _writes_hidden(channels, dtype):
+        chosen = config("mlp_weight_gradients", channels)
+        size = max(size, 2 * (chosen.columns + chosen.stages * chosen.rows) * channels)
+    return size * dtype.itemsize <= shared_memory(device)
+
+
+@lru_cache(maxsize=1024)
+def _backward_launch(rows, images, channels, hidden, eps, has_keep, write, precision) -> Launch:
+    chosen = config("mlp_backward", channels)
+    constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    constants |= {"HAS_KEEP": has_keep, "WRITE_HIDDEN": write, "PRECISION": precision}
+    grid = (triton.cdiv(rows, chosen.rows),)
+    return Launch(mlp_backward, grid, (rows, rows // images, eps), constants, chosen.options)
+
+
+@lru_cache(maxsize=1024)
+def _weights_launch(rows, channels, hidden, precision) -> Launch:
+    chosen = config("mlp_weight_gradients", channels)
+    constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "UNITS": chosen.columns}
+    constants |= {"PRECISION": precision}
+    blocks, slices = triton.cdiv(rows, chosen.rows), hidden // chosen.columns
+    blocks_per_program = triton.cdiv(blocks, max(1, chosen.programs // slices))
+    grid = (slices, triton.cdiv(blocks, blocks_per_program))
+    numbers = (rows, blocks_per_program * chosen.rows)
+    return Launch(mlp_weight_gradients, grid, numbers, constants, chosen.options)
+
+
+@lru_cache(maxsize=1024)
+def _parameters_launch(programs, channels, hidden, pitch, step) -> Launch:
+    constants = {"C": channels, "N": hidden, "PITCH": pitch, "STEP": step}
+    constants |= {"CHANNELS": 8, "UNITS": 128, "SHARES": 1024}
+    grid = (channels // 8, 2)
+    return Launch(mlp_parameter_gradients, grid, (programs,), constants, {"num_warps": 8})
+
+
+def _gradients_on_chip(
+    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+) -> list[Tensor]:
+    """One pass over the rows for ``x``, then the sums over rows that the rest is made of."""
+    (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
+    write = _writes_hidden(channels, dtype)
+    backward = _backward_launch(
+        rows, x.shape[0], channels, hidden, eps, keep is not None, write, precision(dtype)
+    )
+    wide = torch.float32
+    grad_x, scaled = torch.empty_like(x), empty(x, rows, channels, dtype=dtype)
+    unit = empty(x, rows, channels + 8 if write else channels, dtype=dtype)
+    activated, grad_hidden = (
+        empty(x, rows, hidden, dtype=dtype) if write else unit for _ in range(2)
+    )
+    shares = empty(x, backward.grid[0], channels, dtype=wide)
+    backward(
+        x, norm_weight, norm_bias, low_up, up_bias, low_down, x if keep is None else keep, grad_out,
+        grad_x, unit, scaled, activated, grad_hidden, shares,
+    )  # fmt: skip
+    if write:
+        grad_down = weight_gradient(scaled, activated)
+        product = weight_gradient(grad_hidden, unit)
+        totals = product[:, channels:]
+    else:
+        weights = _weights_launch(rows, channels, hidden, precision(dtype))
+        size = hidden * channels
+        parts = empty(x, weights.grid[1], 2 * size + hidden, dtype=wide)
+        weighted = empty(x, weights.grid[1], size, dtype=dtype)
+        weights(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, weighted, parts)
+        product, grad_down, totals = parts.sum(0).split((size, size, hidden))
+        grad_down = grad_down.view(channels, hidden)
+    grad_gamma, grad_beta, grad_down_bias = (empty(x, channels, dtype=wide) for _ in range(3))
+    grad_up, grad_up_bias = empty(x, hidden, channels, dtype=wide), empty(x, hidden, dtype=wide)
+    pitch, step = (channels + 8, channels + 8) if write else (channels, 1)
+    _parameters_launch(backward.grid[0], channels, hidden, pitch, step)(
+        product, totals, low_up, norm_weight, norm_bias, shares, grad_gamma, grad_beta, grad_up,
+        grad_up_bias, grad_down_bias,
+    )  # fmt: skip
+    return [grad_x, grad_gamma, grad_beta, grad_up, grad_up_bias, grad_down, grad_down_bias]
+
+
+@lru_cache(maxsize=1024)
+def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
+    chosen = config("gelu_products", channels)
+    constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    depth = gcd(channels, chosen.depth)
+    constants |= {"DEPTH": depth, "GROUP": GROUP, "PRECISION": precision}
+    grid = (triton.cdiv(rows, chosen.rows) * (hidden // chosen.columns),)
+    return Launch(gelu_products, grid, (rows,), constants, chosen.options)
+
+
+def _gradients_by_passes(
+    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+) -> list[Tensor]:
+    """Each product, and what it cannot take in, as a pass of its own."""
     (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
     scaled, grad_down_bias = scale_and_sum(grad_out, keep, dtype)
     normed = normalise(x, norm_weight, norm_bias, eps, False, dtype)
