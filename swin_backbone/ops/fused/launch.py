@@ -51,12 +51,13 @@ HAS_SHORT_WAY = Version(triton.__version__) >= Version("3.3")
 #: By kernel and channels of a token; what is not listed takes the kernel's entry for ``None``.
 CONFIGS: dict[tuple[str, int | None], Config] = {
     ("norm_linear", None): Config(rows=64, columns=64, warps=4, stages=2),
-    ("linear", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
-    ("linear", 96): Config(rows=64, columns=128, depth=64, warps=4, stages=3),
+    ("linear", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128),
+    ("linear", 96): Config(rows=128, columns=32, depth=32, warps=4, stages=3),
     ("linear", 192): Config(rows=128, columns=64, depth=64, warps=4, stages=3),
-    ("linear", 384): Config(rows=128, columns=64, depth=64, warps=4, stages=4),
-    ("gelu_products", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
-    ("gelu_products", 96): Config(rows=128, columns=64, depth=32, warps=4, stages=3),
+    ("linear_few_rows", None): Config(rows=64, columns=32, depth=128, warps=4, stages=3),
+    ("gelu_products", None): Config(
+        rows=128, columns=128, depth=64, warps=8, stages=3, registers=128
+    ),
     ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
     ("mlp_forward", 96): Config(rows=128, columns=64, warps=8, stages=3, registers=128),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
