@@ -18,7 +18,7 @@ from swin_backbone.ops.half_blocks import why_not_fused
 triton = pytest.importorskip("triton", reason="triton is not installed")
 if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
     pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
-from swin_backbone.ops.fused import launch  # noqa: E402
+from swin_backbone.ops.fused import launch, products  # noqa: E402
 from swin_backbone.ops.fused import residual_attention as fused_attention  # noqa: E402
 from swin_backbone.ops.fused import residual_mlp as fused_mlp  # noqa: E402
 from swin_backbone.ops.fused.norm import layer_norm  # noqa: E402
@@ -179,6 +179,22 @@ def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
         )
     for a, b in zip(*results, strict=True):
         assert relative_error(a, b.double()) <= 1e-5
+
+
+@pytest.mark.parametrize("enough_programs", [1, 10**6])
+@pytest.mark.parametrize(("run", "channels"), [(run_attention, 32), (run_mlp, 320)])
+def test_products_in_large_and_small_blocks(run, channels, enough_programs, monkeypatch):
+    """Blocks are chosen by how many programs they make; launches are remembered by shape."""
+    monkeypatch.setattr(products, "ENOUGH_PROGRAMS", enough_programs)
+    remembered = (products._linear_launch, products._norm_linear_launch)
+    try:
+        for launches in remembered:
+            launches.cache_clear()
+        kernels, _ = compare(run, channels, (7, 5), (4, 4), (2, 2), torch.float32)
+        assert max(kernels) <= 1e-5, kernels
+    finally:
+        for launches in remembered:
+            launches.cache_clear()
 
 
 @gpu

@@ -53,10 +53,11 @@ HAS_SHORT_WAY = Version(triton.__version__) >= Version("3.3")
 #: By kernel and channels of a token; what is not listed takes the kernel's entry for ``None``.
 CONFIGS: dict[tuple[str, int | None], Config] = {
     ("norm_linear", None): Config(rows=64, columns=64, warps=4, stages=2),
-    ("linear", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
-    ("linear", 96): Config(rows=64, columns=128, depth=64, warps=4, stages=3),
-    ("linear", 192): Config(rows=128, columns=64, depth=64, warps=4, stages=3),
-    ("linear", 384): Config(rows=128, columns=64, depth=64, warps=4, stages=4),
+    ("linear", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128),
+    ("linear", 96): Config(rows=64, columns=128, depth=64, warps=4, stages=2),
+    ("linear", 192): Config(rows=64, columns=64, depth=64, warps=4, stages=3),
+    ("linear_few_rows", None): Config(rows=64, columns=32, depth=128, warps=4, stages=3),
+    ("linear_few_rows", 1536): Config(rows=64, columns=64, depth=64, warps=4, stages=4),
     ("gelu_products", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
     ("gelu_products", 96): Config(rows=128, columns=64, depth=32, warps=4, stages=3),
     ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
@@ -68,7 +69,7 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("mlp_weight_gradients", 128): Config(rows=64, columns=64, warps=4, stages=2, programs=264),
     ("mlp_weight_gradients", 192): Config(rows=32, columns=128, warps=8, stages=3, programs=132),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
-    ("attention_backward", None): Config(warps=4, stages=2, programs=528),
+    ("attention_backward", None): Config(warps=4, stages=2, programs=264),
     ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),
     ("attention_backward_large", None): Config(warps=8, stages=1, programs=1056),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import gcd, prod
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,8 @@ import triton
 from packaging.version import Version
 from torch import Tensor
 
-from ..kernels.products import linear, norm_linear
-from .launch import Launch, config, empty, precision, split
+from ..kernels.products import gelu_products, linear, norm_linear
+from .launch import Config, Launch, config, empty, precision, split
 from .norm import normalise
 
 #: Up to this many channels, a token's rows stay on chip across products; beyond, each product and
@@ -19,6 +20,9 @@ from .norm import normalise
 CHANNELS_ON_CHIP = 256
 #: Blocks of rows whose programs run side by side, so that they find weights in the L2 cache.
 GROUP = 8
+#: Programs that keep a large GPU busy, two for each of its multiprocessors: where a kernel has
+#: fewer, its work is cut into smaller blocks.
+ENOUGH_PROGRAMS = 264
 #: Whether products of 16 bit matrices can be written in float32.
 HAS_WIDE_PRODUCT = Version(torch.__version__).release >= (2, 8)
 
@@ -27,14 +31,27 @@ def rows_of(x: Tensor) -> int:
     return x.numel() // x.shape[-1]
 
 
+def _blocks(chosen: Config, rows: int, columns: int) -> tuple[int, int]:
+    """Blocks of rows and of columns that cover a matrix."""
+    return triton.cdiv(rows, chosen.rows), triton.cdiv(columns, chosen.columns)
+
+
+def _parts(chosen: Config) -> int:
+    """Parts in which a block's results are finished, each of 32 values a thread."""
+    return max(1, chosen.rows * chosen.columns // (32 * 32 * chosen.warps))
+
+
 @lru_cache(maxsize=1024)
 def _norm_linear_launch(rows, channels, outputs, eps, has_bias, precision) -> Launch:
     chosen = config("norm_linear", channels)
     left, right = split(channels)
+    row_blocks, column_blocks = _blocks(chosen, rows, outputs)
+    blocks_per_program = triton.cdiv(column_blocks, triton.cdiv(ENOUGH_PROGRAMS, row_blocks))
     constants = {"C": channels, "N": outputs, "LEFT": left, "RIGHT": right}
     constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    constants |= {"SPAN": blocks_per_program * chosen.columns}
     constants |= {"HAS_BIAS": has_bias, "PRECISION": precision}
-    grid = (triton.cdiv(rows, chosen.rows),)
+    grid = (row_blocks, triton.cdiv(column_blocks, blocks_per_program))
     return Launch(norm_linear, grid, (rows, eps), constants, chosen.options)
 
 
@@ -56,10 +73,12 @@ def multiply_normed(
 @lru_cache(maxsize=1024)
 def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, precision) -> Launch:
     chosen = config("linear", outputs)
+    if prod(_blocks(chosen, rows, outputs)) < ENOUGH_PROGRAMS:
+        chosen = config("linear_few_rows", outputs)
     constants = {"K": inputs, "N": outputs, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"DEPTH": chosen.depth, "GROUP": GROUP, "GELU": gelu, "RESIDUAL": not gelu}
-    constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
-    grid = (triton.cdiv(rows, chosen.rows) * triton.cdiv(outputs, chosen.columns),)
+    constants |= {"PARTS": _parts(chosen), "HAS_KEEP": has_keep, "PRECISION": precision}
+    grid = (prod(_blocks(chosen, rows, outputs)),)
     return Launch(linear, grid, (rows, rows // images), constants, chosen.options)
 
 
@@ -79,6 +98,39 @@ def multiply(
     )
     launch(a, weight, bias, a if gelu else residual, a if keep is None else keep, out)
     return out
+
+
+@lru_cache(maxsize=1024)
+def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
+    chosen = config("gelu_products", channels)
+    constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
+    constants |= {"DEPTH": gcd(channels, chosen.depth), "GROUP": GROUP, "PRECISION": precision}
+    grid = (prod(_blocks(chosen, rows, hidden)),)
+    return Launch(gelu_products, grid, (rows,), constants, chosen.options)
+
+
+def multiply_through_gelu(
+    a: Tensor, up: Tensor, up_bias: Tensor, grad_out: Tensor, down: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``gelu(h)`` of the hidden layer ``h = a @ up^T + up_bias``, and gradients behind it.
+
+    Args:
+        a: (..., C).
+        up: (hidden, C); ``up_bias`` is (hidden,).
+        grad_out: (..., C), the gradient of ``gelu(h) @ down^T``.
+        down: (C, hidden).
+
+    Returns:
+        ``gelu(h)`` and the gradient of ``h``, (..., hidden) in the dtype of ``a``; the gradient of
+        ``up_bias``, float32.
+    """
+    rows, (hidden, channels) = rows_of(a), up.shape
+    launch = _gelu_products_launch(rows, channels, hidden, precision(a.dtype))
+    activated, grad_hidden = (empty(a, *a.shape[:-1], hidden) for _ in range(2))
+    row_blocks = triton.cdiv(rows, launch.constants["ROWS"])
+    shares = empty(a, row_blocks, hidden, dtype=torch.float32)
+    launch(a, up, up_bias, grad_out, down, activated, grad_hidden, shares)
+    return activated, grad_hidden, shares.sum(0)
 
 
 def weight_gradient(grad_out: Tensor, a: Tensor) -> Tensor:

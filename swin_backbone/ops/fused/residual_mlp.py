@@ -7,7 +7,6 @@ A parameter comes twice: as it is, for its gradient, and in the dtype in which p
 """
 
 from functools import lru_cache
-from math import gcd
 from typing import List, Optional  # noqa: UP035
 
 import torch
@@ -20,15 +19,14 @@ from ..kernels.perceptron import (
     mlp_parameter_gradients,
     mlp_weight_gradients,
 )
-from ..kernels.products import gelu_products
 from .launch import Launch, config, empty, precision, shared_memory, split
 from .norm import norm_gradients, normalise, scale_and_sum
 from .operator import Differentiable, register
 from .products import (
     CHANNELS_ON_CHIP,
-    GROUP,
     like_parameters,
     multiply,
+    multiply_through_gelu,
     rows_of,
     weight_gradient,
 )
@@ -204,34 +202,22 @@ def _gradients_on_chip(
     return [grad_x, grad_gamma, grad_beta, grad_up, grad_up_bias, grad_down, grad_down_bias]
 
 
-@lru_cache(maxsize=1024)
-def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
-    chosen = config("gelu_products", channels)
-    constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
-    depth = gcd(channels, chosen.depth)
-    constants |= {"DEPTH": depth, "GROUP": GROUP, "PRECISION": precision}
-    grid = (triton.cdiv(rows, chosen.rows) * (hidden // chosen.columns),)
-    return Launch(gelu_products, grid, (rows,), constants, chosen.options)
-
-
 def _gradients_by_passes(
     grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
 ) -> list[Tensor]:
     """Each product, and what it cannot take in, as a pass of its own."""
-    (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
+    dtype = low_up.dtype
     scaled, grad_down_bias = scale_and_sum(grad_out, keep, dtype)
     normed = normalise(x, norm_weight, norm_bias, eps, False, dtype)
-    launch = _gelu_products_launch(rows, channels, hidden, precision(dtype))
-    activated, grad_hidden = (empty(x, *x.shape[:-1], hidden, dtype=dtype) for _ in range(2))
-    blocks = launch.grid[0] // (hidden // launch.constants["COLUMNS"])
-    shares = empty(x, blocks, hidden, dtype=torch.float32)
-    launch(normed, low_up, up_bias, scaled, low_down, activated, grad_hidden, shares)
+    activated, grad_hidden, grad_up_bias = multiply_through_gelu(
+        normed, low_up, up_bias, scaled, low_down
+    )
     grad_x, grad_norm_weight, grad_norm_bias, _ = norm_gradients(
         grad_hidden @ low_up, x, norm_weight, norm_bias, eps, grad_residual=grad_out
     )
     return [
         grad_x, grad_norm_weight, grad_norm_bias, weight_gradient(grad_hidden, normed),
-        shares.sum(0), weight_gradient(scaled, activated), grad_down_bias,
+        grad_up_bias, weight_gradient(scaled, activated), grad_down_bias,
     ]  # fmt: skip
 
 

@@ -88,10 +88,11 @@ def norm_linear(
     RIGHT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SPAN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``out = norm(x) @ weight^T + bias``: a program normalises its rows once, for all outputs."""
+    """``out = norm(x) @ weight^T + bias``: a program normalises its rows once, for SPAN outputs."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     left = tl.arange(0, LEFT)
@@ -102,8 +103,8 @@ def norm_linear(
     first = _affine(first, gamma, beta, left).to(element)
     if RIGHT > 0:
         second = _affine(second, gamma, beta, right).to(element)
-    for start in range(0, N, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
+    for start in range(0, SPAN, COLUMNS):
+        column = tl.program_id(1) * SPAN + start + tl.arange(0, COLUMNS)
         known = column < N
         tile = tl.load(weight + column[None, :] * C + left[:, None], mask=known[None, :], other=0.0)
         result = tl.dot(first, tile, input_precision=PRECISION)
@@ -116,6 +117,75 @@ def norm_linear(
             result += tl.load(bias + column, mask=known, other=0.0).to(tl.float32)[None, :]
         target = out + row.to(tl.int64)[:, None] * N + column[None, :]
         tl.store(target, result.to(out.dtype.element_ty), mask=inside[:, None] & known[None, :])
+
+
+@triton.jit
+def _tile(rows, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
+    """Blocks of rows and of columns that are this program's.
+
+    ``GROUP`` blocks of rows share the blocks of weights that they read, through the L2 cache.
+    """
+    row_blocks = tl.cdiv(rows, ROWS)
+    column_blocks: tl.constexpr = (N + COLUMNS - 1) // COLUMNS
+    program = tl.program_id(0)
+    group = program // (GROUP * column_blocks)
+    size = tl.minimum(row_blocks - group * GROUP, GROUP)
+    row_block = group * GROUP + program % (GROUP * column_blocks) % size
+    return row_block, program % (GROUP * column_blocks) // size
+
+
+@triton.jit
+def _halves(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The left and the right half of the columns."""
+    return tl.split(tl.permute(tl.reshape(x, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _finish_linear(
+    result,
+    bias,
+    residual,
+    keep,
+    out,
+    rows,
+    rows_per_image,
+    row_block,
+    start,
+    N: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    GELU: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    HAS_KEEP: tl.constexpr,
+):
+    """What follows the product; in ``PARTS`` of the columns, for which fewer registers suffice."""
+    if PARTS > 1:
+        first, second = _halves(result, ROWS, COLUMNS)
+        _finish_linear(
+            first, bias, residual, keep, out, rows, rows_per_image, row_block, start,
+            N, ROWS, COLUMNS // 2, PARTS // 2, GELU, RESIDUAL, HAS_KEEP,
+        )  # fmt: skip
+        _finish_linear(
+            second, bias, residual, keep, out, rows, rows_per_image, row_block,
+            start + COLUMNS // 2, N, ROWS, COLUMNS // 2, PARTS // 2, GELU, RESIDUAL, HAS_KEEP,
+        )  # fmt: skip
+    else:
+        row = row_block * ROWS + tl.arange(0, ROWS)
+        column = start + tl.arange(0, COLUMNS)
+        inside = row < rows
+        mask = inside[:, None] & (column < N)[None, :]
+        result += tl.load(bias + column, mask=column < N, other=0.0).to(tl.float32)[None, :]
+        if GELU:
+            result = _gelu(result)
+        first = (row_block * ROWS).to(tl.int64) * N
+        offset = tl.arange(0, ROWS)[:, None] * N + column[None, :]
+        if RESIDUAL:
+            if HAS_KEEP:
+                factor = tl.load(keep + row // rows_per_image, mask=inside, other=0.0)
+                result *= factor.to(tl.float32)[:, None]
+            result += tl.load(residual + first + offset, mask=mask, other=0.0).to(tl.float32)
+        tl.store(out + first + offset, result.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -134,6 +204,7 @@ def linear(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     GROUP: tl.constexpr,
+    PARTS: tl.constexpr,
     GELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
     HAS_KEEP: tl.constexpr,
@@ -141,39 +212,31 @@ def linear(
 ):
     """``out = residual + keep[image] * (a @ weight^T + bias)``, or ``gelu(a @ weight^T + bias)``.
 
-    ``GROUP`` blocks of rows share the blocks of weights that they read, through the L2 cache.
+    Addresses are that of a program's first row and offsets of 32 bits from it.
     """
-    row_blocks = tl.cdiv(rows, ROWS)
-    column_blocks: tl.constexpr = (N + COLUMNS - 1) // COLUMNS
-    program = tl.program_id(0)
-    group = program // (GROUP * column_blocks)
-    size = tl.minimum(row_blocks - group * GROUP, GROUP)
-    row_block = group * GROUP + program % (GROUP * column_blocks) % size
-    column_block = program % (GROUP * column_blocks) // size
-
-    row = row_block * ROWS + tl.arange(0, ROWS)
+    row_block, column_block = _tile(rows, N, ROWS, COLUMNS, GROUP)
+    local = tl.arange(0, ROWS)
+    inside = row_block * ROWS + local < rows
     column = column_block * COLUMNS + tl.arange(0, COLUMNS)
     depth = tl.arange(0, DEPTH)
-    inside, known = row < rows, column < N
-    a_tile = a + row.to(tl.int64)[:, None] * K + depth[None, :]
-    w_tile = weight + column[None, :] * K + depth[:, None]
+    a_tile = a + (row_block * ROWS).to(tl.int64) * K + (local[:, None] * K + depth[None, :])
+    w_tile = weight + (column[None, :] * K + depth[:, None])
     result = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, K, DEPTH):
         deep = depth < K - start
-        left = tl.load(a_tile + start, mask=inside[:, None] & deep[None, :], other=0.0)
-        right = tl.load(w_tile + start, mask=known[None, :] & deep[:, None], other=0.0)
+        if K % DEPTH == 0:
+            left = tl.load(a_tile + start, mask=inside[:, None], other=0.0)
+        else:
+            left = tl.load(a_tile + start, mask=inside[:, None] & deep[None, :], other=0.0)
+        if K % DEPTH == 0 and N % COLUMNS == 0:
+            right = tl.load(w_tile + start)
+        else:
+            right = tl.load(w_tile + start, mask=(column < N)[None, :] & deep[:, None], other=0.0)
         result = tl.dot(left, right, result, input_precision=PRECISION)
-    result += tl.load(bias + column, mask=known, other=0.0).to(tl.float32)[None, :]
-    if GELU:
-        result = _gelu(result)
-    offset = row.to(tl.int64)[:, None] * N + column[None, :]
-    mask = inside[:, None] & known[None, :]
-    if RESIDUAL:
-        if HAS_KEEP:
-            factor = tl.load(keep + row // rows_per_image, mask=inside, other=0.0)
-            result *= factor.to(tl.float32)[:, None]
-        result += tl.load(residual + offset, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out + offset, result.to(out.dtype.element_ty), mask=mask)
+    _finish_linear(
+        result, bias, residual, keep, out, rows, rows_per_image, row_block,
+        column_block * COLUMNS, N, ROWS, COLUMNS, PARTS, GELU, RESIDUAL, HAS_KEEP,
+    )  # fmt: skip
 
 
 @triton.jit
