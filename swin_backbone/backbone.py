@@ -15,7 +15,6 @@ from .checkpoints import TABLE_INTERPOLATIONS, CheckpointError, CheckpointReport
 from .factories import act_factory, norm_factory
 from .features_info import FeatureInfo, describe_features
 from .layers import (
-    Packing,
     PatchEmbed,
     SwinBlock,
     SwinBlockV2,
@@ -29,7 +28,15 @@ from .layers import (
     warn_of_missing_sizes,
 )
 from .loading import adapt_state_dict, fit_checkpoint, load_pretrained, resolve_init_cfg
-from .ops import SMALL_MAP_RULES, check_backend_name, low_precision_copies, product_dtype
+from .ops import (
+    SMALL_MAP_RULES,
+    Packing,
+    check_backend_name,
+    low_precision_copies,
+    pack_pyramid,
+    product_dtype,
+)
+from .ops.packing import shrink
 from .stages import VERSIONS, StageOptions, build_stages
 
 
@@ -317,31 +324,30 @@ class SwinBackbone(BaseModule):
             self._check_images(image[None])
         x = self.patch_embed.pack(images)
         sizes = tuple((image.shape[1], image.shape[2]) for image in images)
-        packing = Packing(sizes, self.mask_padding).shrink(self.strides[0])
-        batch = (
-            None if batch_size is None else Packing((tuple(batch_size),)).shrink(self.strides[0])
+        batch_size = batch_size and tuple(batch_size)
+        packings = pack_pyramid(
+            sizes, self.strides, self.window_sizes, x.device, batch_size, self.mask_padding
         )
         if self.use_abs_pos_embed:
-            x = x + join(self._position_embedding(size, None)[0] for size in packing.sizes)
+            x = x + join(self._position_embedding(size, None)[0] for size in packings[0].sizes)
         x = self.drop_after_pos(x)
         with self._weights_at_hand(x):
-            return self._forward_packed_stages(x, packing, batch)
+            return self._forward_packed_stages(x, packings, batch_size)
 
     def _forward_packed_stages(
-        self, x: Tensor, packing: Packing, batch: Packing | None
+        self, x: Tensor, packings: list[Packing], batch_size: tuple[int, int] | None
     ) -> list[Tensor] | list[list[Tensor]]:
         maps = []
-        for index, stage in enumerate(self.stages):
+        for index, (stage, packing) in enumerate(zip(self.stages, packings, strict=True)):
+            if batch_size is not None:
+                batch_size = shrink(batch_size, self.strides[index])
             features, x = stage(x, None, packing)
             if index in self.out_indices:
                 features = apply_norm(getattr(self, f"norm{index}"), features)
-                if batch is None:
+                if batch_size is None:
                     maps.append([part.permute(2, 0, 1) for part in packing.split(features)])
                 else:
-                    maps.append(packing.to_batch(features, batch.sizes[0]).permute(0, 3, 1, 2))
-            if stage.downsample is not None:
-                packing = packing.shrink(self.strides[index + 1])
-                batch = batch and batch.shrink(self.strides[index + 1])
+                    maps.append(packing.to_batch(features, batch_size).permute(0, 3, 1, 2))
         return maps
 
     def _valid_sizes(self, x: Tensor, given: Tensor | None) -> Tensor | None:

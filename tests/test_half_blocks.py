@@ -233,7 +233,7 @@ def test_operators_are_well_formed():
     torch.library.opcheck(fused_mlp.residual_mlp.operator, (x, None, *norm, *mlp, *low, 1e-5))
     attention = [p[k] for k in ("qkv_weight", "qkv_bias", "table", "proj_weight", "proj_bias")]
     low = [p[name].detach() for name in ("qkv_weight", "qkv_bias", "proj_weight")]
-    arguments = (*norm, *attention, *low, None, None, 1e-5, [4, 4, 2, 2], 0.25, 0.0)
+    arguments = (*norm, *attention, *low, None, None, None, 1e-5, [4, 4, 2, 2], 0.25, 0.0)
     torch.library.opcheck(fused_attention.residual_attention.operator, (x, None, *arguments))
 
 

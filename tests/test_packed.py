@@ -8,8 +8,12 @@ from test_mask_padding import ARGUMENTS, SIZES, assert_equal_alone, draw, pad, s
 from test_tools import run_tool
 
 from swin_backbone import SwinBackbone
-from swin_backbone.layers import DropPath, Packing, join
-from swin_backbone.ops import shifted_window_attention, shifted_window_attention_packed
+from swin_backbone.layers import DropPath, join
+from swin_backbone.ops import (
+    Packing,
+    shifted_window_attention,
+    shifted_window_attention_packed,
+)
 
 
 def make(dtype=torch.float64, **changes):

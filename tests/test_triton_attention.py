@@ -158,7 +158,7 @@ def test_every_element_is_written_and_bits_repeat():
 def run_with_dropout(qkv, seed, dropout_p=0.4):
     table = torch.zeros(49, 2, device=DEVICE)
     seed = torch.tensor([seed], device=DEVICE)
-    return window_attention(qkv, table, None, None, None, seed, [4, 4, 2, 2], 0.25, dropout_p)
+    return window_attention(qkv, table, None, None, None, None, seed, [4, 4, 2, 2], 0.25, dropout_p)
 
 
 def test_dropout_keeps_the_mean_and_follows_the_seed():
@@ -183,7 +183,7 @@ def test_dropout_backward_drops_what_forward_dropped():
 
 def test_operator_is_well_formed():
     tensors = [tensor.requires_grad_() for tensor in make_inputs((5, 6), (4, 4))]
-    arguments = (*tensors, None, None, None, [4, 4, 2, 2], 0.3, 0.0)
+    arguments = (*tensors, None, None, None, None, [4, 4, 2, 2], 0.3, 0.0)
     torch.library.opcheck(window_attention.operator, arguments)
 
 

@@ -6,7 +6,7 @@ from .continuous_position_bias import ContinuousPositionBias
 from .drop_path import DropPath
 from .mlp import Mlp
 from .norm import apply_norm
-from .packing import Packing, join
+from .packing import join
 from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging, PatchMergingV2
 from .position_embedding import embed_valid_areas, resize_position_embedding
@@ -19,7 +19,6 @@ __all__ = [
     "ContinuousPositionBias",
     "DropPath",
     "Mlp",
-    "Packing",
     "PatchEmbed",
     "PatchMerging",
     "PatchMergingV2",

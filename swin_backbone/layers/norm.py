@@ -8,7 +8,7 @@ from ..ops import layer_norm
 
 
 def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(x)`` for a map (B, H, W, C), by a fast kernel where ``norm`` is a layer norm."""
+    """``norm(x)`` for tokens (..., C), by a fast kernel where ``norm`` is a layer norm."""
     if type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None:
         return layer_norm(x, norm.weight, norm.bias, norm.eps)
     return norm(x)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import merge_neighbours, merge_norm_linear
+from ..ops import Packing, by_neighbour, merge_neighbours, merge_norm_linear, merge_packed
 from .norm import apply_norm
-from .packing import Packing, join
+from .packing import join
 
 
 class PatchMerging(nn.Module):
@@ -43,8 +44,11 @@ class PatchMerging(nn.Module):
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
         tokens (T, in_channels) of packed images to fewer."""
         norm = self.norm
-        if packing is None and self.stride == (2, 2) and type(norm) is nn.LayerNorm:
-            return merge_norm_linear(x, norm.weight, norm.bias, norm.eps, self.reduction.weight)
+        tiles = self.stride == (2, 2) if packing is None else _has_places(packing)
+        if tiles and type(norm) is nn.LayerNorm:
+            return merge_norm_linear(
+                x, norm.weight, norm.bias, norm.eps, self.reduction.weight, packing
+            )
         return self.reduction(norm(_merge(x, self.stride, packing)))
 
 
@@ -69,7 +73,15 @@ class PatchMergingV2(nn.Module):
     def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
         tokens (T, in_channels) of packed images to fewer."""
+        if packing is not None and _has_places(packing):
+            weight = by_neighbour(self.reduction.weight)
+            return apply_norm(self.norm, F.linear(merge_packed(x, packing), weight))
         return apply_norm(self.norm, self.reduction(_merge(x, self.stride, packing)))
+
+
+def _has_places(packing: Packing) -> bool:
+    """Whether tables say where tokens go: neighbourhoods tile the maps, and nothing overlaps."""
+    return packing.tables is not None and packing.tables.merged is not None
 
 
 def _merge(x: Tensor, stride: tuple[int, int], packing: Packing | None) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from .packing import Packing
+from ..ops import Packing
 from .valid_area import clear_padding
 
 
