@@ -15,10 +15,16 @@ from swin_backbone.ops.fused.attention import window_attention  # noqa: E402
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
 gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
+#: For what runs in either place, so that ``-m gpu`` finds it where there is a GPU.
+wherever = pytest.mark.gpu if HAS_GPU else pytest.mark.filterwarnings("default")
 
 SHAPES = [(1, 1), (5, 9), (8, 7), (13, 15)]
 WINDOWS = [((7, 7), (3, 3)), ((7, 7), (0, 0)), ((8, 8), (4, 4)), ((4, 4), (2, 2)), ((3, 5), (0, 2))]
 LARGE_WINDOWS = [((12, 12), (6, 6)), ((16, 16), (8, 8))]
+
+
+#: Cosine attention, valid sizes, and both.
+OPTIONS = [(True, False), (False, True), (True, True)]
 
 
 def make_inputs(size, window_size, heads=2, head_dim=16, batch=2):
@@ -87,7 +93,8 @@ def test_windows_larger_than_a_block_of_queries(window_size, shift_size, head_di
     assert max(kernels) <= 1e-5
 
 
-@pytest.mark.parametrize(("cosine", "masked"), [(True, False), (False, True), (True, True)])
+@wherever
+@pytest.mark.parametrize(("cosine", "masked"), OPTIONS)
 @pytest.mark.parametrize(
     ("size", "window_size", "shift_size"),
     [((5, 9), (4, 4), (2, 2)), ((9, 6), (3, 5), (0, 2)), ((13, 10), (9, 9), (4, 4))],
@@ -136,6 +143,65 @@ def test_full_grid(size, window_size, shift_size, dtype, heads, head_dim):
             kernels,
             reference,
         )
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("cosine", "masked"), OPTIONS)
+@pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS + LARGE_WINDOWS)
+@pytest.mark.parametrize("size", [(6, 7), (15, 29), (64, 65)])
+@pytest.mark.parametrize("head_dim", [32, 64])
+def test_cosine_and_valid_sizes_on_a_gpu(
+    size, window_size, shift_size, dtype, cosine, masked, head_dim
+):
+    """Low precision: within 1.5 times the reference's own error in that dtype."""
+    kernels, reference = compare(
+        size, window_size, shift_size, dtype, 3, head_dim, cosine=cosine, masked=masked
+    )
+    if dtype == torch.float32:
+        assert max(kernels) <= 1e-5, kernels
+    else:
+        pairs = zip(kernels, reference, strict=True)
+        assert all(a <= 1.5 * b + 1e-6 for a, b in pairs), (kernels, reference)
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("mask_padding", [False, True])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_whole_model_errs_no_more_than_the_reference_under_autocast(version, mask_padding):
+    """Maps and gradients within 1.5 times the reference backend's own error in bfloat16, against
+    float64; parameters whose gradient is below 1e-4 of the largest count as part of it."""
+    options = {"embed_dims": 32, "depths": (2, 2), "num_heads": (1, 2), "out_indices": (0, 1)}
+    options |= {"version": version, "mask_padding": mask_padding, "strides": (4, 2)}
+    exact = SwinBackbone(**options, backend="reference").double().to(DEVICE)
+    for parameter in exact.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    images = torch.randn(2, 3, 117, 90, device=DEVICE)
+    sizes = torch.tensor([[117, 71], [60, 90]]) if mask_padding else None
+
+    def differentiate(backend, dtype):
+        model = SwinBackbone(**options, backend=backend).to(DEVICE, dtype)
+        model.load_state_dict(exact.state_dict())
+        with torch.autocast("cuda", torch.bfloat16, enabled=dtype != torch.float64):
+            maps = model(images.to(dtype), sizes)
+        sum(m.to(dtype).square().mean() for m in maps).backward()
+        return [m.detach().to(dtype) for m in maps], [p.grad for p in model.parameters()]
+
+    true_maps, true_grads = differentiate("reference", torch.float64)
+    floor = 1e-4 * max(grad.norm() for grad in true_grads)
+
+    def all_errors(backend):
+        maps, grads = differentiate(backend, torch.float32)
+        own = [
+            (a - b).norm() / b.norm().clamp_min(floor)
+            for a, b in zip(grads, true_grads, strict=True)
+        ]
+        return [*errors(maps, true_maps), *map(float, own)]
+
+    fast, plain = all_errors("triton"), all_errors("reference")
+    assert all(a <= 1.5 * b + 1e-4 for a, b in zip(fast, plain, strict=True)), (fast, plain)
 
 
 def test_every_element_is_written_and_bits_repeat():

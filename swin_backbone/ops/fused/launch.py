@@ -66,6 +66,10 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
 }
 
 
+#: What was compiled, by kernel, constants, options and :func:`_kind` of each number.
+_VARIANTS: dict[tuple, dict] = {}
+
+
 def config(kernel: str, channels: int) -> Config:
     """Launch parameters of a kernel for tokens of ``channels`` channels."""
     return CONFIGS.get((kernel, channels)) or CONFIGS[kernel, None]
@@ -96,6 +100,7 @@ class Launch:
     At every launch Triton finds out anew which of the variants that it has compiled fits the
     arguments, and the host needs longer for that than the GPU for a small kernel. Here numbers and
     constants are settled once, so that only the tensors' dtypes and alignment are left to look at.
+    Launches for other shapes share what was compiled: images of new sizes come in every step.
 
     Args:
         kernel: a Triton kernel that takes tensors, then numbers, then constants.
@@ -118,23 +123,33 @@ class Launch:
         self.numbers = numbers
         self.constants = {name: constants[name] for name in kernel.arg_names if name in constants}
         self.options = options
-        self.compiled: dict[tuple[torch.dtype, ...], object] = {}
+        kinds = tuple([_kind(number) for number in numbers])
+        variant = (kernel, *self.constants.items(), *options.items(), kinds)
+        #: By the tensors' dtypes and the device, on which a kernel is loaded.
+        self.compiled = _VARIANTS.setdefault(variant, {})
 
     def __call__(self, *tensors: Tensor) -> None:
         """Start the kernel; the tensors' shapes are those that it was cut for."""
         if tensors[0].is_cuda and tensors[0].get_device() != torch.cuda.current_device():
             with torch.cuda.device(tensors[0].device):
                 return self(*tensors)
-        dtypes = tuple([tensor.dtype for tensor in tensors])
-        compiled = self.compiled.get(dtypes)
+        key = (tensors[0].get_device(), *[tensor.dtype for tensor in tensors])
+        compiled = self.compiled.get(key)
         aligned = not any(tensor.data_ptr() % ALIGNMENT for tensor in tensors)
         if compiled is not None and aligned:
             compiled[self.grid](*tensors, *self.numbers, *self.constants.values())
             return None
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
         if aligned and HAS_SHORT_WAY and tensors[0].is_cuda:
-            self.compiled[dtypes] = compiled
+            self.compiled[key] = compiled
         return None
+
+
+def _kind(number: int | float) -> object:
+    """What Triton compiles for of a number that is no constant."""
+    if isinstance(number, float):
+        return float
+    return number == 1, number % 16 == 0, abs(number) >= 2**31
 
 
 def norm_rows(channels: int) -> tuple[int, int, int]:
