@@ -20,11 +20,10 @@ from .layers import (
     SwinBlockV2,
     WindowAttentionV2,
     apply_norm,
-    clear_padding,
     embed_valid_areas,
     join,
     resize_position_embedding,
-    shrink_sizes,
+    valid_pyramid,
     warn_of_missing_sizes,
 )
 from .loading import adapt_state_dict, fit_checkpoint, load_pretrained, resolve_init_cfg
@@ -32,6 +31,7 @@ from .ops import (
     SMALL_MAP_RULES,
     Packing,
     check_backend_name,
+    clear_padding,
     low_precision_copies,
     pack_pyramid,
     product_dtype,
@@ -267,27 +267,24 @@ class SwinBackbone(BaseModule):
             own = valid_sizes.tolist()  # more than the batch has means all of it
             images = [image[:, :rows, :cols] for image, (rows, cols) in zip(x, own, strict=True)]
             return self.forward_packed(images, size)
+        levels = [None] * (len(self.stages) + 1)
         if valid_sizes is not None:
-            x = clear_padding(x.permute(0, 2, 3, 1), valid_sizes).permute(0, 3, 1, 2)
+            levels = valid_pyramid(valid_sizes, self.strides, x.device)
+            x = clear_padding(x.permute(0, 2, 3, 1), levels[0]).permute(0, 3, 1, 2)
         x = self.patch_embed(x)
-        valid_sizes = shrink_sizes(valid_sizes, self.strides[0])
         if self.use_abs_pos_embed:
-            x = x + self._position_embedding(tuple(x.shape[1:3]), valid_sizes)
+            x = x + self._position_embedding(tuple(x.shape[1:3]), levels[1])
         x = self.drop_after_pos(x)
         with self._weights_at_hand(x):
-            return self._forward_stages(x, valid_sizes)
+            return self._forward_stages(x, levels[1:])
 
-    def _forward_stages(self, x: Tensor, valid_sizes: Tensor | None) -> list[Tensor]:
+    def _forward_stages(self, x: Tensor, valid_sizes: list[Tensor | None]) -> list[Tensor]:
         maps = []
-        for index, stage in enumerate(self.stages):
-            features, x = stage(x, valid_sizes)
+        for index, (stage, valid) in enumerate(zip(self.stages, valid_sizes, strict=True)):
+            features, x = stage(x, valid)
             if index in self.out_indices:
                 norm = getattr(self, f"norm{index}")
-                maps.append(
-                    clear_padding(apply_norm(norm, features), valid_sizes).permute(0, 3, 1, 2)
-                )
-            if stage.downsample is not None:
-                valid_sizes = shrink_sizes(valid_sizes, self.strides[index + 1])
+                maps.append(apply_norm(norm, features, valid).permute(0, 3, 1, 2))
         return maps
 
     def forward_packed(
@@ -351,7 +348,7 @@ class SwinBackbone(BaseModule):
         return maps
 
     def _valid_sizes(self, x: Tensor, given: Tensor | None) -> Tensor | None:
-        """Rows and columns of each image (B, 2), on the device of ``x``; ``None`` for no mask."""
+        """Rows and columns of each image (B, 2), where they are; ``None`` for no mask."""
         if not (self.mask_padding or self.packed):
             if given is not None:
                 raise ValueError(
@@ -366,8 +363,7 @@ class SwinBackbone(BaseModule):
             raise TypeError(f"valid_sizes must be integers, got {sizes.dtype}")
         if tuple(sizes.shape) != (len(x), 2):
             raise ValueError(f"valid_sizes must be ({len(x)}, 2), got {tuple(sizes.shape)}")
-        # Packing needs them on the host, where they usually are.
-        return sizes if self.packed else sizes.to(x.device, non_blocking=True)
+        return sizes
 
     def _position_embedding(self, size: tuple[int, int], valid_sizes: Tensor | None) -> Tensor:
         if valid_sizes is None:

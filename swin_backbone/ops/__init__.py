@@ -13,10 +13,10 @@ from .products import scale_images
 from .windows import (
     SMALL_MAP_RULES,
     WindowGrid,
+    clear_padding,
     crop_bias_table,
     fit_window,
     log_spaced_offsets,
-    valid_tokens,
 )
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "by_neighbour",
     "check_backend_name",
     "choose_backend",
+    "clear_padding",
     "corner_pad",
     "crop_bias_table",
     "fit_window",
@@ -49,5 +50,4 @@ __all__ = [
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",
-    "valid_tokens",
 ]

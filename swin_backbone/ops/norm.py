@@ -14,12 +14,15 @@ from .packing import Packing
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .products import norm_linear
 from .symbolic import is_exporting
+from .windows import clear_padding
 
 #: Channels of a row up to which a program can hold it.
 MAX_CHANNELS = 8192
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, valid_sizes: Tensor | None = None
+) -> Tensor:
     """Layer norm over the last axis (https://arxiv.org/abs/1607.06450), on any device.
 
     Args:
@@ -27,16 +30,23 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         weight: (C,).
         bias: (C,).
         eps: added to the variance.
+        valid_sizes: of a batch of maps (B, H, W, C): (B, 2) rows and columns of each image; the
+            norm is zero outside. ``None`` for all.
 
     Returns:
         (..., C): float32 under autocast, as torch's own, else in the dtype of ``x``.
     """
     if not _runs_on_kernels(x, x.shape[-1]):
-        return F.layer_norm(x, weight.shape, weight, bias, eps)
+        return clear_padding(F.layer_norm(x, weight.shape, weight, bias, eps), valid_sizes)
     from .fused.norm import layer_norm as kernel  # needs triton, which may not be there
 
     dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-    return kernel(x.contiguous(), weight, bias, eps, False, dtype)
+    return kernel(x.contiguous(), weight, bias, eps, False, dtype, as_kernels_read(valid_sizes))
+
+
+def as_kernels_read(valid_sizes: Tensor | None) -> Tensor | None:
+    """Valid sizes in the layout of kernels; a model's are in it already."""
+    return None if valid_sizes is None else valid_sizes.int().contiguous()
 
 
 def merge_neighbours(x: Tensor, stride: tuple[int, int] = (2, 2)) -> Tensor:
@@ -93,6 +103,7 @@ def merge_norm_linear(
     eps: float,
     weight: Tensor,
     packing: Packing | None = None,
+    valid_sizes: Tensor | None = None,
 ) -> Tensor:
     """Join neighbourhoods, normalise and project them: patch merging in one function.
 
@@ -103,6 +114,8 @@ def merge_norm_linear(
         eps: added to the variance.
         weight: (N, 4 C).
         packing: where the tokens of each image lie, with the tables of a pyramid.
+        valid_sizes: of a batch of maps: (B, 2) rows and columns of each image; what is outside
+            counts as zero. ``None`` for all.
 
     Returns:
         (B, ceil(H / 2), ceil(W / 2), N), or (T of the next level, N).
@@ -114,14 +127,16 @@ def merge_norm_linear(
         project = cpu_products.norm_linear if why_not_eager(x) is None else norm_linear
         norm = NormParameters(norm_weight, norm_bias, eps)
         if packing is None:
-            x = merge_neighbours(x)
+            x = merge_neighbours(clear_padding(x, valid_sizes))
         else:
             weight = by_neighbour(weight)
         return project(x, norm, LinearParameters(weight, None))
     from .fused.norm import layer_norm as kernel
 
-    merge = packing is None
-    normed = kernel(x.contiguous(), norm_weight, norm_bias, eps, merge, product_dtype(x))
+    normed = kernel(
+        x.contiguous(), norm_weight, norm_bias, eps, packing is None, product_dtype(x),
+        as_kernels_read(valid_sizes),
+    )  # fmt: skip
     # The kernel writes neighbour by neighbour, which keeps its reads and writes contiguous.
     return F.linear(normed, by_neighbour(weight))
 
