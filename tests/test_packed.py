@@ -141,6 +141,11 @@ def test_the_switch_takes_a_padded_batch_apart():
     assert_equal_alone(maps, alone, 1e-12)
 
 
+def test_an_image_without_pixels_is_named():
+    with pytest.raises(ValueError, match=r"valid_sizes >= 1, got \[\[0, 5\]\]"):
+        make(torch.float32, packed=True)(torch.rand(1, 3, 8, 8), torch.tensor([[0, 5]]))
+
+
 def test_a_detector_trains_with_it():
     model, sample_class = stock_detector()
     model.backbone.mask_padding, model.backbone.packed = False, True
