@@ -9,11 +9,13 @@ from swin_backbone.ops import (
     LinearParameters,
     NormParameters,
     Windows,
+    clear_padding,
     merge_neighbours,
     residual_attention,
     residual_mlp,
 )
 from swin_backbone.ops.half_blocks import why_not_fused
+from swin_backbone.ops.windows import valid_tokens
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
@@ -21,7 +23,7 @@ if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"
 from swin_backbone.ops.fused import launch, products  # noqa: E402
 from swin_backbone.ops.fused import residual_attention as fused_attention  # noqa: E402
 from swin_backbone.ops.fused import residual_mlp as fused_mlp  # noqa: E402
-from swin_backbone.ops.fused.norm import layer_norm  # noqa: E402
+from swin_backbone.ops.fused.norm import layer_norm, normed_shape  # noqa: E402
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
@@ -229,8 +231,42 @@ def test_norm_agrees_with_torchs(merge):
         return F.layer_norm(x, (width,), weight, bias, 1e-5)
 
     def kernel(x, weight, bias):
-        out = layer_norm(x, weight, bias, 1e-5, merge, torch.float32)
+        out = layer_norm(x, weight, bias, 1e-5, merge, torch.float32, None)
         # back to the order of nn.Unfold
+        return out.unflatten(-1, (4, -1)).transpose(-1, -2).flatten(-2) if merge else out
+
+    pairs = zip(
+        differentiate(kernel, torch.float32), differentiate(exact, torch.float64), strict=True
+    )
+    assert max(relative_error(a, b) for a, b in pairs) <= 1e-6  # float32, sums over 48 tokens
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_norm_of_images_smaller_than_their_batch(merge):
+    """Zeros outside, whatever was there: of the norm, or of the map that is merged."""
+    x = torch.randn(3, 5, 7, 16, device=DEVICE)
+    width = 64 if merge else 16
+    weight, bias = torch.rand(width, device=DEVICE) + 0.5, torch.randn(width, device=DEVICE)
+    sizes = torch.tensor([[3, 6], [5, 7], [0, 2]], dtype=torch.int32, device=DEVICE)
+    if merge:  # a cotangent of what is outside is zero: the next stage does not see it
+        shrunk = -(-sizes // 2)
+    cotangent = torch.randn(normed_shape(x, merge), device=DEVICE)
+
+    def differentiate(run, dtype):
+        tensors = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+        out = run(*tensors)
+        own = clear_padding(cotangent, shrunk) if merge else cotangent
+        return [out, *torch.autograd.grad(out, tensors, own.to(dtype))]
+
+    def exact(x, weight, bias):
+        x = merge_neighbours(clear_padding(x, sizes)) if merge else x
+        out = F.layer_norm(x, (width,), weight, bias, 1e-5)
+        return out if merge else clear_padding(out, sizes)
+
+    def kernel(x, weight, bias):
+        outside = ~valid_tokens(*x.shape[1:3], sizes)[..., None]
+        x = x.masked_fill(outside, float("nan"))  # a gradient of zero there stays one
+        out = layer_norm(x, weight, bias, 1e-5, merge, torch.float32, sizes)
         return out.unflatten(-1, (4, -1)).transpose(-1, -2).flatten(-2) if merge else out
 
     pairs = zip(
@@ -288,7 +324,7 @@ def test_operators_are_well_formed():
     torch.library.opcheck(fused_mlp.residual_mlp.operator, (x, None, *norm, *mlp, *low, 1e-5))
     attention = [p[k] for k in ("qkv_weight", "qkv_bias", "table", "proj_weight", "proj_bias")]
     low = [p[name].detach() for name in ("qkv_weight", "qkv_bias", "proj_weight")]
-    arguments = (*norm, *attention, *low, None, None, 1e-5, [4, 4, 2, 2], 0.25, 0.0)
+    arguments = (*norm, *attention, *low, None, None, None, 1e-5, [4, 4, 2, 2], 0.25, 0.0)
     torch.library.opcheck(fused_attention.residual_attention.operator, (x, None, *arguments))
 
 

@@ -8,8 +8,12 @@ from test_mask_padding import ARGUMENTS, SIZES, assert_equal_alone, draw, pad, s
 from test_tools import run_tool
 
 from swin_backbone import SwinBackbone
-from swin_backbone.layers import DropPath, Packing, join
-from swin_backbone.ops import shifted_window_attention, shifted_window_attention_packed
+from swin_backbone.layers import DropPath, join
+from swin_backbone.ops import (
+    Packing,
+    shifted_window_attention,
+    shifted_window_attention_packed,
+)
 
 
 def make(dtype=torch.float64, **changes):
@@ -135,6 +139,11 @@ def test_the_switch_takes_a_padded_batch_apart():
         maps = backbone(pad(images, value=float("nan")), torch.tensor(SIZES))
         alone = [plain(image[None]) for image in images]
     assert_equal_alone(maps, alone, 1e-12)
+
+
+def test_an_image_without_pixels_is_named():
+    with pytest.raises(ValueError, match=r"valid_sizes >= 1, got \[\[0, 5\]\]"):
+        make(torch.float32, packed=True)(torch.rand(1, 3, 8, 8), torch.tensor([[0, 5]]))
 
 
 def test_a_detector_trains_with_it():

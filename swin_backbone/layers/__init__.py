@@ -6,12 +6,12 @@ from .continuous_position_bias import ContinuousPositionBias
 from .drop_path import DropPath
 from .mlp import Mlp
 from .norm import apply_norm
-from .packing import Packing, join
+from .packing import join
 from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging, PatchMergingV2
 from .position_embedding import embed_valid_areas, resize_position_embedding
 from .stage import SwinStage
-from .valid_area import clear_padding, shrink_sizes, warn_of_missing_sizes
+from .valid_area import valid_pyramid, warn_of_missing_sizes
 from .window_attention import WindowAttention
 from .window_attention_v2 import WindowAttentionV2
 
@@ -19,7 +19,6 @@ __all__ = [
     "ContinuousPositionBias",
     "DropPath",
     "Mlp",
-    "Packing",
     "PatchEmbed",
     "PatchMerging",
     "PatchMergingV2",
@@ -29,10 +28,9 @@ __all__ = [
     "WindowAttention",
     "WindowAttentionV2",
     "apply_norm",
-    "clear_padding",
     "embed_valid_areas",
     "join",
     "resize_position_embedding",
-    "shrink_sizes",
+    "valid_pyramid",
     "warn_of_missing_sizes",
 ]

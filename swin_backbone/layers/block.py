@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..ops import LinearParameters, NormParameters, residual_attention, residual_mlp
+from ..ops import LinearParameters, NormParameters, Packing, residual_attention, residual_mlp
 from .drop_path import DropPath
 from .mlp import Mlp
 from .norm import apply_norm
-from .packing import Packing
+from .packing import map_size
 from .window_attention import WindowAttention
 
 
@@ -71,12 +71,8 @@ class SwinBlock(nn.Module):
         if not self._is_plain():
             x = self._attend(x, valid_sizes, packing)
             return x + self.drop_path(self.mlp(self.norm2(x)), packing)
-        if packing is None:
-            x = self._attend_fused(x, valid_sizes)
-        else:
-            x = self._attend(x, None, packing)
         return residual_mlp(
-            x,
+            self._attend_fused(x, valid_sizes, packing),
             _norm_parameters(self.norm2),
             _linear_parameters(self.mlp.fc1),
             _linear_parameters(self.mlp.fc2),
@@ -98,8 +94,10 @@ class SwinBlock(nn.Module):
         drops = self.training and self.mlp.drop.p > 0
         return norms and not drops and self.mlp.is_gelu
 
-    def _attend_fused(self, x: Tensor, valid_sizes: Tensor | None) -> Tensor:
-        window_size, shift_size, table = self.attn.fit(x.shape[1:3])
+    def _attend_fused(
+        self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None
+    ) -> Tensor:
+        window_size, shift_size, table = self.attn.fit(map_size(x, packing))
         return residual_attention(
             x,
             _norm_parameters(self.norm1),
@@ -107,9 +105,10 @@ class SwinBlock(nn.Module):
             table,
             _linear_parameters(self.attn.proj),
             self.attn.windows(window_size, shift_size),
-            self.drop_path.sample(x),
+            self.drop_path.sample(x, packing),
             self.attn.backend,
             valid_sizes,
+            packing,
         )
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ops import Packing
 from .drop_path import DropPath
 from .mlp import Mlp
 from .norm import apply_norm
-from .packing import Packing
 from .window_attention_v2 import WindowAttentionV2
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import scale_images
-from .packing import Packing
+from ..ops import Packing, scale_images
 
 
 class DropPath(nn.Module):
@@ -35,10 +34,7 @@ class DropPath(nn.Module):
         count = x.shape[0] if packing is None else len(packing.sizes)
         kept = torch.empty(count, dtype=torch.float32, device=x.device).bernoulli_(keep)
         kept = kept.div_(keep) if keep > 0.0 else kept
-        if packing is None:
-            return kept
-        counts = torch.tensor(packing.counts, device=x.device)
-        return kept.repeat_interleave(counts, output_size=len(x))
+        return kept if packing is None else packing.spread(kept)
 
     def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
         """(B, ...), or the tokens (T, C) of packed images, to the same shape; whole images are

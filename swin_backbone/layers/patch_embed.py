@@ -46,6 +46,18 @@ class PatchEmbed(nn.Module):
         """Images (in_channels, H, W) of any sizes to one list of tokens (T, embed_dims)."""
         return self._project(join(self._patches(image[None])[0] for image in images))
 
+    def pack_batch(self, x: Tensor, places: Tensor) -> Tensor:
+        """A padded batch (B, in_channels, H, W), zero outside its images, to the tokens of these.
+
+        Args:
+            x: the batch.
+            places: (T,) int64, where each token's patch lies in (B, ceil(H / patch), ...).
+
+        Returns:
+            (T, embed_dims).
+        """
+        return self._project(self._patches(x).flatten(0, 2).index_select(0, places))
+
     def _patches(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, rows, columns, in_channels * patch rows * columns)."""
         rows, columns = self.patch_size

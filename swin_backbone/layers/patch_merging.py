@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import merge_neighbours, merge_norm_linear
+from ..ops import (
+    Packing,
+    by_neighbour,
+    clear_padding,
+    merge_neighbours,
+    merge_norm_linear,
+    merge_packed,
+)
 from .norm import apply_norm
-from .packing import Packing, join
+from .packing import join
 
 
 class PatchMerging(nn.Module):
@@ -39,13 +47,19 @@ class PatchMerging(nn.Module):
         self.norm = norm_layer(merged) if norm_layer is not None else nn.Identity()
         self.reduction = nn.Linear(merged, out_channels, bias=False)
 
-    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, packing: Packing | None = None, valid_sizes: Tensor | None = None
+    ) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
-        tokens (T, in_channels) of packed images to fewer."""
+        tokens (T, in_channels) of packed images to fewer; what is outside ``valid_sizes`` (B, 2)
+        counts as zero, as the border of an image by itself does."""
         norm = self.norm
-        if packing is None and self.stride == (2, 2) and type(norm) is nn.LayerNorm:
-            return merge_norm_linear(x, norm.weight, norm.bias, norm.eps, self.reduction.weight)
-        return self.reduction(norm(_merge(x, self.stride, packing)))
+        tiles = self.stride == (2, 2) if packing is None else _has_places(packing)
+        if tiles and type(norm) is nn.LayerNorm:
+            return merge_norm_linear(
+                x, norm.weight, norm.bias, norm.eps, self.reduction.weight, packing, valid_sizes
+            )
+        return self.reduction(norm(_merge(x, self.stride, packing, valid_sizes)))
 
 
 class PatchMergingV2(nn.Module):
@@ -66,13 +80,26 @@ class PatchMergingV2(nn.Module):
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
         self.norm = norm_layer(out_channels) if norm_layer is not None else nn.Identity()
 
-    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, packing: Packing | None = None, valid_sizes: Tensor | None = None
+    ) -> Tensor:
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
-        tokens (T, in_channels) of packed images to fewer."""
-        return apply_norm(self.norm, self.reduction(_merge(x, self.stride, packing)))
+        tokens (T, in_channels) of packed images to fewer; what is outside ``valid_sizes`` (B, 2)
+        counts as zero, as the border of an image by itself does."""
+        if packing is not None and _has_places(packing):
+            weight = by_neighbour(self.reduction.weight)
+            return apply_norm(self.norm, F.linear(merge_packed(x, packing), weight))
+        return apply_norm(self.norm, self.reduction(_merge(x, self.stride, packing, valid_sizes)))
 
 
-def _merge(x: Tensor, stride: tuple[int, int], packing: Packing | None) -> Tensor:
+def _has_places(packing: Packing) -> bool:
+    """Whether tables say where tokens go: neighbourhoods tile the maps, and nothing overlaps."""
+    return packing.tables is not None and packing.tables.merged is not None
+
+
+def _merge(
+    x: Tensor, stride: tuple[int, int], packing: Packing | None, valid_sizes: Tensor | None
+) -> Tensor:
     if packing is None:
-        return merge_neighbours(x, stride)
+        return merge_neighbours(clear_padding(x, valid_sizes), stride)
     return join(merge_neighbours(part[None], stride)[0] for part in packing.split(x))

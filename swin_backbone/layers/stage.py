@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from .packing import Packing
-from .valid_area import clear_padding
+from ..ops import Packing
 
 
 class SwinStage(nn.Module):
@@ -34,13 +33,9 @@ class SwinStage(nn.Module):
             packing: where the tokens of each image lie.
 
         Returns:
-            The stage's own map (B, H, W, C), and the next stage's input (the same map where
-            there is no next stage).
+            The stage's own map (B, H, W, C), of no meaning outside ``valid_sizes``, and the next
+            stage's input (the same map where there is no next stage).
         """
         for block in self.blocks:
             x = block(x, valid_sizes, packing)
-        if packing is not None:
-            return x, x if self.downsample is None else self.downsample(x, packing)
-        # Patch merging of an image by itself would fill up with zeros.
-        x = clear_padding(x, valid_sizes)
-        return x, x if self.downsample is None else self.downsample(x)
+        return x, x if self.downsample is None else self.downsample(x, packing, valid_sizes)

@@ -6,40 +6,37 @@ A valid area begins at the top left. Its sizes are (B, 2) integers, rows and col
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..ops import valid_tokens
 
+def valid_pyramid(
+    valid_sizes: Tensor, strides: Sequence[tuple[int, int]], device: torch.device
+) -> list[Tensor]:
+    """Valid sizes of the images and of each level's maps, as kernels read them.
 
-def clear_padding(x: Tensor, valid_sizes: Tensor | None) -> Tensor:
-    """Set what lies outside the valid areas to zero, whatever it was.
+    A token belongs to the image if a part of it does, so sizes are rounded up. They are computed
+    where the images' are, on the host as a rule, and moved to the device together.
 
     Args:
-        x: (B, H, W, C).
-        valid_sizes: (B, 2) rows and columns; ``None`` if all of ``x`` is valid.
+        valid_sizes: (B, 2) rows and columns of each image, in pixels.
+        strides: step from the pixels to the first level's tokens, and from each level to the next.
+        device: where they are wanted.
 
     Returns:
-        A tensor like ``x``, or ``x`` itself where there is nothing to clear.
+        One more than there are strides, the images' first: (B, 2) int32, contiguous.
     """
-    if valid_sizes is None:
-        return x
-    return x.masked_fill(~valid_tokens(x.shape[1], x.shape[2], valid_sizes)[..., None], 0)
-
-
-def shrink_sizes(valid_sizes: Tensor | None, stride: tuple[int, int]) -> Tensor | None:
-    """Valid sizes of a map that has one token for every ``stride`` of another: rounded up, as a
-    token belongs to the image if a part of it does.
-
-    Args:
-        valid_sizes: (B, 2) rows and columns, or ``None``.
-        stride: rows and columns of the other map for each of the new one.
-    """
-    if valid_sizes is None:
-        return None
-    sides = [-(-side // step) for side, step in zip(valid_sizes.unbind(1), stride, strict=True)]
-    return torch.stack(sides, dim=1)
+    images = len(valid_sizes)
+    sizes = torch.nn.functional.pad(valid_sizes.int(), (0, 0, 0, images % 2))  # to 16 bytes each
+    levels = [sizes]
+    for stride in strides:
+        sides = [-(-side // step) for side, step in zip(sizes.unbind(1), stride, strict=True)]
+        sizes = torch.stack(sides, dim=1)
+        levels.append(sizes)
+    moved = torch.stack(levels).to(device, non_blocking=True)
+    return [level[:images] for level in moved.unbind()]
 
 
 def warn_of_missing_sizes(images: int) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import Windows, crop_bias_table, fit_window
-from .attend import attend
-from .packing import Packing, map_size
+from ..ops import Packing, Windows, attend, crop_bias_table, fit_window
+from .packing import map_size
 
 
 class WindowAttention(nn.Module):

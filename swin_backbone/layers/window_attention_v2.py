@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..ops import fit_window
-from .attend import attend
+from ..ops import Packing, attend, fit_window
 from .continuous_position_bias import ContinuousPositionBias
-from .packing import Packing, map_size
+from .packing import map_size
 
 #: Attention logits are at most this factor times the cosine (Swin Transformer V2, section 3.2).
 MAX_LOGIT_SCALE = 100.0

@@ -5,17 +5,18 @@ from .backends import BACKENDS, AttentionInputs, Backend
 from .corner_pad import corner_pad
 from .half_blocks import Windows, residual_attention, residual_mlp
 from .low_precision import low_precision_copies
-from .norm import layer_norm, merge_neighbours, merge_norm_linear
-from .packed import shifted_window_attention_packed
+from .norm import by_neighbour, layer_norm, merge_neighbours, merge_norm_linear, merge_packed
+from .packed import attend, shifted_window_attention_packed
+from .packing import Packing, pack_pyramid
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .products import scale_images
 from .windows import (
     SMALL_MAP_RULES,
     WindowGrid,
+    clear_padding,
     crop_bias_table,
     fit_window,
     log_spaced_offsets,
-    valid_tokens,
 )
 
 __all__ = [
@@ -25,10 +26,14 @@ __all__ = [
     "Backend",
     "LinearParameters",
     "NormParameters",
+    "Packing",
     "WindowGrid",
     "Windows",
+    "attend",
+    "by_neighbour",
     "check_backend_name",
     "choose_backend",
+    "clear_padding",
     "corner_pad",
     "crop_bias_table",
     "fit_window",
@@ -37,11 +42,12 @@ __all__ = [
     "low_precision_copies",
     "merge_neighbours",
     "merge_norm_linear",
+    "merge_packed",
+    "pack_pyramid",
     "product_dtype",
     "residual_attention",
     "residual_mlp",
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",
-    "valid_tokens",
 ]

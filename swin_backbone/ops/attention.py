@@ -71,17 +71,18 @@ def shifted_window_attention(
         ValueError: if a shape does not fit, or the backend is unknown or cannot run the inputs.
         TypeError: if ``qkv`` or ``logit_scale`` is not floating point, or ``valid_sizes`` is.
     """
-    _check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p)
-    _check_options(qkv, num_heads, scale, logit_scale, valid_sizes)
-    if scale is None:
-        scale = 1.0 if logit_scale is not None else (qkv.shape[-1] // (3 * num_heads)) ** -0.5
+    if qkv.dim() != 4 or qkv.shape[1] < 1 or qkv.shape[2] < 1:
+        raise ValueError(f"qkv must be (B, H, W, 3*C) with H, W >= 1, got {tuple(qkv.shape)}")
+    check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p)
+    check_options(qkv, num_heads, scale, logit_scale)
+    _check_valid_sizes(qkv, valid_sizes)
     inputs = AttentionInputs(
         qkv=qkv,
         bias_table=bias_table,
         padding_qkv=padding_qkv,
         grid=WindowGrid(qkv.shape[1], qkv.shape[2], tuple(window_size), tuple(shift_size)),
         num_heads=num_heads,
-        scale=scale,
+        scale=resolve_scale(qkv, num_heads, scale, logit_scale),
         dropout_p=dropout_p,
         logit_scale=logit_scale,
         valid_sizes=valid_sizes,
@@ -130,11 +131,10 @@ def _log_choice(name: str, refused: list[str]) -> None:
         logger.debug("attention backend %r; refused: %s", name, "; ".join(refused) or "none")
 
 
-def _check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p):
+def check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p):
+    """Raise for what does not fit, on a batch of maps or on packed images."""
     if not qkv.is_floating_point():
         raise TypeError(f"qkv must be floating point, got {qkv.dtype}")
-    if qkv.dim() != 4 or qkv.shape[1] < 1 or qkv.shape[2] < 1:
-        raise ValueError(f"qkv must be (B, H, W, 3*C) with H, W >= 1, got {tuple(qkv.shape)}")
     if num_heads < 1 or qkv.shape[-1] % (3 * num_heads):
         raise ValueError(
             f"num_heads must divide C where qkv has 3*C channels, "
@@ -155,7 +155,8 @@ def _check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_q
         raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
 
 
-def _check_options(qkv, num_heads, scale, logit_scale, valid_sizes):
+def check_options(qkv, num_heads, scale, logit_scale):
+    """Raise for scores that cannot be scaled so."""
     if logit_scale is not None:
         if scale is not None:
             raise ValueError(f"give scale or logit_scale, not both; got scale={scale}")
@@ -165,6 +166,16 @@ def _check_options(qkv, num_heads, scale, logit_scale, valid_sizes):
             raise ValueError(
                 f"logit_scale must be ({num_heads},), one a head, got {tuple(logit_scale.shape)}"
             )
+
+
+def resolve_scale(qkv, num_heads, scale, logit_scale) -> float:
+    """The factor on q k^T where ``None`` was given: that of the head's channels, or none."""
+    if scale is not None:
+        return scale
+    return 1.0 if logit_scale is not None else (qkv.shape[-1] // (3 * num_heads)) ** -0.5
+
+
+def _check_valid_sizes(qkv, valid_sizes):
     if valid_sizes is not None:
         if valid_sizes.is_floating_point() or valid_sizes.dtype == torch.bool:
             raise TypeError(f"valid_sizes must be integers, got {valid_sizes.dtype}")

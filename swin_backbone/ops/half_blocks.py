@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from . import products as plain_products
-from .attention import shifted_window_attention
 from .backends.triton import (
     DTYPES,
     MAX_ELEMENTS,
-    MAX_HEAD_DIM,
-    MAX_TOKENS,
     dropout_seed,
     why_not_device,
+    why_not_windows,
 )
 from .cpu import products as cpu_products
 from .cpu.eager import why_not_eager
 from .cpu.stochastic_depth import for_kept_images
 from .low_precision import in_low_precision
+from .packed import attend
+from .packing import Packing
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .symbolic import is_exporting
 
@@ -49,22 +49,25 @@ def residual_attention(
     keep: Tensor | None = None,
     backend: str = "auto",
     valid_sizes: Tensor | None = None,
+    packing: Packing | None = None,
 ) -> Tensor:
     """``x + keep * proj(attention(qkv(norm(x))))``: Swin Transformer, equation 3, first line.
 
     Args:
-        x: (B, H, W, C).
+        x: (B, H, W, C), or with ``packing`` (T, C).
         norm: over C channels.
         qkv: C to 3 C.
         bias_table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias.
         proj: C to C.
         windows: geometry of the attention.
-        keep: (B,) float32 factor of each image's branch (stochastic depth); ``None`` for 1.
+        keep: (B,) float32 factor of each image's branch (stochastic depth), or (T,) of each
+            token's; ``None`` for 1.
         backend: how the attention is computed; ``'auto'`` and ``'triton'`` allow the fused kernels.
         valid_sizes: (B, 2) rows and columns of each image that are seen; ``None`` for all.
+        packing: where the tokens of each image lie; ``None`` for a batch of maps.
 
     Returns:
-        (B, H, W, C).
+        A tensor like ``x``.
     """
     if why_not_fused(x, backend, windows) is None:
         from .fused.residual_attention import residual_attention as kernel
@@ -72,31 +75,36 @@ def residual_attention(
         dtype = product_dtype(x)
         low = [in_low_precision(tensor, dtype) for tensor in (*qkv, proj.weight)]
         seed = dropout_seed(windows.dropout_p, x.device)
-        if valid_sizes is not None:
+        packed = None
+        if packing is not None:
+            packed = packing.windows(windows.window_size, x.device)
+            valid_sizes = packed if packing.mask_padding else None
+        elif valid_sizes is not None:
             valid_sizes = valid_sizes.int().contiguous()
         return kernel(
             x.contiguous(), keep, norm.weight, norm.bias, *qkv, bias_table.contiguous(), *proj,
-            *low, valid_sizes, seed, norm.eps, [*windows.window_size, *windows.shift_size],
+            *low, valid_sizes, packed, seed, norm.eps, [*windows.window_size, *windows.shift_size],
             windows.scale, windows.dropout_p,
         )[0]  # fmt: skip
     products = cpu_products if _is_for_cpu(x, backend) else plain_products
 
     def half(x: Tensor, keep: Tensor | None) -> Tensor:
-        attended = shifted_window_attention(
+        attended = attend(
             products.norm_linear(x, norm, qkv),
             bias_table,
+            valid_sizes,
+            packing,
             num_heads=windows.num_heads,
             window_size=windows.window_size,
             shift_size=windows.shift_size,
             scale=windows.scale,
-            valid_sizes=valid_sizes,
             padding_qkv=qkv.bias,
             dropout_p=windows.dropout_p,
             backend=backend,
         )
         return products.linear_add(attended, proj, x, keep)
 
-    if products is cpu_products and valid_sizes is None:
+    if products is cpu_products and valid_sizes is None and packing is None:
         return for_kept_images(half, x, keep, (*norm[:2], *qkv, bias_table, *proj))
     return half(x, keep)
 
@@ -116,7 +124,8 @@ def residual_mlp(
         norm: over C channels.
         up: C to the hidden channels.
         down: hidden channels to C.
-        keep: (B,) float32 factor of each image's branch (stochastic depth); ``None`` for 1.
+        keep: (B,) float32 factor of each image's branch (stochastic depth), one for each row of the
+            first axis; ``None`` for 1.
         backend: ``'auto'`` and ``'triton'`` allow the fused kernels.
 
     Returns:
@@ -147,7 +156,7 @@ def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> st
     """Why the fused kernels do not run a half-block, or ``None`` if they do.
 
     Args:
-        x: (B, H, W, C).
+        x: (B, H, W, C) or (T, C).
         backend: what the user asked for.
         windows: of an attention half-block.
     """
@@ -174,10 +183,4 @@ def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> st
         return None
     if 3 * x.shape[1:].numel() > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {3 * x.shape[1:].numel()}"
-    tokens, head_dim = (
-        windows.window_size[0] * windows.window_size[1],
-        channels // windows.num_heads,
-    )
-    if tokens > MAX_TOKENS or head_dim > MAX_HEAD_DIM:
-        return f"at most {MAX_TOKENS} tokens a window and {MAX_HEAD_DIM} channels a head"
-    return None
+    return why_not_windows(dtype, windows.window_size, channels // windows.num_heads)

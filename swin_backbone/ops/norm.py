@@ -10,32 +10,43 @@ from .backends.triton import DTYPES, why_not_device
 from .corner_pad import corner_pad
 from .cpu import products as cpu_products
 from .cpu.eager import why_not_eager
+from .packing import Packing
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .products import norm_linear
 from .symbolic import is_exporting
+from .windows import clear_padding
 
 #: Channels of a row up to which a program can hold it.
 MAX_CHANNELS = 8192
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, valid_sizes: Tensor | None = None
+) -> Tensor:
     """Layer norm over the last axis (https://arxiv.org/abs/1607.06450), on any device.
 
     Args:
-        x: (B, H, W, C).
+        x: (..., C).
         weight: (C,).
         bias: (C,).
         eps: added to the variance.
+        valid_sizes: of a batch of maps (B, H, W, C): (B, 2) rows and columns of each image; the
+            norm is zero outside. ``None`` for all.
 
     Returns:
-        (B, H, W, C): float32 under autocast, as torch's own, else in the dtype of ``x``.
+        (..., C): float32 under autocast, as torch's own, else in the dtype of ``x``.
     """
     if not _runs_on_kernels(x, x.shape[-1]):
-        return F.layer_norm(x, weight.shape, weight, bias, eps)
+        return clear_padding(F.layer_norm(x, weight.shape, weight, bias, eps), valid_sizes)
     from .fused.norm import layer_norm as kernel  # needs triton, which may not be there
 
     dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-    return kernel(x.contiguous(), weight, bias, eps, False, dtype)
+    return kernel(x.contiguous(), weight, bias, eps, False, dtype, as_kernels_read(valid_sizes))
+
+
+def as_kernels_read(valid_sizes: Tensor | None) -> Tensor | None:
+    """Valid sizes in the layout of kernels; a model's are in it already."""
+    return None if valid_sizes is None else valid_sizes.int().contiguous()
 
 
 def merge_neighbours(x: Tensor, stride: tuple[int, int] = (2, 2)) -> Tensor:
@@ -65,31 +76,69 @@ def merge_neighbours(x: Tensor, stride: tuple[int, int] = (2, 2)) -> Tensor:
     return torch.stack(neighbours, dim=-1).flatten(-2)
 
 
+def merge_packed(x: Tensor, packing: Packing) -> Tensor:
+    """Join the channels of 2 x 2 neighbourhoods of packed images' tokens, zeros beyond borders.
+
+    Args:
+        x: (T, C).
+        packing: where the tokens of each image lie, with the tables of a pyramid.
+
+    Returns:
+        (T of the next level, 4 C), neighbour by neighbour: upper left, upper right, lower left,
+        lower right; see :func:`by_neighbour`.
+    """
+    places = x.new_zeros(4 * sum(packing.shrink((2, 2)).counts), x.shape[1])
+    return places.index_copy(0, packing.tables.merged, x).view(-1, 4 * x.shape[1])
+
+
+def by_neighbour(parameter: Tensor) -> Tensor:
+    """(..., 4 C) from the order of :func:`merge_neighbours` to that of :func:`merge_packed`."""
+    return parameter.unflatten(-1, (-1, 4)).transpose(-2, -1).flatten(-2)
+
+
 def merge_norm_linear(
-    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    weight: Tensor,
+    packing: Packing | None = None,
+    valid_sizes: Tensor | None = None,
 ) -> Tensor:
     """Join neighbourhoods, normalise and project them: patch merging in one function.
 
     Args:
-        x: (B, H, W, C).
+        x: (B, H, W, C), or with ``packing`` (T, C).
         norm_weight: (4 C,), in the order of :func:`merge_neighbours`, as all that follow.
         norm_bias: (4 C,).
         eps: added to the variance.
         weight: (N, 4 C).
+        packing: where the tokens of each image lie, with the tables of a pyramid.
+        valid_sizes: of a batch of maps: (B, 2) rows and columns of each image; what is outside
+            counts as zero. ``None`` for all.
 
     Returns:
-        (B, ceil(H / 2), ceil(W / 2), N).
+        (B, ceil(H / 2), ceil(W / 2), N), or (T of the next level, N).
     """
+    if packing is not None:
+        x = merge_packed(x, packing)
+        norm_weight, norm_bias = by_neighbour(norm_weight), by_neighbour(norm_bias)
     if not _runs_on_kernels(x, weight.shape[1]):
         project = cpu_products.norm_linear if why_not_eager(x) is None else norm_linear
         norm = NormParameters(norm_weight, norm_bias, eps)
-        return project(merge_neighbours(x), norm, LinearParameters(weight, None))
+        if packing is None:
+            x = merge_neighbours(clear_padding(x, valid_sizes))
+        else:
+            weight = by_neighbour(weight)
+        return project(x, norm, LinearParameters(weight, None))
     from .fused.norm import layer_norm as kernel
 
-    normed = kernel(x.contiguous(), norm_weight, norm_bias, eps, True, product_dtype(x))
+    normed = kernel(
+        x.contiguous(), norm_weight, norm_bias, eps, packing is None, product_dtype(x),
+        as_kernels_read(valid_sizes),
+    )  # fmt: skip
     # The kernel writes neighbour by neighbour, which keeps its reads and writes contiguous.
-    by_neighbour = weight.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1)
-    return F.linear(normed, by_neighbour)
+    return F.linear(normed, by_neighbour(weight))
 
 
 def _runs_on_kernels(x: Tensor, channels: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .attention import check_backend_name, shifted_window_attention
+from .attention import (
+    check_backend_name,
+    check_inputs,
+    check_options,
+    resolve_scale,
+    shifted_window_attention,
+)
+from .backends.triton import dropout_seed, why_not_tensors
+from .packing import Packing
+from .symbolic import is_exporting
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,7 +29,7 @@ class PackedInputs:
     """Arguments of one call of :func:`shifted_window_attention_packed`."""
 
     qkv: Tensor
-    sizes: tuple[tuple[int, int], ...]
+    packing: Packing
     bias_table: Tensor
     num_heads: int
     window_size: tuple[int, int]
@@ -25,7 +37,6 @@ class PackedInputs:
     scale: float | None
     logit_scale: Tensor | None
     padding_qkv: Tensor | None
-    mask_padding: bool
     dropout_p: float
     backend: str
 
@@ -47,10 +58,12 @@ class PackedBackend(NamedTuple):
 def _run_one_by_one(inputs: PackedInputs) -> Tensor:
     """The definition: each image by itself, through the operation on maps."""
     attended = []
-    for part, size in zip(_split(inputs.qkv, inputs.sizes), inputs.sizes, strict=True):
-        valid = torch.tensor([size], device=part.device) if inputs.mask_padding else None
+    for part in inputs.packing.split(inputs.qkv):
+        valid = None
+        if inputs.packing.mask_padding:
+            valid = torch.tensor([part.shape[:2]], device=part.device)
         own = shifted_window_attention(
-            part.unflatten(0, (1, *size)),
+            part[None],
             inputs.bias_table,
             num_heads=inputs.num_heads,
             window_size=inputs.window_size,
@@ -66,15 +79,44 @@ def _run_one_by_one(inputs: PackedInputs) -> Tensor:
     return torch.cat(attended)
 
 
+def _why_not_triton(inputs: PackedInputs) -> str | None:
+    if not inputs.qkv.is_cuda and inputs.backend == "auto":
+        return "no CUDA device"
+    if is_exporting():
+        return "an exported model runs where there may be no Triton"
+    return why_not_tensors(inputs.qkv, inputs.num_heads, inputs.window_size)
+
+
+def _run_triton(inputs: PackedInputs) -> Tensor:
+    """All windows of all images in one launch; a table says where each lies."""
+    from .fused.attention import window_attention  # needs triton, which may not be there
+
+    qkv, packing = inputs.qkv, inputs.packing
+    windows = packing.windows(inputs.window_size, qkv.device)
+    return window_attention(
+        qkv.contiguous(),
+        inputs.bias_table.contiguous(),
+        None if packing.mask_padding else inputs.padding_qkv,
+        None if inputs.logit_scale is None else inputs.logit_scale.contiguous(),
+        windows if packing.mask_padding else None,
+        windows,
+        dropout_seed(inputs.dropout_p, qkv.device),
+        [*inputs.window_size, *inputs.shift_size],
+        resolve_scale(qkv, inputs.num_heads, inputs.scale, inputs.logit_scale),
+        inputs.dropout_p,
+    )
+
+
+TRITON = PackedBackend(name="triton", why_not=_why_not_triton, run=_run_triton)
 ONE_BY_ONE = PackedBackend(name="one by one", why_not=lambda inputs: None, run=_run_one_by_one)
 
 #: In order of preference; the last takes everything.
-PACKED_BACKENDS: list[PackedBackend] = [ONE_BY_ONE]
+PACKED_BACKENDS: list[PackedBackend] = [TRITON, ONE_BY_ONE]
 
 
 def shifted_window_attention_packed(
     qkv: Tensor,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[tuple[int, int]] | Packing,
     bias_table: Tensor,
     *,
     num_heads: int,
@@ -93,7 +135,8 @@ def shifted_window_attention_packed(
 
     Args:
         qkv: (T, 3 * C), the tokens of all images, one image after the other, each row by row.
-        sizes: rows H and columns W of each image's map; their products add up to T.
+        sizes: rows H and columns W of each image's map; their products add up to T. Or a
+            :class:`Packing`, which keeps what kernels need to know, and ``mask_padding``.
         bias_table: as for one map.
         num_heads: as for one map.
         window_size: as for one map.
@@ -102,7 +145,7 @@ def shifted_window_attention_packed(
         logit_scale: as for one map.
         padding_qkv: as for one map.
         mask_padding: whether tokens that only fill up windows are keys for no one (what
-            ``valid_sizes`` does for one map).
+            ``valid_sizes`` does for one map). Of no effect beside a :class:`Packing`.
         dropout_p: as for one map.
         backend: as for one map; a packed implementation of that name runs if there is one and it
             can, and otherwise each image by itself.
@@ -116,16 +159,15 @@ def shifted_window_attention_packed(
         TypeError: as there.
     """
     check_backend_name(backend)
-    sizes = tuple((int(rows), int(columns)) for rows, columns in sizes)
-    tokens = sum(rows * columns for rows, columns in sizes)
-    if qkv.dim() != 2 or len(qkv) != tokens or min(map(min, sizes), default=0) < 1:
-        raise ValueError(
-            f"qkv must be (T, 3*C) with T the sum of rows * columns >= 1 of sizes={sizes}, "
-            f"{tokens}; got {tuple(qkv.shape)}"
-        )
+    packing = sizes
+    if not isinstance(sizes, Packing):
+        packing = Packing(tuple((int(rows), int(cols)) for rows, cols in sizes), mask_padding)
+    _check_tokens(qkv, packing)
+    check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p)
+    check_options(qkv, num_heads, scale, logit_scale)
     inputs = PackedInputs(
         qkv,
-        sizes,
+        packing,
         bias_table,
         num_heads,
         tuple(window_size),
@@ -133,16 +175,48 @@ def shifted_window_attention_packed(
         scale,
         logit_scale,
         padding_qkv,
-        mask_padding,
         dropout_p,
         backend,
     )
     for candidate in PACKED_BACKENDS:
-        wanted = candidate is ONE_BY_ONE or backend in ("auto", candidate.name)
-        if wanted and candidate.why_not(inputs) is None:
+        reason = _why_not(candidate, inputs)
+        if not torch.compiler.is_compiling():
+            logger.debug("packed attention by %r: %s", candidate.name, reason or "chosen")
+        if reason is None:
             return candidate.run(inputs)
     raise AssertionError("the last packed backend takes everything")
 
 
-def _split(qkv: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
-    return qkv.split([rows * columns for rows, columns in sizes])
+def attend(
+    qkv: Tensor, bias_table: Tensor, valid_sizes: Tensor | None, packing: Packing | None, **options
+) -> Tensor:
+    """The attention operation on a batch of maps, or on packed images.
+
+    Args:
+        qkv: (B, H, W, 3 * C), or with ``packing`` (T, 3 * C).
+        bias_table: relative position bias.
+        valid_sizes: (B, 2) rows and columns of each image that are seen; ``None`` for all.
+        packing: where the tokens of each image lie.
+        **options: what both operations take.
+
+    Returns:
+        (B, H, W, C) or (T, C).
+    """
+    if packing is None:
+        return shifted_window_attention(qkv, bias_table, valid_sizes=valid_sizes, **options)
+    return shifted_window_attention_packed(qkv, packing, bias_table, **options)
+
+
+def _why_not(candidate: PackedBackend, inputs: PackedInputs) -> str | None:
+    if candidate is not ONE_BY_ONE and inputs.backend not in ("auto", candidate.name):
+        return f"backend={inputs.backend!r} was asked for"
+    return candidate.why_not(inputs)
+
+
+def _check_tokens(qkv: Tensor, packing: Packing) -> None:
+    tokens = sum(packing.counts)
+    if qkv.dim() != 2 or len(qkv) != tokens or min(map(min, packing.sizes), default=0) < 1:
+        raise ValueError(
+            f"qkv must be (T, 3*C) with T the sum of rows * columns >= 1 of "
+            f"sizes={packing.sizes}, {tokens}; got {tuple(qkv.shape)}"
+        )

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..symbolic import contiguous, known_zero
 from ..windows import (
     WindowGrid,
+    clear_padding,
     merge_windows,
     partition_windows,
     shifted_window_mask,
-    valid_tokens,
     valid_windows,
 )
 
@@ -78,7 +78,7 @@ def window_qkv(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
     if inputs.valid_sizes is None:
         qkv = pad_to_windows(inputs.qkv, inputs.padding_qkv, grid)
     else:  # so that nothing outside the valid area, be it NaN, reaches the inside
-        qkv = pad_to_windows(_zero_outside(inputs.qkv, inputs), None, grid)
+        qkv = pad_to_windows(clear_padding(inputs.qkv, inputs.valid_sizes), None, grid)
     if grid.is_shifted:
         qkv = torch.roll(qkv, [-shift for shift in grid.shift_size], dims=(1, 2))
     windows = partition_windows(qkv, grid)
@@ -116,12 +116,6 @@ def normalise(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x, dim=-1, eps=1e-12)
 
 
-def _zero_outside(x: Tensor, inputs: AttentionInputs) -> Tensor:
-    """A map (B, H, W, ...) with zeros outside the valid area."""
-    outside = ~valid_tokens(x.shape[1], x.shape[2], inputs.valid_sizes)
-    return x.masked_fill(outside[..., None], 0)
-
-
 def undo_windows(attended: Tensor, inputs: AttentionInputs) -> Tensor:
     """Windows (B, windows, heads, N, head dim) back to the unpadded map (B, H, W, C)."""
     grid = inputs.grid
@@ -129,7 +123,7 @@ def undo_windows(attended: Tensor, inputs: AttentionInputs) -> Tensor:
     if grid.is_shifted:
         x = torch.roll(x, grid.shift_size, dims=(1, 2))
     x = contiguous(x[:, : grid.height, : grid.width])
-    return x if inputs.valid_sizes is None else _zero_outside(x, inputs)
+    return clear_padding(x, inputs.valid_sizes)
 
 
 def pad_to_windows(qkv: Tensor, padding_qkv: Tensor | None, grid: WindowGrid) -> Tensor:

@@ -30,21 +30,32 @@ def why_not_device(x: Tensor) -> str | None:
     return None
 
 
-def _why_not(inputs: AttentionInputs) -> str | None:
-    qkv = inputs.qkv
+def why_not_windows(dtype: torch.dtype, window_size: tuple[int, int], head_dim: int) -> str | None:
+    """Why windows of ``window_size`` tokens do not fit on chip, or ``None`` if they do."""
+    tokens = window_size[0] * window_size[1]
+    if tokens > MAX_TOKENS:
+        return f"windows have at most {MAX_TOKENS} tokens, got {tokens}"
+    if head_dim > MAX_HEAD_DIM:
+        return f"heads have at most {MAX_HEAD_DIM} channels, got {head_dim}"
+    if dtype == torch.float32 and head_dim > MAX_HEAD_DIM // 2 and tokens > MAX_TOKENS // 2:
+        return f"float32 keys of {tokens} tokens and {head_dim} channels do not fit on chip"
+    return None
+
+
+def why_not_tensors(qkv: Tensor, num_heads: int, window_size: tuple[int, int]) -> str | None:
+    """Why the kernels cannot run queries, keys and values (..., 3 * C), or ``None``."""
     reason = why_not_device(qkv)
     if reason is not None:
         return reason
     if qkv.dtype not in DTYPES:
         return f"computes in {', '.join(map(str, DTYPES))}, got {qkv.dtype}"
-    if inputs.grid.tokens_per_window > MAX_TOKENS:
-        return f"windows have at most {MAX_TOKENS} tokens, got {inputs.grid.tokens_per_window}"
     if qkv.shape[1:].numel() > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {qkv.shape[1:].numel()}"
-    head_dim = qkv.shape[-1] // (3 * inputs.num_heads)
-    if head_dim > MAX_HEAD_DIM:
-        return f"heads have at most {MAX_HEAD_DIM} channels, got {head_dim}"
-    return None
+    return why_not_windows(qkv.dtype, window_size, qkv.shape[-1] // (3 * num_heads))
+
+
+def _why_not(inputs: AttentionInputs) -> str | None:
+    return why_not_tensors(inputs.qkv, inputs.num_heads, inputs.grid.window_size)
 
 
 def dropout_seed(dropout_p: float, device: torch.device) -> Tensor | None:
@@ -65,6 +76,7 @@ def _run(inputs: AttentionInputs) -> Tensor:
         padding,
         None if inputs.logit_scale is None else inputs.logit_scale.contiguous(),
         None if inputs.valid_sizes is None else inputs.valid_sizes.int().contiguous(),
+        None,
         dropout_seed(inputs.dropout_p, qkv.device),
         [*grid.window_size, *grid.shift_size],
         inputs.scale,

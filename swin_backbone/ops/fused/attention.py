@@ -18,6 +18,10 @@ from .operator import Differentiable, register
 
 #: Queries that a program holds at once; larger windows are cut into blocks of queries.
 QUERY_BLOCK = 64
+#: The same where keys and values leave little room on chip, as wide heads in float32 do.
+SMALL_QUERY_BLOCK = 16
+#: Bytes of a window's keys, and of one key, up to which there is room.
+KEYS_BYTES, KEY_BYTES = 2**15, 2**8
 #: Rows of the bias table that a program gathers.
 OFFSETS = 16
 
@@ -31,6 +35,7 @@ def attend(
     padding_qkv: _Maybe,
     logit_scale: _Maybe,
     valid_sizes: _Maybe,
+    packed: _Maybe,
     seed: _Maybe,
     sizes: _Sizes,
     scale: float,
@@ -39,27 +44,32 @@ def attend(
     """Launch the forward kernel.
 
     Args:
-        qkv: (B, H, W, 3 * C), contiguous.
+        qkv: (B, H, W, 3 * C), contiguous, or with ``packed`` (T, 3 * C).
         table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias, contiguous.
         padding_qkv: (3 * C,) of a token that only fills a window; ``None`` for zeros.
         logit_scale: (heads,) factors of cosine attention; ``None`` for scaled dot products.
-        valid_sizes: (B, 2) int32, rows and columns of each image that are keys; ``None`` for all.
+        valid_sizes: (B, 2) int32, rows and columns of each image that are keys; ``None``: all are,
+            and tokens that fill windows. Beside ``packed``, whatever it holds, only the latter are
+            none.
+        packed: (windows, 4) int32, where the windows of packed maps lie, see
+            :meth:`swin_backbone.ops.packed_maps.PackedMaps.windows`; ``None`` for a batch of maps.
         seed: (1,) int64, for dropout; on the device, so that a graph can be replayed with another.
         sizes: window rows and columns, shift rows and columns, in tokens.
         scale: factor on q k^T, without ``logit_scale``.
         dropout_p: probability with which an attention weight is dropped.
 
     Returns:
-        (B, H, W, C) in the dtype of ``qkv``.
+        (B, H, W, C), or (T, C), in the dtype of ``qkv``.
     """
     launch = _forward_launch(
-        tuple(qkv.shape), table.shape[1], tuple(sizes), scale, dropout_p, precision(qkv.dtype),
-        padding_qkv is not None, logit_scale is not None, valid_sizes is not None,
+        _shape(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
+        valid_sizes is not None,
     )  # fmt: skip
-    out = empty(qkv, *qkv.shape[:3], qkv.shape[3] // 3)
+    out = empty(qkv, *qkv.shape[:-1], qkv.shape[-1] // 3)
     launch(
         qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
-        _or(seed, table), out,
+        _or(packed, table), _or(seed, table), out,
     )  # fmt: skip
     return out
 
@@ -71,6 +81,7 @@ def attention_gradients(
     padding_qkv: _Maybe,
     logit_scale: _Maybe,
     valid_sizes: _Maybe,
+    packed: _Maybe,
     seed: _Maybe,
     sizes: _Sizes,
     scale: float,
@@ -89,8 +100,9 @@ def attention_gradients(
         float32; the last two of no meaning where the inputs are ``None``.
     """
     launch, gather = _backward_launches(
-        tuple(qkv.shape), table.shape[1], tuple(sizes), scale, dropout_p, precision(qkv.dtype),
-        padding_qkv is not None, logit_scale is not None, valid_sizes is not None, sum_all,
+        _shape(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
+        valid_sizes is not None, sum_all,
     )  # fmt: skip
     grad_qkv = torch.empty_like(qkv)
     runs, heads = launch.grid[:2]
@@ -100,7 +112,7 @@ def attention_gradients(
     shares = make(runs, heads, width, dtype=torch.float32, device=qkv.device)
     launch(
         qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
-        _or(seed, table), grad_out, grad_qkv, shares,
+        _or(packed, table), _or(seed, table), grad_out, grad_qkv, shares,
     )  # fmt: skip
     grad_table = empty(table, *table.shape, dtype=torch.float32)
     grad_padding = empty(qkv, qkv.shape[-1], dtype=torch.float32)
@@ -113,8 +125,8 @@ _window_attention = register("window_attention", attend)
 
 
 @_window_attention.register_fake
-def _(qkv, table, padding_qkv, logit_scale, valid_sizes, seed, sizes, scale, dropout_p):
-    return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+def _(qkv, *arguments):
+    return qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
 
 
 _window_attention_backward = register("window_attention_backward", attention_gradients)
@@ -144,7 +156,7 @@ def _differentiate_by(gradients):
             grad.to(tensor.dtype) if tensor is not None else None
             for grad, tensor in zip(grads, tensors, strict=False)
         ]
-        return *grads, None, None, None, None, None
+        return *grads, *[None] * 6
 
     return differentiate
 
@@ -164,8 +176,20 @@ def _or(tensor: _Maybe, stand_in: Tensor) -> Tensor:
     return stand_in if tensor is None else tensor
 
 
+def _shape(qkv: Tensor, packed: _Maybe) -> tuple[int, ...]:
+    """What a launch is cut for: (B, H, W, 3 * C), or (windows, 3 * C) of packed maps."""
+    return tuple(qkv.shape) if packed is None else (packed.shape[0], qkv.shape[-1])
+
+
 class _Plan:
     """How one call is cut into programs.
+
+    Args:
+        shape: see :func:`_shape`.
+        heads: number of heads.
+        sizes: window rows and columns, shift rows and columns.
+        dtype: of queries, keys and values.
+        kernel: which is to be launched.
 
     Attributes:
         runs: runs of windows, the first axis of the grid.
@@ -176,21 +200,37 @@ class _Plan:
         options: the launch's own.
     """
 
-    def __init__(self, shape: tuple[int, ...], heads: int, sizes: tuple[int, ...], kernel: str):
-        batch, height, width, channels = shape
-        grid = WindowGrid(height, width, sizes[:2], sizes[2:])
-        tokens = grid.tokens_per_window
-        windows = batch * grid.rows * grid.columns
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        heads: int,
+        sizes: tuple[int, ...],
+        dtype: torch.dtype,
+        kernel: str,
+    ):
+        self.is_packed = len(shape) == 2
+        channels = shape[-1]
+        windows, lattice = shape[0], (0, 0, 0, 0)
+        if not self.is_packed:
+            batch, height, width, _ = shape
+            grid = WindowGrid(height, width, sizes[:2], sizes[2:])
+            windows, lattice = batch * grid.rows * grid.columns, (grid.rows, grid.columns)
+            lattice += height, width
+        tokens = sizes[0] * sizes[1]
         keys = max(16, triton.next_power_of_2(tokens))
-        queries = min(keys, QUERY_BLOCK)
-        chosen = config(kernel if keys <= QUERY_BLOCK else f"{kernel}_large", channels // 3)
-        windows_per_program = triton.cdiv(windows * heads, chosen.programs)
         head = channels // (3 * heads)
+        width = max(16, triton.next_power_of_2(head))
+        chosen = config(kernel if keys <= QUERY_BLOCK else f"{kernel}_large", channels // 3)
+        queries, key_bytes = QUERY_BLOCK, width * dtype.itemsize
+        if key_bytes > KEY_BYTES or keys * key_bytes > KEYS_BYTES:
+            queries, chosen = SMALL_QUERY_BLOCK, chosen._replace(stages=1)
+        queries = min(keys, queries)
+        windows_per_program = triton.cdiv(windows * heads, chosen.programs)
         self.heads = heads
         self.blocks = triton.cdiv(tokens, queries)
         self.runs = triton.cdiv(windows, windows_per_program)
         self.options = chosen.options
-        self.numbers = (windows, windows_per_program, grid.rows, grid.columns, height, width)
+        self.numbers = (windows, windows_per_program, *lattice)
         self.constants = {
             "HEADS": heads,
             "HEAD": head,
@@ -200,7 +240,8 @@ class _Plan:
             "SHIFT_W": sizes[3],
             "QUERIES": queries,
             "KEYS": keys,
-            "CHANNELS": max(16, triton.next_power_of_2(head)),
+            "CHANNELS": width,
+            "PACKED": self.is_packed,
         }
 
 
@@ -215,9 +256,9 @@ def _modes(has_padding, cosine, masked, dropout_p) -> dict[str, bool]:
 
 @lru_cache(maxsize=1024)
 def _forward_launch(
-    shape, heads, sizes, scale, dropout_p, precision, has_padding, cosine, masked
+    shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
 ) -> Launch:
-    plan = _Plan(shape, heads, sizes, "attention_forward")
+    plan = _Plan(shape, heads, sizes, dtype, "attention_forward")
     constants = {**plan.constants, **_modes(has_padding, cosine, masked, dropout_p)}
     constants["PRECISION"] = precision
     grid = (plan.runs, plan.heads, plan.blocks)
@@ -227,9 +268,9 @@ def _forward_launch(
 
 @lru_cache(maxsize=1024)
 def _backward_launches(
-    shape, heads, sizes, scale, dropout_p, precision, has_padding, cosine, masked, sum_all
+    shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
 ) -> tuple[Launch, Launch]:
-    plan = _Plan(shape, heads, sizes, "attention_backward")
+    plan = _Plan(shape, heads, sizes, dtype, "attention_backward")
     constants = {**plan.constants, "BLOCKS": plan.blocks}
     constants |= _modes(has_padding, cosine, masked, dropout_p)
     constants |= {"SUM_ALL": sum_all, "PRECISION": precision}

@@ -75,6 +75,12 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
 }
 
 
+#: Starts a compiled kernel, given its grid, the tensors' addresses, and what follows them.
+Start = Callable[[tuple[int, ...], list[int], tuple], None]
+#: What was compiled, by kernel, constants, options and :func:`_kind` of each number.
+_VARIANTS: dict[tuple, dict[tuple, Start]] = {}
+
+
 def config(kernel: str, channels: int) -> Config:
     """Launch parameters of a kernel for tokens of ``channels`` channels."""
     return CONFIGS.get((kernel, channels)) or CONFIGS[kernel, None]
@@ -105,6 +111,7 @@ class Launch:
     At every launch Triton finds out anew which of the variants that it has compiled fits the
     arguments, and the host needs longer for that than the GPU for a small kernel. Here numbers and
     constants are settled once, so that only the tensors' dtypes and alignment are left to look at.
+    Launches for other shapes share what was compiled: images of new sizes come in every step.
     Hooks that Triton's own profiler sets see only the launches that compile.
 
     Args:
@@ -128,7 +135,12 @@ class Launch:
         self.numbers = numbers
         self.constants = {name: constants[name] for name in kernel.arg_names if name in constants}
         self.options = options
-        self.compiled: dict[tuple, Callable[[list[int]], None]] = {}
+        #: What follows the tensors where all is compiled.
+        self.settled = (*numbers, *self.constants.values())
+        kinds = tuple([_kind(number) for number in numbers])
+        variant = (kernel, *self.constants.items(), *options.items(), kinds)
+        #: By the tensors' dtypes and the device, on which a kernel is loaded.
+        self.compiled = _VARIANTS.setdefault(variant, {})
 
     def __call__(self, *tensors: Tensor) -> None:
         """Start the kernel; the tensors' shapes are those that it was cut for."""
@@ -141,24 +153,23 @@ class Launch:
         key = (device, *[tensor.dtype for tensor in tensors])
         start = self.compiled.get(key)
         if start is not None and aligned:
-            return start(pointers)
+            return start(self.grid, pointers, self.settled)
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
         if device >= 0 and aligned and HAS_SHORT_WAY:
-            self.compiled[key] = self._short_way(compiled, device)
+            self.compiled[key] = _short_way(compiled, device)
         return None
 
-    def _short_way(self, compiled, device: int) -> Callable[[list[int]], None]:
-        """How to start a compiled kernel with tensors' addresses, without a further question."""
-        run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-        current_stream = triton.runtime.driver.active.get_current_stream
-        settled = (*self.numbers, *self.constants.values())
-        grid = self.grid
 
-        def start(pointers: list[int]) -> None:
-            stream = current_stream(device)
-            run(*grid, stream, function, metadata, None, None, None, *pointers, *settled)
+def _short_way(compiled, device: int) -> Start:
+    """How to start a compiled kernel by tensors' addresses, without a further question."""
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    current_stream = triton.runtime.driver.active.get_current_stream
 
-        return start
+    def start(grid: tuple[int, ...], pointers: list[int], settled: tuple) -> None:
+        stream = current_stream(device)
+        run(*grid, stream, function, metadata, None, None, None, *pointers, *settled)
+
+    return start
 
 
 @lru_cache(maxsize=64)
@@ -168,6 +179,13 @@ def shared_memory(device: torch.device) -> float:
         return float("inf")
     index = torch.cuda.current_device() if device.index is None else device.index
     return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+
+
+def _kind(number: int | float) -> object:
+    """What Triton compiles for of a number that is no constant."""
+    if isinstance(number, float):
+        return float
+    return number == 1, number % 16 == 0, abs(number) >= 2**31
 
 
 def norm_rows(channels: int) -> tuple[int, int, int]:

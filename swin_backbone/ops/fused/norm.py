@@ -22,20 +22,21 @@ def normed_shape(x: Tensor, merge: bool) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _forward_launch(rows, channels, height, width, eps, merge) -> Launch:
+def _forward_launch(rows, channels, height, width, eps, merge, masked) -> Launch:
     block, columns, warps = norm_rows(channels)
     return Launch(
         norm_forward, (-(-rows // block),), (rows, eps, height, width),
-        {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}, {"num_warps": warps},
+        {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge, "MASKED": masked},
+        {"num_warps": warps},
     )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
-def _backward_launch(rows, channels, height, width, eps, merge, residual, write) -> Launch:
+def _backward_launch(rows, channels, height, width, eps, merge, masked, residual, write) -> Launch:
     block, columns, warps = norm_rows(channels)
     programs, rows_per_program = looped(rows, block)
     constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}
-    constants |= {"RESIDUAL": residual, "WRITE_NORMED": write}
+    constants |= {"MASKED": masked, "RESIDUAL": residual, "WRITE_NORMED": write}
     numbers = (rows, eps, height, width, rows_per_program)
     return Launch(norm_backward, (programs,), numbers, constants, {"num_warps": warps})
 
@@ -50,14 +51,21 @@ def _scale_launch(rows, channels, rows_per_image, has_keep) -> Launch:
 
 
 def normalise(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, merge: bool, dtype: torch.dtype
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    merge: bool,
+    dtype: torch.dtype,
+    valid_sizes: _Maybe = None,
 ) -> Tensor:
     """Launch the forward kernel; arguments as of :func:`layer_norm`."""
     out = empty(x, *normed_shape(x, merge), dtype=dtype)
     channels = out.shape[-1]
-    height, width = (x.shape[1], x.shape[2]) if merge else (0, 0)
-    launch = _forward_launch(out.numel() // channels, channels, height, width, eps, merge)
-    launch(x, weight, bias, out)
+    masked = valid_sizes is not None
+    height, width = (x.shape[1], x.shape[2]) if merge or masked else (0, 0)
+    launch = _forward_launch(out.numel() // channels, channels, height, width, eps, merge, masked)
+    launch(x, weight, bias, valid_sizes if masked else x, out)
     return out
 
 
@@ -70,6 +78,7 @@ def norm_gradients(
     merge: bool = False,
     grad_residual: _Maybe = None,
     normed_dtype: Optional[torch.dtype] = None,  # noqa: UP045
+    valid_sizes: _Maybe = None,
 ) -> tuple[Tensor, Tensor, Tensor, _Maybe]:
     """Launch the backward kernel.
 
@@ -77,14 +86,16 @@ def norm_gradients(
         grad_normed: gradient for the norm's output, contiguous.
         grad_residual: gradient that reaches ``x`` on another path, to be added.
         normed_dtype: dtype in which the norm's output is written anew; ``None`` for not at all.
+        valid_sizes: as of :func:`layer_norm`.
 
     Returns:
         Gradients for ``x`` (in its dtype), ``weight`` and ``bias`` (float32); the norm's output.
     """
     channels = grad_normed.shape[-1]
-    height, width = (x.shape[1], x.shape[2]) if merge else (0, 0)
+    masked = valid_sizes is not None
+    height, width = (x.shape[1], x.shape[2]) if merge or masked else (0, 0)
     launch = _backward_launch(
-        grad_normed.numel() // channels, channels, height, width, eps, merge,
+        grad_normed.numel() // channels, channels, height, width, eps, merge, masked,
         grad_residual is not None, normed_dtype is not None,
     )  # fmt: skip
     grad_x = torch.empty_like(x)
@@ -93,7 +104,8 @@ def norm_gradients(
         normed = empty(x, *grad_normed.shape, dtype=normed_dtype)
     shares = empty(x, launch.grid[0], 2, channels, dtype=torch.float32)
     launch(
-        x, weight, bias, grad_normed, x if grad_residual is None else grad_residual, grad_x,
+        x, weight, bias, valid_sizes if masked else x, grad_normed,
+        x if grad_residual is None else grad_residual, grad_x,
         x if normed is None else normed, shares,
     )  # fmt: skip
     grad_weight, grad_bias = shares.sum(0)
@@ -122,38 +134,44 @@ _layer_norm = register("layer_norm", normalise)
 
 
 @_layer_norm.register_fake
-def _(x, weight, bias, eps, merge, dtype):
+def _(x, weight, bias, eps, merge, dtype, valid_sizes):
     return x.new_empty(normed_shape(x, merge), dtype=dtype)
 
 
 def _gradients(
-    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, merge: bool
+    grad_out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    merge: bool,
+    valid_sizes: _Maybe,
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`normalise` for ``x``, ``weight`` and ``bias``."""
-    return list(norm_gradients(grad_out, x, weight, bias, eps, merge)[:3])
+    return list(norm_gradients(grad_out, x, weight, bias, eps, merge, valid_sizes=valid_sizes)[:3])
 
 
 _layer_norm_backward = register("layer_norm_backward", _gradients)
 
 
 @_layer_norm_backward.register_fake
-def _(grad_out, x, weight, bias, eps, merge):
+def _(grad_out, x, weight, bias, eps, merge, valid_sizes):
     wide = {"dtype": torch.float32}
     grads = (weight.new_empty(weight.shape, **wide), bias.new_empty(bias.shape, **wide))
     return [torch.empty_like(x), *grads]
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.eps, ctx.merge, _ = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.eps, ctx.merge, _, valid_sizes = inputs
+    ctx.save_for_backward(*tensors, valid_sizes)
 
 
 def _differentiate_by(gradients):
     def differentiate(ctx, grad_out):
-        tensors = ctx.saved_tensors
-        grads = gradients(grad_out.contiguous(), *tensors, ctx.eps, ctx.merge)
-        grads = [grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=False)]
-        return *grads, None, None, None
+        *tensors, valid_sizes = ctx.saved_tensors
+        grads = gradients(grad_out.contiguous(), *tensors, ctx.eps, ctx.merge, valid_sizes)
+        grads = [grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=True)]
+        return *grads, None, None, None, None
 
     return differentiate
 
@@ -167,6 +185,8 @@ def _differentiate_by(gradients):
 #:     eps: added to the variance.
 #:     merge: normalise 2 x 2 neighbourhoods, zeros beyond the map's border.
 #:     dtype: of the output.
+#:     valid_sizes: (B, 2) int32; tokens outside are zero, of the output, or with ``merge`` of the
+#:         map whose neighbourhoods are merged. ``None`` for no such tokens.
 #:
 #: Returns:
 #:     (B, H, W, C); with ``merge`` (B, ceil(H / 2), ceil(W / 2), 4 C), neighbour by neighbour:
@@ -176,5 +196,5 @@ layer_norm = Differentiable(
     normalise,
     _save,
     _differentiate_by(_layer_norm_backward),
-    _differentiate_by(norm_gradients),
+    _differentiate_by(_gradients),
 )

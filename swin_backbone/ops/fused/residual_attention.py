@@ -35,6 +35,7 @@ def _attention_forward(
     low_qkv_bias: _Maybe,
     low_proj_weight: Tensor,
     valid_sizes: _Maybe,
+    packed: _Maybe,
     seed: _Maybe,
     eps: float,
     sizes: _Sizes,
@@ -44,9 +45,9 @@ def _attention_forward(
     """``x + keep * proj(attention(qkv(norm(x))))``.
 
     Args:
-        x: (B, H, W, C), contiguous.
-        keep: (B,) factor of each image's branch; ``None`` for 1.
-        seed, valid_sizes, sizes, scale, dropout_p: see
+        x: (B, H, W, C), contiguous, or with ``packed`` (T, C), as are then the results.
+        keep: (B,) factor of each image's branch, or (T,) of each token's; ``None`` for 1.
+        valid_sizes, packed, seed, sizes, scale, dropout_p: see
             :func:`swin_backbone.ops.fused.attention.attend`.
 
     Returns:
@@ -55,7 +56,7 @@ def _attention_forward(
     """
     qkv = multiply_normed(x, norm_weight, norm_bias, eps, low_qkv_weight, low_qkv_bias)
     padding = low_qkv_bias if valid_sizes is None else None
-    attended = attend(qkv, table, padding, None, valid_sizes, seed, sizes, scale, dropout_p)
+    attended = attend(qkv, table, padding, None, valid_sizes, packed, seed, sizes, scale, dropout_p)
     return multiply(attended, low_proj_weight, proj_bias, x, keep), qkv, attended
 
 
@@ -72,6 +73,7 @@ def _attention_backward(
     low_qkv_bias: _Maybe,
     low_proj_weight: Tensor,
     valid_sizes: _Maybe,
+    packed: _Maybe,
     seed: _Maybe,
     eps: float,
     sizes: _Sizes,
@@ -85,8 +87,8 @@ def _attention_backward(
     scaled, grad_proj_bias = scale_and_sum(grad_out, keep, dtype)
     grad_proj_weight = weight_gradient(scaled, attended)
     grad_qkv, grad_table, grad_qkv_bias, _ = attention_gradients(
-        scaled @ low_proj_weight, qkv, table, padding, None, valid_sizes, seed, sizes, scale,
-        dropout_p, sum_all=low_qkv_bias is not None,
+        scaled @ low_proj_weight, qkv, table, padding, None, valid_sizes, packed, seed, sizes,
+        scale, dropout_p, sum_all=low_qkv_bias is not None,
     )  # fmt: skip
     grad_x, grad_norm_weight, grad_norm_bias, normed = norm_gradients(
         grad_qkv @ low_qkv_weight, x, norm_weight, norm_bias, eps, grad_residual=grad_out,
@@ -140,7 +142,7 @@ def _differentiate_attention_by(gradients):
             grad_out.contiguous(), qkv, attended, x, keep, norm_weight, norm_bias, table, *low,
             *masks, ctx.eps, ctx.sizes, ctx.scale, ctx.dropout_p,
         )  # fmt: skip
-        return grad_x, None, *like_parameters(grads, parameters), *[None] * 9
+        return grad_x, None, *like_parameters(grads, parameters), *[None] * 10
 
     return differentiate
 

@@ -68,8 +68,8 @@ def _mlp_forward(
     """``x + keep * down(gelu(up(norm(x))))``.
 
     Args:
-        x: (B, H, W, C), contiguous.
-        keep: (B,) factor of each image's branch; ``None`` for 1.
+        x: (B, H, W, C) or (T, C), contiguous.
+        keep: (B,) or (T,) factor of each image's or token's branch; ``None`` for 1.
 
     Returns:
         (B, H, W, C) in the dtype of ``x``.

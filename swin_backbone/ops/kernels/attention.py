@@ -17,6 +17,41 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def _find_map(
+    window,
+    packed,
+    rows,
+    columns,
+    height,
+    width,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+    PACKED: tl.constexpr,
+):
+    """On which map a window lies, and where.
+
+    Returns the map's first token (int64), its rows and columns of tokens, its rows and columns of
+    windows, and the window's row and column among these. Maps of one size follow from the window's
+    number, packed ones from a table (windows, 4): first token, rows and columns of the map, and the
+    window's number on it.
+    """
+    if PACKED:
+        entry = packed + 4 * window
+        first = tl.load(entry).to(tl.int64)
+        map_height = tl.load(entry + 1)
+        map_width = tl.load(entry + 2)
+        number = tl.load(entry + 3)
+        map_rows = (map_height + WINDOW_H - 1) // WINDOW_H
+        map_columns = (map_width + WINDOW_W - 1) // WINDOW_W
+    else:
+        first = (window // (rows * columns)).to(tl.int64) * height * width
+        number = window % (rows * columns)
+        map_height, map_width, map_rows, map_columns = height, width, rows, columns
+    row, column = number // map_columns, number % map_columns
+    return first, map_height, map_width, map_rows, map_columns, row, column
+
+
+@triton.jit
 def _locate(
     local,
     first_row,
@@ -178,16 +213,17 @@ def attention_forward(
     padding,
     logit_scale,
     valid,
+    packed,
     seed_pointer,
     out,
     scale,
     drop,
     windows,
     windows_per_program,
-    rows,
-    columns,
-    height,
-    width,
+    grid_rows,
+    grid_columns,
+    grid_height,
+    grid_width,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     WINDOW_H: tl.constexpr,
@@ -200,6 +236,7 @@ def attention_forward(
     HAS_PADDING: tl.constexpr,
     COSINE: tl.constexpr,
     MASKED: tl.constexpr,
+    PACKED: tl.constexpr,
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -207,7 +244,9 @@ def attention_forward(
 
     ``qkv`` is (B, H, W, 3 * HEADS * HEAD), ``table`` ((2 WINDOW_H - 1) (2 WINDOW_W - 1), HEADS),
     ``padding`` (3 * HEADS * HEAD), ``logit_scale`` (HEADS), ``valid`` (B, 2), ``out``
-    (B, H, W, HEADS * HEAD). The grid is (runs of windows, heads, blocks of queries).
+    (B, H, W, HEADS * HEAD). With ``PACKED``, ``qkv`` and ``out`` are lists of tokens, and
+    ``packed`` is the table that :func:`_find_map` reads. The grid is (runs of windows, heads,
+    blocks of queries).
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
@@ -224,9 +263,12 @@ def attention_forward(
 
     first = tl.program_id(0) * windows_per_program
     for window in range(first, tl.minimum(first + windows_per_program, windows)):
-        image = window // (rows * columns)
-        first_row = window % (rows * columns) // columns * WINDOW_H + SHIFT_H
-        first_column = window % columns * WINDOW_W + SHIFT_W
+        origin, height, width, rows, columns, window_row, window_column = _find_map(
+            window, packed, grid_rows, grid_columns, grid_height, grid_width, WINDOW_H, WINDOW_W,
+            PACKED,
+        )  # fmt: skip
+        first_row = window_row * WINDOW_H + SHIFT_H
+        first_column = window_column * WINDOW_W + SHIFT_W
         is_border = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
         key_token, key_on_map = _locate(
             key_local, first_row, first_column, is_border, height, width, rows, columns,
@@ -239,11 +281,12 @@ def attention_forward(
                 WINDOW_H, WINDOW_W,
             )  # fmt: skip
         query_seen, key_seen = query_on_map, key_on_map
-        if MASKED:
+        if MASKED and not PACKED:  # all of a packed map is valid
+            image = window // (rows * columns)
             query_seen = _seen(query_token, query_on_map, valid, image, width)
             key_seen = _seen(key_token, key_on_map, valid, image, width)
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
-        source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
+        source = qkv + origin * STRIDE + head * HEAD
         part = padding + head * HEAD
         query = _gather(  # padding's own result is cut off
             source, query_token, query_seen, key_fills, part, STRIDE, channel, HEAD, False
@@ -272,7 +315,7 @@ def attention_forward(
         attended = attended / total[:, None]
         if MASKED:
             attended = tl.where(query_seen[:, None], attended, 0.0)
-        target = out + image.to(tl.int64) * height * width * (HEADS * HEAD) + head * HEAD
+        target = out + origin * (HEADS * HEAD) + head * HEAD
         address = target + (query_token * (HEADS * HEAD))[:, None] + channel[None, :]
         written = query_on_map[:, None] & (channel < HEAD)[None, :]
         tl.store(address, attended.to(out.dtype.element_ty), mask=written)
@@ -285,6 +328,7 @@ def attention_backward(
     padding,
     logit_scale,
     valid,
+    packed,
     seed_pointer,
     grad_out,
     grad_qkv,
@@ -293,10 +337,10 @@ def attention_backward(
     drop,
     windows,
     windows_per_program,
-    rows,
-    columns,
-    height,
-    width,
+    grid_rows,
+    grid_columns,
+    grid_height,
+    grid_width,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     WINDOW_H: tl.constexpr,
@@ -310,6 +354,7 @@ def attention_backward(
     HAS_PADDING: tl.constexpr,
     COSINE: tl.constexpr,
     MASKED: tl.constexpr,
+    PACKED: tl.constexpr,
     DROPOUT: tl.constexpr,
     SUM_ALL: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -347,9 +392,12 @@ def attention_backward(
 
     first = run * windows_per_program
     for window in range(first, tl.minimum(first + windows_per_program, windows)):
-        image = window // (rows * columns)
-        first_row = window % (rows * columns) // columns * WINDOW_H + SHIFT_H
-        first_column = window % columns * WINDOW_W + SHIFT_W
+        origin, height, width, rows, columns, window_row, window_column = _find_map(
+            window, packed, grid_rows, grid_columns, grid_height, grid_width, WINDOW_H, WINDOW_W,
+            PACKED,
+        )  # fmt: skip
+        first_row = window_row * WINDOW_H + SHIFT_H
+        first_column = window_column * WINDOW_W + SHIFT_W
         is_border = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
         key_token, key_on_map = _locate(
             key_local, first_row, first_column, is_border, height, width, rows, columns,
@@ -357,9 +405,10 @@ def attention_backward(
         )  # fmt: skip
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
         key_seen = key_on_map
-        if MASKED:
+        if MASKED and not PACKED:  # all of a packed map is valid
+            image = window // (rows * columns)
             key_seen = _seen(key_token, key_on_map, valid, image, width)
-        source = qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
+        source = qkv + origin * STRIDE + head * HEAD
         part = padding + head * HEAD
         key = _gather(
             source + HEADS * HEAD, key_token, key_seen, key_fills, part + HEADS * HEAD, STRIDE,
@@ -371,8 +420,8 @@ def attention_backward(
         )  # fmt: skip
         if COSINE:
             key_inverse = _inverse_norm(key)
-        grad_image = grad_qkv + image.to(tl.int64) * height * width * STRIDE + head * HEAD
-        grad_source = grad_out + image.to(tl.int64) * height * width * (HEADS * HEAD) + head * HEAD
+        grad_image = grad_qkv + origin * STRIDE + head * HEAD
+        grad_source = grad_out + origin * (HEADS * HEAD) + head * HEAD
         grad_key = tl.zeros([KEYS, CHANNELS], tl.float32)
         grad_value = tl.zeros([KEYS, CHANNELS], tl.float32)
         key_mean = tl.zeros([KEYS], tl.float32)
@@ -391,7 +440,7 @@ def attention_backward(
                     WINDOW_H, WINDOW_W,
                 )  # fmt: skip
                 query_seen = query_on_map
-                if MASKED:
+                if MASKED and not PACKED:
                     query_seen = _seen(query_token, query_on_map, valid, image, width)
             query = _gather(
                 source, query_token, query_seen, key_fills, part, STRIDE, channel, HEAD, False

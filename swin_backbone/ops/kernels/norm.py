@@ -19,13 +19,32 @@ def _statistics(x, inside, eps, C: tl.constexpr):
 
 
 @triton.jit
-def _merged_offset(row, column, height, width, C: tl.constexpr):
+def _valid_size(image, inside, valid):
+    """Rows and columns that belong to images, of ``valid`` (B, 2)."""
+    height = tl.load(valid + 2 * image, mask=inside, other=0)
+    width = tl.load(valid + 2 * image + 1, mask=inside, other=0)
+    return height, width
+
+
+@triton.jit
+def _in_image(row, inside, height, width, valid):
+    """Whether tokens of maps (B, height, width) lie in their image's own area."""
+    place = row % (height * width)
+    own_height, own_width = _valid_size(row // (height * width), inside, valid)
+    return (place // width < own_height) & (place % width < own_width)
+
+
+@triton.jit
+def _merged_offset(
+    row, column, inside, height, width, valid, C: tl.constexpr, MASKED: tl.constexpr
+):
     """Where element ``column`` of merged token ``row`` lies in a map (B, height, width, C).
 
     Merged channels are the four neighbours' channels in the order of ``nn.Unfold``, so element
     ``4 c + 2 i + j`` is channel ``c`` of the neighbour ``i`` rows down and ``j`` columns right.
     Here ``column`` counts neighbour by neighbour, so that neighbouring elements lie side by side.
-    Returns the offset, whether it is on the map, and the element's place in unfold order.
+    Returns the offset, whether it is on the map, whether it is in its image's own area too, and the
+    element's place in unfold order.
     """
     merged_height = (height + 1) // 2
     merged_width = (width + 1) // 2
@@ -36,9 +55,13 @@ def _merged_offset(row, column, height, width, C: tl.constexpr):
     channel = column % C
     y = y[:, None] + (neighbour // 2)[None, :]
     x = x[:, None] + (neighbour % 2)[None, :]
-    on_map = (y < height) & (x < width) & (neighbour < 4)[None, :]
+    on_map = inside[:, None] & (y < height) & (x < width) & (neighbour < 4)[None, :]
+    seen = on_map
+    if MASKED:
+        own_height, own_width = _valid_size(image, inside, valid)
+        seen = on_map & (y < own_height[:, None]) & (x < own_width[:, None])
     token = image.to(tl.int64)[:, None] * height * width + y * width + x
-    return token * C + channel[None, :], on_map, channel * 4 + neighbour
+    return token * C + channel[None, :], on_map, seen, channel * 4 + neighbour
 
 
 @triton.jit
@@ -46,6 +69,7 @@ def norm_forward(
     x,
     gamma,
     beta,
+    valid,
     out,
     rows,
     eps,
@@ -55,22 +79,33 @@ def norm_forward(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
     MERGE: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
-    """Norm of rows (rows, C), or, with ``MERGE``, of merged neighbourhoods of a map (.., C / 4)."""
+    """Norm of rows (rows, C), or, with ``MERGE``, of merged neighbourhoods of a map (.., C / 4).
+
+    With ``MASKED``, rows are tokens of maps (B, height, width). Those outside ``valid`` (B, 2) are
+    zero: of the output, or, with ``MERGE``, of the map whose neighbourhoods are merged.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < C)[None, :]
     if MERGE:
-        offset, on_map, place = _merged_offset(row, column, height, width, C // 4)
-        values = tl.load(x + offset, mask=inside & on_map, other=0.0).to(tl.float32)
+        offset, _, seen, place = _merged_offset(
+            row, column, row < rows, height, width, valid, C // 4, MASKED
+        )
     else:
         offset = row.to(tl.int64)[:, None] * C + column[None, :]
         place = column
-        values = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
+        seen = inside
+        if MASKED:
+            seen = inside & _in_image(row, row < rows, height, width, valid)[:, None]
+    values = tl.load(x + offset, mask=seen, other=0.0).to(tl.float32)
     mean, rstd = _statistics(values, inside, eps, C)
     weight = tl.load(gamma + place, mask=column < C, other=0.0).to(tl.float32)
     shift = tl.load(beta + place, mask=column < C, other=0.0).to(tl.float32)
     normed = (values - mean[:, None]) * rstd[:, None] * weight[None, :] + shift[None, :]
+    if MASKED and not MERGE:
+        normed = tl.where(seen, normed, 0.0)
     target = out + row.to(tl.int64)[:, None] * C + column[None, :]
     tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
 
@@ -80,6 +115,7 @@ def norm_backward(
     x,
     gamma,
     beta,
+    valid,
     grad_normed,
     grad_residual,
     grad_x,
@@ -94,6 +130,7 @@ def norm_backward(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
     MERGE: tl.constexpr,
+    MASKED: tl.constexpr,
     RESIDUAL: tl.constexpr,
     WRITE_NORMED: tl.constexpr,
 ):
@@ -118,13 +155,19 @@ def norm_backward(
         inside = (row < rows)[:, None] & (column < C)[None, :]
         flat = row.to(tl.int64)[:, None] * C + column[None, :]
         if MERGE:
-            offset, on_map, _ = _merged_offset(row, column, height, width, C // 4)
-            present = inside & on_map
+            offset, present, seen, _ = _merged_offset(
+                row, column, row < rows, height, width, valid, C // 4, MASKED
+            )
+            given = inside
         else:
             offset = flat
             present = inside
-        values = tl.load(x + offset, mask=present, other=0.0).to(tl.float32)
-        gradient = tl.load(grad_normed + flat, mask=inside, other=0.0).to(tl.float32)
+            seen = inside
+            if MASKED:
+                seen = inside & _in_image(row, row < rows, height, width, valid)[:, None]
+            given = seen
+        values = tl.load(x + offset, mask=seen, other=0.0).to(tl.float32)
+        gradient = tl.load(grad_normed + flat, mask=given, other=0.0).to(tl.float32)
         mean, rstd = _statistics(values, inside, eps, C)
         unit = tl.where(inside, (values - mean[:, None]) * rstd[:, None], 0.0)
         gamma_sum += gradient * unit
@@ -132,6 +175,8 @@ def norm_backward(
         scaled = gradient * weight[None, :]
         along = tl.sum(scaled * unit, 1) / C
         result = (scaled - (tl.sum(scaled, 1) / C)[:, None] - unit * along[:, None]) * rstd[:, None]
+        if MASKED and MERGE:
+            result = tl.where(seen, result, 0.0)
         if RESIDUAL:
             result += tl.load(grad_residual + offset, mask=present, other=0.0).to(tl.float32)
         tl.store(grad_x + offset, result.to(grad_x.dtype.element_ty), mask=present)
