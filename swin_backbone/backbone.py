@@ -20,7 +20,6 @@ from .layers import (
     SwinBlock,
     SwinBlockV2,
     WindowAttentionV2,
-    apply_norm,
     clear_padding,
     embed_valid_areas,
     join,
@@ -273,15 +272,15 @@ class SwinBackbone(BaseModule):
     def _forward_stages(self, x: Tensor, valid_sizes: Tensor | None) -> list[Tensor]:
         maps = []
         for index, stage in enumerate(self.stages):
-            features, x = stage(x, valid_sizes)
+            features, x = stage(x, valid_sizes, norm=self._output_norm(index))
             if index in self.out_indices:
-                norm = getattr(self, f"norm{index}")
-                maps.append(
-                    clear_padding(apply_norm(norm, features), valid_sizes).permute(0, 3, 1, 2)
-                )
+                maps.append(clear_padding(features, valid_sizes).permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 valid_sizes = shrink_sizes(valid_sizes, self.strides[index + 1])
         return maps
+
+    def _output_norm(self, stage: int) -> nn.Module | None:
+        return getattr(self, f"norm{stage}") if stage in self.out_indices else None
 
     def forward_packed(
         self, images: Sequence[Tensor], batch_size: tuple[int, int] | None = None
@@ -332,9 +331,8 @@ class SwinBackbone(BaseModule):
     ) -> list[Tensor] | list[list[Tensor]]:
         maps = []
         for index, stage in enumerate(self.stages):
-            features, x = stage(x, None, packing)
+            features, x = stage(x, None, packing, self._output_norm(index))
             if index in self.out_indices:
-                features = apply_norm(getattr(self, f"norm{index}"), features)
                 if batch is None:
                     maps.append([part.permute(2, 0, 1) for part in packing.split(features)])
                 else:

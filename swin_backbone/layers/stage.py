@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from .norm import apply_norm, apply_norm_beside
 from .packing import Packing
 from .valid_area import clear_padding
 
@@ -24,7 +25,11 @@ class SwinStage(nn.Module):
         self.downsample = downsample
 
     def forward(
-        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None = None,
+        packing: Packing | None = None,
+        norm: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the stage.
 
@@ -32,15 +37,18 @@ class SwinStage(nn.Module):
             x: (B, H, W, C), or with ``packing`` (T, C), as are then the maps returned.
             valid_sizes: (B, 2) rows and columns that belong to each image, or ``None`` for all.
             packing: where the tokens of each image lie.
+            norm: of the stage's own map, not of what the next stage gets; ``None`` for no norm.
 
         Returns:
-            The stage's own map (B, H, W, C), and the next stage's input (the same map where
-            there is no next stage).
+            The stage's own map (B, H, W, C), and the next stage's input (the map before its norm
+            where there is no next stage).
         """
         for block in self.blocks:
             x = block(x, valid_sizes, packing)
-        if packing is not None:
-            return x, x if self.downsample is None else self.downsample(x, packing)
         # Patch merging of an image by itself would fill up with zeros.
-        x = clear_padding(x, valid_sizes)
-        return x, x if self.downsample is None else self.downsample(x)
+        x = features = x if packing is not None else clear_padding(x, valid_sizes)
+        if self.downsample is None:
+            return features if norm is None else apply_norm(norm, features), x
+        if norm is not None:
+            features, x = apply_norm_beside(norm, x)
+        return features, self.downsample(x, packing)

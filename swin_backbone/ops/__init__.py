@@ -5,7 +5,7 @@ from .backends import BACKENDS, AttentionInputs, Backend
 from .corner_pad import corner_pad
 from .half_blocks import Windows, residual_attention, residual_mlp
 from .low_precision import low_precision_copies
-from .norm import layer_norm, merge_neighbours, merge_norm_linear
+from .norm import layer_norm, merge_neighbours, merge_norm_linear, norm_beside
 from .packed import shifted_window_attention_packed
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .products import scale_images
@@ -37,6 +37,7 @@ __all__ = [
     "low_precision_copies",
     "merge_neighbours",
     "merge_norm_linear",
+    "norm_beside",
     "product_dtype",
     "residual_attention",
     "residual_mlp",

@@ -34,8 +34,26 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
     from .fused.norm import layer_norm as kernel  # needs triton, which may not be there
 
-    dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-    return kernel(x.contiguous(), weight, bias, eps, False, dtype)
+    return kernel(x.contiguous(), weight, bias, eps, False, _norm_dtype(x))
+
+
+def norm_beside(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """:func:`layer_norm` of ``x``, and ``x`` again for what it is an input of besides.
+
+    The two gradients for ``x`` meet here, and are summed where the norm's is computed rather than
+    in a pass of its own.
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad and x.is_contiguous()):
+        return layer_norm(x, weight, bias, eps), x
+    if torch.compiler.is_compiling() or not _runs_on_kernels(x, x.shape[-1]):
+        return layer_norm(x, weight, bias, eps), x
+    from .fused.norm import norm_beside as kernel
+
+    return kernel(x, weight, bias, eps, _norm_dtype(x))
+
+
+def _norm_dtype(x: Tensor) -> torch.dtype:
+    return torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
 def merge_neighbours(x: Tensor, stride: tuple[int, int] = (2, 2)) -> Tensor:
@@ -84,12 +102,10 @@ def merge_norm_linear(
         project = cpu_products.norm_linear if why_not_eager(x) is None else norm_linear
         norm = NormParameters(norm_weight, norm_bias, eps)
         return project(merge_neighbours(x), norm, LinearParameters(weight, None))
-    from .fused.norm import layer_norm as kernel
+    from .fused.patch_merging import by_neighbour, merge_reduce
 
-    normed = kernel(x.contiguous(), norm_weight, norm_bias, eps, True, product_dtype(x))
-    # The kernel writes neighbour by neighbour, which keeps its reads and writes contiguous.
-    by_neighbour = weight.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1)
-    return F.linear(normed, by_neighbour)
+    low = by_neighbour(weight, product_dtype(x))
+    return merge_reduce(x.contiguous(), norm_weight, norm_bias, weight, low, eps)
 
 
 def _runs_on_kernels(x: Tensor, channels: int) -> bool:

@@ -1,0 +1,177 @@
+"""What stands between stages as kernels, against its references: on a GPU, or in an interpreter."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from packaging.version import Version
+
+from swin_backbone import SwinBackbone
+from swin_backbone.ops import merge_norm_linear
+from swin_backbone.ops import norm as norms
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
+    pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
+from swin_backbone.ops.fused.norm import layer_norm, norm_beside  # noqa: E402
+from swin_backbone.ops.fused.patch_merging import by_neighbour, merge_reduce  # noqa: E402
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
+gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
+
+
+def relative_error(actual, exact):
+    return ((actual.double() - exact.double()).norm() / exact.double().norm()).item()
+
+
+def draw(channels, outputs):
+    """Norm's weight and bias, and the reduction's weight."""
+    merged = 4 * channels
+    weight = torch.randn(outputs, merged, device=DEVICE) * merged**-0.5
+    norm_bias = torch.randn(merged, device=DEVICE) * 0.2
+    return torch.rand(merged, device=DEVICE) + 0.5, norm_bias, weight
+
+
+def merge_by_kernel(x, norm_weight, norm_bias, weight, dtype=torch.float32):
+    return merge_reduce(x, norm_weight, norm_bias, weight, by_neighbour(weight, dtype), 1e-5)
+
+
+def merge_plainly(x, norm_weight, norm_bias, weight):
+    return merge_norm_linear(x, norm_weight, norm_bias, 1e-5, weight)
+
+
+def differentiate(run, tensors, dtype, cotangent):
+    tensors = [t.detach().to(dtype).requires_grad_() for t in tensors]
+    out = run(*tensors)
+    return [out, *torch.autograd.grad(out, tensors, cotangent.to(out.dtype))]
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
+def test_merging_agrees_with_its_reference(size):
+    """1e-5 in float32: sums over up to 96 inputs and 12 tokens, rounded to 1e-7 each."""
+    tensors = [torch.randn(2, *size, 24, device=DEVICE), *draw(24, 40)]
+    cotangent = torch.randn(2, -(-size[0] // 2), -(-size[1] // 2), 40, device=DEVICE)
+    actual = differentiate(merge_by_kernel, tensors, torch.float32, cotangent)
+    exact = differentiate(merge_plainly, tensors, torch.float64, cotangent)
+    for a, b in zip(actual, exact, strict=True):
+        assert a.shape == b.shape
+        assert relative_error(a, b) <= 1e-5
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [96, 128, 192, 384, 512])
+def test_merging_in_low_precision(channels, dtype):
+    """Within 1.5 times the error of torch's own under autocast."""
+    tensors = [torch.randn(2, 33, 40, channels, device=DEVICE), *draw(channels, 2 * channels)]
+    cotangent = torch.randn(2, 17, 20, 2 * channels, device=DEVICE)
+
+    def stock(x, norm_weight, norm_bias, weight):
+        merged = norms.merge_neighbours(x)
+        return F.linear(F.layer_norm(merged, norm_weight.shape, norm_weight, norm_bias), weight)
+
+    exact = differentiate(stock, tensors, torch.float64, cotangent)
+    with torch.autocast("cuda", dtype):
+        fast = differentiate(merge_plainly, tensors, torch.float32, cotangent)
+        plain = differentiate(stock, tensors, torch.float32, cotangent)
+    for a, b, e in zip(fast, plain, exact, strict=True):
+        assert relative_error(a, e) <= 1.5 * relative_error(b, e) + 1e-6
+
+
+def test_merging_stores_nothing_but_its_input():
+    x, *parameters = torch.randn(1, 4, 4, 16, device=DEVICE), *draw(16, 32)
+    tensors = [t.requires_grad_() for t in (x, *parameters)]
+    low = by_neighbour(parameters[-1], torch.float32)
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (stored.append(t), t)[1], lambda t: t):
+        merge_reduce(*tensors, low, 1e-5)
+    assert {t.data_ptr() for t in stored} == {t.data_ptr() for t in (*tensors, low)}
+
+
+def test_merging_compiles_as_one_operator():
+    tensors = [t.requires_grad_() for t in (torch.randn(2, 5, 4, 16, device=DEVICE), *draw(16, 32))]
+    low = by_neighbour(tensors[-1], torch.float32)
+    torch.library.opcheck(merge_reduce.operator, (*tensors, low, 1e-5))
+    compiled = torch.compile(merge_by_kernel, fullgraph=True, dynamic=True, backend="aot_eager")
+    cotangent = torch.randn(2, 3, 2, 32, device=DEVICE)
+    pairs = zip(
+        differentiate(compiled, tensors, torch.float32, cotangent),
+        differentiate(merge_by_kernel, tensors, torch.float32, cotangent),
+        strict=True,
+    )
+    for a, b in pairs:
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize("size", [(5, 7), (1, 6), (1, 1)])
+def test_norm_reads_gradients_as_they_lie(size, channels_first):
+    """A head's gradient of a map (B, C, H, W) may lie channels first; the norm copies neither."""
+    x = torch.randn(2, *size, 24, device=DEVICE, requires_grad=True)
+    parameters = [torch.rand(24, device=DEVICE, requires_grad=True) for _ in range(2)]
+    cotangent = torch.randn(2, 24, *size, device=DEVICE)
+    layout = torch.contiguous_format if channels_first else torch.channels_last
+    cotangent = cotangent.contiguous(memory_format=layout).permute(0, 2, 3, 1)
+    tensors = [x, *parameters]
+
+    def exact(x, weight, bias):
+        return F.layer_norm(x, (24,), weight, bias, 1e-5)
+
+    def kernel(x, weight, bias):
+        return layer_norm(x, weight, bias, 1e-5, False, torch.float32)
+
+    actual = differentiate(kernel, tensors, torch.float32, cotangent)
+    expected = differentiate(exact, tensors, torch.float64, cotangent)
+    assert max(map(relative_error, actual, expected)) <= 1e-6  # float32, sums over 70 tokens
+
+
+@pytest.mark.parametrize("used", ["both", "norm", "map"])
+def test_gradients_meet_in_the_norm(used):
+    tensors = [torch.randn(2, 3, 5, 32, device=DEVICE), *torch.rand(2, 32, device=DEVICE)]
+    factors = torch.randn(2, 2, 3, 5, 32, device=DEVICE)
+    factors[0] *= used != "map"
+    factors[1] *= used != "norm"
+
+    def gradients(normed_and_map, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in tensors]
+        outs = normed_and_map(*leaves)
+        kept = [used != "map", used != "norm"]
+        loss = sum((o * f).sum() for o, f, k in zip(outs, factors, kept, strict=True) if k)
+        return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+
+    actual = gradients(lambda *t: norm_beside(*t, 1e-5, torch.float32), torch.float32)
+    exact = gradients(lambda *t: (F.layer_norm(t[0], (32,), *t[1:], 1e-5), t[0]), torch.float64)
+    for a, b in zip(actual, exact, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("out_indices", [(0, 1), (1,)])
+def test_backbone_on_these_kernels(out_indices, monkeypatch):
+    """The dispatch in the backbone, without the kernels of the blocks: maps and all gradients."""
+    options = {"embed_dims": 16, "depths": (1, 1), "num_heads": (1, 2), "strides": (4, 2)}
+    model = SwinBackbone(**options, window_size=2, out_indices=out_indices, drop_path_rate=0.0)
+    model = model.to(DEVICE)
+    images = torch.randn(1, 3, 21, 13, device=DEVICE)
+
+    def maps_and_gradients():
+        maps = model(images)
+        loss = sum(m.sin().sum() for m in maps)
+        return [*maps, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    expected = maps_and_gradients()
+    calls = []
+    monkeypatch.setattr(norms, "_runs_on_kernels", lambda *arguments: calls.append(1) or True)
+    for actual, e in zip(maps_and_gradients(), expected, strict=True):
+        torch.testing.assert_close(actual, e, rtol=1e-4, atol=1e-4)  # float32, ten layers
+    assert calls
+
+
+def test_a_frozen_stage_is_not_differentiated(monkeypatch):
+    """An output norm behind what has no gradient hands the map on as it is."""
+    monkeypatch.setattr(norms, "_runs_on_kernels", lambda *arguments: True)
+    x = torch.randn(1, 2, 2, 16, device=DEVICE)
+    weight, bias = (torch.rand(16, device=DEVICE, requires_grad=True) for _ in range(2))
+    normed, beside = norms.norm_beside(x, weight, bias, 1e-5)
+    assert normed.requires_grad
+    assert not beside.requires_grad
