@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..kernels.attention import attention_backward, attention_forward, gather_gradients
 from ..windows import WindowGrid
-from .launch import Launch, config, empty, precision
+from .launch import Launch, empty, precision
 from .operator import Differentiable, register
+from .tuning import Work, config, tuned
 
 #: Queries that a program holds at once; larger windows are cut into blocks of queries.
 QUERY_BLOCK = 64
@@ -25,6 +26,19 @@ _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
 
 
+def _work(kernel: str, shape, sizes, dtype: torch.dtype) -> Work:
+    """For queries, keys and values of ``shape``, and windows and shifts of ``sizes``."""
+    batch, height, width, channels = shape
+    large = sizes[0] * sizes[1] > QUERY_BLOCK
+    rows = batch * height * width
+    return Work(f"{kernel}_large" if large else kernel, channels // 3, rows, dtype)
+
+
+def _forward_work(qkv, table, padding, scales, valid, seed, sizes, *others) -> Work:
+    return _work("attention_forward", qkv.shape, sizes, qkv.dtype)
+
+
+@tuned(lambda: _forward_launch.cache_clear(), _forward_work)
 def attend(
     qkv: Tensor,
     table: Tensor,
@@ -53,7 +67,8 @@ def attend(
         (B, H, W, C) in the dtype of ``qkv``.
     """
     launch = _forward_launch(
-        tuple(qkv.shape), table.shape[1], tuple(sizes), scale, dropout_p, precision(qkv.dtype),
+        tuple(qkv.shape), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        precision(qkv.dtype),
         padding_qkv is not None, logit_scale is not None, valid_sizes is not None,
     )  # fmt: skip
     out = empty(qkv, *qkv.shape[:3], qkv.shape[3] // 3)
@@ -64,6 +79,11 @@ def attend(
     return out
 
 
+def _backward_work(grad_out, qkv, table, padding, scales, valid, seed, sizes, *others, **options):
+    return _work("attention_backward", qkv.shape, sizes, qkv.dtype)
+
+
+@tuned(lambda: _backward_launches.cache_clear(), _backward_work)
 def attention_gradients(
     grad_out: Tensor,
     qkv: Tensor,
@@ -89,7 +109,8 @@ def attention_gradients(
         float32; the last two of no meaning where the inputs are ``None``.
     """
     launch, gather = _backward_launches(
-        tuple(qkv.shape), table.shape[1], tuple(sizes), scale, dropout_p, precision(qkv.dtype),
+        tuple(qkv.shape), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        precision(qkv.dtype),
         padding_qkv is not None, logit_scale is not None, valid_sizes is not None, sum_all,
     )  # fmt: skip
     grad_qkv = torch.empty_like(qkv)
@@ -176,14 +197,14 @@ class _Plan:
         options: the launch's own.
     """
 
-    def __init__(self, shape: tuple[int, ...], heads: int, sizes: tuple[int, ...], kernel: str):
+    def __init__(self, shape, heads: int, sizes: tuple[int, ...], kernel: str, dtype):
         batch, height, width, channels = shape
         grid = WindowGrid(height, width, sizes[:2], sizes[2:])
         tokens = grid.tokens_per_window
         windows = batch * grid.rows * grid.columns
         keys = max(16, triton.next_power_of_2(tokens))
         queries = min(keys, QUERY_BLOCK)
-        chosen = config(kernel if keys <= QUERY_BLOCK else f"{kernel}_large", channels // 3)
+        chosen = config(*_work(kernel, shape, sizes, dtype))
         windows_per_program = triton.cdiv(windows * heads, chosen.programs)
         head = channels // (3 * heads)
         self.heads = heads
@@ -215,9 +236,9 @@ def _modes(has_padding, cosine, masked, dropout_p) -> dict[str, bool]:
 
 @lru_cache(maxsize=1024)
 def _forward_launch(
-    shape, heads, sizes, scale, dropout_p, precision, has_padding, cosine, masked
+    shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
 ) -> Launch:
-    plan = _Plan(shape, heads, sizes, "attention_forward")
+    plan = _Plan(shape, heads, sizes, "attention_forward", dtype)
     constants = {**plan.constants, **_modes(has_padding, cosine, masked, dropout_p)}
     constants["PRECISION"] = precision
     grid = (plan.runs, plan.heads, plan.blocks)
@@ -227,9 +248,9 @@ def _forward_launch(
 
 @lru_cache(maxsize=1024)
 def _backward_launches(
-    shape, heads, sizes, scale, dropout_p, precision, has_padding, cosine, masked, sum_all
+    shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
 ) -> tuple[Launch, Launch]:
-    plan = _Plan(shape, heads, sizes, "attention_backward")
+    plan = _Plan(shape, heads, sizes, "attention_backward", dtype)
     constants = {**plan.constants, "BLOCKS": plan.blocks}
     constants |= _modes(has_padding, cosine, masked, dropout_p)
     constants |= {"SUM_ALL": sum_all, "PRECISION": precision}

@@ -11,8 +11,9 @@ from packaging.version import Version
 from torch import Tensor
 
 from ..kernels.products import linear, norm_linear
-from .launch import Launch, config, empty, precision, split
+from .launch import Launch, empty, precision, split
 from .norm import normalise
+from .tuning import Work, config, tuned
 
 #: Up to this many channels, a token's rows stay on chip across products; beyond, each product and
 #: what it cannot take in is a pass of its own.
@@ -28,8 +29,8 @@ def rows_of(x: Tensor) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _norm_linear_launch(rows, channels, outputs, eps, has_bias, precision) -> Launch:
-    chosen = config("norm_linear", channels)
+def _norm_linear_launch(rows, channels, outputs, eps, has_bias, dtype, precision) -> Launch:
+    chosen = config("norm_linear", channels, rows, dtype)
     left, right = split(channels)
     constants = {"C": channels, "N": outputs, "LEFT": left, "RIGHT": right}
     constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
@@ -38,6 +39,14 @@ def _norm_linear_launch(rows, channels, outputs, eps, has_bias, precision) -> La
     return Launch(norm_linear, grid, (rows, eps), constants, chosen.options)
 
 
+def _norm_linear_work(x, gamma, beta, eps, weight, bias) -> Work | None:
+    channels = x.shape[-1]
+    if channels > CHANNELS_ON_CHIP:
+        return None
+    return Work("norm_linear", channels, rows_of(x), weight.dtype)
+
+
+@tuned(_norm_linear_launch.cache_clear, _norm_linear_work)
 def multiply_normed(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
@@ -47,15 +56,16 @@ def multiply_normed(
         return F.linear(normalise(x, gamma, beta, eps, False, weight.dtype), weight, bias)
     out = empty(x, *x.shape[:-1], outputs, dtype=weight.dtype)
     launch = _norm_linear_launch(
-        rows_of(x), channels, outputs, eps, bias is not None, precision(weight.dtype)
-    )
+        rows_of(x), channels, outputs, eps, bias is not None, weight.dtype,
+        precision(weight.dtype),
+    )  # fmt: skip
     launch(x, gamma, beta, weight, weight if bias is None else bias, out)
     return out
 
 
 @lru_cache(maxsize=1024)
-def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, precision) -> Launch:
-    chosen = config("linear", outputs)
+def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, dtype, precision) -> Launch:
+    chosen = config("linear", outputs, rows, dtype)
     constants = {"K": inputs, "N": outputs, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"DEPTH": chosen.depth, "GROUP": GROUP, "GELU": gelu, "RESIDUAL": not gelu}
     constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
@@ -63,6 +73,11 @@ def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, precision) -> 
     return Launch(linear, grid, (rows, rows // images), constants, chosen.options)
 
 
+def _linear_work(a, weight, *others) -> Work:
+    return Work("linear", weight.shape[0], rows_of(a), a.dtype)
+
+
+@tuned(_linear_launch.cache_clear, _linear_work)
 def multiply(
     a: Tensor,
     weight: Tensor,
@@ -75,8 +90,9 @@ def multiply(
     gelu = residual is None
     out = empty(a, *a.shape[:-1], outputs, dtype=a.dtype if gelu else residual.dtype)
     launch = _linear_launch(
-        rows_of(a), a.shape[0], inputs, outputs, gelu, keep is not None, precision(a.dtype)
-    )
+        rows_of(a), a.shape[0], inputs, outputs, gelu, keep is not None, a.dtype,
+        precision(a.dtype),
+    )  # fmt: skip
     launch(a, weight, bias, a if gelu else residual, a if keep is None else keep, out)
     return out
 

@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from ..kernels.products import gelu_products, mlp_forward
-from .launch import Launch, config, empty, precision, split
+from .launch import Launch, empty, precision, split
 from .norm import norm_gradients, normalise, scale_and_sum
 from .operator import Differentiable, register
 from .products import (
@@ -26,13 +26,14 @@ from .products import (
     rows_of,
     weight_gradient,
 )
+from .tuning import Work, config, tuned
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
 
 @lru_cache(maxsize=1024)
-def _mlp_launch(rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
-    chosen = config("mlp_forward", channels)
+def _mlp_launch(rows, images, channels, hidden, eps, has_keep, dtype, precision) -> Launch:
+    chosen = config("mlp_forward", channels, rows, dtype)
     left, right = split(channels)
     constants = {"C": channels, "N": hidden, "LEFT": left, "RIGHT": right}
     constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
@@ -41,6 +42,14 @@ def _mlp_launch(rows, images, channels, hidden, eps, has_keep, precision) -> Lau
     return Launch(mlp_forward, grid, (rows, rows // images, eps), constants, chosen.options)
 
 
+def _mlp_work(x, *others) -> Work | None:
+    low_up, channels = others[7], x.shape[-1]
+    if channels > CHANNELS_ON_CHIP:
+        return None
+    return Work("mlp_forward", channels, rows_of(x), low_up.dtype)
+
+
+@tuned(_mlp_launch.cache_clear, _mlp_work)
 def _mlp_forward(
     x: Tensor,
     keep: _Maybe,
@@ -70,7 +79,7 @@ def _mlp_forward(
     out = torch.empty_like(x)
     launch = _mlp_launch(
         rows_of(x), x.shape[0], channels, hidden, eps, keep is not None,
-        precision(low_up.dtype),
+        low_up.dtype, precision(low_up.dtype),
     )  # fmt: skip
     launch(
         x, norm_weight, norm_bias, low_up, up_bias, low_down, down_bias,
@@ -80,13 +89,33 @@ def _mlp_forward(
 
 
 @lru_cache(maxsize=1024)
-def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
-    chosen = config("gelu_products", channels)
+def _gelu_products_launch(rows, channels, hidden, dtype, precision) -> Launch:
+    chosen = config("gelu_products", channels, rows, dtype)
     constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
     depth = gcd(channels, chosen.depth)
     constants |= {"DEPTH": depth, "GROUP": GROUP, "PRECISION": precision}
     grid = (triton.cdiv(rows, chosen.rows) * (hidden // chosen.columns),)
     return Launch(gelu_products, grid, (rows,), constants, chosen.options)
+
+
+def _gelu_products_work(normed, *others) -> Work:
+    return Work("gelu_products", normed.shape[-1], rows_of(normed), normed.dtype)
+
+
+@tuned(_gelu_products_launch.cache_clear, _gelu_products_work)
+def _hidden_gradients(
+    normed: Tensor, low_up: Tensor, up_bias: Tensor, scaled: Tensor, low_down: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The activated hidden layer anew, the gradient before its activation (both (..., N)), and the
+    sums of that over blocks of rows (blocks, N)."""
+    (hidden, channels), dtype = low_up.shape, low_up.dtype
+    launch = _gelu_products_launch(rows_of(normed), channels, hidden, dtype, precision(dtype))
+    shape = (*normed.shape[:-1], hidden)
+    activated, grad_hidden = (empty(normed, *shape, dtype=dtype) for _ in range(2))
+    blocks = launch.grid[0] // (hidden // launch.constants["COLUMNS"])
+    shares = empty(normed, blocks, hidden, dtype=torch.float32)
+    launch(normed, low_up, up_bias, scaled, low_down, activated, grad_hidden, shares)
+    return activated, grad_hidden, shares
 
 
 def _mlp_backward(
@@ -102,14 +131,9 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_mlp_forward` for ``x`` and, in this order and in float32, norm weight
     and bias, up weight and bias, down weight and bias."""
-    (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
-    scaled, grad_down_bias = scale_and_sum(grad_out, keep, dtype)
-    normed = normalise(x, norm_weight, norm_bias, eps, False, dtype)
-    launch = _gelu_products_launch(rows, channels, hidden, precision(dtype))
-    activated, grad_hidden = (empty(x, *x.shape[:-1], hidden, dtype=dtype) for _ in range(2))
-    blocks = launch.grid[0] // (hidden // launch.constants["COLUMNS"])
-    shares = empty(x, blocks, hidden, dtype=torch.float32)
-    launch(normed, low_up, up_bias, scaled, low_down, activated, grad_hidden, shares)
+    scaled, grad_down_bias = scale_and_sum(grad_out, keep, low_up.dtype)
+    normed = normalise(x, norm_weight, norm_bias, eps, False, low_up.dtype)
+    activated, grad_hidden, shares = _hidden_gradients(normed, low_up, up_bias, scaled, low_down)
     grad_x, grad_norm_weight, grad_norm_bias, _ = norm_gradients(
         grad_hidden @ low_up, x, norm_weight, norm_bias, eps, grad_residual=grad_out
     )
