@@ -6,13 +6,24 @@ import torch.nn.functional as F
 from packaging.version import Version
 
 from swin_backbone import SwinBackbone
-from swin_backbone.ops import merge_norm_linear
+from swin_backbone.ops import (
+    NormParameters,
+    cut_patches,
+    embed_patches,
+    merge_norm_linear,
+    project,
+    project_patches,
+)
 from swin_backbone.ops import norm as norms
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
     pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
+from swin_backbone.ops import patches as patches_module  # noqa: E402
+from swin_backbone.ops.fused import launch  # noqa: E402
+from swin_backbone.ops.fused import patch_embed as fused_embedding  # noqa: E402
 from swin_backbone.ops.fused.norm import layer_norm, norm_beside  # noqa: E402
+from swin_backbone.ops.fused.patch_embed import patch_embed  # noqa: E402
 from swin_backbone.ops.fused.patch_merging import by_neighbour, merge_reduce  # noqa: E402
 
 HAS_GPU = torch.cuda.is_available()
@@ -161,7 +172,8 @@ def test_backbone_on_these_kernels(out_indices, monkeypatch):
 
     expected = maps_and_gradients()
     calls = []
-    monkeypatch.setattr(norms, "_runs_on_kernels", lambda *arguments: calls.append(1) or True)
+    for module in (norms, patches_module):
+        monkeypatch.setattr(module, "runs_on_kernels", lambda *arguments: calls.append(1) or True)
     for actual, e in zip(maps_and_gradients(), expected, strict=True):
         torch.testing.assert_close(actual, e, rtol=1e-4, atol=1e-4)  # float32, ten layers
     assert calls
@@ -169,9 +181,109 @@ def test_backbone_on_these_kernels(out_indices, monkeypatch):
 
 def test_a_frozen_stage_is_not_differentiated(monkeypatch):
     """An output norm behind what has no gradient hands the map on as it is."""
-    monkeypatch.setattr(norms, "_runs_on_kernels", lambda *arguments: True)
+    monkeypatch.setattr(norms, "runs_on_kernels", lambda *arguments: True)
     x = torch.randn(1, 2, 2, 16, device=DEVICE)
     weight, bias = (torch.rand(16, device=DEVICE, requires_grad=True) for _ in range(2))
     normed, beside = norms.norm_beside(x, weight, bias, 1e-5)
     assert normed.requires_grad
     assert not beside.requires_grad
+
+
+def draw_embedding(channels, image_channels, patch):
+    """Convolution's weight and bias, norm's weight and bias."""
+    weight = torch.randn(channels, image_channels, *patch, device=DEVICE) * 0.2
+    bias = torch.randn(channels, device=DEVICE) * 0.2
+    norm_bias = torch.randn(channels, device=DEVICE)
+    return [weight, bias, torch.rand(channels, device=DEVICE) + 0.5, norm_bias]
+
+
+def embed(image, weight, bias, norm_weight, norm_bias):
+    return embed_patches(image, weight, bias, NormParameters(norm_weight, norm_bias, 1e-5))
+
+
+def embed_by_kernel(image, weight, bias, norm_weight, norm_bias, dtype=torch.float32):
+    flat = weight.flatten(1)
+    options = (flat.detach().to(dtype), 1e-5, list(weight.shape[2:]), torch.float32)
+    return patch_embed(image, flat, bias, norm_weight, norm_bias, *options)
+
+
+@pytest.mark.parametrize(
+    ("channels", "image_channels", "patch", "size"),
+    [
+        (24, 3, (4, 4), (9, 14)),
+        (96, 3, (4, 4), (8, 8)),
+        (16, 1, (2, 3), (3, 7)),
+        (32, 4, (4, 4), (1, 1)),
+    ],
+)
+def test_patch_embedding_agrees_with_its_reference(channels, image_channels, patch, size):
+    """1e-5 in float32: sums over up to 64 pixels and 24 tokens, rounded to 1e-7 each."""
+    image = torch.randn(2, image_channels, *size, device=DEVICE)
+    tensors = [image, *draw_embedding(channels, image_channels, patch)]
+    tokens = [-(-side // step) for side, step in zip(size, patch, strict=True)]
+    cotangent = torch.randn(2, *tokens, channels, device=DEVICE)
+    actual = differentiate(embed_by_kernel, tensors, torch.float32, cotangent)
+    exact = differentiate(embed, tensors, torch.float64, cotangent)
+    for a, b in zip(actual, exact, strict=True):
+        assert a.shape == b.shape
+        assert relative_error(a, b) <= 1e-5
+
+
+def test_patch_embedding_shared_by_few_programs(monkeypatch):
+    monkeypatch.setattr(launch, "PROGRAMS", 2)
+    fused_embedding._launches.cache_clear()
+    tensors = [torch.randn(2, 3, 31, 38, device=DEVICE), *draw_embedding(16, 3, (4, 4))]
+    cotangent = torch.randn(2, 8, 10, 16, device=DEVICE)
+    actual = differentiate(embed_by_kernel, tensors, torch.float32, cotangent)
+    exact = differentiate(embed, tensors, torch.float64, cotangent)
+    fused_embedding._launches.cache_clear()
+    assert max(map(relative_error, actual, exact)) <= 1e-5
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [96, 128, 192, 256])
+def test_patch_embedding_in_low_precision(channels, dtype):
+    """Within 1.5 times the error of torch's own under autocast."""
+    tensors = [torch.randn(2, 3, 131, 160, device=DEVICE), *draw_embedding(channels, 3, (4, 4))]
+    cotangent = torch.randn(2, 33, 40, channels, device=DEVICE)
+
+    def stock(image, weight, bias, norm_weight, norm_bias):
+        projected = F.conv2d(F.pad(image, (0, 0, 0, 1)), weight, bias, 4).permute(0, 2, 3, 1)
+        return F.layer_norm(projected, norm_weight.shape, norm_weight, norm_bias)
+
+    exact = differentiate(stock, tensors, torch.float64, cotangent)
+    with torch.autocast("cuda", dtype):
+        fast = differentiate(embed, tensors, torch.float32, cotangent)
+        plain = differentiate(stock, tensors, torch.float32, cotangent)
+    for a, b, e in zip(fast, plain, exact, strict=True):
+        assert relative_error(a, e) <= 1.5 * relative_error(b, e) + 1e-6
+
+
+def test_patch_embedding_compiles_as_one_operator():
+    image = torch.randn(2, 3, 9, 6, device=DEVICE)
+    tensors = [image, *draw_embedding(16, 3, (4, 4))]
+    flat = tensors[1].flatten(1)
+    leaves = [t.clone().requires_grad_() for t in (flat, *tensors[2:])]
+    arguments = (*leaves, flat, 1e-5, [4, 4], torch.float32)
+    torch.library.opcheck(patch_embed.operator, (image, *arguments))
+    compiled = torch.compile(embed_by_kernel, fullgraph=True, dynamic=True, backend="aot_eager")
+    cotangent = torch.randn(2, 3, 2, 16, device=DEVICE)
+    pairs = zip(
+        differentiate(compiled, tensors, torch.float32, cotangent),
+        differentiate(embed_by_kernel, tensors, torch.float32, cotangent),
+        strict=True,
+    )
+    for a, b in pairs:
+        torch.testing.assert_close(a, b)
+
+
+def test_patches_are_what_a_convolution_sees():
+    image, weight, bias = torch.randn(2, 3, 9, 6), torch.randn(8, 3, 4, 4), torch.randn(8)
+    padded = F.pad(image, (0, 2, 0, 3))
+    expected = F.conv2d(padded, weight, bias, stride=4).permute(0, 2, 3, 1)
+    patches = cut_patches(image, (4, 4))
+    assert patches.is_contiguous()
+    torch.testing.assert_close(project(patches, weight, bias), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(project_patches(image, weight, bias), expected)

@@ -8,6 +8,7 @@ from .low_precision import low_precision_copies
 from .norm import layer_norm, merge_neighbours, merge_norm_linear, norm_beside
 from .packed import shifted_window_attention_packed
 from .parameters import LinearParameters, NormParameters, product_dtype
+from .patches import cut_patches, embed_patches, project, project_patches
 from .products import scale_images
 from .windows import (
     SMALL_MAP_RULES,
@@ -31,6 +32,8 @@ __all__ = [
     "choose_backend",
     "corner_pad",
     "crop_bias_table",
+    "cut_patches",
+    "embed_patches",
     "fit_window",
     "layer_norm",
     "log_spaced_offsets",
@@ -39,6 +42,8 @@ __all__ = [
     "merge_norm_linear",
     "norm_beside",
     "product_dtype",
+    "project",
+    "project_patches",
     "residual_attention",
     "residual_mlp",
     "scale_images",

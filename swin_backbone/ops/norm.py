@@ -30,11 +30,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     Returns:
         (B, H, W, C): float32 under autocast, as torch's own, else in the dtype of ``x``.
     """
-    if not _runs_on_kernels(x, x.shape[-1]):
+    if not runs_on_kernels(x, x.shape[-1]):
         return F.layer_norm(x, weight.shape, weight, bias, eps)
     from .fused.norm import layer_norm as kernel  # needs triton, which may not be there
 
-    return kernel(x.contiguous(), weight, bias, eps, False, _norm_dtype(x))
+    return kernel(x.contiguous(), weight, bias, eps, False, norm_dtype(x))
 
 
 def norm_beside(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -45,14 +45,15 @@ def norm_beside(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Te
     """
     if not (torch.is_grad_enabled() and x.requires_grad and x.is_contiguous()):
         return layer_norm(x, weight, bias, eps), x
-    if torch.compiler.is_compiling() or not _runs_on_kernels(x, x.shape[-1]):
+    if torch.compiler.is_compiling() or not runs_on_kernels(x, x.shape[-1]):
         return layer_norm(x, weight, bias, eps), x
     from .fused.norm import norm_beside as kernel
 
-    return kernel(x, weight, bias, eps, _norm_dtype(x))
+    return kernel(x, weight, bias, eps, norm_dtype(x))
 
 
-def _norm_dtype(x: Tensor) -> torch.dtype:
+def norm_dtype(x: Tensor) -> torch.dtype:
+    """In which dtype torch writes the layer norm of ``x``."""
     return torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
@@ -98,7 +99,7 @@ def merge_norm_linear(
     Returns:
         (B, ceil(H / 2), ceil(W / 2), N).
     """
-    if not _runs_on_kernels(x, weight.shape[1]):
+    if not runs_on_kernels(x, weight.shape[1]):
         project = cpu_products.norm_linear if why_not_eager(x) is None else norm_linear
         norm = NormParameters(norm_weight, norm_bias, eps)
         return project(merge_neighbours(x), norm, LinearParameters(weight, None))
@@ -108,7 +109,8 @@ def merge_norm_linear(
     return merge_reduce(x.contiguous(), norm_weight, norm_bias, weight, low, eps)
 
 
-def _runs_on_kernels(x: Tensor, channels: int) -> bool:
+def runs_on_kernels(x: Tensor, channels: int) -> bool:
+    """Whether the kernels of norms run on ``x``, for rows of so many channels."""
     if not x.is_cuda or is_exporting():
         return False
     return x.dtype in DTYPES and channels <= MAX_CHANNELS and not why_not_device(x)
