@@ -99,14 +99,13 @@ def _embed_backward(
     channels, pixels = low.shape
     kind = precision(low.dtype)
     _, launch = _launches(tuple(image.shape), channels, tuple(patch), eps, grad_image, kind)
-    inputs = launch.constants["INPUTS"]
-    shares = empty(image, launch.grid[0], channels, inputs + 2, dtype=torch.float32)
+    weights = channels * pixels
+    shares = empty(image, launch.grid[0], weights + 3 * channels, dtype=torch.float32)
     for_image = torch.empty_like(image) if grad_image else empty(image, 0)
     target = for_image if grad_image else image  # to which nothing is written
     launch(image, low, bias, norm_weight, grad_out, target, shares)
-    sums = shares.sum(0)
-    columns = (sums[:, column] for column in (pixels, inputs, inputs + 1))
-    return [for_image, sums[:, :pixels], *columns]
+    grad_weight, *others = shares.sum(0).split([weights, channels, channels, channels])
+    return [for_image, grad_weight.view(channels, pixels), *others]
 
 
 _patch_embed = register("patch_embed", _embed_forward)

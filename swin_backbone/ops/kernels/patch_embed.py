@@ -123,8 +123,8 @@ def embed_backward(
 ):
     """Gradients of :func:`embed_forward`, whose projection is computed anew.
 
-    ``shares`` (programs, C, INPUTS + 2) float32 is each program's share of the gradients of weight
-    and bias, and in the last two columns of gamma and beta.
+    ``shares`` (programs, C * K + 3 * C) float32 is each program's share of the gradients of weight,
+    bias, gamma and beta, one after the other.
     """
     element = weight.dtype.element_ty
     column = tl.arange(0, COLUMNS)
@@ -163,8 +163,10 @@ def embed_backward(
                 PATCH_H, PATCH_W,
             )  # fmt: skip
             tl.store(target, pixels_back.to(grad_image.dtype.element_ty), mask=on_image)
-    share = shares + (tl.program_id(0).to(tl.int64) * C + column) * (INPUTS + 2)
+    share = shares + tl.program_id(0).to(tl.int64) * (C * K + 3 * C)
     known = column < C
-    tl.store(share[:, None] + number[None, :], weight_sum, mask=known[:, None])
-    tl.store(share + INPUTS, tl.sum(gamma_sum, 0), mask=known)
-    tl.store(share + INPUTS + 1, tl.sum(beta_sum, 0), mask=known)
+    place = column[:, None] * K + number[None, :]
+    place = tl.where((number == K)[None, :], C * K + column[:, None], place)
+    tl.store(share + place, weight_sum, mask=known[:, None] & (number <= K)[None, :])
+    tl.store(share + C * K + C + column, tl.sum(gamma_sum, 0), mask=known)
+    tl.store(share + C * K + 2 * C + column, tl.sum(beta_sum, 0), mask=known)
