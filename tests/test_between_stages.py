@@ -287,3 +287,27 @@ def test_patches_are_what_a_convolution_sees():
     assert patches.is_contiguous()
     torch.testing.assert_close(project(patches, weight, bias), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(project_patches(image, weight, bias), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "patch", "dtype", "reason"),
+    [
+        (96, (4, 4), torch.float32, None),
+        (256, (4, 4), torch.float32, "at most 32768 bytes on this card, got 65536"),
+        (256, (4, 4), torch.float16, None),
+        (96, (16, 16), torch.float16, "at most 32768 bytes"),
+    ],
+)
+def test_why_an_image_is_not_embedded_by_a_kernel(channels, patch, dtype, reason, monkeypatch):
+    monkeypatch.setattr(patches_module, "runs_on_kernels", lambda *arguments: True)
+    tensors = torch.zeros(1, 3, 4, 4), torch.zeros(channels, 3, *patch)
+    actual = patches_module.why_not_kernels(*(t.to(dtype) for t in tensors))
+    assert actual is None if reason is None else reason in actual
+
+
+def test_images_and_weights_of_two_dtypes_stay_torchs_error(monkeypatch):
+    for module in (norms, patches_module):
+        monkeypatch.setattr(module, "runs_on_kernels", lambda *arguments: True)
+    tensors = draw_embedding(16, 3, (4, 4))
+    with pytest.raises(RuntimeError):
+        embed(torch.zeros(1, 3, 4, 4, device=DEVICE).half(), *tensors)

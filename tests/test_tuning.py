@@ -267,5 +267,5 @@ def test_blocks_that_fit(monkeypatch):
     assert {c.depth for c in tuning.candidates_for(work)} == {32, 64}
     wide = work._replace(dtype=torch.float32)
     assert {c.depth for c in tuning.candidates_for(wide)} == {16, 32}
-    monkeypatch.setattr(tuning, "_has_room", lambda: False)
+    monkeypatch.setattr(tuning, "has_room", lambda: False)
     assert tuning.config(*work) == tuning.CAUTIOUS["gelu_products"]

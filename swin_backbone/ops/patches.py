@@ -26,7 +26,7 @@ def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParamet
     Returns:
         (B, ceil(H / rows), ceil(W / columns), C), in the dtype of :func:`layer_norm`.
     """
-    if _why_not_kernels(image, weight) is not None:
+    if why_not_kernels(image, weight) is not None:
         return layer_norm(project_patches(image, weight, bias), *norm)
     from .fused.patch_embed import patch_embed as kernel
 
@@ -61,7 +61,8 @@ def project(patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(patches, weight.flatten(1), bias)
 
 
-def _why_not_kernels(image: Tensor, weight: Tensor) -> str | None:
+def why_not_kernels(image: Tensor, weight: Tensor) -> str | None:
+    """Why :func:`embed_patches` is not one kernel, or ``None`` if it is."""
     channels, dtype = weight.shape[0], product_dtype(image)
     if not runs_on_kernels(image, channels):
         return "norms are not computed by kernels either"

@@ -289,7 +289,7 @@ def _seconds_on_card(run: Callable[[], object]) -> float:
 
 
 def _default(work: Work) -> Config:
-    if work.kernel in CAUTIOUS and not _has_room():
+    if work.kernel in CAUTIOUS and not has_room():
         return _for_dtype(CAUTIOUS[work.kernel], work.dtype)
     return _for_dtype(launch.config(work.kernel, work.channels), work.dtype)
 
@@ -300,7 +300,7 @@ def _for_dtype(chosen: Config, dtype: torch.dtype) -> Config:
 
 
 @cache
-def _has_room() -> bool:
+def has_room() -> bool:
     """Whether what is shipped fits the card; for the interpreter everything does."""
     if not torch.cuda.is_available():
         return True
