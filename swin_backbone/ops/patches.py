@@ -10,8 +10,9 @@ from .corner_pad import corner_pad
 from .norm import layer_norm, norm_dtype, runs_on_kernels
 from .parameters import NormParameters, product_dtype
 
-#: Pixels of a patch, in all channels, and channels of a token up to which the kernels take them.
-MAX_PIXELS, MAX_CHANNELS = 127, 256
+#: Bytes of a projection's weights, with sides rounded up to powers of two, that the kernels hold on
+#: a card like the H100, and on one with less shared memory.
+MAX_BYTES, MAX_BYTES_IN_LITTLE_ROOM = 256 * 64 * 2, 128 * 64 * 2
 
 
 def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParameters) -> Tensor:
@@ -66,10 +67,14 @@ def why_not_kernels(image: Tensor, weight: Tensor) -> str | None:
     channels, dtype = weight.shape[0], product_dtype(image)
     if not runs_on_kernels(image, channels):
         return "norms are not computed by kernels either"
-    if weight[0].numel() > MAX_PIXELS or channels > MAX_CHANNELS:
-        return (
-            f"at most {MAX_PIXELS} pixels a patch and {MAX_CHANNELS} channels, got {weight.shape}"
-        )
+    from .fused.tuning import has_room  # needs triton, which is there by now
+
+    # Beside the weights stands the bias, hence one pixel more.
+    sides = 2 ** (channels - 1).bit_length(), 2 ** weight[0].numel().bit_length()
+    size = sides[0] * sides[1] * dtype.itemsize
+    most = MAX_BYTES if has_room() else MAX_BYTES_IN_LITTLE_ROOM
+    if size > most:
+        return f"weights have at most {most} bytes on this card, got {size}"
     if weight.dtype != dtype and not torch.is_autocast_enabled(image.device.type):
         return f"image and weights have one dtype without autocast, got {dtype}, {weight.dtype}"
     if image.is_cuda and dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
