@@ -311,3 +311,17 @@ def test_images_and_weights_of_two_dtypes_stay_torchs_error(monkeypatch):
     tensors = draw_embedding(16, 3, (4, 4))
     with pytest.raises(RuntimeError):
         embed(torch.zeros(1, 3, 4, 4, device=DEVICE).half(), *tensors)
+
+
+def test_dispatch_is_traced_in_one_graph(monkeypatch):
+    """From the module's function to the operator, without a graph break."""
+    for module in (norms, patches_module):
+        monkeypatch.setattr(module, "runs_on_kernels", lambda *arguments: True)
+    tensors = [torch.randn(1, 3, 8, 8, device=DEVICE), *draw_embedding(16, 3, (4, 4))]
+    parameters = draw(16, 32)
+
+    def run(*tensors):
+        return merge_plainly(embed(*tensors), *parameters)
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*tensors), run(*tensors))

@@ -299,9 +299,14 @@ def _for_dtype(chosen: Config, dtype: torch.dtype) -> Config:
     return chosen._replace(depth=chosen.depth // 2) if dtype.itemsize > 2 else chosen
 
 
-@cache
+@torch.compiler.assume_constant_result
 def has_room() -> bool:
     """Whether what is shipped fits the card; for the interpreter everything does."""
+    return _has_room()
+
+
+@cache
+def _has_room() -> bool:
     if not torch.cuda.is_available():
         return True
     properties = torch.cuda.get_device_properties()
