@@ -325,3 +325,13 @@ def test_dispatch_is_traced_in_one_graph(monkeypatch):
 
     compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*tensors), run(*tensors))
+
+
+def test_patch_embedding_stores_nothing_but_the_image():
+    image, (weight, *others) = torch.randn(1, 3, 8, 8, device=DEVICE), draw_embedding(16, 3, (4, 4))
+    parameters = [t.requires_grad_() for t in (weight.flatten(1), *others)]
+    low = parameters[0].detach().clone()
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (stored.append(t), t)[1], lambda t: t):
+        patch_embed(image, *parameters, low, 1e-5, [4, 4], torch.float32)
+    assert {t.data_ptr() for t in stored} == {t.data_ptr() for t in (image, *parameters, low)}
