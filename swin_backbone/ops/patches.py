@@ -64,9 +64,10 @@ def project(patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def why_not_kernels(image: Tensor, weight: Tensor) -> str | None:
     """Why :func:`embed_patches` is not one kernel, or ``None`` if it is."""
-    channels, dtype = weight.shape[0], product_dtype(image)
+    channels = weight.shape[0]
     if not runs_on_kernels(image, channels):
         return "norms are not computed by kernels either"
+    dtype = product_dtype(image)
     from .fused.tuning import has_room  # needs triton, which is there by now
 
     # Beside the weights stands the bias, hence one pixel more.
