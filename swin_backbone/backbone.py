@@ -19,7 +19,6 @@ from .layers import (
     SwinBlock,
     SwinBlockV2,
     WindowAttentionV2,
-    apply_norm,
     embed_valid_areas,
     join,
     resize_position_embedding,
@@ -278,11 +277,13 @@ class SwinBackbone(BaseModule):
     def _forward_stages(self, x: Tensor, valid_sizes: list[Tensor | None]) -> list[Tensor]:
         maps = []
         for index, (stage, valid) in enumerate(zip(self.stages, valid_sizes, strict=True)):
-            features, x = stage(x, valid)
+            features, x = stage(x, valid, norm=self._output_norm(index))
             if index in self.out_indices:
-                norm = getattr(self, f"norm{index}")
-                maps.append(apply_norm(norm, features, valid).permute(0, 3, 1, 2))
+                maps.append(features.permute(0, 3, 1, 2))
         return maps
+
+    def _output_norm(self, stage: int) -> nn.Module | None:
+        return getattr(self, f"norm{stage}") if stage in self.out_indices else None
 
     def forward_packed(
         self, images: Sequence[Tensor], batch_size: tuple[int, int] | None = None
@@ -360,9 +361,8 @@ class SwinBackbone(BaseModule):
         for index, (stage, packing) in enumerate(zip(self.stages, packings, strict=True)):
             if batch_size is not None:
                 batch_size = shrink(batch_size, self.strides[index])
-            features, x = stage(x, None, packing)
+            features, x = stage(x, None, packing, self._output_norm(index))
             if index in self.out_indices:
-                features = apply_norm(getattr(self, f"norm{index}"), features)
                 if batch_size is None:
                     maps.append([part.permute(2, 0, 1) for part in packing.split(features)])
                 else:

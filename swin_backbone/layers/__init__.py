@@ -5,7 +5,7 @@ from .block_v2 import SwinBlockV2
 from .continuous_position_bias import ContinuousPositionBias
 from .drop_path import DropPath
 from .mlp import Mlp
-from .norm import apply_norm
+from .norm import apply_norm, apply_norm_beside
 from .packing import join
 from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging, PatchMergingV2
@@ -28,6 +28,7 @@ __all__ = [
     "WindowAttention",
     "WindowAttentionV2",
     "apply_norm",
+    "apply_norm_beside",
     "embed_valid_areas",
     "join",
     "resize_position_embedding",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import corner_pad, product_dtype
-from .norm import apply_norm
+from ..ops import NormParameters, cut_patches, embed_patches, project, project_patches
+from .norm import apply_norm, is_plain
 from .packing import join
 
 
@@ -37,14 +36,15 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), embed_dims)."""
-        if x.is_cuda:  # a convolution would write channels first, to be copied to the back
-            return self._project(self._patches(x))
-        x = corner_pad(x, self.patch_size, self.patch_size, dims=(2, 3))
-        return apply_norm(self.norm, self.projection(x).permute(0, 2, 3, 1))
+        layer, norm = self.projection, self.norm
+        if is_plain(norm):
+            parameters = NormParameters(norm.weight, norm.bias, norm.eps)
+            return embed_patches(x, layer.weight, layer.bias, parameters)
+        return norm(project_patches(x, layer.weight, layer.bias))
 
     def pack(self, images: Sequence[Tensor]) -> Tensor:
         """Images (in_channels, H, W) of any sizes to one list of tokens (T, embed_dims)."""
-        return self._project(join(self._patches(image[None])[0] for image in images))
+        return self._project(join(cut_patches(image[None], self.patch_size)[0] for image in images))
 
     def pack_batch(self, x: Tensor, places: Tensor) -> Tensor:
         """A padded batch (B, in_channels, H, W), zero outside its images, to the tokens of these.
@@ -56,16 +56,9 @@ class PatchEmbed(nn.Module):
         Returns:
             (T, embed_dims).
         """
-        return self._project(self._patches(x).flatten(0, 2).index_select(0, places))
-
-    def _patches(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, rows, columns, in_channels * patch rows * columns)."""
-        rows, columns = self.patch_size
-        x = corner_pad(x, self.patch_size, self.patch_size, dims=(2, 3))
-        patches = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
-        return patches.permute(0, 2, 4, 1, 3, 5).to(product_dtype(x)).flatten(3)
+        patches = cut_patches(x, self.patch_size).flatten(0, 2)
+        return self._project(patches.index_select(0, places))
 
     def _project(self, patches: Tensor) -> Tensor:
-        """A convolution whose kernel is its stride is a linear layer on patches."""
-        weight, bias = self.projection.weight, self.projection.bias
-        return apply_norm(self.norm, F.linear(patches, weight.flatten(1), bias))
+        projected = project(patches, self.projection.weight, self.projection.bias)
+        return apply_norm(self.norm, projected)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from ..ops import Packing
+from .norm import apply_norm, apply_norm_beside
 
 
 class SwinStage(nn.Module):
@@ -23,7 +24,11 @@ class SwinStage(nn.Module):
         self.downsample = downsample
 
     def forward(
-        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None = None,
+        packing: Packing | None = None,
+        norm: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the stage.
 
@@ -31,11 +36,17 @@ class SwinStage(nn.Module):
             x: (B, H, W, C), or with ``packing`` (T, C), as are then the maps returned.
             valid_sizes: (B, 2) rows and columns that belong to each image, or ``None`` for all.
             packing: where the tokens of each image lie.
+            norm: of the stage's own map, not of what the next stage gets; ``None`` for no norm.
 
         Returns:
-            The stage's own map (B, H, W, C), of no meaning outside ``valid_sizes``, and the next
-            stage's input (the same map where there is no next stage).
+            The stage's own map (B, H, W, C), which only ``norm`` clears outside ``valid_sizes``,
+            and the next stage's input (the map before its norm where there is no next stage).
         """
         for block in self.blocks:
             x = block(x, valid_sizes, packing)
-        return x, x if self.downsample is None else self.downsample(x, packing, valid_sizes)
+        if self.downsample is None:
+            return x if norm is None else apply_norm(norm, x, valid_sizes), x
+        features = x
+        if norm is not None:
+            features, x = apply_norm_beside(norm, x, valid_sizes)
+        return features, self.downsample(x, packing, valid_sizes)

@@ -5,10 +5,18 @@ from .backends import BACKENDS, AttentionInputs, Backend
 from .corner_pad import corner_pad
 from .half_blocks import Windows, residual_attention, residual_mlp
 from .low_precision import low_precision_copies
-from .norm import by_neighbour, layer_norm, merge_neighbours, merge_norm_linear, merge_packed
+from .norm import (
+    by_neighbour,
+    layer_norm,
+    merge_neighbours,
+    merge_norm_linear,
+    merge_packed,
+    norm_beside,
+)
 from .packed import attend, shifted_window_attention_packed
 from .packing import Packing, pack_pyramid
 from .parameters import LinearParameters, NormParameters, product_dtype
+from .patches import cut_patches, embed_patches, project, project_patches
 from .products import scale_images
 from .windows import (
     SMALL_MAP_RULES,
@@ -36,6 +44,8 @@ __all__ = [
     "clear_padding",
     "corner_pad",
     "crop_bias_table",
+    "cut_patches",
+    "embed_patches",
     "fit_window",
     "layer_norm",
     "log_spaced_offsets",
@@ -43,8 +53,11 @@ __all__ = [
     "merge_neighbours",
     "merge_norm_linear",
     "merge_packed",
+    "norm_beside",
     "pack_pyramid",
     "product_dtype",
+    "project",
+    "project_patches",
     "residual_attention",
     "residual_mlp",
     "scale_images",

@@ -36,12 +36,35 @@ def layer_norm(
     Returns:
         (..., C): float32 under autocast, as torch's own, else in the dtype of ``x``.
     """
-    if not _runs_on_kernels(x, x.shape[-1]):
+    if not runs_on_kernels(x, x.shape[-1]):
         return clear_padding(F.layer_norm(x, weight.shape, weight, bias, eps), valid_sizes)
     from .fused.norm import layer_norm as kernel  # needs triton, which may not be there
 
-    dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-    return kernel(x.contiguous(), weight, bias, eps, False, dtype, as_kernels_read(valid_sizes))
+    return kernel(
+        x.contiguous(), weight, bias, eps, False, norm_dtype(x), as_kernels_read(valid_sizes)
+    )
+
+
+def norm_beside(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, valid_sizes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """:func:`layer_norm` of ``x``, and ``x`` again for what it is an input of besides.
+
+    The two gradients for ``x`` meet here, and are summed where the norm's is computed rather than
+    in a pass of its own.
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad and x.is_contiguous()):
+        return layer_norm(x, weight, bias, eps, valid_sizes), x
+    if torch.compiler.is_compiling() or not runs_on_kernels(x, x.shape[-1]):
+        return layer_norm(x, weight, bias, eps, valid_sizes), x
+    from .fused.norm import norm_beside as kernel
+
+    return kernel(x, weight, bias, eps, norm_dtype(x), as_kernels_read(valid_sizes))
+
+
+def norm_dtype(x: Tensor) -> torch.dtype:
+    """In which dtype torch writes the layer norm of ``x``."""
+    return torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
 def as_kernels_read(valid_sizes: Tensor | None) -> Tensor | None:
@@ -123,7 +146,7 @@ def merge_norm_linear(
     if packing is not None:
         x = merge_packed(x, packing)
         norm_weight, norm_bias = by_neighbour(norm_weight), by_neighbour(norm_bias)
-    if not _runs_on_kernels(x, weight.shape[1]):
+    if not runs_on_kernels(x, weight.shape[1]):
         project = cpu_products.norm_linear if why_not_eager(x) is None else norm_linear
         norm = NormParameters(norm_weight, norm_bias, eps)
         if packing is None:
@@ -131,17 +154,21 @@ def merge_norm_linear(
         else:
             weight = by_neighbour(weight)
         return project(x, norm, LinearParameters(weight, None))
-    from .fused.norm import layer_norm as kernel
+    if packing is not None:
+        from .fused.norm import layer_norm as kernel
 
-    normed = kernel(
-        x.contiguous(), norm_weight, norm_bias, eps, packing is None, product_dtype(x),
-        as_kernels_read(valid_sizes),
+        normed = kernel(x, norm_weight, norm_bias, eps, False, product_dtype(x), None)
+        return F.linear(normed, by_neighbour(weight))
+    from .fused.patch_merging import copy_by_neighbour, merge_reduce
+
+    return merge_reduce(
+        x.contiguous(), norm_weight, norm_bias, weight, copy_by_neighbour(weight, product_dtype(x)),
+        as_kernels_read(valid_sizes), eps,
     )  # fmt: skip
-    # The kernel writes neighbour by neighbour, which keeps its reads and writes contiguous.
-    return F.linear(normed, by_neighbour(weight))
 
 
-def _runs_on_kernels(x: Tensor, channels: int) -> bool:
+def runs_on_kernels(x: Tensor, channels: int) -> bool:
+    """Whether the kernels of norms run on ``x``, for rows of so many channels."""
     if not x.is_cuda or is_exporting():
         return False
     return x.dtype in DTYPES and channels <= MAX_CHANNELS and not why_not_device(x)

@@ -96,7 +96,7 @@ def record_stages(
     before_norm: dict[int, Tensor] = {}
     handles = []
     for stage, module in enumerate(model.stages):
-        handles.append(module.register_forward_hook(_keep_output(before_norm, stage)))
+        handles.append(module.blocks[-1].register_forward_hook(_keep_output(before_norm, stage)))
         for index, block in enumerate(module.blocks[:2]):
             handles.append(block.register_forward_pre_hook(_keep_input(inputs, (stage, index))))
     try:
@@ -120,7 +120,7 @@ def _keep_input(kept: dict, key: tuple[int, int]):
 
 def _keep_output(kept: dict, stage: int):
     def hook(_module, _arguments, output):
-        kept[stage] = output[0].permute(0, 3, 1, 2)
+        kept[stage] = output.permute(0, 3, 1, 2)
 
     return hook
 

@@ -5,6 +5,7 @@ lists ``typing.List``.
 """
 
 from functools import lru_cache
+from math import prod
 from typing import List, Optional  # noqa: UP035
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from ..kernels.attention import attention_backward, attention_forward, gather_gradients
 from ..windows import WindowGrid
-from .launch import Launch, config, empty, precision
+from .launch import Launch, empty, precision
 from .operator import Differentiable, register
+from .tuning import Work, config, tuned
 
 #: Queries that a program holds at once; larger windows are cut into blocks of queries.
 QUERY_BLOCK = 64
@@ -29,6 +31,19 @@ _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
 
 
+def _work(kernel: str, shape, sizes, dtype: torch.dtype) -> Work:
+    """For a launch cut for ``shape``, see :func:`_shape`, and windows and shifts of ``sizes``."""
+    tokens = sizes[0] * sizes[1]
+    rows = prod(shape[:-1]) * (tokens if len(shape) == 2 else 1)
+    name = f"{kernel}_large" if tokens > QUERY_BLOCK else kernel
+    return Work(name, shape[-1] // 3, rows, dtype)
+
+
+def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work:
+    return _work("attention_forward", _shape(qkv, packed), sizes, qkv.dtype)
+
+
+@tuned(lambda: _forward_launch.cache_clear(), _forward_work)
 def attend(
     qkv: Tensor,
     table: Tensor,
@@ -74,6 +89,13 @@ def attend(
     return out
 
 
+def _backward_work(
+    grad_out, qkv, table, padding, scales, valid, packed, seed, sizes, *others, **options
+) -> Work:
+    return _work("attention_backward", _shape(qkv, packed), sizes, qkv.dtype)
+
+
+@tuned(lambda: _backward_launches.cache_clear(), _backward_work)
 def attention_gradients(
     grad_out: Tensor,
     qkv: Tensor,
@@ -220,7 +242,7 @@ class _Plan:
         keys = max(16, triton.next_power_of_2(tokens))
         head = channels // (3 * heads)
         width = max(16, triton.next_power_of_2(head))
-        chosen = config(kernel if keys <= QUERY_BLOCK else f"{kernel}_large", channels // 3)
+        chosen = config(*_work(kernel, shape, sizes, dtype))
         queries, key_bytes = QUERY_BLOCK, width * dtype.itemsize
         if key_bytes > KEY_BYTES or keys * key_bytes > KEYS_BYTES:
             queries, chosen = SMALL_QUERY_BLOCK, chosen._replace(stages=1)

@@ -23,7 +23,7 @@ class Config(NamedTuple):
     Attributes:
         rows: tokens that a program handles at once.
         columns: outputs that it computes at once.
-        depth: inputs that it multiplies at once.
+        depth: inputs of 16 bits that it multiplies at once; half as many of 32 bits.
         warps: warps of a program.
         stages: blocks in flight from memory.
         registers: at most so many for each thread, so that more programs run side by side.
@@ -50,7 +50,7 @@ ALIGNMENT = 16
 #: Since Triton 3.3, what a kernel's launch returns can be launched with all of its arguments.
 HAS_SHORT_WAY = Version(triton.__version__) >= Version("3.3")
 
-#: By kernel and channels of a token; what is not listed takes the kernel's entry for ``None``.
+#: For an H100, by kernel and channels of a token; what is not listed takes the entry for ``None``.
 CONFIGS: dict[tuple[str, int | None], Config] = {
     ("norm_linear", None): Config(rows=64, columns=64, warps=4, stages=2),
     ("linear", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128),
@@ -82,7 +82,10 @@ _VARIANTS: dict[tuple, dict[tuple, Start]] = {}
 
 
 def config(kernel: str, channels: int) -> Config:
-    """Launch parameters of a kernel for tokens of ``channels`` channels."""
+    """Launch parameters of a kernel for tokens of ``channels`` channels, as shipped.
+
+    Operations ask :func:`swin_backbone.ops.fused.tuning.config`, which knows the card.
+    """
     return CONFIGS.get((kernel, channels)) or CONFIGS[kernel, None]
 
 

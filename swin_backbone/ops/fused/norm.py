@@ -32,11 +32,14 @@ def _forward_launch(rows, channels, height, width, eps, merge, masked) -> Launch
 
 
 @lru_cache(maxsize=1024)
-def _backward_launch(rows, channels, height, width, eps, merge, masked, residual, write) -> Launch:
+def _backward_launch(
+    rows, channels, height, width, eps, merge, masked, residual, write, first
+) -> Launch:
     block, columns, warps = norm_rows(channels)
     programs, rows_per_program = looped(rows, block)
     constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}
     constants |= {"MASKED": masked, "RESIDUAL": residual, "WRITE_NORMED": write}
+    constants |= {"CHANNELS_FIRST": first}
     numbers = (rows, eps, height, width, rows_per_program)
     return Launch(norm_backward, (programs,), numbers, constants, {"num_warps": warps})
 
@@ -83,7 +86,8 @@ def norm_gradients(
     """Launch the backward kernel.
 
     Args:
-        grad_normed: gradient for the norm's output, contiguous.
+        grad_normed: gradient for the norm's output, contiguous; or, without ``merge``, a view of
+            a contiguous (B, C, H, W), as the gradient of a map often is.
         grad_residual: gradient that reaches ``x`` on another path, to be added.
         normed_dtype: dtype in which the norm's output is written anew; ``None`` for not at all.
         valid_sizes: as of :func:`layer_norm`.
@@ -92,11 +96,11 @@ def norm_gradients(
         Gradients for ``x`` (in its dtype), ``weight`` and ``bias`` (float32); the norm's output.
     """
     channels = grad_normed.shape[-1]
-    masked = valid_sizes is not None
-    height, width = (x.shape[1], x.shape[2]) if merge or masked else (0, 0)
+    first, masked = not grad_normed.is_contiguous(), valid_sizes is not None
+    height, width = (x.shape[1], x.shape[2]) if merge or masked or first else (0, 0)
     launch = _backward_launch(
         grad_normed.numel() // channels, channels, height, width, eps, merge, masked,
-        grad_residual is not None, normed_dtype is not None,
+        grad_residual is not None, normed_dtype is not None, first,
     )  # fmt: skip
     grad_x = torch.empty_like(x)
     normed = None
@@ -109,8 +113,6 @@ def norm_gradients(
         x if normed is None else normed, shares,
     )  # fmt: skip
     grad_weight, grad_bias = shares.sum(0)
-    if merge:  # the kernel counts neighbour by neighbour, the parameters channel by channel
-        grad_weight, grad_bias = (g.view(4, -1).t().flatten() for g in (grad_weight, grad_bias))
     return grad_x, grad_weight, grad_bias, normed
 
 
@@ -148,7 +150,18 @@ def _gradients(
     valid_sizes: _Maybe,
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`normalise` for ``x``, ``weight`` and ``bias``."""
+    grad_out = grad_out.contiguous() if merge else _readable(grad_out)
     return list(norm_gradients(grad_out, x, weight, bias, eps, merge, valid_sizes=valid_sizes)[:3])
+
+
+def _readable(grad: Tensor) -> Tensor:
+    """``grad``, copied only if the backward kernel could not read it as it lies."""
+    as_image = grad.dim() == 4 and grad.permute(0, 3, 1, 2).is_contiguous()
+    return grad if as_image else grad.contiguous()
+
+
+def _like(grads, tensors) -> list[Tensor]:
+    return [grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=True)]
 
 
 _layer_norm_backward = register("layer_norm_backward", _gradients)
@@ -169,9 +182,8 @@ def _save(ctx, inputs, output):
 def _differentiate_by(gradients):
     def differentiate(ctx, grad_out):
         *tensors, valid_sizes = ctx.saved_tensors
-        grads = gradients(grad_out.contiguous(), *tensors, ctx.eps, ctx.merge, valid_sizes)
-        grads = [grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=True)]
-        return *grads, None, None, None, None
+        grads = gradients(grad_out, *tensors, ctx.eps, ctx.merge, valid_sizes)
+        return *_like(grads, tensors), None, None, None, None
 
     return differentiate
 
@@ -198,3 +210,42 @@ layer_norm = Differentiable(
     _differentiate_by(_layer_norm_backward),
     _differentiate_by(_gradients),
 )
+
+
+class _NormBeside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps, dtype, valid_sizes):
+        ctx.save_for_backward(x, weight, bias, valid_sizes)
+        ctx.eps = eps
+        ctx.set_materialize_grads(False)
+        return normalise(x, weight, bias, eps, False, dtype, valid_sizes), x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_normed, grad_beside):
+        if grad_normed is None:
+            return grad_beside, *[None] * 5
+        if grad_beside is not None:
+            grad_beside = grad_beside.contiguous()
+        *tensors, valid_sizes = ctx.saved_tensors
+        *grads, _ = norm_gradients(
+            _readable(grad_normed), *tensors, ctx.eps, grad_residual=grad_beside,
+            valid_sizes=valid_sizes,
+        )  # fmt: skip
+        return *_like(grads, tensors), None, None, None
+
+
+def norm_beside(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    valid_sizes: _Maybe = None,
+) -> tuple[Tensor, Tensor]:
+    """The norm of ``x`` in ``dtype``, and ``x``, whose gradients its backward kernel adds up.
+
+    The norm, not the map, is zero outside ``valid_sizes``, see :func:`layer_norm`.
+    For eager use: an operator for compilers must not return what it was given.
+    """
+    return _NormBeside.apply(x, weight, bias, eps, dtype, valid_sizes)

@@ -12,8 +12,10 @@ from packaging.version import Version
 from torch import Tensor
 
 from ..kernels.products import gelu_products, linear, norm_linear
-from .launch import Config, Launch, config, empty, precision, split
+from .launch import Config, Launch, empty, precision, split
+from .launch import config as shipped_config
 from .norm import normalise
+from .tuning import Work, config, tuned
 
 #: Up to this many channels, a token's rows stay on chip across products; beyond, each product and
 #: what it cannot take in is a pass of its own.
@@ -42,8 +44,8 @@ def _parts(chosen: Config) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _norm_linear_launch(rows, channels, outputs, eps, has_bias, precision) -> Launch:
-    chosen = config("norm_linear", channels)
+def _norm_linear_launch(rows, channels, outputs, eps, has_bias, dtype, precision) -> Launch:
+    chosen = config("norm_linear", channels, rows, dtype)
     left, right = split(channels)
     row_blocks, column_blocks = _blocks(chosen, rows, outputs)
     blocks_per_program = triton.cdiv(column_blocks, triton.cdiv(ENOUGH_PROGRAMS, row_blocks))
@@ -55,6 +57,14 @@ def _norm_linear_launch(rows, channels, outputs, eps, has_bias, precision) -> La
     return Launch(norm_linear, grid, (rows, eps), constants, chosen.options)
 
 
+def _norm_linear_work(x, gamma, beta, eps, weight, bias) -> Work | None:
+    channels = x.shape[-1]
+    if channels > CHANNELS_ON_CHIP:
+        return None
+    return Work("norm_linear", channels, rows_of(x), weight.dtype)
+
+
+@tuned(_norm_linear_launch.cache_clear, _norm_linear_work)
 def multiply_normed(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
@@ -64,17 +74,22 @@ def multiply_normed(
         return F.linear(normalise(x, gamma, beta, eps, False, weight.dtype), weight, bias)
     out = empty(x, *x.shape[:-1], outputs, dtype=weight.dtype)
     launch = _norm_linear_launch(
-        rows_of(x), channels, outputs, eps, bias is not None, precision(weight.dtype)
-    )
+        rows_of(x), channels, outputs, eps, bias is not None, weight.dtype,
+        precision(weight.dtype),
+    )  # fmt: skip
     launch(x, gamma, beta, weight, weight if bias is None else bias, out)
     return out
 
 
+def _linear_kernel(rows: int, outputs: int) -> str:
+    """Which entry of configurations is about so many rows, whatever tuning found for either."""
+    blocks = _blocks(shipped_config("linear", outputs), rows, outputs)
+    return "linear_few_rows" if prod(blocks) < ENOUGH_PROGRAMS else "linear"
+
+
 @lru_cache(maxsize=1024)
-def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, precision) -> Launch:
-    chosen = config("linear", outputs)
-    if prod(_blocks(chosen, rows, outputs)) < ENOUGH_PROGRAMS:
-        chosen = config("linear_few_rows", outputs)
+def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, dtype, precision) -> Launch:
+    chosen = config(_linear_kernel(rows, outputs), outputs, rows, dtype)
     constants = {"K": inputs, "N": outputs, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"DEPTH": chosen.depth, "GROUP": GROUP, "GELU": gelu, "RESIDUAL": not gelu}
     constants |= {"PARTS": _parts(chosen), "HAS_KEEP": has_keep, "PRECISION": precision}
@@ -82,6 +97,12 @@ def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, precision) -> 
     return Launch(linear, grid, (rows, rows // images), constants, chosen.options)
 
 
+def _linear_work(a, weight, *others) -> Work:
+    rows, outputs = rows_of(a), weight.shape[0]
+    return Work(_linear_kernel(rows, outputs), outputs, rows, a.dtype)
+
+
+@tuned(_linear_launch.cache_clear, _linear_work)
 def multiply(
     a: Tensor,
     weight: Tensor,
@@ -94,21 +115,27 @@ def multiply(
     gelu = residual is None
     out = empty(a, *a.shape[:-1], outputs, dtype=a.dtype if gelu else residual.dtype)
     launch = _linear_launch(
-        rows_of(a), a.shape[0], inputs, outputs, gelu, keep is not None, precision(a.dtype)
-    )
+        rows_of(a), a.shape[0], inputs, outputs, gelu, keep is not None, a.dtype,
+        precision(a.dtype),
+    )  # fmt: skip
     launch(a, weight, bias, a if gelu else residual, a if keep is None else keep, out)
     return out
 
 
 @lru_cache(maxsize=1024)
-def _gelu_products_launch(rows, channels, hidden, precision) -> Launch:
-    chosen = config("gelu_products", channels)
+def _gelu_products_launch(rows, channels, hidden, dtype, precision) -> Launch:
+    chosen = config("gelu_products", channels, rows, dtype)
     constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"DEPTH": gcd(channels, chosen.depth), "GROUP": GROUP, "PRECISION": precision}
     grid = (prod(_blocks(chosen, rows, hidden)),)
     return Launch(gelu_products, grid, (rows,), constants, chosen.options)
 
 
+def _gelu_products_work(a, *others) -> Work:
+    return Work("gelu_products", a.shape[-1], rows_of(a), a.dtype)
+
+
+@tuned(_gelu_products_launch.cache_clear, _gelu_products_work)
 def multiply_through_gelu(
     a: Tensor, up: Tensor, up_bias: Tensor, grad_out: Tensor, down: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +152,7 @@ def multiply_through_gelu(
         ``up_bias``, float32.
     """
     rows, (hidden, channels) = rows_of(a), up.shape
-    launch = _gelu_products_launch(rows, channels, hidden, precision(a.dtype))
+    launch = _gelu_products_launch(rows, channels, hidden, a.dtype, precision(a.dtype))
     activated, grad_hidden = (empty(a, *a.shape[:-1], hidden) for _ in range(2))
     row_blocks = triton.cdiv(rows, launch.constants["ROWS"])
     shares = empty(a, row_blocks, hidden, dtype=torch.float32)

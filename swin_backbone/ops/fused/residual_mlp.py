@@ -19,7 +19,7 @@ from ..kernels.perceptron import (
     mlp_parameter_gradients,
     mlp_weight_gradients,
 )
-from .launch import Launch, config, empty, precision, shared_memory, split
+from .launch import Launch, empty, precision, shared_memory, split
 from .norm import norm_gradients, normalise, scale_and_sum
 from .operator import Differentiable, register
 from .products import (
@@ -30,6 +30,7 @@ from .products import (
     rows_of,
     weight_gradient,
 )
+from .tuning import Work, config, tuned, untried
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
@@ -39,8 +40,8 @@ CHANNELS_RECOMPUTED = 192
 
 
 @lru_cache(maxsize=1024)
-def _forward_launch(rows, images, channels, hidden, eps, has_keep, precision) -> Launch:
-    chosen = config("mlp_forward", channels)
+def _forward_launch(rows, images, channels, hidden, eps, has_keep, dtype, precision) -> Launch:
+    chosen = config("mlp_forward", channels, rows, dtype)
     constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
     grid = (triton.cdiv(rows, chosen.rows),)
@@ -52,6 +53,14 @@ def _sizes(channels: int, hidden: int) -> dict[str, int]:
     return {"C": channels, "N": hidden, "LEFT": left, "RIGHT": right}
 
 
+def _forward_work(x, *others) -> Work | None:
+    low_up, channels = others[7], x.shape[-1]
+    if channels > CHANNELS_ON_CHIP:
+        return None
+    return Work("mlp_forward", channels, rows_of(x), low_up.dtype)
+
+
+@tuned(_forward_launch.cache_clear, _forward_work)
 def _mlp_forward(
     x: Tensor,
     keep: _Maybe,
@@ -81,7 +90,7 @@ def _mlp_forward(
     out = torch.empty_like(x)
     launch = _forward_launch(
         rows_of(x), x.shape[0], channels, hidden, eps, keep is not None,
-        precision(low_up.dtype),
+        low_up.dtype, precision(low_up.dtype),
     )  # fmt: skip
     launch(
         x, norm_weight, norm_bias, low_up, up_bias, low_down, down_bias,
@@ -119,30 +128,88 @@ def _writes_hidden(channels: int, dtype: torch.dtype) -> bool:
 
 @lru_cache(maxsize=64)
 def _backward_fits(channels: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernels' blocks fit on chip: two that stay, two of each stage's in flight."""
+    """Whether the kernels' blocks fit on chip: two that stay, two of each stage's in flight.
+
+    It is asked of the blocks that are taken untried, so that tuning changes none of the passes.
+    """
     if channels > CHANNELS_ON_CHIP:
         return False
-    chosen = config("mlp_backward", channels)
+    chosen = untried("mlp_backward", channels, dtype)
     size = 2 * (chosen.rows + chosen.stages * chosen.columns) * channels
     size += chosen.rows * chosen.columns  # what is written changes its layout there
     if not _writes_hidden(channels, dtype):
-        chosen = config("mlp_weight_gradients", channels)
+        chosen = untried("mlp_weight_gradients", channels, dtype)
         size = max(size, 2 * (chosen.columns + chosen.stages * chosen.rows) * channels)
     return size * dtype.itemsize <= shared_memory(device)
 
 
+def _gradients_on_chip(
+    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+) -> list[Tensor]:
+    """One pass over the rows for ``x``, then the sums over rows that the rest is made of."""
+    (hidden, channels), dtype, wide = low_up.shape, low_up.dtype, torch.float32
+    write = _writes_hidden(channels, dtype)
+    grad_x, unit, scaled, activated, grad_hidden, shares = _gradients_of_rows(
+        grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+    )
+    if write:
+        grad_down = weight_gradient(scaled, activated)
+        product = weight_gradient(grad_hidden, unit)
+        totals = product[:, channels:]
+    else:
+        product, grad_down, totals = _sums_over_rows(
+            unit, scaled, norm_weight, norm_bias, up_bias, low_up, low_down
+        )
+    grad_gamma, grad_beta, grad_down_bias = (empty(x, channels, dtype=wide) for _ in range(3))
+    grad_up, grad_up_bias = empty(x, hidden, channels, dtype=wide), empty(x, hidden, dtype=wide)
+    pitch, step = (channels + 8, channels + 8) if write else (channels, 1)
+    _parameters_launch(shares.shape[0], channels, hidden, pitch, step)(
+        product, totals, low_up, norm_weight, norm_bias, shares, grad_gamma, grad_beta, grad_up,
+        grad_up_bias, grad_down_bias,
+    )  # fmt: skip
+    return [grad_x, grad_gamma, grad_beta, grad_up, grad_up_bias, grad_down, grad_down_bias]
+
+
 @lru_cache(maxsize=1024)
-def _backward_launch(rows, images, channels, hidden, eps, has_keep, write, precision) -> Launch:
-    chosen = config("mlp_backward", channels)
+def _rows_launch(rows, images, channels, hidden, eps, has_keep, write, dtype, precision) -> Launch:
+    chosen = config("mlp_backward", channels, rows, dtype)
     constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"HAS_KEEP": has_keep, "WRITE_HIDDEN": write, "PRECISION": precision}
     grid = (triton.cdiv(rows, chosen.rows),)
     return Launch(mlp_backward, grid, (rows, rows // images, eps), constants, chosen.options)
 
 
+def _rows_work(grad_out, x, *others) -> Work:
+    return Work("mlp_backward", x.shape[-1], rows_of(x), others[4].dtype)
+
+
+@tuned(_rows_launch.cache_clear, _rows_work)
+def _gradients_of_rows(
+    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+) -> tuple[Tensor, ...]:
+    """Launch the kernel of :func:`mlp_backward`: the gradient for ``x``, then, in its order, what
+    the parameters' are made of. Without a hidden layer written, ``unit`` stands in for it."""
+    (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
+    write, has_keep = _writes_hidden(channels, dtype), keep is not None
+    launch = _rows_launch(
+        rows, x.shape[0], channels, hidden, eps, has_keep, write, dtype, precision(dtype)
+    )
+    grad_x, scaled = torch.empty_like(x), empty(x, rows, channels, dtype=dtype)
+    unit = empty(x, rows, channels + 8 if write else channels, dtype=dtype)
+    activated, grad_hidden = (
+        empty(x, rows, hidden, dtype=dtype) if write else unit for _ in range(2)
+    )
+    shares = empty(x, launch.grid[0], channels, dtype=torch.float32)
+    launch(
+        x, norm_weight, norm_bias, low_up, up_bias, low_down, keep if has_keep else x, grad_out,
+        grad_x, unit, scaled, activated, grad_hidden, shares,
+    )  # fmt: skip
+    return grad_x, unit, scaled, activated, grad_hidden, shares
+
+
 @lru_cache(maxsize=1024)
-def _weights_launch(rows, channels, hidden, precision) -> Launch:
-    chosen = config("mlp_weight_gradients", channels)
+def _weights_launch(rows, channels, hidden, dtype, precision) -> Launch:
+    chosen = config("mlp_weight_gradients", channels, rows, dtype)
     constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "UNITS": chosen.columns}
     constants |= {"PRECISION": precision}
     blocks, slices = triton.cdiv(rows, chosen.rows), hidden // chosen.columns
@@ -152,54 +219,32 @@ def _weights_launch(rows, channels, hidden, precision) -> Launch:
     return Launch(mlp_weight_gradients, grid, numbers, constants, chosen.options)
 
 
+def _weights_work(unit, *others) -> Work:
+    return Work("mlp_weight_gradients", unit.shape[-1], unit.shape[0], unit.dtype)
+
+
+@tuned(_weights_launch.cache_clear, _weights_work)
+def _sums_over_rows(
+    unit, scaled, norm_weight, norm_bias, up_bias, low_up, low_down
+) -> tuple[Tensor, ...]:
+    """Launch the kernel of :func:`mlp_weight_gradients`: the product of the hidden layer's gradient
+    and ``unit``, the gradient of the down weight, and the sums of the hidden layer's gradient."""
+    (hidden, channels), dtype = low_up.shape, low_up.dtype
+    launch = _weights_launch(unit.shape[0], channels, hidden, dtype, precision(dtype))
+    size, programs = hidden * channels, launch.grid[1]
+    parts = empty(unit, programs, 2 * size + hidden, dtype=torch.float32)
+    weighted = empty(unit, programs, size)
+    launch(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, weighted, parts)
+    product, grad_down, totals = parts.sum(0).split((size, size, hidden))
+    return product, grad_down.view(channels, hidden), totals
+
+
 @lru_cache(maxsize=1024)
 def _parameters_launch(programs, channels, hidden, pitch, step) -> Launch:
     constants = {"C": channels, "N": hidden, "PITCH": pitch, "STEP": step}
     constants |= {"CHANNELS": 8, "UNITS": 128, "SHARES": 1024}
     grid = (channels // 8, 2)
     return Launch(mlp_parameter_gradients, grid, (programs,), constants, {"num_warps": 8})
-
-
-def _gradients_on_chip(
-    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
-) -> list[Tensor]:
-    """One pass over the rows for ``x``, then the sums over rows that the rest is made of."""
-    (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
-    write = _writes_hidden(channels, dtype)
-    backward = _backward_launch(
-        rows, x.shape[0], channels, hidden, eps, keep is not None, write, precision(dtype)
-    )
-    wide = torch.float32
-    grad_x, scaled = torch.empty_like(x), empty(x, rows, channels, dtype=dtype)
-    unit = empty(x, rows, channels + 8 if write else channels, dtype=dtype)
-    activated, grad_hidden = (
-        empty(x, rows, hidden, dtype=dtype) if write else unit for _ in range(2)
-    )
-    shares = empty(x, backward.grid[0], channels, dtype=wide)
-    backward(
-        x, norm_weight, norm_bias, low_up, up_bias, low_down, x if keep is None else keep, grad_out,
-        grad_x, unit, scaled, activated, grad_hidden, shares,
-    )  # fmt: skip
-    if write:
-        grad_down = weight_gradient(scaled, activated)
-        product = weight_gradient(grad_hidden, unit)
-        totals = product[:, channels:]
-    else:
-        weights = _weights_launch(rows, channels, hidden, precision(dtype))
-        size = hidden * channels
-        parts = empty(x, weights.grid[1], 2 * size + hidden, dtype=wide)
-        weighted = empty(x, weights.grid[1], size, dtype=dtype)
-        weights(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, weighted, parts)
-        product, grad_down, totals = parts.sum(0).split((size, size, hidden))
-        grad_down = grad_down.view(channels, hidden)
-    grad_gamma, grad_beta, grad_down_bias = (empty(x, channels, dtype=wide) for _ in range(3))
-    grad_up, grad_up_bias = empty(x, hidden, channels, dtype=wide), empty(x, hidden, dtype=wide)
-    pitch, step = (channels + 8, channels + 8) if write else (channels, 1)
-    _parameters_launch(backward.grid[0], channels, hidden, pitch, step)(
-        product, totals, low_up, norm_weight, norm_bias, shares, grad_gamma, grad_beta, grad_up,
-        grad_up_bias, grad_down_bias,
-    )  # fmt: skip
-    return [grad_x, grad_gamma, grad_beta, grad_up, grad_up_bias, grad_down, grad_down_bias]
 
 
 def _gradients_by_passes(

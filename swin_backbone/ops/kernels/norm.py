@@ -133,11 +133,13 @@ def norm_backward(
     MASKED: tl.constexpr,
     RESIDUAL: tl.constexpr,
     WRITE_NORMED: tl.constexpr,
+    CHANNELS_FIRST: tl.constexpr,
 ):
     """Gradient for ``x``, plus that of the residual path; the normed rows anew if wanted.
 
     ``shares`` (programs, 2, C) is each program's share of the gradients of gamma and beta, in
-    float32 and in the order in which ``column`` counts.
+    float32 and in their order. With ``CHANNELS_FIRST``, ``grad_normed`` alone is (B, C, height,
+    width) in memory, and the others are not merged.
     """
     column = tl.arange(0, COLUMNS)
     if MERGE:
@@ -167,7 +169,12 @@ def norm_backward(
                 seen = inside & _in_image(row, row < rows, height, width, valid)[:, None]
             given = seen
         values = tl.load(x + offset, mask=seen, other=0.0).to(tl.float32)
-        gradient = tl.load(grad_normed + flat, mask=given, other=0.0).to(tl.float32)
+        source = flat
+        if CHANNELS_FIRST:
+            pixels = height * width
+            image = (row // pixels).to(tl.int64)
+            source = (image * C * pixels + row % pixels)[:, None] + column[None, :] * pixels
+        gradient = tl.load(grad_normed + source, mask=given, other=0.0).to(tl.float32)
         mean, rstd = _statistics(values, inside, eps, C)
         unit = tl.where(inside, (values - mean[:, None]) * rstd[:, None], 0.0)
         gamma_sum += gradient * unit
@@ -183,7 +190,7 @@ def norm_backward(
         if WRITE_NORMED:
             again = unit * weight[None, :] + shift[None, :]
             tl.store(normed + flat, again.to(normed.dtype.element_ty), mask=inside)
-    share = shares + tl.program_id(0).to(tl.int64) * 2 * C + column
+    share = shares + tl.program_id(0).to(tl.int64) * 2 * C + place
     tl.store(share, tl.sum(gamma_sum, 0), mask=column < C)
     tl.store(share + C, tl.sum(beta_sum, 0), mask=column < C)
 

@@ -1,0 +1,83 @@
+"""From image to tokens: patches, their projection, and its norm."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .corner_pad import corner_pad
+from .norm import layer_norm, norm_dtype, runs_on_kernels
+from .parameters import NormParameters, product_dtype
+
+#: Bytes of a projection's weights, with sides rounded up to powers of two, that the kernels hold on
+#: a card like the H100, and on one with less shared memory.
+MAX_BYTES, MAX_BYTES_IN_LITTLE_ROOM = 256 * 64 * 2, 128 * 64 * 2
+
+
+def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParameters) -> Tensor:
+    """Patches that do not overlap, projected and normed (Swin Transformer, section 3.1).
+
+    Args:
+        image: (B, channels, H, W).
+        weight: (C, channels, rows of a patch, columns of a patch), as a convolution's.
+        bias: (C,).
+        norm: over C channels.
+
+    Returns:
+        (B, ceil(H / rows), ceil(W / columns), C), in the dtype of :func:`layer_norm`.
+    """
+    if why_not_kernels(image, weight) is not None:
+        return layer_norm(project_patches(image, weight, bias), *norm)
+    from .fused.patch_embed import patch_embed as kernel
+
+    low = weight.detach().to(product_dtype(image)).flatten(1)
+    return kernel(
+        image.contiguous(), weight.flatten(1), bias, norm.weight, norm.bias, low.contiguous(),
+        norm.eps, list(weight.shape[2:]), norm_dtype(image),
+    )  # fmt: skip
+
+
+def project_patches(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """:func:`embed_patches` without the norm."""
+    patch = tuple(weight.shape[2:])
+    if image.is_cuda:  # a convolution would write channels first, to be copied to the back
+        return project(cut_patches(image, patch), weight, bias)
+    image = corner_pad(image, patch, patch, dims=(2, 3))
+    return F.conv2d(image, weight, bias, patch).permute(0, 2, 3, 1)
+
+
+def cut_patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
+    """(B, channels, H, W) to (B, rows, columns, pixels of a patch), in the dtype of products."""
+    rows, columns = patch
+    image = corner_pad(image, patch, patch, dims=(2, 3))
+    patches = image.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5)
+    # In one pass, where the dtype changes and where it does not.
+    laid_out = patches.to(product_dtype(image), memory_format=torch.contiguous_format)
+    return laid_out.flatten(3)
+
+
+def project(patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A convolution whose kernel is its stride is a linear layer on patches."""
+    return F.linear(patches, weight.flatten(1), bias)
+
+
+def why_not_kernels(image: Tensor, weight: Tensor) -> str | None:
+    """Why :func:`embed_patches` is not one kernel, or ``None`` if it is."""
+    channels = weight.shape[0]
+    if not runs_on_kernels(image, channels):
+        return "norms are not computed by kernels either"
+    dtype = product_dtype(image)
+    from .fused.tuning import has_room  # needs triton, which is there by now
+
+    # Beside the weights stands the bias, hence one pixel more.
+    sides = 2 ** (channels - 1).bit_length(), 2 ** weight[0].numel().bit_length()
+    size = sides[0] * sides[1] * dtype.itemsize
+    most = MAX_BYTES if has_room() else MAX_BYTES_IN_LITTLE_ROOM
+    if size > most:
+        return f"weights have at most {most} bytes on this card, got {size}"
+    if weight.dtype != dtype and not torch.is_autocast_enabled(image.device.type):
+        return f"image and weights have one dtype without autocast, got {dtype}, {weight.dtype}"
+    if image.is_cuda and dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
+        return "float32 without tf32 has no matrix units: torch's own products are as fast"
+    return None
