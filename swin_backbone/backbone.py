@@ -260,9 +260,7 @@ class SwinBackbone(BaseModule):
             own = valid_sizes.tolist()  # more than the batch has means all of it
             images = [image[:, :rows, :cols] for image, (rows, cols) in zip(x, own, strict=True)]
             return self.forward_packed(images, size)
-        if valid_sizes is not None:
-            x = clear_padding(x.permute(0, 2, 3, 1), valid_sizes).permute(0, 3, 1, 2)
-        x = self.patch_embed(x)
+        x = self.patch_embed(clear_padding(x, valid_sizes, channels_axis=1))
         valid_sizes = shrink_sizes(valid_sizes, self.strides[0])
         if self.use_abs_pos_embed:
             x = x + self._position_embedding(tuple(x.shape[1:3]), valid_sizes)
@@ -358,8 +356,8 @@ class SwinBackbone(BaseModule):
             sizes = torch.tensor(x.shape[2:]).expand(len(x), 2)
         if sizes.is_floating_point() or sizes.dtype == torch.bool:
             raise TypeError(f"valid_sizes must be integers, got {sizes.dtype}")
-        if tuple(sizes.shape) != (len(x), 2):
-            raise ValueError(f"valid_sizes must be ({len(x)}, 2), got {tuple(sizes.shape)}")
+        if tuple(sizes.shape) != (x.shape[0], 2):
+            raise ValueError(f"valid_sizes must be ({x.shape[0]}, 2), got {tuple(sizes.shape)}")
         # Packing needs them on the host, where they usually are.
         return sizes if self.packed else sizes.to(x.device, non_blocking=True)
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
@@ -91,26 +92,37 @@ def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def print_times(model: nn.Module, exported: ExportedModel, size: tuple[int, int]) -> None:
-    """Median time of one image of ``size`` in both."""
+    """Median time of one image of ``size`` in both, by the clock and of the processor."""
     images = torch.randn(1, len(exported.card.mean), *size)
     ours, theirs = median_times(lambda: _outputs(model, images), lambda: exported(images))
-    threads = torch.get_num_threads()
     console.print(
-        f"1x{size[0]}x{size[1]}, {threads} threads in PyTorch: PyTorch {1e3 * ours:.1f} ms, "
-        f"exported {1e3 * theirs:.1f} ms"
+        f"1x{size[0]}x{size[1]}, {torch.get_num_threads()} threads: PyTorch {ours}, "
+        f"exported {theirs}"
     )
 
 
-def median_times(*runs: Callable[[], object], warm_up: int = 2, repeat: int = 9) -> list[float]:
-    """Seconds, taken in turns, so that what else the machine does falls on all alike."""
+class Times(NamedTuple):
+    """Seconds: by the clock, and that the process's threads worked, which is what a shared machine
+    leaves comparable."""
+
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{1e3 * self.wall:.1f} ms ({1e3 * self.cpu:.1f} ms of CPU time)"
+
+
+def median_times(*runs: Callable[[], object], warm_up: int = 2, repeat: int = 9) -> list[Times]:
+    """Medians, taken in turns, so that what else the machine does falls on all alike."""
     times = [[] for _ in runs]
     for turn in range(warm_up + repeat):
         for run, record in zip(runs, times, strict=True):
-            begin = time.perf_counter()
+            begin = time.perf_counter(), time.process_time()
             run()
             if turn >= warm_up:
-                record.append(time.perf_counter() - begin)
-    return [statistics.median(record) for record in times]
+                end = time.perf_counter(), time.process_time()
+                record.append((end[0] - begin[0], end[1] - begin[1]))
+    return [Times(*map(statistics.median, zip(*record, strict=True))) for record in times]
 
 
 if __name__ == "__main__":
