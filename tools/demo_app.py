@@ -15,7 +15,6 @@ from pathlib import Path
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
-import gradio as gr
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -24,8 +23,12 @@ from PIL import Image
 from torch import nn
 from uploads import Limits, RefusedError, open_upload
 
+from swin_backbone.extras import from_extra
 from swin_backbone.preprocessing import preprocessing_of
 from swin_backbone.visualization.maps import principal_colours
+
+with from_extra("demo"):
+    import gradio as gr
 
 
 def load_model(config: str, checkpoint: str, device: str) -> Segmentor | Detector:

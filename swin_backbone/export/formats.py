@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
+from ..extras import from_extra
 from .card import KEY, ModelCard
 
 #: Inputs of exported models, and which of their axes are free; the second where padding is masked.
@@ -55,6 +56,10 @@ def output_names(card: ModelCard) -> list[str]:
 
 
 def _write_onnx(program: ExportedProgram, card: ModelCard, path: Path) -> None:
+    with from_extra("export"):
+        import onnx  # noqa: F401  (the exporter asks for both in words of its own)
+        import onnxscript  # noqa: F401
+
     written = torch.onnx.export(
         program,
         dynamo=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..extras import from_extra
 from ..preprocessing import Preprocessing
 from .card import KEY, ModelCard
 
@@ -90,7 +91,8 @@ def load(path: str | Path) -> ExportedModel:
 
 
 def _load_onnx(path: Path) -> ExportedModel:
-    import onnxruntime
+    with from_extra("export"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
