@@ -32,7 +32,7 @@ from mmseg.registry import MODELS
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from exporting import segmentor_and_card  # noqa: E402
+from exporting import backbone_and_card, segmentor_and_card  # noqa: E402
 from predictors import CheckpointPredictor, OnnxPredictor, Sliding  # noqa: E402
 
 DEMO_CONFIG = next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py"))
@@ -273,6 +273,21 @@ def upernet(tmp_path_factory):
 def test_upernet_as_onnx_serves_every_size(upernet):
     _, _, path, logits = upernet
     assert_same_on_other_sizes(logits, load(path))
+
+
+def test_settings_of_a_backbone_may_be_changed():
+    options = {"model.backbone.mask_padding": True, "model.backbone.depths": (1, 1, 1, 1)}
+    model, card = backbone_and_card(
+        "swin_tiny_window7", None, {**options, "model.backbone.arch": None}
+    )
+    assert (model.mask_padding, model.depths) == (True, (1, 1, 1, 1))
+    assert card.output_channels == (96, 192, 384, 768)
+
+
+def test_a_whole_detector_is_refused():
+    config = next((ROOT / "configs" / "swin_det").glob("retinanet_swin-t*.py"))
+    with pytest.raises(ValueError, match="is a detector's: export its backbone"):
+        segmentor_and_card(str(config), None)
 
 
 @needs_onnx

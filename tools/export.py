@@ -24,6 +24,7 @@ import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 # isort: split
 import torch
 from exporting import backbone_and_card, segmentor_and_card
+from mmengine.config import DictAction
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -46,13 +47,18 @@ def parse_arguments() -> argparse.Namespace:
         "--part", choices=["model", "backbone"], default="model", help="how much to export"
     )
     parser.add_argument("--time", type=int, nargs=2, metavar=("H", "W"), help="time this size too")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
     make = backbone_and_card if arguments.part == "backbone" else segmentor_and_card
-    model, card = make(arguments.config, arguments.checkpoint)
+    model, card = make(arguments.config, arguments.checkpoint, arguments.cfg_options)
+    if arguments.checkpoint is None and getattr(model, "backbone", model).init_cfg is None:
+        console.print("[yellow]no checkpoint: the weights are random[/yellow]")
     file_format = arguments.format or _format_of(arguments.out)
     with console.status("tracing"):
         program = trace(model)
@@ -60,7 +66,10 @@ def main() -> int:
         write_program(program, card, arguments.out, file_format)
     exported = load(arguments.out)
     error = largest_difference(model, exported)
-    console.print(f"wrote {arguments.out}: differs from PyTorch by {error:.1e} at most, relatively")
+    console.print(
+        f"wrote {arguments.out}: differs from PyTorch by {error:.1e} at most, relatively",
+        soft_wrap=True,
+    )
     if arguments.time:
         print_times(model, exported, tuple(arguments.time))
     if not error <= TOLERANCE:
@@ -97,7 +106,8 @@ def print_times(model: nn.Module, exported: ExportedModel, size: tuple[int, int]
     ours, theirs = median_times(lambda: _outputs(model, images), lambda: exported(images))
     console.print(
         f"1x{size[0]}x{size[1]}, {torch.get_num_threads()} threads: PyTorch {ours}, "
-        f"exported {theirs}"
+        f"exported {theirs}",
+        soft_wrap=True,
     )
 
 
