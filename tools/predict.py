@@ -27,7 +27,7 @@ from predictors import LARGE, CheckpointPredictor, OnnxPredictor, Sliding
 from rich.console import Console
 from rich.progress import track
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
 
 def parse_arguments() -> argparse.Namespace:
