@@ -19,9 +19,10 @@ EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 FEATURES = ["safetensors", "pyarrow"]
 RAY = ["ray[data]", *FEATURES]
 DEMO = ["gradio>=5"]
+PROBE = ["scikit-learn", *FEATURES]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 # What the tests need beside the extras that they test.
-TEST_TOOLS = ["pandas", "scikit-learn", "playwright"]
+TEST_TOOLS = ["pandas", "playwright"]
 
 setup(
     name="swin-backbone",
@@ -43,11 +44,12 @@ setup(
         "features": FEATURES,
         "ray": RAY,
         "demo": DEMO,
+        "probe": PROBE,
         "docs": DOCS,
         "benchmark": PEERS,
         "hub": ["huggingface_hub"],
         "test": [*TEST, *PEERS, "huggingface_hub"],
-        "test-tools": [*TEST_TOOLS, *EXPORT, *RAY, *DEMO, *DOCS],
+        "test-tools": [*TEST_TOOLS, *EXPORT, *RAY, *DEMO, *PROBE, *DOCS],
         "dev": [*TEST, *PEERS, "huggingface_hub", "ruff>=0.14"],
     },
     classifiers=[

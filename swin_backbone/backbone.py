@@ -266,8 +266,7 @@ class SwinBackbone(BaseModule):
         levels = [None] * (len(self.stages) + 1)
         if valid_sizes is not None:
             levels = valid_pyramid(valid_sizes, self.strides, x.device)
-            x = clear_padding(x.permute(0, 2, 3, 1), levels[0]).permute(0, 3, 1, 2)
-        x = self.patch_embed(x)
+        x = self.patch_embed(clear_padding(x, levels[0], channels_axis=1))
         if self.use_abs_pos_embed:
             x = x + self._position_embedding(tuple(x.shape[1:3]), levels[1])
         x = self.drop_after_pos(x)
@@ -331,7 +330,7 @@ class SwinBackbone(BaseModule):
             raise ValueError(f"packed images need valid_sizes >= 1, got {valid_sizes.tolist()}")
         packings = self._pack(sizes, x.device, (height, width))
         (valid,) = valid_pyramid(valid_sizes, (), x.device)
-        x = clear_padding(x.permute(0, 2, 3, 1), valid).permute(0, 3, 1, 2)
+        x = clear_padding(x, valid, channels_axis=1)
         tokens = self.patch_embed.pack_batch(x, packings[0].tables.batch)
         return self._forward_tokens(tokens, packings, (height, width))
 
@@ -383,8 +382,8 @@ class SwinBackbone(BaseModule):
             sizes = torch.tensor(x.shape[2:]).expand(len(x), 2)
         if sizes.is_floating_point() or sizes.dtype == torch.bool:
             raise TypeError(f"valid_sizes must be integers, got {sizes.dtype}")
-        if tuple(sizes.shape) != (len(x), 2):
-            raise ValueError(f"valid_sizes must be ({len(x)}, 2), got {tuple(sizes.shape)}")
+        if tuple(sizes.shape) != (x.shape[0], 2):
+            raise ValueError(f"valid_sizes must be ({x.shape[0]}, 2), got {tuple(sizes.shape)}")
         return sizes
 
     def _position_embedding(self, size: tuple[int, int], valid_sizes: Tensor | None) -> Tensor:

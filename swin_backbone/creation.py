@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from .arguments import ARCHITECTURES
 from .backbone import SwinBackbone
+from .model_names import arguments_of
 
 
 def create(
@@ -23,11 +23,13 @@ def create(
         [(info.channels, info.stride) for info in model.features_info]
 
     Args:
-        name_or_config: an architecture (``'tiny'``, ``'small'``, ``'base'``, ``'large'``), the
-            path of a config (its ``model.backbone`` is taken), or a config: a whole one, or the
+        name_or_config: an architecture (``'tiny'``, ``'swinv2_tiny_window8'``, ...; see
+            :func:`swin_backbone.list_architectures`); a name in
+            :func:`swin_backbone.list_checkpoints`, for that architecture with those weights; the
+            path of a config (its ``model.backbone`` is taken); or a config: a whole one, or the
             backbone's alone with a ``type``.
         checkpoint: path or address of weights, of the backbone or of a whole model; by default
-            those of the config's ``init_cfg``, or random ones.
+            those that the name stands for or the config's ``init_cfg`` names, or random ones.
         options: arguments of the backbone; they come before the config's.
 
     Returns:
@@ -54,10 +56,7 @@ def _backbone_config(source: str | Path | Mapping) -> dict[str, Any]:
         if not Path(source).is_file():
             raise FileNotFoundError(f"config {str(source)!r} is not a file")
         return _find_backbone(Config.fromfile(source), str(source))
-    if source in ARCHITECTURES:
-        return {"type": "SwinBackbone", "arch": source}
-    known = ", ".join(map(repr, ARCHITECTURES))
-    raise ValueError(f"name_or_config must be one of {known}, a config or its path, got {source!r}")
+    return {"type": "SwinBackbone", **arguments_of(str(source))}
 
 
 def _find_backbone(config: Mapping | Config, what: str) -> dict[str, Any]:

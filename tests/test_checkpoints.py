@@ -249,6 +249,22 @@ def test_a_table_of_no_square_window_is_an_error():
         target.load_state_dict(source.state_dict())
 
 
+def test_norms_of_stages_that_are_not_returned_are_left_out():
+    """As when features of some stages are taken of a model that returned all."""
+    torch.manual_seed(0)
+    arguments = {"embed_dims": 8, "depths": (1, 1), "num_heads": (1, 1), "strides": (4, 2)}
+    whole = SwinBackbone(**arguments, out_indices=(0, 1)).eval()
+    last = SwinBackbone(**arguments, out_indices=(1,)).eval()
+    last.load_state_dict(whole.state_dict())  # strictly
+    report = last.checkpoint_report
+    assert set(report.ignored) == {"norm0.weight", "norm0.bias"}
+    assert not report.unexpected
+    images = torch.randn(1, 3, 20, 30)
+    assert torch.equal(last(images)[0], whole(images)[1])
+    with pytest.raises(CheckpointError, match=r"norm2\.weight"):
+        last.load_state_dict({**whole.state_dict(), "norm2.weight": torch.ones(32)})
+
+
 def test_missing_and_unexpected_keys_are_reported_and_strict_loading_refuses_them():
     state = make_theirs().state_dict()
     del state["norm1.weight"]

@@ -24,14 +24,13 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from uploads import Limits, RefusedError, open_upload  # noqa: E402
 
-from swin_backbone.visualization.boxes import paint_boxes  # noqa: E402
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 CONFIG = next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py"))
+DETECTOR = next((ROOT / "configs" / "swin_det").glob("mask-rcnn_*_nuclei.py"))
 
 
 def png_header(width, height):
@@ -71,13 +70,48 @@ def test_what_is_refused_is_said_in_a_sentence(content, limits, message, tmp_pat
         open_upload(tmp_path / "upload", limits)
 
 
-def test_boxes_are_drawn_in_their_colours():
-    image = np.zeros((64, 96, 3), np.uint8)
-    boxes = np.array([[10.0, 20.0, 50.0, 60.0]])
-    drawn = np.asarray(paint_boxes(image, boxes, [1], [0.9], ["a", "b"], [(9, 9, 9), (255, 0, 0)]))
-    assert tuple(drawn[40, 10]) == (255, 0, 0)
-    assert tuple(drawn[60, 30]) == (255, 0, 0)
-    assert not drawn[22:59, 12:49].any()
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """Config and checkpoint of a small detector with random weights, of one class."""
+    pytest.importorskip("mmdet")
+    from helpers.small_detector import small_detector
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    folder = tmp_path_factory.mktemp("detector")
+    cfg = small_detector(DETECTOR)
+    cfg.dump(folder / "detector.py")
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    meta = {"dataset_meta": {"classes": ("nucleus",), "palette": [(0, 255, 0)]}}
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, folder / "detector.pth")
+    return str(folder / "detector.py"), str(folder / "detector.pth")
+
+
+def test_a_detectors_boxes_are_drawn(detector, tmp_path):
+    """Those that mmdet's own function finds, with the most certain one on top."""
+    pytest.importorskip("gradio", reason="needs the extra 'demo'")
+    from demo_app import Page, load_model
+    from mmdet.apis import inference_detector
+    from painters import LEAST_SCORE, distinct_colour
+
+    photo(tmp_path)
+    model = load_model(*detector, "cpu")
+    page = Page({"a detector": model}, Limits())
+    message, picture, stages = page.answer(str(tmp_path / "photo.png"), "a detector")
+    assert message.startswith("90x61 pixels: reading ")
+    assert picture.size == (90, 61)
+    assert len(stages) == len(model.network.backbone.out_indices)
+    pixels = np.asarray(Image.open(tmp_path / "photo.png"))
+    found = inference_detector(model.network, np.ascontiguousarray(pixels[..., ::-1]))
+    found = found.pred_instances[found.pred_instances.scores >= LEAST_SCORE]
+    left, top, right, bottom = found.bboxes[found.scores.argmax()].int().tolist()
+    drawn = np.asarray(picture)
+    for line in (drawn[top, left:right], drawn[top:bottom, left]):
+        assert len(line) > 1
+        assert (line == distinct_colour(0)).all()
 
 
 needs_browser = pytest.mark.skipif(
@@ -87,8 +121,8 @@ needs_browser = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """The page, served with two checkpoints of a small model."""
+def address(tmp_path_factory, detector):
+    """The page, served with a small segmentor and a small detector."""
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
@@ -96,11 +130,9 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     init_default_scope("mmseg")
     model = MODELS.build(Config.fromfile(CONFIG).model)
-    models = []
-    for name in ("first.pth", "second.pth"):
-        model.init_weights()
-        torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / name)
-        models += [str(CONFIG), str(folder / name)]
+    model.init_weights()
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / "segmentor.pth")
+    models = [str(CONFIG), str(folder / "segmentor.pth"), *detector]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -166,6 +198,17 @@ def test_an_uploaded_image_gets_its_prediction(page, tmp_path):
     page.locator("#prediction img").first.wait_for()
     page.wait_for_function("document.querySelector('#prediction img').naturalWidth > 90")
     page.wait_for_function("document.querySelectorAll('#stages img').length >= 4")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_another_checkpoint_may_be_chosen(page, tmp_path):
+    """The detector's picture has no legend, and so the image's width."""
+    upload(page, "photo.png", photo(tmp_path))
+    page.wait_for_function("document.querySelector('#prediction img')?.naturalWidth > 90")
+    page.get_by_label("checkpoint").first.click()
+    page.get_by_role("option", name="detector, detector.pth").click()
+    page.wait_for_function("document.querySelector('#prediction img')?.naturalWidth == 90")
 
 
 @needs_browser

@@ -1,5 +1,6 @@
 """Exported models: one trace for every batch, height and width."""
 
+import dataclasses
 import importlib.util
 import math
 import sys
@@ -31,7 +32,7 @@ from mmseg.registry import MODELS
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from exporting import segmentor_and_card  # noqa: E402
+from exporting import backbone_and_card, segmentor_and_card  # noqa: E402
 from predictors import CheckpointPredictor, OnnxPredictor, Sliding  # noqa: E402
 
 DEMO_CONFIG = next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py"))
@@ -56,6 +57,12 @@ VARIANTS = {
     "v1-window-3x5": {"window_size": (3, 5), "qkv_bias": False},
     "v1-absolute-position": {"use_abs_pos_embed": True, "pretrain_img_size": 32},
     "v1-patch-3-stride-3": {"patch_size": 3, "strides": (3, 3), "patch_norm": False},
+    "mask-padding-absolute-position": {
+        "mask_padding": True,
+        "use_abs_pos_embed": True,
+        "pretrain_img_size": 32,
+        "depths": (1, 1),
+    },
 }
 UPERNET = {
     "decode_head": {
@@ -105,18 +112,28 @@ def randomise(model):
     return model.eval()
 
 
-def segmentor(parts):
+def segmentor(parts, **options):
     init_default_scope("mmseg")
-    config = {"type": "EncoderDecoder", "backbone": BACKBONE, **parts}
+    config = {"type": "EncoderDecoder", "backbone": {**BACKBONE, **options}, **parts}
     config |= {"train_cfg": {}, "test_cfg": {"mode": "whole"}}
     return SegmentorLogits(randomise(MODELS.build(config))).eval()
 
 
+def inputs_of(batch, height, width, with_sizes):
+    """Random images, and where padding is masked, the sizes of their valid parts."""
+    images = torch.randn(batch, 3, height, width)
+    if not with_sizes:
+        return (images,)
+    sides = [torch.randint(1, side + 1, (batch,)) for side in (height, width)]
+    return images, torch.stack(sides, dim=1)
+
+
 def assert_same_on_other_sizes(model, exported, sizes=SIZES):
+    masks = getattr(model, "backbone", model).mask_padding
     for batch, height, width in sizes:
-        images = torch.randn(batch, 3, height, width)
+        inputs = inputs_of(batch, height, width, masks)
         with torch.no_grad():
-            expected, actual = model(images), exported(images)
+            expected, actual = model(*inputs), exported(*inputs)
         if isinstance(expected, torch.Tensor):
             expected = [expected]
         actual = [actual] if isinstance(actual, torch.Tensor) else actual
@@ -156,6 +173,44 @@ def test_onnx_file_serves_every_size_and_carries_its_card(traced, tmp_path):
     exported = load(write_program(program, CARD, tmp_path / "model.onnx", "onnx"))
     assert exported.card == CARD
     assert_same_on_other_sizes(model, exported)
+
+
+@needs_onnx
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_exported_model_masks_padding(version, tmp_path):
+    """Of sizes that come as a second input, or else of whole images."""
+    model = randomise(create(BACKBONE, version=version, window_size=4, mask_padding=True))
+    program = trace(model)
+    assert_same_on_other_sizes(model, program.module())
+    exported = load(write_program(program, CARD, tmp_path / "model.onnx", "onnx"))
+    assert exported.card == dataclasses.replace(CARD, inputs=("images", "valid_sizes"))
+    assert_same_on_other_sizes(model, exported)
+    images = torch.randn(1, 3, 37, 41)
+    padded = torch.nn.functional.pad(images, (0, 30, 0, 8), value=math.nan)
+    for alone, within in zip(
+        exported(images), exported(padded, torch.tensor([[37, 41]])), strict=True
+    ):
+        within = within[:, :, : alone.shape[2], : alone.shape[3]]
+        assert (alone - within).abs().max() < TOLERANCE * alone.abs().max()
+
+
+def test_segmentor_that_masks_padding_takes_sizes():
+    model = segmentor(FPN, mask_padding=True, depths=(1, 1))
+    assert_same_on_other_sizes(model, trace(model).module())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sizes", "error", "message"),
+    [
+        (("images",), torch.tensor([[4, 4]]), ValueError, "exported with mask_padding=True"),
+        (("images", "valid_sizes"), torch.tensor([[4.0, 4]]), TypeError, "must be integers"),
+        (("images", "valid_sizes"), torch.tensor([4, 4]), ValueError, r"must be \(1, 2\), got"),
+    ],
+)
+def test_wrong_sizes_are_named(inputs, sizes, error, message):
+    exported = ExportedModel(dataclasses.replace(CARD, inputs=inputs), lambda *inputs: [])
+    with pytest.raises(error, match=message):
+        exported(torch.zeros(1, 3, 8, 8), sizes)
 
 
 def test_torch_export_file_serves_every_size_and_carries_its_card(traced, tmp_path):
@@ -218,6 +273,21 @@ def upernet(tmp_path_factory):
 def test_upernet_as_onnx_serves_every_size(upernet):
     _, _, path, logits = upernet
     assert_same_on_other_sizes(logits, load(path))
+
+
+def test_settings_of_a_backbone_may_be_changed():
+    options = {"model.backbone.mask_padding": True, "model.backbone.depths": (1, 1, 1, 1)}
+    model, card = backbone_and_card(
+        "swin_tiny_window7", None, {**options, "model.backbone.arch": None}
+    )
+    assert (model.mask_padding, model.depths) == (True, (1, 1, 1, 1))
+    assert card.output_channels == (96, 192, 384, 768)
+
+
+def test_a_whole_detector_is_refused():
+    config = next((ROOT / "configs" / "swin_det").glob("retinanet_swin-t*.py"))
+    with pytest.raises(ValueError, match="is a detector's: export its backbone"):
+        segmentor_and_card(str(config), None)
 
 
 @needs_onnx

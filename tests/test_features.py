@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import cv2
@@ -139,7 +140,7 @@ def test_corrupt_images_are_named_and_skipped(model, photos, tmp_path):
     done = run_tool(*arguments, check=False)
     assert done.returncode == 1
     for name in ("3.png", "8.jpg"):
-        assert f"{name}: not a readable image" in done.stderr.replace("\n", "")
+        assert f"{name}: not a readable image" in done.stderr
     rows = {Path(row["path"]).name: row for row in read_index(out).to_pylist()}
     assert [name for name, row in rows.items() if row["status"] != "ok"] == ["3.png", "8.jpg"]
     assert rows["8.jpg"]["error"].startswith("not a readable image")
@@ -250,3 +251,12 @@ def test_two_workers_on_ray_do_what_one_process_does(model, photos, tmp_path):
         for stage in (0, 1):
             one, other = (load_features(tmp_path / out, row, stage) for out in ("local", "ray"))
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_features_of_random_weights_are_said_to_be(model):
+    config, checkpoint = model
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Extractor(ExtractorSettings(config, checkpoint, (1,)), "cpu")
+    with pytest.warns(UserWarning, match="the features are those of random weights"):
+        Extractor(ExtractorSettings(config, None, (1,)), "cpu")

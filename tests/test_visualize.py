@@ -1,5 +1,6 @@
 """Pictures of what a backbone sees: each panel shows what it says."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from swin_backbone import create
-from swin_backbone.layers import SwinBlock, WindowAttention
+from swin_backbone.layers import SwinBlock, WindowAttention, WindowAttentionV2
 from swin_backbone.ops import WindowGrid
 from swin_backbone.ops.windows import (
     partition_windows,
@@ -20,7 +21,7 @@ from swin_backbone.ops.windows import (
 from swin_backbone.preprocessing import IMAGENET
 from swin_backbone.visualization.attention import bias_maps, record_call, token_attention
 from swin_backbone.visualization.maps import norms, principal_colours, receptive_field
-from swin_backbone.visualization.sheet import feature_sheet
+from swin_backbone.visualization.sheet import feature_sheet, record_stages
 
 ROOT = Path(__file__).parent.parent
 BACKBONE = {
@@ -33,8 +34,8 @@ BACKBONE = {
 }
 
 
-def attention_module(shift_size, window_size=(3, 5)):
-    module = WindowAttention(8, 2, window_size, shift_size).double().eval()
+def attention_module(shift_size, window_size=(3, 5), kind=WindowAttention):
+    module = kind(8, 2, window_size, shift_size).double().eval()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter)
     return module
@@ -52,9 +53,17 @@ def weights_by_definition(module, x, token):
     places = partition_windows(torch.roll(place, shift, (1, 2)), grid)[0, :, :, 0]
     tokens = partition_windows(torch.roll(padded, shift, (1, 2)), grid)[0]
     window, query = (places == token[0] * grid.padded_width + token[1]).nonzero()[0]
-    q, k, _ = module.qkv(tokens[window]).view(-1, 3, 2, 4).permute(1, 2, 0, 3)
-    scores = q @ k.transpose(1, 2) * module.scale
-    scores += relative_position_bias(module.relative_position_bias_table, module.window_size)
+    if isinstance(module, WindowAttentionV2):
+        qkv = torch.nn.functional.linear(tokens[window], module.qkv.weight, module.qkv_bias())
+        q, k, _ = qkv.view(-1, 3, 2, 4).permute(1, 2, 0, 3)
+        scores = torch.nn.functional.cosine_similarity(q[:, :, None], k[:, None], dim=-1)
+        scores = scores * module.logit_scale.clamp(max=math.log(100)).exp()
+        table = module.cpb_mlp(module.window_size)
+    else:
+        q, k, _ = module.qkv(tokens[window]).view(-1, 3, 2, 4).permute(1, 2, 0, 3)
+        scores = q @ k.transpose(1, 2) * module.scale
+        table = module.relative_position_bias_table
+    scores = scores + relative_position_bias(table, module.window_size)
     forbidden = shifted_window_mask(grid)[window]
     weights = scores.masked_fill(forbidden, float("-inf")).softmax(-1)[:, query]
     result = torch.zeros(2, grid.padded_height * grid.padded_width, dtype=x.dtype)
@@ -64,9 +73,11 @@ def weights_by_definition(module, x, token):
 
 @pytest.mark.parametrize("shift_size", [(0, 0), (1, 2)])
 @pytest.mark.parametrize("token", [(0, 0), (4, 6), (7, 12)])
-def test_weights_of_a_token_are_those_of_its_window(shift_size, token):
+@pytest.mark.parametrize("kind", [WindowAttention, WindowAttentionV2])
+def test_weights_of_a_token_are_those_of_its_window(kind, shift_size, token):
     torch.manual_seed(0)
-    module, x = attention_module(shift_size), torch.randn(1, 8, 13, 8, dtype=torch.float64)
+    module = attention_module(shift_size, kind=kind)
+    x = torch.randn(1, 8, 13, 8, dtype=torch.float64)
     actual = token_attention(record_call(module, x), token)
     expected = weights_by_definition(module, x, token)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
@@ -131,6 +142,26 @@ def test_sheet_of_an_image_of_any_size(size):
     sheet = feature_sheet(create(BACKBONE), IMAGENET, image, cell=60)
     assert sheet.width > 2 * 60
     assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize(
+    "options", [{"version": "v2"}, {"mask_padding": True}, {"packed": True}], ids=str
+)
+def test_sheet_of_a_backbone_of_any_kind(options):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    sheet = feature_sheet(create(BACKBONE, **options), IMAGENET, image, cell=60)
+    assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
+
+
+def test_attention_of_a_masked_backbone_leaves_nothing_to_padding():
+    """One image, whose windows are filled up: without the mask, the fill takes a share."""
+    shares = {}
+    for masked in (False, True):
+        model = create(BACKBONE, mask_padding=masked)
+        calls, _, _ = record_stages(model, torch.randn(1, 3, 40, 50))
+        shares[masked] = token_attention(calls[0][0], (9, 11)).sum(dim=(1, 2))
+    torch.testing.assert_close(shares[True], torch.ones(2), rtol=1e-5, atol=0)
+    assert (shares[False] < 0.9).all()
 
 
 def test_a_pixel_outside_of_the_image_is_refused():

@@ -15,71 +15,29 @@ from pathlib import Path
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
-import gradio as gr
 import numpy as np
 import torch
 from mmengine.config import Config
+from painters import Detector, Segmentor, is_detector
 from PIL import Image
-from predictors import CheckpointPredictor, Sliding
 from torch import nn
 from uploads import Limits, RefusedError, open_upload
 
+from swin_backbone.extras import from_extra
 from swin_backbone.preprocessing import preprocessing_of
-from swin_backbone.visualization import add_legend, paint_overlay
-from swin_backbone.visualization.boxes import paint_boxes
 from swin_backbone.visualization.maps import principal_colours
 
-#: Boxes below this confidence are not drawn.
-CONFIDENCE = 0.3
+with from_extra("demo"):
+    import gradio as gr
 
 
-class SegmentationModel:
-    """A segmentor of the page."""
-
-    def __init__(self, config: str, checkpoint: str, device: str):
-        self.predictor = CheckpointPredictor(config, checkpoint, device, Sliding())
-
-    @property
-    def network(self) -> nn.Module:
-        return self.predictor.model
-
-    def picture(self, image: np.ndarray) -> Image.Image:
-        """(H, W, 3) uint8 RGB to its segmentation, with a legend."""
-        labels = self.predictor.labels(np.ascontiguousarray(image[..., ::-1]))
-        names, palette = self.predictor.classes, self.predictor.palette
-        found = [index for index in np.unique(labels) if index < len(names)]
-        overlay = paint_overlay(image, labels, palette)
-        return add_legend(overlay, [names[i] for i in found], [tuple(palette[i]) for i in found])
-
-
-class DetectionModel:
-    """A detector of the page."""
-
-    def __init__(self, config: str, checkpoint: str, device: str):
-        from mmdet.apis import init_detector
-
-        self.network = init_detector(config, checkpoint, device=device)
-
-    def picture(self, image: np.ndarray) -> Image.Image:
-        """(H, W, 3) uint8 RGB with its boxes."""
-        from mmdet.apis import inference_detector
-
-        found = inference_detector(self.network, np.ascontiguousarray(image[..., ::-1]))
-        found = found.pred_instances.cpu().numpy()
-        found = found[found.scores > CONFIDENCE]
-        meta = self.network.dataset_meta
-        return paint_boxes(
-            image, found.bboxes, found.labels, found.scores, meta["classes"], meta["palette"]
-        )
-
-
-def load_model(config: str, checkpoint: str, device: str) -> SegmentationModel | DetectionModel:
+def load_model(config: str, checkpoint: str, device: str) -> Segmentor | Detector:
     """The model of a config, of mmdet's scope or else of mmseg's."""
     for name, path in (("config", config), ("checkpoint", checkpoint)):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
-    is_detector = Config.fromfile(config).get("default_scope") == "mmdet"
-    return (DetectionModel if is_detector else SegmentationModel)(config, checkpoint, device)
+    make = Detector if is_detector(Config.fromfile(config)) else Segmentor.from_checkpoint
+    return make(config, checkpoint, device)
 
 
 def stage_pictures(network: nn.Module, image: np.ndarray) -> list[tuple[Image.Image, str]]:
@@ -109,7 +67,7 @@ class Page:
         limits: of uploads.
     """
 
-    def __init__(self, models: dict[str, SegmentationModel | DetectionModel], limits: Limits):
+    def __init__(self, models: dict[str, Segmentor | Detector], limits: Limits):
         self.models = models
         self.limits = limits
 
@@ -125,7 +83,8 @@ class Page:
         except RefusedError as refusal:
             return f"**Refused.** {refusal}", None, []
         model = self.models[name]
-        picture = _timed(times, "prediction", lambda: model.picture(image))
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        picture = _timed(times, "prediction", lambda: model.paint(bgr))
         stages = _timed(times, "features", lambda: stage_pictures(model.network, image))
         steps = ", ".join(f"{step} {1e3 * seconds:.0f} ms" for step, seconds in times.items())
         return f"{image.shape[1]}x{image.shape[0]} pixels: {steps}", picture, stages
@@ -143,7 +102,13 @@ class Page:
             stages = gr.Gallery(label="principal components", elem_id="stages", format="png")
             outputs = [message, prediction, stages]
             for change in (upload.upload, choice.input):
-                change(self.answer, [upload, choice], outputs, concurrency_limit=1)
+                change(
+                    self.answer,
+                    [upload, choice],
+                    outputs,
+                    concurrency_limit=1,  # of both events together: they share the models
+                    concurrency_id="models",
+                )
         return page
 
 

@@ -17,12 +17,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
 import torch
 from exporting import backbone_and_card, segmentor_and_card
+from mmengine.config import DictAction
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ from swin_backbone.export import FORMATS, ExportedModel, load, trace, write_prog
 CHECKED_SIZES = ((1, 1, 1), (1, 3, 50), (3, 29, 30), (1, 64, 64), (2, 75, 41), (1, 161, 258))
 TOLERANCE = 1e-4
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,13 +47,18 @@ def parse_arguments() -> argparse.Namespace:
         "--part", choices=["model", "backbone"], default="model", help="how much to export"
     )
     parser.add_argument("--time", type=int, nargs=2, metavar=("H", "W"), help="time this size too")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
     make = backbone_and_card if arguments.part == "backbone" else segmentor_and_card
-    model, card = make(arguments.config, arguments.checkpoint)
+    model, card = make(arguments.config, arguments.checkpoint, arguments.cfg_options)
+    if arguments.checkpoint is None and getattr(model, "backbone", model).init_cfg is None:
+        console.print("[yellow]no checkpoint: the weights are random[/yellow]")
     file_format = arguments.format or _format_of(arguments.out)
     with console.status("tracing"):
         program = trace(model)
@@ -76,41 +83,55 @@ def largest_difference(model: nn.Module, exported: ExportedModel) -> float:
     """Largest difference of an output, relative to its largest value, over all checked sizes."""
     errors = []
     for batch, height, width in CHECKED_SIZES:
-        images = torch.randn(batch, len(exported.card.mean), height, width)
-        for ours, theirs in zip(_outputs(model, images), exported(images), strict=True):
+        inputs = [torch.randn(batch, len(exported.card.mean), height, width)]
+        if "valid_sizes" in exported.card.inputs:
+            sides = [torch.randint(1, side + 1, (batch,)) for side in (height, width)]
+            inputs.append(torch.stack(sides, dim=1))
+        for ours, theirs in zip(_outputs(model, *inputs), exported(*inputs), strict=True):
             if ours.shape != theirs.shape:
                 raise RuntimeError(f"exported {tuple(theirs.shape)} is not {tuple(ours.shape)}")
             errors.append(float((ours - theirs).abs().max() / ours.abs().max()))
     return max(errors)
 
 
-def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+def _outputs(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
     with torch.no_grad():
-        outputs = model(images)
+        outputs = model(*inputs)
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
 def print_times(model: nn.Module, exported: ExportedModel, size: tuple[int, int]) -> None:
-    """Median time of one image of ``size`` in both."""
+    """Median time of one image of ``size`` in both, by the clock and of the processor."""
     images = torch.randn(1, len(exported.card.mean), *size)
     ours, theirs = median_times(lambda: _outputs(model, images), lambda: exported(images))
-    threads = torch.get_num_threads()
     console.print(
-        f"1x{size[0]}x{size[1]}, {threads} threads in PyTorch: PyTorch {1e3 * ours:.1f} ms, "
-        f"exported {1e3 * theirs:.1f} ms"
+        f"1x{size[0]}x{size[1]}, {torch.get_num_threads()} threads: PyTorch {ours}, "
+        f"exported {theirs}"
     )
 
 
-def median_times(*runs: Callable[[], object], warm_up: int = 2, repeat: int = 9) -> list[float]:
-    """Seconds, taken in turns, so that what else the machine does falls on all alike."""
+class Times(NamedTuple):
+    """Seconds: by the clock, and that the process's threads worked, which is what a shared machine
+    leaves comparable."""
+
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{1e3 * self.wall:.1f} ms ({1e3 * self.cpu:.1f} ms of CPU time)"
+
+
+def median_times(*runs: Callable[[], object], warm_up: int = 2, repeat: int = 9) -> list[Times]:
+    """Medians, taken in turns, so that what else the machine does falls on all alike."""
     times = [[] for _ in runs]
     for turn in range(warm_up + repeat):
         for run, record in zip(runs, times, strict=True):
-            begin = time.perf_counter()
+            begin = time.perf_counter(), time.process_time()
             run()
             if turn >= warm_up:
-                record.append(time.perf_counter() - begin)
-    return [statistics.median(record) for record in times]
+                end = time.perf_counter(), time.process_time()
+                record.append((end[0] - begin[0], end[1] - begin[1]))
+    return [Times(*map(statistics.median, zip(*record, strict=True))) for record in times]
 
 
 if __name__ == "__main__":

@@ -6,17 +6,32 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
+from painters import is_detector
 from torch import nn
 
 from swin_backbone import __version__, create
 from swin_backbone.export import ModelCard, SegmentorLogits
+from swin_backbone.model_names import arguments_of
 from swin_backbone.preprocessing import preprocessing_of
 
 
-def backbone_and_card(source: str, checkpoint: str | None) -> tuple[nn.Module, ModelCard]:
-    """The backbone of a config, or of an architecture's name."""
-    model = create(source, checkpoint)
-    cfg = Config.fromfile(source) if source.endswith(".py") else Config()
+def backbone_and_card(
+    source: str, checkpoint: str | None, options: Mapping | None = None
+) -> tuple[nn.Module, ModelCard]:
+    """The backbone of a config, or of an architecture's name.
+
+    Args:
+        source: path or name.
+        checkpoint: its weights; by default the config's own, or random ones.
+        options: settings of the config that are changed, ``{"model.backbone.KEY": value}``.
+    """
+    if source.endswith(".py"):
+        cfg = Config.fromfile(source)
+    else:
+        backbone = {"type": "SwinBackbone", **arguments_of(source)}
+        cfg = Config({"model": {"backbone": backbone}})
+    cfg.merge_from_dict(options or {})
+    model = create(cfg, checkpoint)
     info = model.features_info
     card = ModelCard(
         name=Path(source).stem,
@@ -28,18 +43,28 @@ def backbone_and_card(source: str, checkpoint: str | None) -> tuple[nn.Module, M
     return model, card
 
 
-def segmentor_and_card(config: str, checkpoint: str | None) -> tuple[nn.Module, ModelCard]:
+def segmentor_and_card(
+    config: str, checkpoint: str | None, options: Mapping | None = None
+) -> tuple[nn.Module, ModelCard]:
     """The whole model of a config of mmsegmentation, from images to scores.
+
+    Args:
+        config: its path.
+        checkpoint: its weights; random ones by default.
+        options: settings of the config that are changed.
 
     Raises:
         FileNotFoundError: if the config or checkpoint is not there.
+        ValueError: if the config is a detector's, or its head has one output.
     """
     from mmseg.apis import init_model
 
     for name, path in (("config", config), ("checkpoint", checkpoint)):
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
-    segmentor = init_model(config, checkpoint, device="cpu")
+    if is_detector(Config.fromfile(config)):
+        raise ValueError(f"{config} is a detector's: export its backbone, --part backbone")
+    segmentor = init_model(config, checkpoint, device="cpu", cfg_options=dict(options or {}))
     if segmentor.decode_head.out_channels < 2:
         raise ValueError(f"the decode head of {config} must have at least two output channels")
     # mmseg guesses a data set by its number of classes where a checkpoint names none.

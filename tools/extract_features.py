@@ -31,7 +31,7 @@ from swin_backbone.features import DTYPES, ExtractorSettings, Job, find_items
 from swin_backbone.features.engines import run_locally, run_on_ray
 from swin_backbone.features.shards import write_index
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
 
 def parse_arguments() -> argparse.Namespace:

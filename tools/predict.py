@@ -12,7 +12,6 @@ be read is reported and skipped, and the exit status is then 1.
 from __future__ import annotations
 
 import argparse
-import colorsys
 import sys
 from pathlib import Path
 
@@ -20,18 +19,15 @@ import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
 import cv2
-import numpy as np
 import torch
 from images import find_images
 from mmengine.config import Config
-from PIL import Image
-from predictors import LARGE, CheckpointPredictor, OnnxPredictor, Predictor, Sliding
+from painters import LEAST_SCORE, OPACITY, Detector, Segmentor, is_detector
+from predictors import LARGE, CheckpointPredictor, OnnxPredictor, Sliding
 from rich.console import Console
 from rich.progress import track
 
-from swin_backbone.visualization import add_legend, paint_instances, paint_overlay
-
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,14 +41,14 @@ def parse_arguments() -> argparse.Namespace:
         help="a config and its checkpoint, or an exported model; then images, folders, globs",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--opacity", type=float, default=0.55, help="of the colours, 0 to 1")
+    parser.add_argument("--opacity", type=float, default=OPACITY, help="of the colours, 0 to 1")
     parser.add_argument(
         "--slide",
         choices=["auto", "always", "never"],
         default="auto",
         help=f"cut images into windows; auto: those over {LARGE / 1e6:.1f} megapixels",
     )
-    parser.add_argument("--score", type=float, default=0.3, help="least score of an object")
+    parser.add_argument("--score", type=float, default=LEAST_SCORE, help="least score of an object")
     parser.add_argument("--window", type=int, default=1024, help="side of a window, pixels")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu; not for .onnx")
     arguments = parser.parse_args()
@@ -87,13 +83,19 @@ def main() -> int:
 
 
 def load_painter(arguments: argparse.Namespace) -> Segmentor | Detector:
-    """The model that the command line names."""
+    """The model that the command line names.
+
+    Raises:
+        ValueError: if a detector is to see images in windows, which it is not made for.
+    """
     sliding = Sliding(arguments.slide, arguments.window)
     if "model" in arguments.files:
         return Segmentor(OnnxPredictor(arguments.files["model"], sliding), arguments.opacity)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if Config.fromfile(arguments.files["config"]).get("default_scope") == "mmdet":
-        return Detector(arguments, device)
+    if is_detector(Config.fromfile(arguments.files["config"])):
+        if arguments.slide == "always":
+            raise ValueError("--slide always is for segmentors, and the config is a detector's")
+        return Detector(*arguments.files.values(), device, arguments.score, arguments.opacity)
     predictor = CheckpointPredictor(*arguments.files.values(), device, sliding)
     return Segmentor(predictor, arguments.opacity)
 
@@ -111,68 +113,6 @@ def name_pictures(images: dict[Path, Path], out: Path) -> dict[Path, Path]:
             raise ValueError(f"{sources[picture]} and {path} would both become {picture}")
         sources[picture] = path
     return {path: picture for picture, path in sources.items()}
-
-
-class Segmentor:
-    """What labels pixels, and how its labels are painted."""
-
-    def __init__(self, predictor: Predictor, opacity: float):
-        self.predictor = predictor
-        self.opacity = opacity
-
-    def paint(self, image: np.ndarray) -> Image.Image:
-        """The picture of one image (H, W, 3) uint8 BGR: overlay, and a legend of what was found."""
-        labels = self.predictor.labels(image)
-        names, palette = self.predictor.classes, self.predictor.palette
-        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        overlay = paint_overlay(rgb, labels, palette, self.opacity)
-        found = [index for index in np.unique(labels) if index < len(names)]
-        return add_legend(overlay, [names[i] for i in found], [tuple(palette[i]) for i in found])
-
-
-class Detector:
-    """A model of mmdet, and how its predictions are painted.
-
-    Raises:
-        ValueError: if images are to be cut into windows, which detectors are not made for.
-    """
-
-    def __init__(self, arguments: argparse.Namespace, device: str):
-        from mmdet.apis import init_detector
-
-        if arguments.slide == "always":
-            raise ValueError("--slide always is for segmentors, and the config is a detector's")
-        self.arguments = arguments
-        self.model = init_detector(*arguments.files.values(), device=device)
-
-    def paint(self, image: np.ndarray) -> Image.Image:
-        """The picture of one image (H, W, 3) uint8 BGR: masks, boxes, names and scores."""
-        from mmdet.apis import inference_detector
-
-        found = inference_detector(self.model, image).pred_instances.cpu()
-        found = found[found.scores >= self.arguments.score]
-        found = found[found.scores.argsort(descending=True)]
-        names, labels = self.model.dataset_meta["classes"], found.labels.tolist()
-        # Classes have colours of their own; where there is but one, its objects have.
-        keys = labels if len(names) > 1 else range(len(labels))
-        painted = paint_instances(
-            cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
-            found.bboxes.numpy(),
-            [f"{names[i]} {score:.2f}" for i, score in zip(labels, found.scores, strict=True)]
-            if len(names) > 1
-            else [""] * len(labels),
-            [distinct_colour(key) for key in keys],
-            found.masks.numpy() if "masks" in found else None,
-            self.arguments.opacity,
-        )
-        return Image.fromarray(painted)
-
-
-def distinct_colour(index: int) -> tuple[int, int, int]:
-    """A colour that neighbours in the sequence do not look like."""
-    hue = index * 0.618034 % 1  # steps of the golden ratio
-    value = 1.0 if index % 2 else 0.8
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.85, value))
 
 
 if __name__ == "__main__":

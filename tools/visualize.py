@@ -35,10 +35,10 @@ def main() -> None:
     arguments = parser.parse_args()
     checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = swin_backbone.create(arguments.config, checkpoint).to(device)
     with Image.open(arguments.image) as image:
         image = image.convert("RGB")
         image.thumbnail((arguments.longest, arguments.longest))
+    model = swin_backbone.create(arguments.config, checkpoint).to(device)
     sheet = feature_sheet(
         model,
         preprocessing_of(arguments.config),

@@ -20,6 +20,8 @@ from .translate import Translation, find_version, to_ours
 #: Parameters that checkpoints may lack without being somebody else's: dense prediction adds them.
 _OPTIONAL = re.compile(r"norm\d+\.|absolute_pos_embed")
 _FINAL_NORM = re.compile(r"norm\.\w+")
+_OUTPUT_NORM = re.compile(r"norm\d+\.\w+")
+NOT_RETURNED = "norm of a stage that the backbone does not return"
 _SHOWN = 5
 
 
@@ -69,6 +71,8 @@ def fit_state_dict(
         if name not in target.shapes:
             if _FINAL_NORM.fullmatch(name):
                 report.ignored[key] = CLASSIFIER
+            elif _OUTPUT_NORM.fullmatch(name) and _is_stage(name, target):
+                report.ignored[key] = NOT_RETURNED
             else:
                 report.unexpected.append(key)
                 fitted[key] = tensor
@@ -87,6 +91,11 @@ def fit_state_dict(
             f"loaded:\n" + "\n".join(problems)
         )
     return fitted, report
+
+
+def _is_stage(norm: str, target: Target) -> bool:
+    """Whether ``norm3.weight`` is of a stage that the backbone has."""
+    return int(norm.split(".")[0].removeprefix("norm")) < len(target.window_sizes)
 
 
 def _check_kind(source: Translation, target: Target, report: CheckpointReport) -> None:

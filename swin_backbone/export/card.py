@@ -29,6 +29,8 @@ class ModelCard:
             ``keep_aspect``, the longer and shorter side that it must fit into); ``None`` to leave
             it as it is.
         keep_aspect: whether resizing keeps the aspect of the image.
+        inputs: names of the inputs, in order: ``'images'``, and ``'valid_sizes'`` where the
+            backbone has ``mask_padding``.
         version: of this package, that wrote it.
     """
 
@@ -43,6 +45,7 @@ class ModelCard:
     palette: tuple[tuple[int, int, int], ...] = ()
     resize: tuple[int, int] | None = None
     keep_aspect: bool = True
+    inputs: tuple[str, ...] = ("images",)
     version: str = ""
 
     def to_json(self) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
 
+from ..extras import from_extra
 from .card import KEY, ModelCard
 
-#: Name of the input of every exported model.
-INPUT = "images"
+#: Inputs of exported models, and which of their axes are free; the second where padding is masked.
+INPUTS = {
+    "images": {0: "batch", 2: "height", 3: "width"},
+    "valid_sizes": {0: "batch"},
+}
 
 
 def write_program(
@@ -21,7 +26,7 @@ def write_program(
 
     Args:
         program: from :func:`swin_backbone.export.trace`.
-        card: what its users have to know.
+        card: what its users have to know, but for the names of the inputs: these are the program's.
         path: the file, with the format's suffix: ``.onnx`` or ``.pt2``.
         file_format: a name in :data:`FORMATS`.
 
@@ -37,25 +42,30 @@ def write_program(
     suffix, write = FORMATS[file_format]
     if path.suffix != suffix:
         raise ValueError(f"a file of format {file_format!r} must end in {suffix!r}, got {path}")
+    inputs = tuple(INPUTS)[: len(program.graph_signature.user_inputs)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(program, card, path)
+    write(program, dataclasses.replace(card, inputs=inputs), path)
     return path
 
 
 def output_names(card: ModelCard) -> list[str]:
-    """``stage0``, ``stage1``, ... or ``scores``."""
+    """``features0``, ``features1``, ... or ``scores``."""
     if card.kind == "segmentor":
         return ["scores"]
     return [f"features{index}" for index in range(len(card.strides))]
 
 
 def _write_onnx(program: ExportedProgram, card: ModelCard, path: Path) -> None:
+    with from_extra("export"):
+        import onnx  # noqa: F401  (the exporter asks for both in words of its own)
+        import onnxscript  # noqa: F401
+
     written = torch.onnx.export(
         program,
         dynamo=True,
-        input_names=[INPUT],
+        input_names=list(card.inputs),
         output_names=output_names(card),
-        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        dynamic_shapes=tuple(INPUTS[name] for name in card.inputs),
         verbose=False,
     )
     written.model.metadata_props[KEY] = card.to_json()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backbone import SwinBackbone
 from ..layers import WindowAttention, WindowAttentionV2
 from ..ops.symbolic import contiguous
 
@@ -86,6 +87,8 @@ def prepare(model: nn.Module, replacements: Replacements) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     for module in model.modules():
+        if isinstance(module, SwinBackbone):
+            module.packed = False  # which has a step for each image of the batch
         if isinstance(module, (WindowAttention, WindowAttentionV2)):
             module.backend = "reference"  # the others choose kernels by size, or are ours alone
         for name, child in module.named_children():

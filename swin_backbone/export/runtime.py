@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..extras import from_extra
 from ..preprocessing import Preprocessing
 from .card import KEY, ModelCard
-from .formats import INPUT
 
 
 class ExportedModel:
@@ -19,17 +19,33 @@ class ExportedModel:
 
     Args:
         card: what the file says about itself.
-        run: from images to the list of outputs.
+        run: from the inputs that the card names to the list of outputs.
     """
 
-    def __init__(self, card: ModelCard, run: Callable[[Tensor], Sequence[Tensor]]):
+    def __init__(self, card: ModelCard, run: Callable[..., Sequence[Tensor]]):
         self.card = card
         self._run = run
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """(B, channels, H, W) float32, normalised as the card says, to the outputs."""
+    def __call__(self, images: Tensor, valid_sizes: Tensor | None = None) -> list[Tensor]:
+        """Run the model.
+
+        Args:
+            images: (B, channels, H, W) float32, normalised as the card says.
+            valid_sizes: (B, 2) integers, for a model with ``mask_padding``: rows and columns of
+                each image in pixels; it lies at the top left, the rest is padding. ``None``: all
+                of it is image.
+
+        Raises:
+            ValueError: if ``valid_sizes`` has another shape, or the model has no such input.
+            TypeError: if ``valid_sizes`` is not of integers.
+        """
+        inputs = [images]
+        if "valid_sizes" in self.card.inputs:
+            inputs.append(_checked_sizes(images, valid_sizes))
+        elif valid_sizes is not None:
+            raise ValueError("valid_sizes needs a model that was exported with mask_padding=True")
         with torch.no_grad():
-            return list(self._run(images))
+            return list(self._run(*inputs))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, channels, H, W) RGB of 0 to 255, of any dtype, to what the model takes."""
@@ -37,8 +53,23 @@ class ExportedModel:
         return Preprocessing(card.mean, card.std, card.channels).normalise(pixels)
 
 
+def _checked_sizes(images: Tensor, valid_sizes: Tensor | None) -> Tensor:
+    """(B, 2) int64 on the device of ``images``."""
+    if valid_sizes is None:
+        valid_sizes = torch.tensor([tuple(images.shape[2:])] * images.shape[0])
+    if valid_sizes.is_floating_point() or valid_sizes.dtype == torch.bool:
+        raise TypeError(f"valid_sizes must be integers, got {valid_sizes.dtype}")
+    if tuple(valid_sizes.shape) != (images.shape[0], 2):
+        raise ValueError(
+            f"valid_sizes must be ({images.shape[0]}, 2), got {tuple(valid_sizes.shape)}"
+        )
+    return valid_sizes.to(images.device, torch.int64)
+
+
 def load(path: str | Path) -> ExportedModel:
     """Load a file that :func:`swin_backbone.export.write_program` wrote.
+
+    An ONNX file runs on the CPU, on as many threads as PyTorch has now.
 
     Loading an AOTInductor file executes machine code in it; take such files only from people you
     trust.
@@ -60,19 +91,25 @@ def load(path: str | Path) -> ExportedModel:
 
 
 def _load_onnx(path: Path) -> ExportedModel:
-    import onnxruntime
+    with from_extra("export"):
+        import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes derive from Exception alone
         raise ValueError(f"{path} is no model that onnxruntime can load: {error}") from error
     metadata = session.get_modelmeta().custom_metadata_map
 
-    def run(images: Tensor) -> list[Tensor]:
-        outputs = session.run(None, {INPUT: images.contiguous().numpy()})
+    card = ModelCard.from_metadata(metadata, path)
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        arrays = (value.contiguous().numpy() for value in inputs)
+        outputs = session.run(None, dict(zip(card.inputs, arrays, strict=True)))
         return [torch.from_numpy(output) for output in outputs]
 
-    return ExportedModel(ModelCard.from_metadata(metadata, path), run)
+    return ExportedModel(card, run)
 
 
 def _load_torch_export(path: Path) -> ExportedModel:
@@ -89,9 +126,9 @@ def _load_aot_inductor(path: Path) -> ExportedModel:
     return ExportedModel(ModelCard.from_metadata(package.get_metadata(), path), _listing(package))
 
 
-def _listing(model: Callable) -> Callable[[Tensor], Sequence[Tensor]]:
-    def run(images: Tensor) -> Sequence[Tensor]:
-        outputs = model(images)
+def _listing(model: Callable) -> Callable[..., Sequence[Tensor]]:
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        outputs = model(*inputs)
         return [outputs] if isinstance(outputs, Tensor) else outputs
 
     return run

@@ -24,11 +24,12 @@ class SegmentorLogits(nn.Module):
         self.decode_head = segmentor.decode_head
         self.align_corners = segmentor.align_corners
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images to (B, classes, H, W) scores before the softmax."""
+    def forward(self, images: Tensor, valid_sizes: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, classes, H, W) scores before the softmax;
+        ``valid_sizes`` are the backbone's."""
         # Maps are channels-last in memory, and whether a map with axes of length one still counts
         # as channels-last is a question that a trace for every size cannot answer.
-        maps = tuple(contiguous(features) for features in self.backbone(images))
+        maps = tuple(contiguous(features) for features in self.backbone(images, valid_sizes))
         scores = self.decode_head(self.neck(maps))
         return F.interpolate(
             scores, size=images.shape[2:], mode="bilinear", align_corners=self.align_corners

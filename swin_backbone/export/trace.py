@@ -14,7 +14,10 @@ def trace(model: nn.Module) -> ExportedProgram:
     """Trace a backbone, or a :class:`SegmentorLogits`, once for every size.
 
     Args:
-        model: takes images (B, channels, H, W) alone; stays as it is.
+        model: stays as it is. With ``mask_padding`` the program's second input are the
+            ``valid_sizes`` (B, 2), int64, of :meth:`swin_backbone.SwinBackbone.forward`.
+            ``packed`` says how a batch is computed, and not what, for images that fill it; the
+            program computes it as without.
 
     Returns:
         The program, whose batch, height and width may be any number from 1.
@@ -28,13 +31,16 @@ def trace(model: nn.Module) -> ExportedProgram:
     model = prepare(model, replacements)
     weight = next(model.parameters())
     backbone = getattr(model, "backbone", model)
-    images = weight.new_zeros(2, backbone.in_channels, *example_size(backbone))
+    size = example_size(backbone)
     any_size = Dim.DYNAMIC(min=1)
+    inputs = [weight.new_zeros(2, backbone.in_channels, *size)]
+    dynamic = [{0: any_size, 2: any_size, 3: any_size}]
+    if backbone.mask_padding:
+        inputs.append(torch.tensor([size, (size[0] // 2, size[1] // 3)], device=weight.device))
+        dynamic.append({0: any_size})
     # Sizes of one are ordinary sizes here: without it, the trace would assume that there are none.
     with _size_one_is_ordinary(), torch.no_grad():
-        return torch.export.export(
-            model, (images,), dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},)
-        )
+        return torch.export.export(model, tuple(inputs), dynamic_shapes=tuple(dynamic))
 
 
 def _size_one_is_ordinary():

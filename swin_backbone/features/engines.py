@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..extras import from_extra
 from .job import Job, ShardWorker
 
 
@@ -44,7 +45,9 @@ def run_on_ray(
         gpus_per_worker: GPUs that each actor takes; 0 to run on CPUs.
         options: of :class:`ShardWorker`.
     """
-    import ray
+    with from_extra("ray"):
+        import ray
+        import ray.data
 
     started_here = not ray.is_initialized()
     if started_here:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,12 @@ class Extractor:
         self.model = create(settings.model, settings.checkpoint, out_indices=settings.stages).to(
             self.device
         )
+        if self.model.init_cfg is None:
+            warnings.warn(
+                f"no checkpoint is given, nor named by {settings.model}: the features are those of "
+                f"random weights",
+                stacklevel=2,
+            )
         self.preprocessing = preprocessing_of(settings.model)
         self._dtype = DTYPES[settings.dtype]
 

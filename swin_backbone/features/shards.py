@@ -16,11 +16,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, stack
+
+from ..extras import from_extra
+
+with from_extra("features"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 #: Columns of the index. ``row`` is the item's row in pooled tensors, and part of the name of dense
 #: ones; it is -1, like height and width, where there are no features, and ``error`` says why.

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from ..ops.symbolic import contiguous, known_zero
 
+#: Slope of cubic convolution at distance one, PyTorch's.
+CUBIC = -0.75
+
 
 def resize_position_embedding(
     embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]
@@ -47,9 +50,34 @@ def embed_valid_areas(
         (B, size[0], size[1], C): for each image the embedding interpolated to its own size, and
         zeros outside.
     """
-    maps = []
-    for own in valid_sizes.tolist():
-        rows, columns = (min(side, most) for side, most in zip(own, size, strict=True))
-        own_map = resize_position_embedding(embedding, grid, (rows, columns))
-        maps.append(F.pad(own_map, (0, 0, 0, size[1] - columns, 0, size[0] - rows)))
-    return torch.cat(maps)
+    rows = _cubic_weights(grid[0], size[0], valid_sizes[:, 0]).to(embedding.dtype)
+    columns = _cubic_weights(grid[1], size[1], valid_sizes[:, 1]).to(embedding.dtype)
+    channels = embedding.shape[-1]
+    x = rows @ embedding.view(grid[0], grid[1] * channels)  # (B, size[0], grid[1] * C)
+    x = contiguous(x.unflatten(-1, (grid[1], channels)).transpose(1, 2))
+    x = torch.bmm(columns, x.flatten(2)).unflatten(-1, (size[0], channels))
+    return contiguous(x.transpose(1, 2))
+
+
+def _cubic_weights(learned: int, size: int, valid: Tensor) -> Tensor:
+    """What each of ``learned`` positions gives to each of ``size``, of which ``valid`` (B,) count:
+    cubic convolution, as :func:`torch.nn.functional.interpolate` does it.
+
+    A product with it does for any number of valid positions what a call for each image would do,
+    and asks for none of these numbers, which are on the device, and which a trace does not know.
+
+    Returns:
+        float64 (B, size, learned); zeros from ``valid`` on.
+    """
+    position = torch.arange(size, device=valid.device)
+    scale = learned / valid.clamp(1, size).double()
+    source = (position + 0.5) * scale[:, None] - 0.5
+    offset = torch.arange(-1, 3, device=valid.device)
+    first = source.floor()
+    distance = ((source - first)[..., None] - offset).abs()
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * CUBIC - 4 * CUBIC
+    share = torch.where(distance <= 1, near, far)
+    taken = (first[..., None] + offset).clamp(0, learned - 1)
+    share = (taken[..., None] == torch.arange(learned, device=valid.device)) * share[..., None]
+    return share.sum(dim=-2) * (position < valid[:, None])[..., None]

@@ -28,8 +28,8 @@ def valid_pyramid(
     Returns:
         One more than there are strides, the images' first: (B, 2) int32, contiguous.
     """
-    images = len(valid_sizes)
-    sizes = torch.nn.functional.pad(valid_sizes.int(), (0, 0, 0, images % 2))  # to 16 bytes each
+    images = valid_sizes.shape[0]
+    sizes = valid_sizes.int().repeat(2, 1)  # so that each level begins at a multiple of 16 bytes
     levels = [sizes]
     for stride in strides:
         sides = [-(-side // step) for side, step in zip(sizes.unbind(1), stride, strict=True)]

@@ -173,19 +173,21 @@ def valid_tokens(height: int, width: int, valid_sizes: Tensor) -> Tensor:
     return (row < rows)[:, :, None] & (column < columns)[:, None, :]
 
 
-def clear_padding(x: Tensor, valid_sizes: Tensor | None) -> Tensor:
+def clear_padding(x: Tensor, valid_sizes: Tensor | None, channels_axis: int = -1) -> Tensor:
     """Set what lies outside the valid areas to zero, whatever it was.
 
     Args:
-        x: (B, H, W, C).
+        x: (B, H, W, C), or (B, C, H, W) with ``channels_axis=1``.
         valid_sizes: (B, 2) rows and columns; ``None`` if all of ``x`` is valid.
+        channels_axis: where the channels are.
 
     Returns:
         A tensor like ``x``, or ``x`` itself where there is nothing to clear.
     """
     if valid_sizes is None:
         return x
-    return x.masked_fill(~valid_tokens(x.shape[1], x.shape[2], valid_sizes)[..., None], 0)
+    height, width = x.shape[2:] if channels_axis == 1 else x.shape[1:3]
+    return x.masked_fill(~valid_tokens(height, width, valid_sizes).unsqueeze(channels_axis), 0)
 
 
 def valid_windows(grid: WindowGrid, valid_sizes: Tensor) -> Tensor:

@@ -29,7 +29,9 @@ class AttentionCall(NamedTuple):
 
 
 @torch.no_grad()
-def record_call(attention: nn.Module, x: Tensor) -> AttentionCall:
+def record_call(
+    attention: nn.Module, x: Tensor, valid_sizes: Tensor | None = None
+) -> AttentionCall:
     """Run an attention module of any version on (1, H, W, C), and keep what it hands on."""
     operation, calls = attend.shifted_window_attention, []
 
@@ -39,7 +41,7 @@ def record_call(attention: nn.Module, x: Tensor) -> AttentionCall:
 
     # The module computes more than its parameters (scale, bias); asking it keeps that in one place.
     with mock.patch.object(attend, "shifted_window_attention", record):
-        attention(x)
+        attention(x, valid_sizes)
     return calls[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from unittest import mock
 
 import matplotlib
 import numpy as np
@@ -92,7 +93,7 @@ def record_stages(
         By stage, the calls of its first two attentions (one where it has one block); by stage, its
         map before the norm, (B, C, H, W); and the maps that the backbone returns.
     """
-    inputs: dict[tuple[int, int], Tensor] = {}
+    inputs: dict[tuple[int, int], tuple] = {}
     before_norm: dict[int, Tensor] = {}
     handles = []
     for stage, module in enumerate(model.stages):
@@ -100,20 +101,22 @@ def record_stages(
         for index, block in enumerate(module.blocks[:2]):
             handles.append(block.register_forward_pre_hook(_keep_input(inputs, (stage, index))))
     try:
-        maps = model(images)
+        with mock.patch.object(model, "packed", False):  # the same maps, from tokens in their place
+            maps = model(images)
     finally:
         for handle in handles:
             handle.remove()
     calls: dict[int, list[AttentionCall]] = {}
-    for (stage, index), x in inputs.items():
+    for (stage, index), (x, valid_sizes, *_) in inputs.items():
         block = model.stages[stage].blocks[index]
-        calls.setdefault(stage, []).append(record_call(block.attn, block.attention_input(x)))
+        call = record_call(block.attn, block.attention_input(x), valid_sizes)
+        calls.setdefault(stage, []).append(call)
     return calls, before_norm, maps
 
 
 def _keep_input(kept: dict, key: tuple[int, int]):
     def hook(_module, arguments):
-        kept[key] = arguments[0]
+        kept[key] = arguments
 
     return hook
 

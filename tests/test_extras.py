@@ -1,0 +1,68 @@
+"""Missing optional packages are named with what installs them."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: What hides a package, what then needs it, and the extra that has it.
+CASES = {
+    "pyarrow": ("tools/extract_features.py", "features"),
+    "sklearn": ("tools/linear_probe.py", "probe"),
+    "gradio": ("tools/demo_app.py", "demo"),
+}
+
+
+@pytest.mark.parametrize("package", CASES)
+def test_a_tool_says_what_to_install(package):
+    tool, extra = CASES[package]
+    script = (
+        f"import sys; sys.path.insert(0, 'tools'); sys.modules[{package!r}] = None\n"
+        f"import runpy; runpy.run_path({tool!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ModuleNotFoundError: ")
+    assert package in message
+    assert f"pip install 'swin-backbone[{extra}]'" in message
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_export_says_what_to_install(package, monkeypatch, tmp_path):
+    from swin_backbone.export import formats, load
+
+    for other in ("onnx", "onnxscript"):  # what is really missing here is not what is tested
+        monkeypatch.setitem(sys.modules, other, sys)
+    monkeypatch.setitem(sys.modules, package, None)
+    path = tmp_path / "model.onnx"
+    path.write_text("")
+    act = load if package == "onnxruntime" else lambda path: formats._write_onnx(None, None, path)
+    message = rf"{package}.*pip install 'swin-backbone\[export\]"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        act(path)
+
+
+def test_the_extras_that_are_named_exist(monkeypatch):
+    settings = {}
+    monkeypatch.setattr("setuptools.setup", settings.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    extras = settings["extras_require"]
+    named = {extra for _, extra in CASES.values()} | {"export", "ray", "hub"}
+    assert named <= set(extras)
+    page = (ROOT / "docs" / "installation.md").read_text()
+    assert [
+        extra for extra in extras if f"`{extra}`" not in page and f"[{extra}]" not in page
+    ] == []

@@ -1,0 +1,116 @@
+"""Models together with how their predictions are painted over an image.
+
+mmseg and mmdet each set a default scope for the whole process, in which names of their pipelines
+are looked up; so each painter goes back to its own, and models of both can be used in turn.
+"""
+
+from __future__ import annotations
+
+import colorsys
+
+import cv2
+import numpy as np
+from mmengine.registry import DefaultScope
+from PIL import Image
+from predictors import CheckpointPredictor, Predictor, Sliding
+from torch import nn
+
+from swin_backbone.visualization import add_legend, paint_instances, paint_overlay
+
+OPACITY = 0.55
+#: Objects below this score are not painted.
+LEAST_SCORE = 0.3
+
+
+def is_detector(cfg) -> bool:
+    """Whether a config is one of mmdet's, and not of mmseg's."""
+    return cfg.get("default_scope") == "mmdet"
+
+
+class Segmentor:
+    """What labels pixels, and how its labels are painted.
+
+    Args:
+        predictor: a checkpoint's or an exported model's.
+        opacity: of the colours, from 0 to 1.
+    """
+
+    def __init__(self, predictor: Predictor, opacity: float = OPACITY):
+        self.predictor = predictor
+        self.opacity = opacity
+
+    @classmethod
+    def from_checkpoint(cls, config: str, checkpoint: str, device: str) -> Segmentor:
+        """The model of a config and a checkpoint, with its config's own test mode."""
+        return cls(CheckpointPredictor(config, checkpoint, device, Sliding()))
+
+    @property
+    def network(self) -> nn.Module:
+        """The model of a checkpoint."""
+        return self.predictor.model
+
+    def paint(self, image: np.ndarray) -> Image.Image:
+        """The picture of one image (H, W, 3) uint8 BGR: overlay, and a legend of what was found."""
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            labels = self.predictor.labels(image)
+        names, palette = self.predictor.classes, self.predictor.palette
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        overlay = paint_overlay(rgb, labels, palette, self.opacity)
+        found = [index for index in np.unique(labels) if index < len(names)]
+        return add_legend(overlay, [names[i] for i in found], [tuple(palette[i]) for i in found])
+
+
+class Detector:
+    """A model of mmdet, and how its predictions are painted.
+
+    Args:
+        config: its config.
+        checkpoint: its checkpoint.
+        device: where it runs.
+        score: least score of an object.
+        opacity: of masks, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        checkpoint: str,
+        device: str,
+        score: float = LEAST_SCORE,
+        opacity: float = OPACITY,
+    ):
+        from mmdet.apis import init_detector
+
+        self.network = init_detector(config, checkpoint, device=device)
+        self.score = score
+        self.opacity = opacity
+
+    def paint(self, image: np.ndarray) -> Image.Image:
+        """The picture of one image (H, W, 3) uint8 BGR: masks, boxes, names and scores."""
+        from mmdet.apis import inference_detector
+
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            found = inference_detector(self.network, image).pred_instances.cpu()
+        found = found[found.scores >= self.score]
+        found = found[found.scores.argsort(descending=True)]
+        names, labels = self.network.dataset_meta["classes"], found.labels.tolist()
+        # Classes have colours of their own; where there is but one, its objects have.
+        keys = labels if len(names) > 1 else range(len(labels))
+        painted = paint_instances(
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
+            found.bboxes.numpy(),
+            [f"{names[i]} {score:.2f}" for i, score in zip(labels, found.scores, strict=True)]
+            if len(names) > 1
+            else [""] * len(labels),
+            [distinct_colour(key) for key in keys],
+            found.masks.numpy() if "masks" in found else None,
+            self.opacity,
+        )
+        return Image.fromarray(painted)
+
+
+def distinct_colour(index: int) -> tuple[int, int, int]:
+    """A colour that neighbours in the sequence do not look like."""
+    hue = index * 0.618034 % 1  # steps of the golden ratio
+    value = 1.0 if index % 2 else 0.8
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.85, value))
