@@ -11,6 +11,11 @@ torch.compile traces, and under ``torch.use_deterministic_algorithms``, as other
 another order. What is remembered serves there too, and without it what is shipped or, where that
 does not fit into the card, :data:`CAUTIOUS`.
 
+Only blocks are tuned. Which kernels compute an operation follows from what would be taken untried:
+whether the perceptron's backward pass runs on chip, and whether a product counts as one of few
+rows, so that neither changes while candidates are tried. Kernels whose blocks follow from their
+sizes alone, as those of norms, are not tuned.
+
 The environment variable ``SWIN_BACKBONE_TUNE`` or :func:`set_mode` choose: ``0`` for never, ``1``
 (the default) as above, ``force`` for anew and on every card.
 """
