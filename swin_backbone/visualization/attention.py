@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from ..layers import attend
+from ..ops import packed
 
 
 class AttentionCall(NamedTuple):
@@ -33,14 +33,14 @@ def record_call(
     attention: nn.Module, x: Tensor, valid_sizes: Tensor | None = None
 ) -> AttentionCall:
     """Run an attention module of any version on (1, H, W, C), and keep what it hands on."""
-    operation, calls = attend.shifted_window_attention, []
+    operation, calls = packed.shifted_window_attention, []
 
     def record(qkv: Tensor, bias_table: Tensor, **options: Any) -> Tensor:
         calls.append(AttentionCall(operation, qkv, bias_table, options))
         return operation(qkv, bias_table, **options)
 
     # The module computes more than its parameters (scale, bias); asking it keeps that in one place.
-    with mock.patch.object(attend, "shifted_window_attention", record):
+    with mock.patch.object(packed, "shifted_window_attention", record):
         attention(x, valid_sizes)
     return calls[0]
 
