@@ -7,10 +7,14 @@ import torch
 from torch import Tensor
 
 from ..kernels.norm import norm_backward, norm_forward, scale_rows
-from .launch import Launch, empty, looped, norm_rows
+from .launch import Launch, empty, looped, rows_of_programs, rows_of_warps
 from .operator import Differentiable, register
 
 _Maybe = Optional[Tensor]  # noqa: UP045
+
+#: Elements that a warp holds of each tensor. The backward pass holds more of them, and sums.
+FORWARD_ELEMENTS = 1024
+BACKWARD_ELEMENTS = 512
 
 
 def normed_shape(x: Tensor, merge: bool) -> tuple[int, ...]:
@@ -23,7 +27,7 @@ def normed_shape(x: Tensor, merge: bool) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1024)
 def _forward_launch(rows, channels, height, width, eps, merge) -> Launch:
-    block, columns, warps = norm_rows(channels)
+    block, columns, warps = rows_of_warps(channels, FORWARD_ELEMENTS)
     return Launch(
         norm_forward, (-(-rows // block),), (rows, eps, height, width),
         {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}, {"num_warps": warps},
@@ -32,8 +36,8 @@ def _forward_launch(rows, channels, height, width, eps, merge) -> Launch:
 
 @lru_cache(maxsize=1024)
 def _backward_launch(rows, channels, height, width, eps, merge, residual, write) -> Launch:
-    block, columns, warps = norm_rows(channels)
-    programs, rows_per_program = looped(rows, block)
+    block, columns, warps = rows_of_warps(channels, BACKWARD_ELEMENTS)
+    programs, rows_per_program = looped(rows, block, 2 * min(1, 512 / columns))
     constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}
     constants |= {"RESIDUAL": residual, "WRITE_NORMED": write}
     numbers = (rows, eps, height, width, rows_per_program)
@@ -42,7 +46,7 @@ def _backward_launch(rows, channels, height, width, eps, merge, residual, write)
 
 @lru_cache(maxsize=1024)
 def _scale_launch(rows, channels, rows_per_image, has_keep) -> Launch:
-    block, columns, warps = norm_rows(channels)
+    block, columns, warps = rows_of_programs(channels)
     programs, rows_per_program = looped(rows, block)
     constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "HAS_KEEP": has_keep}
     numbers = (rows, rows_per_image, rows_per_program)
