@@ -92,11 +92,14 @@ def _run_triton(inputs: PackedInputs) -> Tensor:
     from .fused.attention import window_attention  # needs triton, which may not be there
 
     qkv, packing = inputs.qkv, inputs.packing
+    padding = None if packing.mask_padding else inputs.padding_qkv
+    if padding is not None:
+        padding = padding.to(qkv.dtype).contiguous()
     windows = packing.windows(inputs.window_size, qkv.device)
     return window_attention(
         qkv.contiguous(),
         inputs.bias_table.contiguous(),
-        None if packing.mask_padding else inputs.padding_qkv,
+        padding,
         None if inputs.logit_scale is None else inputs.logit_scale.contiguous(),
         windows if packing.mask_padding else None,
         windows,

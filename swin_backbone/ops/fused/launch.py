@@ -191,16 +191,33 @@ def _kind(number: int | float) -> object:
     return number == 1, number % 16 == 0, abs(number) >= 2**31
 
 
-def norm_rows(channels: int) -> tuple[int, int, int]:
-    """Rows and columns of a block that a program of a norm holds, and its warps."""
+def rows_of_programs(channels: int) -> tuple[int, int, int]:
+    """Rows and columns of a block whose sums run over rows, and its warps."""
     columns = max(16, triton.next_power_of_2(channels))
     return max(1, 4096 // columns), columns, 4 if columns <= 2048 else 8
 
 
-def looped(rows: int, block: int) -> tuple[int, int]:
-    """Programs that share ``rows``, and how many each takes, in whole blocks."""
+def rows_of_warps(channels: int, elements: int) -> tuple[int, int, int]:
+    """The same for sums along rows: each row lies in one warp, whose threads need no barrier.
+
+    Args:
+        channels: of a row.
+        elements: of a block, where more than one row fits.
+    """
+    columns = max(16, triton.next_power_of_2(channels))
+    return max(1, elements // columns), columns, max(1, columns // 1024)
+
+
+def looped(rows: int, block: int, factor: float = 1.0) -> tuple[int, int]:
+    """Programs that share ``rows``, and how many each takes, in whole blocks.
+
+    Args:
+        rows: of everything.
+        block: rows that a program handles at once.
+        factor: of :data:`PROGRAMS`.
+    """
     blocks = triton.cdiv(rows, block)
-    blocks_per_program = triton.cdiv(blocks, PROGRAMS)
+    blocks_per_program = triton.cdiv(blocks, max(1, int(factor * PROGRAMS)))
     return triton.cdiv(blocks, blocks_per_program), blocks_per_program * block
 
 

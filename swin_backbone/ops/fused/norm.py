@@ -7,10 +7,14 @@ import torch
 from torch import Tensor
 
 from ..kernels.norm import norm_backward, norm_forward, scale_rows
-from .launch import Launch, empty, looped, norm_rows
+from .launch import Launch, empty, looped, rows_of_programs, rows_of_warps
 from .operator import Differentiable, register
 
 _Maybe = Optional[Tensor]  # noqa: UP045
+
+#: Elements that a warp holds of each tensor. The backward pass holds more of them, and sums.
+FORWARD_ELEMENTS = 1024
+BACKWARD_ELEMENTS = 512
 
 
 def normed_shape(x: Tensor, merge: bool) -> tuple[int, ...]:
@@ -23,7 +27,7 @@ def normed_shape(x: Tensor, merge: bool) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1024)
 def _forward_launch(rows, channels, height, width, eps, merge, masked) -> Launch:
-    block, columns, warps = norm_rows(channels)
+    block, columns, warps = rows_of_warps(channels, FORWARD_ELEMENTS)
     return Launch(
         norm_forward, (-(-rows // block),), (rows, eps, height, width),
         {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge, "MASKED": masked},
@@ -35,8 +39,12 @@ def _forward_launch(rows, channels, height, width, eps, merge, masked) -> Launch
 def _backward_launch(
     rows, channels, height, width, eps, merge, masked, residual, write, first
 ) -> Launch:
-    block, columns, warps = norm_rows(channels)
-    programs, rows_per_program = looped(rows, block)
+    if first:  # rows are neighbours in memory
+        (block, columns, warps), factor = rows_of_programs(channels), 1.0
+    else:
+        block, columns, warps = rows_of_warps(channels, BACKWARD_ELEMENTS)
+        factor = 2 * min(1, BACKWARD_ELEMENTS / columns)
+    programs, rows_per_program = looped(rows, block, factor)
     constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}
     constants |= {"MASKED": masked, "RESIDUAL": residual, "WRITE_NORMED": write}
     constants |= {"CHANNELS_FIRST": first}
@@ -46,7 +54,7 @@ def _backward_launch(
 
 @lru_cache(maxsize=1024)
 def _scale_launch(rows, channels, rows_per_image, has_keep) -> Launch:
-    block, columns, warps = norm_rows(channels)
+    block, columns, warps = rows_of_programs(channels)
     programs, rows_per_program = looped(rows, block)
     constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "HAS_KEEP": has_keep}
     numbers = (rows, rows_per_image, rows_per_program)

@@ -84,11 +84,28 @@ def _locate(
 
 
 @triton.jit
-def _seen(token, on_map, valid, image, width):
-    """Whether tokens lie in the image's own area."""
-    row = token // width
-    column = token % width
-    return on_map & (row < tl.load(valid + 2 * image)) & (column < tl.load(valid + 2 * image + 1))
+def _seen(
+    local,
+    on_map,
+    first_row,
+    first_column,
+    is_partial,
+    own_height,
+    own_width,
+    rows,
+    columns,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+):
+    """Whether tokens lie in the image's own area; all do, unless ``is_partial``."""
+    seen = on_map
+    if is_partial:
+        row = first_row + local // WINDOW_W
+        column = first_column + local % WINDOW_W
+        row = tl.where(row >= rows * WINDOW_H, row - rows * WINDOW_H, row)
+        column = tl.where(column >= columns * WINDOW_W, column - columns * WINDOW_W, column)
+        seen = on_map & (row < own_height) & (column < own_width)
+    return seen
 
 
 @triton.jit
@@ -169,6 +186,7 @@ def _hide(
     first_row,
     first_column,
     is_border,
+    is_partial,
     rows,
     columns,
     WINDOW_H: tl.constexpr,
@@ -183,7 +201,8 @@ def _hide(
             key = _region(key_local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W)
             scores = tl.where(query[:, None] == key[None, :], scores, float("-inf"))
     if MASKED:
-        scores = tl.where(key_seen[None, :], scores, float("-inf"))
+        if is_partial:
+            scores = tl.where(key_seen[None, :], scores, float("-inf"))
     return scores
 
 
@@ -270,6 +289,7 @@ def attention_forward(
         first_row = window_row * WINDOW_H + SHIFT_H
         first_column = window_column * WINDOW_W + SHIFT_W
         is_border = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
+        is_partial = is_border  # whether some of its tokens may be no keys
         key_token, key_on_map = _locate(
             key_local, first_row, first_column, is_border, height, width, rows, columns,
             WINDOW_H, WINDOW_W,
@@ -282,9 +302,20 @@ def attention_forward(
             )  # fmt: skip
         query_seen, key_seen = query_on_map, key_on_map
         if MASKED and not PACKED:  # all of a packed map is valid
-            image = window // (rows * columns)
-            query_seen = _seen(query_token, query_on_map, valid, image, width)
-            key_seen = _seen(key_token, key_on_map, valid, image, width)
+            own_height = tl.load(valid + window // (rows * columns) * 2)
+            own_width = tl.load(valid + window // (rows * columns) * 2 + 1)
+            is_partial = first_row + WINDOW_H > own_height
+            is_partial = is_partial | (first_column + WINDOW_W > own_width)
+            key_seen = _seen(
+                key_local, key_on_map, first_row, first_column, is_partial, own_height, own_width,
+                rows, columns, WINDOW_H, WINDOW_W,
+            )  # fmt: skip
+            query_seen = key_seen
+            if QUERIES != KEYS:
+                query_seen = _seen(
+                    query_local, query_on_map, first_row, first_column, is_partial, own_height,
+                    own_width, rows, columns, WINDOW_H, WINDOW_W,
+                )  # fmt: skip
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
         source = qkv + origin * STRIDE + head * HEAD
         part = padding + head * HEAD
@@ -304,7 +335,7 @@ def attention_forward(
             scores = scores * _inverse_norm(query)[:, None] * _inverse_norm(key)[None, :]
         scores = _hide(
             scores * scale + bias, query_local, key_local, key_seen, first_row, first_column,
-            is_border, rows, columns, WINDOW_H, WINDOW_W, SHIFT_H + SHIFT_W > 0, MASKED,
+            is_border, is_partial, rows, columns, WINDOW_H, WINDOW_W, SHIFT_H + SHIFT_W > 0, MASKED,
         )  # fmt: skip
         exponentials, total = _exponentials(scores, MASKED or SHIFT_H + SHIFT_W > 0)
         if DROPOUT:
@@ -399,6 +430,7 @@ def attention_backward(
         first_row = window_row * WINDOW_H + SHIFT_H
         first_column = window_column * WINDOW_W + SHIFT_W
         is_border = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
+        is_partial = is_border  # whether some of its tokens may be no keys
         key_token, key_on_map = _locate(
             key_local, first_row, first_column, is_border, height, width, rows, columns,
             WINDOW_H, WINDOW_W,
@@ -406,8 +438,14 @@ def attention_backward(
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
         key_seen = key_on_map
         if MASKED and not PACKED:  # all of a packed map is valid
-            image = window // (rows * columns)
-            key_seen = _seen(key_token, key_on_map, valid, image, width)
+            own_height = tl.load(valid + window // (rows * columns) * 2)
+            own_width = tl.load(valid + window // (rows * columns) * 2 + 1)
+            is_partial = first_row + WINDOW_H > own_height
+            is_partial = is_partial | (first_column + WINDOW_W > own_width)
+            key_seen = _seen(
+                key_local, key_on_map, first_row, first_column, is_partial, own_height, own_width,
+                rows, columns, WINDOW_H, WINDOW_W,
+            )  # fmt: skip
         source = qkv + origin * STRIDE + head * HEAD
         part = padding + head * HEAD
         key = _gather(
@@ -441,7 +479,10 @@ def attention_backward(
                 )  # fmt: skip
                 query_seen = query_on_map
                 if MASKED and not PACKED:
-                    query_seen = _seen(query_token, query_on_map, valid, image, width)
+                    query_seen = _seen(
+                        query_local, query_on_map, first_row, first_column, is_partial, own_height,
+                        own_width, rows, columns, WINDOW_H, WINDOW_W,
+                    )  # fmt: skip
             query = _gather(
                 source, query_token, query_seen, key_fills, part, STRIDE, channel, HEAD, False
             )
@@ -454,7 +495,7 @@ def attention_backward(
                 scores = scores * query_inverse[:, None] * key_inverse[None, :]
             hidden = _hide(
                 scores * (scale * LOG2E) + bias, query_local, key_local, key_seen, first_row,
-                first_column, is_border, rows, columns, WINDOW_H, WINDOW_W,
+                first_column, is_border, is_partial, rows, columns, WINDOW_H, WINDOW_W,
                 SHIFT_H + SHIFT_W > 0, MASKED,
             )  # fmt: skip
             exponentials, total = _exponentials(hidden, MASKED or SHIFT_H + SHIFT_W > 0)
