@@ -120,12 +120,12 @@ def norm_gradients(
         x if grad_residual is None else grad_residual, grad_x,
         x if normed is None else normed, shares,
     )  # fmt: skip
-    grad_weight, grad_bias = shares.sum(0)
+    grad_weight, grad_bias = shares.sum(0).unbind()
     return grad_x, grad_weight, grad_bias, normed
 
 
 def scale_and_sum(x: Tensor, keep: _Maybe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``keep[image] * x`` in ``dtype``, and its column sums in float32.
+    """``keep[image] * x`` as (rows, C) in ``dtype``, and its column sums in float32.
 
     Args:
         x: (B, ..., C), contiguous.
@@ -134,7 +134,7 @@ def scale_and_sum(x: Tensor, keep: _Maybe, dtype: torch.dtype) -> tuple[Tensor, 
     channels = x.shape[-1]
     rows = x.numel() // channels
     launch = _scale_launch(rows, channels, rows // x.shape[0], keep is not None)
-    out = empty(x, *x.shape, dtype=dtype)
+    out = empty(x, rows, channels, dtype=dtype)
     sums = empty(x, launch.grid[0], channels, dtype=torch.float32)
     launch(x, x if keep is None else keep, out, sums)
     return out, sums.sum(0)

@@ -171,4 +171,8 @@ def weight_gradient(grad_out: Tensor, a: Tensor) -> Tensor:
 def like_parameters(grads, parameters):
     """Gradients in their parameters' dtypes; ``None`` for parameters that there are not."""
     pairs = zip(grads, parameters, strict=True)
-    return [None if parameter is None else grad.to(parameter.dtype) for grad, parameter in pairs]
+    return [None if parameter is None else _like(grad, parameter) for grad, parameter in pairs]
+
+
+def _like(grad: Tensor, parameter: Tensor) -> Tensor:
+    return grad if grad.dtype == parameter.dtype else grad.to(parameter.dtype)

@@ -90,6 +90,7 @@ def _attention_backward(
         scaled @ low_proj_weight, qkv, table, padding, None, valid_sizes, packed, seed, sizes,
         scale, dropout_p, sum_all=low_qkv_bias is not None,
     )  # fmt: skip
+    grad_qkv = grad_qkv.flatten(0, -2)
     grad_x, grad_norm_weight, grad_norm_bias, normed = norm_gradients(
         grad_qkv @ low_qkv_weight, x, norm_weight, norm_bias, eps, grad_residual=grad_out,
         normed_dtype=dtype,

@@ -253,7 +253,7 @@ def _gradients_by_passes(
     """Each product, and what it cannot take in, as a pass of its own."""
     dtype = low_up.dtype
     scaled, grad_down_bias = scale_and_sum(grad_out, keep, dtype)
-    normed = normalise(x, norm_weight, norm_bias, eps, False, dtype)
+    normed = normalise(x, norm_weight, norm_bias, eps, False, dtype).flatten(0, -2)
     activated, grad_hidden, grad_up_bias = multiply_through_gelu(
         normed, low_up, up_bias, scaled, low_down
     )
