@@ -26,9 +26,10 @@ pytest.importorskip("mmseg")
 OPTIONS = Path(__file__).parents[1] / "configs" / "_base_" / "options"
 
 
-def torchrun(script, *arguments, port, environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--master_addr=127.0.0.1", f"--master_port={port}", script, *arguments]
+def torchrun(script, *arguments, environment):
+    # Any free port: two workers of pytest may run this file's fixture at the same time.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += [script, *arguments]
     return subprocess.run(
         list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300
     )
@@ -38,7 +39,7 @@ def torchrun(script, *arguments, port, environment):
 def results(tmp_path_factory, script_environment):
     """What both processes found, by rank."""
     path = tmp_path_factory.mktemp("two") / "results.json"
-    done = torchrun(two_processes.__file__, path, port=29619, environment=script_environment)
+    done = torchrun(two_processes.__file__, path, environment=script_environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(path.read_text())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from pathlib import Path
 
@@ -78,8 +79,10 @@ def leave_processes() -> None:
     """Wait for the other processes and part from them, where there are any.
 
     A process that ends while its group still stands may abort, and torchrun then stops the
-    others, among them the one that is still writing the last checkpoint.
+    others, among them the one that is still writing the last checkpoint. What refers to the group,
+    as a sharded model does, would keep its threads alive; so it goes first.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+        gc.collect()
         torch.distributed.destroy_process_group()
