@@ -198,7 +198,7 @@ def rows_of_programs(channels: int) -> tuple[int, int, int]:
 
 
 def rows_of_warps(channels: int, elements: int) -> tuple[int, int, int]:
-    """The same for sums along rows: each row lies in one warp, whose threads need no barrier.
+    """The same for sums along rows: a row of up to 1,024 lies in one warp, which needs no barrier.
 
     Args:
         channels: of a row.

@@ -84,6 +84,22 @@ def _locate(
 
 
 @triton.jit
+def _own_area(
+    valid,
+    image,
+    first_row,
+    first_column,
+    WINDOW_H: tl.constexpr,
+    WINDOW_W: tl.constexpr,
+):
+    """Rows and columns of an image's own area, and whether a window reaches beyond it."""
+    height = tl.load(valid + image * 2)
+    width = tl.load(valid + image * 2 + 1)
+    is_partial = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
+    return height, width, is_partial
+
+
+@triton.jit
 def _seen(
     local,
     on_map,
@@ -302,10 +318,9 @@ def attention_forward(
             )  # fmt: skip
         query_seen, key_seen = query_on_map, key_on_map
         if MASKED and not PACKED:  # all of a packed map is valid
-            own_height = tl.load(valid + window // (rows * columns) * 2)
-            own_width = tl.load(valid + window // (rows * columns) * 2 + 1)
-            is_partial = first_row + WINDOW_H > own_height
-            is_partial = is_partial | (first_column + WINDOW_W > own_width)
+            own_height, own_width, is_partial = _own_area(
+                valid, window // (rows * columns), first_row, first_column, WINDOW_H, WINDOW_W
+            )
             key_seen = _seen(
                 key_local, key_on_map, first_row, first_column, is_partial, own_height, own_width,
                 rows, columns, WINDOW_H, WINDOW_W,
@@ -438,10 +453,9 @@ def attention_backward(
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
         key_seen = key_on_map
         if MASKED and not PACKED:  # all of a packed map is valid
-            own_height = tl.load(valid + window // (rows * columns) * 2)
-            own_width = tl.load(valid + window // (rows * columns) * 2 + 1)
-            is_partial = first_row + WINDOW_H > own_height
-            is_partial = is_partial | (first_column + WINDOW_W > own_width)
+            own_height, own_width, is_partial = _own_area(
+                valid, window // (rows * columns), first_row, first_column, WINDOW_H, WINDOW_W
+            )
             key_seen = _seen(
                 key_local, key_on_map, first_row, first_column, is_partial, own_height, own_width,
                 rows, columns, WINDOW_H, WINDOW_W,

@@ -6,7 +6,14 @@ Rows are tokens, whose channels fit on chip in two parts (see :mod:`.products`).
 import triton
 import triton.language as tl
 
-from .products import _affine, _gelu, _gelu_and_slope, _split_rows, _split_units
+from .products import (
+    _affine,
+    _gelu,
+    _gelu_and_slope,
+    _normed_rows,
+    _split_rows,
+    _split_units,
+)
 
 
 @triton.jit
@@ -41,12 +48,9 @@ def mlp_forward(
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
     element = up.dtype.element_ty
-    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
-    first, second, _ = _split_units(first, second, eps, C, RIGHT)
-    first = _affine(first, gamma, beta, left).to(element)
+    first, second = _normed_rows(x, row, inside, left, right, gamma, beta, eps, element, C, RIGHT)
     out_first = tl.zeros([ROWS, LEFT], tl.float32)
     if RIGHT > 0:
-        second = _affine(second, gamma, beta, right).to(element)
         out_second = tl.zeros([ROWS, RIGHT], tl.float32)
     for start in range(0, N, COLUMNS):
         column = start + tl.arange(0, COLUMNS)

@@ -73,6 +73,20 @@ def _affine(unit, gamma, beta, column):
 
 
 @triton.jit
+def _normed_rows(
+    x, row, inside, left, right, gamma, beta, eps, KIND: tl.constexpr, C: tl.constexpr,
+    RIGHT: tl.constexpr,
+):  # fmt: skip
+    """Rows of ``norm(x)`` in the dtype of products, in two parts."""
+    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
+    first, second, _ = _split_units(first, second, eps, C, RIGHT)
+    first = _affine(first, gamma, beta, left).to(KIND)
+    if RIGHT > 0:
+        second = _affine(second, gamma, beta, right).to(KIND)
+    return first, second
+
+
+@triton.jit
 def norm_linear(
     x,
     gamma,
@@ -97,12 +111,9 @@ def norm_linear(
     inside = row < rows
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
-    element = weight.dtype.element_ty
-    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
-    first, second, _ = _split_units(first, second, eps, C, RIGHT)
-    first = _affine(first, gamma, beta, left).to(element)
-    if RIGHT > 0:
-        second = _affine(second, gamma, beta, right).to(element)
+    first, second = _normed_rows(
+        x, row, inside, left, right, gamma, beta, eps, weight.dtype.element_ty, C, RIGHT
+    )
     for start in range(0, SPAN, COLUMNS):
         column = tl.program_id(1) * SPAN + start + tl.arange(0, COLUMNS)
         known = column < N
