@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from packaging.version import Version
+from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import (
@@ -18,20 +18,12 @@ from swin_backbone.ops import (
     project_patches,
 )
 from swin_backbone.ops import norm as norms
-
-triton = pytest.importorskip("triton", reason="triton is not installed")
-if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
-    pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
-from swin_backbone.ops import patches as patches_module  # noqa: E402
-from swin_backbone.ops.fused import launch  # noqa: E402
-from swin_backbone.ops.fused import patch_embed as fused_embedding  # noqa: E402
-from swin_backbone.ops.fused.norm import layer_norm, norm_beside  # noqa: E402
-from swin_backbone.ops.fused.patch_embed import patch_embed  # noqa: E402
-from swin_backbone.ops.fused.patch_merging import copy_by_neighbour, merge_reduce  # noqa: E402
-
-HAS_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
-gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
+from swin_backbone.ops import patches as patches_module
+from swin_backbone.ops.fused import launch
+from swin_backbone.ops.fused import patch_embed as fused_embedding
+from swin_backbone.ops.fused.norm import layer_norm, norm_beside
+from swin_backbone.ops.fused.patch_embed import patch_embed
+from swin_backbone.ops.fused.patch_merging import copy_by_neighbour, merge_reduce
 
 
 def relative_error(actual, exact):

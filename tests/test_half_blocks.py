@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from packaging.version import Version
+from helpers.kernels import DEVICE, HAS_GPU, gpu  # skips first where no kernel can run
 
 from swin_backbone.ops import (
     LinearParameters,
@@ -14,20 +14,13 @@ from swin_backbone.ops import (
     residual_attention,
     residual_mlp,
 )
+from swin_backbone.ops.fused import launch, products
+from swin_backbone.ops.fused import residual_attention as fused_attention
+from swin_backbone.ops.fused import residual_mlp as fused_mlp
+from swin_backbone.ops.fused.norm import layer_norm, normed_shape
 from swin_backbone.ops.half_blocks import why_not_fused
 from swin_backbone.ops.windows import valid_tokens
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
-if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
-    pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
-from swin_backbone.ops.fused import launch, products  # noqa: E402
-from swin_backbone.ops.fused import residual_attention as fused_attention  # noqa: E402
-from swin_backbone.ops.fused import residual_mlp as fused_mlp  # noqa: E402
-from swin_backbone.ops.fused.norm import layer_norm, normed_shape  # noqa: E402
-
-HAS_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
-gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
 # Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
 CHANNELS = [32, 48, 320]
 

@@ -2,19 +2,12 @@
 
 import pytest
 import torch
-from packaging.version import Version
+from helpers.kernels import DEVICE, HAS_GPU, gpu  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import shifted_window_attention
+from swin_backbone.ops.fused.attention import window_attention
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
-if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
-    pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
-from swin_backbone.ops.fused.attention import window_attention  # noqa: E402
-
-HAS_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
-gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
 #: For what runs in either place, so that ``-m gpu`` finds it where there is a GPU.
 wherever = pytest.mark.gpu if HAS_GPU else (lambda test: test)
 

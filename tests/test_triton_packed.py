@@ -4,8 +4,9 @@ import logging
 
 import pytest
 import torch
+from helpers.kernels import DEVICE, HAS_GPU, gpu
 from test_mask_padding import ARGUMENTS
-from test_triton_attention import DEVICE, HAS_GPU, assert_as_good, errors, gpu
+from test_triton_attention import assert_as_good, errors
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import (

@@ -7,28 +7,22 @@ import sys
 
 import pytest
 import torch
-from packaging.version import Version
+from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
-if not torch.cuda.is_available() and Version(triton.__version__) < Version("3.2"):
-    pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-
-from swin_backbone.ops import (  # noqa: E402
+from swin_backbone.ops import (
     LinearParameters,
     NormParameters,
     Windows,
     residual_attention,
     residual_mlp,
 )
-from swin_backbone.ops.fused import launch, products, tuning  # noqa: E402
-from swin_backbone.ops.fused import residual_mlp as fused_mlp  # noqa: E402
-from swin_backbone.ops.fused.launch import Config  # noqa: E402
-from swin_backbone.ops.fused.tuning import Tuner, Work  # noqa: E402
-from swin_backbone.ops.fused.tuning_file import Memory, default_path  # noqa: E402
+from swin_backbone.ops.fused import launch, products, tuning
+from swin_backbone.ops.fused import residual_mlp as fused_mlp
+from swin_backbone.ops.fused.launch import Config
+from swin_backbone.ops.fused.tuning import Tuner, Work
+from swin_backbone.ops.fused.tuning_file import Memory, default_path
 
-HAS_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
 # As they are for float32; candidates are listed for half precision.
 SMALL = Config(rows=32, columns=32, depth=32, warps=2)
 WIDE = Config(rows=32, columns=64, depth=32, warps=2)
@@ -174,7 +168,7 @@ def test_nothing_is_timed_where_it_could_change_results(install):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
+@gpu
 def test_nothing_is_timed_while_a_graph_is_captured():
     x = torch.zeros(2, device="cuda")
     with torch.cuda.graph(torch.cuda.CUDAGraph()):
