@@ -27,6 +27,7 @@ from .packed import attend
 from .packing import Packing
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .symbolic import is_exporting
+from .windows import as_kernels_read
 
 
 class Windows(NamedTuple):
@@ -79,8 +80,8 @@ def residual_attention(
         if packing is not None:
             packed = packing.windows(windows.window_size, x.device)
             valid_sizes = packed if packing.mask_padding else None
-        elif valid_sizes is not None:
-            valid_sizes = valid_sizes.int().contiguous()
+        else:
+            valid_sizes = as_kernels_read(valid_sizes)
         return kernel(
             x.contiguous(), keep, norm.weight, norm.bias, *qkv, bias_table.contiguous(), *proj,
             *low, valid_sizes, packed, seed, norm.eps, [*windows.window_size, *windows.shift_size],

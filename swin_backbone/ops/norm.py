@@ -14,7 +14,7 @@ from .packing import Packing
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .products import norm_linear
 from .symbolic import is_exporting
-from .windows import clear_padding
+from .windows import as_kernels_read, clear_padding
 
 #: Channels of a row up to which a program can hold it.
 MAX_CHANNELS = 8192
@@ -65,11 +65,6 @@ def norm_beside(
 def norm_dtype(x: Tensor) -> torch.dtype:
     """In which dtype torch writes the layer norm of ``x``."""
     return torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-
-
-def as_kernels_read(valid_sizes: Tensor | None) -> Tensor | None:
-    """Valid sizes in the layout of kernels; a model's are in it already."""
-    return None if valid_sizes is None else valid_sizes.int().contiguous()
 
 
 def merge_neighbours(x: Tensor, stride: tuple[int, int] = (2, 2)) -> Tensor:

@@ -17,7 +17,7 @@ from .attention import (
     resolve_scale,
     shifted_window_attention,
 )
-from .backends.triton import dropout_seed, why_not_tensors
+from .backends.triton import run_kernels, why_not_tensors
 from .packing import Packing
 from .symbolic import is_exporting
 
@@ -89,21 +89,15 @@ def _why_not_triton(inputs: PackedInputs) -> str | None:
 
 def _run_triton(inputs: PackedInputs) -> Tensor:
     """All windows of all images in one launch; a table says where each lies."""
-    from .fused.attention import window_attention  # needs triton, which may not be there
-
     qkv, packing = inputs.qkv, inputs.packing
-    padding = None if packing.mask_padding else inputs.padding_qkv
-    if padding is not None:
-        padding = padding.to(qkv.dtype).contiguous()
     windows = packing.windows(inputs.window_size, qkv.device)
-    return window_attention(
-        qkv.contiguous(),
-        inputs.bias_table.contiguous(),
-        padding,
-        None if inputs.logit_scale is None else inputs.logit_scale.contiguous(),
+    return run_kernels(
+        qkv,
+        inputs.bias_table,
+        None if packing.mask_padding else inputs.padding_qkv,
+        inputs.logit_scale,
         windows if packing.mask_padding else None,
         windows,
-        dropout_seed(inputs.dropout_p, qkv.device),
         [*inputs.window_size, *inputs.shift_size],
         resolve_scale(qkv, inputs.num_heads, inputs.scale, inputs.logit_scale),
         inputs.dropout_p,

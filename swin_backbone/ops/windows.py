@@ -173,6 +173,11 @@ def valid_tokens(height: int, width: int, valid_sizes: Tensor) -> Tensor:
     return (row < rows)[:, :, None] & (column < columns)[:, None, :]
 
 
+def as_kernels_read(valid_sizes: Tensor | None) -> Tensor | None:
+    """Valid sizes (B, 2) in the layout of kernels; a model's are in it already."""
+    return None if valid_sizes is None else valid_sizes.int().contiguous()
+
+
 def clear_padding(x: Tensor, valid_sizes: Tensor | None, channels_axis: int = -1) -> Tensor:
     """Set what lies outside the valid areas to zero, whatever it was.
 

@@ -8,6 +8,7 @@ from importlib import util
 import torch
 from torch import Tensor
 
+from ..windows import as_kernels_read
 from .base import FEATURES, AttentionInputs, Backend
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -63,21 +64,46 @@ def dropout_seed(dropout_p: float, device: torch.device) -> Tensor | None:
     return torch.randint(2**31 - 1, (1,), device=device) if dropout_p > 0 else None
 
 
-def _run(inputs: AttentionInputs) -> Tensor:
+def run_kernels(
+    qkv: Tensor,
+    bias_table: Tensor,
+    padding_qkv: Tensor | None,
+    logit_scale: Tensor | None,
+    valid_sizes: Tensor | None,
+    packed: Tensor | None,
+    sizes: list[int],
+    scale: float,
+    dropout_p: float,
+) -> Tensor:
+    """Tensors in the layout that kernels read, to :func:`fused.attention.attend`, whose arguments
+    these are."""
     from ..fused.attention import window_attention  # needs triton, which may not be there
 
-    qkv, grid = inputs.qkv, inputs.grid
-    padding = None if inputs.valid_sizes is not None else inputs.padding_qkv
-    if padding is not None:
-        padding = padding.to(qkv.dtype).contiguous()
+    if padding_qkv is not None:
+        padding_qkv = padding_qkv.to(qkv.dtype).contiguous()
     return window_attention(
         qkv.contiguous(),
-        inputs.bias_table.contiguous(),
-        padding,
-        None if inputs.logit_scale is None else inputs.logit_scale.contiguous(),
-        None if inputs.valid_sizes is None else inputs.valid_sizes.int().contiguous(),
+        bias_table.contiguous(),
+        padding_qkv,
+        None if logit_scale is None else logit_scale.contiguous(),
+        as_kernels_read(valid_sizes),
+        packed,
+        dropout_seed(dropout_p, qkv.device),
+        sizes,
+        scale,
+        dropout_p,
+    )
+
+
+def _run(inputs: AttentionInputs) -> Tensor:
+    grid = inputs.grid
+    return run_kernels(
+        inputs.qkv,
+        inputs.bias_table,
+        inputs.padding_qkv if inputs.valid_sizes is None else None,
+        inputs.logit_scale,
+        inputs.valid_sizes,
         None,
-        dropout_seed(inputs.dropout_p, qkv.device),
         [*grid.window_size, *grid.shift_size],
         inputs.scale,
         inputs.dropout_p,
