@@ -48,7 +48,8 @@ def _backward_launch(
     constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}
     constants |= {"MASKED": masked, "RESIDUAL": residual, "WRITE_NORMED": write}
     constants |= {"CHANNELS_FIRST": first}
-    numbers = (rows, eps, height, width, rows_per_program)
+    pixels = height * width if first else 0  # whether rows of 16 are aligned is worth a variant
+    numbers = (rows, eps, height, width, pixels, rows_per_program)
     return Launch(norm_backward, (programs,), numbers, constants, {"num_warps": warps})
 
 

@@ -14,6 +14,10 @@ import triton
 import triton.language as tl
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+#: Sizes of maps, which change from image to image: no kernel is compiled for one of them.
+SIZES = (
+    "windows", "windows_per_program", "grid_rows", "grid_columns", "grid_height", "grid_width"
+)  # fmt: skip
 
 
 @triton.jit
@@ -241,7 +245,7 @@ def _keep(seed, pair, drop):
     return tl.where(tl.rand(seed, pair) >= drop, 1.0 / (1.0 - drop), 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def attention_forward(
     qkv,
     table,
@@ -367,7 +371,7 @@ def attention_forward(
         tl.store(address, attended.to(out.dtype.element_ty), mask=written)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def attention_backward(
     qkv,
     table,

@@ -64,7 +64,7 @@ def _merged_offset(
     return token * C + channel[None, :], on_map, seen, channel * 4 + neighbour
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "height", "width"])
 def norm_forward(
     x,
     gamma,
@@ -110,7 +110,7 @@ def norm_forward(
     tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "height", "width"])
 def norm_backward(
     x,
     gamma,
@@ -125,6 +125,7 @@ def norm_backward(
     eps,
     height,
     width,
+    pixels,
     rows_per_program,
     C: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -138,8 +139,8 @@ def norm_backward(
     """Gradient for ``x``, plus that of the residual path; the normed rows anew if wanted.
 
     ``shares`` (programs, 2, C) is each program's share of the gradients of gamma and beta, in
-    float32 and in their order. With ``CHANNELS_FIRST``, ``grad_normed`` alone is (B, C, height,
-    width) in memory, and the others are not merged.
+    float32 and in their order. With ``CHANNELS_FIRST``, ``grad_normed`` alone is (B, C, pixels) in
+    memory, and the others are not merged.
     """
     column = tl.arange(0, COLUMNS)
     if MERGE:
@@ -171,7 +172,6 @@ def norm_backward(
         values = tl.load(x + offset, mask=seen, other=0.0).to(tl.float32)
         source = flat
         if CHANNELS_FIRST:
-            pixels = height * width
             image = (row // pixels).to(tl.int64)
             source = (image * C * pixels + row % pixels)[:, None] + column[None, :] * pixels
         gradient = tl.load(grad_normed + source, mask=given, other=0.0).to(tl.float32)
@@ -195,7 +195,7 @@ def norm_backward(
     tl.store(share + C, tl.sum(beta_sum, 0), mask=column < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "rows_per_image", "rows_per_program"])
 def scale_rows(
     x,
     keep,

@@ -54,7 +54,7 @@ def _weights(weight, bias, column, C: tl.constexpr, K: tl.constexpr, INPUTS: tl.
     return tl.where((number == K)[:, None], shift[None, :], tile)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "height", "width", "rows", "columns"])
 def embed_forward(
     image,
     weight,
@@ -95,7 +95,7 @@ def embed_forward(
     tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "height", "width", "rows", "columns", "tokens_per_program"])
 def embed_backward(
     image,
     weight,

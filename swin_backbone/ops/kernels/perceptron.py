@@ -16,7 +16,7 @@ from .products import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_per_image"])
 def mlp_forward(
     x,
     gamma,
@@ -92,7 +92,7 @@ def _row_sums(grad, unit, gamma, column):
     return grad, tl.sum(grad, 1), tl.sum(grad * unit, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_per_image"])
 def mlp_backward(
     x,
     gamma,
@@ -321,7 +321,7 @@ def mlp_weight_gradients(
         tl.store(share + C * N + right[None, :] * N + hidden[:, None], down_sum_second)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def mlp_parameter_gradients(
     product,
     totals,

@@ -199,7 +199,7 @@ def _finish_linear(
         tl.store(out + first + offset, result.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_per_image"])
 def linear(
     a,
     weight,
