@@ -17,6 +17,14 @@ if not torch.cuda.is_available():
 TESTS = Path(__file__).parent
 
 
+@pytest.fixture(autouse=True)
+def give_back_memory():
+    """Processes that test on one GPU do not keep its memory from each other."""
+    yield
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """Folder of a small generated segmentation data set of many sizes; not to be changed."""

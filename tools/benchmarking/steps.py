@@ -65,8 +65,11 @@ def _after_mark(forward: Step) -> Step:
 
 
 def _train_step(model: nn.Module, call: Callable, images: Tensor, case: Case) -> Step:
+    parameters = list(model.parameters())
+
     def step():
-        model.zero_grad(set_to_none=True)
+        for parameter in parameters:  # as an optimizer does, which does not walk the modules
+            parameter.grad = None
         with case.autocast():
             maps = call(images)
         sum(m.float().mean() for m in maps).backward()

@@ -10,6 +10,9 @@ import triton.language as tl
 
 from .norm import _statistics
 
+#: Sizes of images, which change: no kernel is compiled for one of them.
+SIZES = ("tokens", "height", "width", "rows", "columns")
+
 
 @triton.jit
 def _pixels(
@@ -54,7 +57,7 @@ def _weights(weight, bias, column, C: tl.constexpr, K: tl.constexpr, INPUTS: tl.
     return tl.where((number == K)[:, None], shift[None, :], tile)
 
 
-@triton.jit(do_not_specialize=["tokens", "height", "width", "rows", "columns"])
+@triton.jit(do_not_specialize=SIZES)
 def embed_forward(
     image,
     weight,
@@ -95,7 +98,7 @@ def embed_forward(
     tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["tokens", "height", "width", "rows", "columns", "tokens_per_program"])
+@triton.jit(do_not_specialize=[*SIZES, "tokens_per_program"])
 def embed_backward(
     image,
     weight,
