@@ -87,7 +87,8 @@ def test_pairs_of_an_attention(height, width, heads, runs):
 def test_blocks_of_offsets_smaller_than_a_row(monkeypatch):
     """As in windows that are wide; launches are remembered by shape."""
     monkeypatch.setattr(sums, "ELEMENTS", 128)
-    monkeypatch.setattr(sums, "ROWS", (4, 16))
+    monkeypatch.setattr(sums, "FEW", 4)
+    monkeypatch.setattr(sums, "MANY", 16)
     sums._launch.cache_clear()
     try:
         pairs = Pairs(2, 36, 6, 1, 6)

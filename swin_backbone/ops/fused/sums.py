@@ -17,9 +17,9 @@ from .launch import Launch
 
 #: Elements that a program holds at once: with 8 warps, 32 in flight for each thread.
 ELEMENTS, WARPS = 8192, 8
-#: Rows that a program holds at once: the first number that is enough, or the last, whose eight
-#: columns are what memory is read in. Few numbers, since a kernel is compiled for each.
-ROWS = (16, 64, 256, 1024)
+#: Rows that a program holds at once, where there are few and where there are many: eight columns
+#: are what memory is read in. Not more numbers, since the kernel is compiled for each.
+FEW, MANY = 64, 1024
 
 
 class Pairs(NamedTuple):
@@ -79,7 +79,7 @@ def _launch(shapes: tuple[tuple[int, int], ...], total: int, pairs: Pairs) -> La
     widths = [columns for _, columns in others]
     widths = [total - sum(widths) - pairs.heads * offsets, *widths, 0, 0][:3]
     numbers = [rows for rows, _ in (first, *others, (0, 0), (0, 0))][:3]
-    blocks = [next((some for some in ROWS if some >= rows), ROWS[-1]) for rows in numbers]
+    blocks = [FEW if rows <= FEW else MANY for rows in numbers]
     side = triton.next_power_of_2(max(1, pairs.width))
     items = max(1, ELEMENTS // side**2)
     constants = {"FIRST": widths[0], "SECOND": widths[1], "THIRD": widths[2]}
