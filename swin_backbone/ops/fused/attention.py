@@ -12,10 +12,11 @@ import torch
 import triton
 from torch import Tensor
 
-from ..kernels.attention import attention_backward, attention_forward, gather_gradients
+from ..kernels.attention import attention_backward, attention_forward
 from ..windows import WindowGrid
-from .launch import Launch, empty, precision
+from .launch import Launch, precision
 from .operator import Differentiable, register
+from .sums import Pairs, summed
 from .tuning import Work, config, tuned
 
 #: Queries that a program holds at once; larger windows are cut into blocks of queries.
@@ -24,8 +25,6 @@ QUERY_BLOCK = 64
 SMALL_QUERY_BLOCK = 16
 #: Bytes of a window's keys, and of one key, up to which there is room.
 KEYS_BYTES, KEY_BYTES = 2**15, 2**8
-#: Rows of the bias table that a program gathers.
-OFFSETS = 16
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -81,7 +80,7 @@ def attend(
         precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
         valid_sizes is not None,
     )  # fmt: skip
-    out = empty(qkv, *qkv.shape[:-1], qkv.shape[-1] // 3)
+    out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
     launch(
         qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
         _or(packed, table), _or(seed, table), out,
@@ -95,8 +94,8 @@ def _backward_work(
     return _work("attention_backward", _shape(qkv, packed), sizes, qkv.dtype)
 
 
-@tuned(lambda: _backward_launches.cache_clear(), _backward_work)
-def attention_gradients(
+@tuned(lambda: _backward_launch.cache_clear(), _backward_work)
+def attention_shares(
     grad_out: Tensor,
     qkv: Tensor,
     table: Tensor,
@@ -109,38 +108,57 @@ def attention_gradients(
     scale: float,
     dropout_p: float,
     sum_all: bool = False,
-) -> List[Tensor]:  # noqa: UP006
-    """Launch the backward kernels.
+) -> tuple[Tensor, Tensor, Pairs]:
+    """Launch the backward kernel.
 
     Args:
         grad_out: gradient for the attended map, contiguous.
-        sum_all: the third gradient is that of a bias that is part of every token's queries, keys
-            and values, and not only of those of tokens that fill windows.
+        sum_all: ``padding_qkv`` is a bias that is part of every token's queries, keys and values,
+            and not only of those of tokens that fill windows.
 
     Returns:
-        Gradients for ``qkv``, ``table``, ``padding_qkv`` and ``logit_scale``, the last three in
-        float32; the last two of no meaning where the inputs are ``None``.
+        The gradient for ``qkv``; each program's shares of those for ``padding_qkv``, for
+        ``logit_scale`` if there is one, and for ``table``: see
+        :func:`swin_backbone.ops.fused.sums.summed`, which takes them together with what they are.
     """
-    launch, gather = _backward_launches(
+    launch, pairs = _backward_launch(
         _shape(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
         precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
         valid_sizes is not None, sum_all,
     )  # fmt: skip
     grad_qkv = torch.empty_like(qkv)
-    runs, heads = launch.grid[:2]
-    constants = gather.constants
-    make = torch.zeros if launch.constants["BLOCKS"] > 1 else torch.empty
-    width = constants["PAIRS"] + 4 * constants["CHANNELS"]
-    shares = make(runs, heads, width, dtype=torch.float32, device=qkv.device)
+    make = qkv.new_zeros if launch.constants["BLOCKS"] > 1 else qkv.new_empty
+    shares = make((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
     launch(
         qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
         _or(packed, table), _or(seed, table), grad_out, grad_qkv, shares,
     )  # fmt: skip
-    grad_table = empty(table, *table.shape, dtype=torch.float32)
-    grad_padding = empty(qkv, qkv.shape[-1], dtype=torch.float32)
-    grad_scale = empty(qkv, heads, dtype=torch.float32)
-    gather(shares.sum(0), grad_table, grad_padding, grad_scale)
-    return [grad_qkv, grad_table, grad_padding, grad_scale]
+    return grad_qkv, shares, pairs
+
+
+def _attention_gradients(
+    grad_out: Tensor,
+    qkv: Tensor,
+    table: Tensor,
+    padding_qkv: _Maybe,
+    logit_scale: _Maybe,
+    valid_sizes: _Maybe,
+    packed: _Maybe,
+    seed: _Maybe,
+    sizes: _Sizes,
+    scale: float,
+    dropout_p: float,
+) -> List[Tensor]:  # noqa: UP006
+    """Gradients of :func:`attend` for ``qkv``, ``table``, ``padding_qkv`` and ``logit_scale``, the
+    last three in float32; the last two of no meaning where the inputs are ``None``."""
+    grad_qkv, shares, pairs = attention_shares(
+        grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
+        dropout_p,
+    )  # fmt: skip
+    heads = table.shape[1] if logit_scale is not None else 0
+    pieces = [qkv.shape[-1], heads, table.numel()]
+    grad_padding, grad_scale, grad_table = summed([shares], pieces, pairs)
+    return [grad_qkv, grad_table.view(table.shape), grad_padding, grad_scale]
 
 
 _window_attention = register("window_attention", attend)
@@ -151,17 +169,17 @@ def _(qkv, *arguments):
     return qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
 
 
-_window_attention_backward = register("window_attention_backward", attention_gradients)
+_window_attention_backward = register("window_attention_backward", _attention_gradients)
 
 
 @_window_attention_backward.register_fake
-def _(grad_out, qkv, table, *arguments):
+def _(grad_out, qkv, table, padding_qkv, logit_scale, *arguments):
     wide = {"dtype": torch.float32}
     return [
         torch.empty_like(qkv),
         table.new_empty(table.shape, **wide),
         qkv.new_empty(qkv.shape[-1], **wide),
-        qkv.new_empty(table.shape[1], **wide),
+        qkv.new_empty(0 if logit_scale is None else table.shape[1], **wide),
     ]
 
 
@@ -189,7 +207,7 @@ window_attention = Differentiable(
     attend,
     _save,
     _differentiate_by(_window_attention_backward),
-    _differentiate_by(attention_gradients),
+    _differentiate_by(_attention_gradients),
 )
 
 
@@ -289,19 +307,16 @@ def _forward_launch(
 
 
 @lru_cache(maxsize=1024)
-def _backward_launches(
+def _backward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
-) -> tuple[Launch, Launch]:
+) -> tuple[Launch, Pairs]:
     plan = _Plan(shape, heads, sizes, dtype, "attention_backward")
-    constants = {**plan.constants, "BLOCKS": plan.blocks}
+    keys = plan.constants["KEYS"]
+    pairs = Pairs(heads, plan.blocks * plan.constants["QUERIES"] * keys, keys, *sizes[:2])
+    columns = pairs.columns + shape[-1] + (heads if cosine else 0)
+    constants = {**plan.constants, "BLOCKS": plan.blocks, "PITCH": 4 * triton.cdiv(columns, 4)}
     constants |= _modes(has_padding, cosine, masked, dropout_p)
     constants |= {"SUM_ALL": sum_all, "PRECISION": precision}
     numbers = (scale, dropout_p, *plan.numbers)
-    backward = Launch(attention_backward, (plan.runs, plan.heads), numbers, constants, plan.options)
-    taken = ("WINDOW_H", "WINDOW_W", "HEADS", "HEAD", "PAIRS", "KEYS", "CHANNELS")
-    pairs = plan.blocks * plan.constants["QUERIES"] * plan.constants["KEYS"]
-    known = {**plan.constants, "PAIRS": pairs}
-    constants = {**{name: known[name] for name in taken}, "OFFSETS": OFFSETS}
-    rows = (2 * sizes[0] - 1) * (2 * sizes[1] - 1)
-    gather = Launch(gather_gradients, (triton.cdiv(rows, OFFSETS), heads), (), constants, {})
-    return backward, gather
+    grid = (plan.runs, plan.heads)
+    return Launch(attention_backward, grid, numbers, constants, plan.options), pairs

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..kernels.norm import norm_backward, norm_forward, scale_rows
-from .launch import Launch, empty, looped, rows_of_programs, rows_of_warps
+from .launch import Launch, looped, rows_of_programs, rows_of_warps
 from .operator import Differentiable, register
+from .sums import summed
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
@@ -72,7 +73,7 @@ def normalise(
     valid_sizes: _Maybe = None,
 ) -> Tensor:
     """Launch the forward kernel; arguments as of :func:`layer_norm`."""
-    out = empty(x, *normed_shape(x, merge), dtype=dtype)
+    out = x.new_empty(normed_shape(x, merge), dtype=dtype)
     channels = out.shape[-1]
     masked = valid_sizes is not None
     height, width = (x.shape[1], x.shape[2]) if merge or masked else (0, 0)
@@ -81,7 +82,7 @@ def normalise(
     return out
 
 
-def norm_gradients(
+def norm_shares(
     grad_normed: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -91,18 +92,20 @@ def norm_gradients(
     grad_residual: _Maybe = None,
     normed_dtype: Optional[torch.dtype] = None,  # noqa: UP045
     valid_sizes: _Maybe = None,
-) -> tuple[Tensor, Tensor, Tensor, _Maybe]:
+) -> tuple[Tensor, Tensor, _Maybe]:
     """Launch the backward kernel.
 
     Args:
-        grad_normed: gradient for the norm's output, contiguous; or, without ``merge``, a view of
-            a contiguous (B, C, H, W), as the gradient of a map often is.
+        grad_normed: gradient for the norm's output, contiguous, (..., C); or, without ``merge``, a
+            view of a contiguous (B, C, H, W), as the gradient of a map often is.
         grad_residual: gradient that reaches ``x`` on another path, to be added.
         normed_dtype: dtype in which the norm's output is written anew; ``None`` for not at all.
         valid_sizes: as of :func:`layer_norm`.
 
     Returns:
-        Gradients for ``x`` (in its dtype), ``weight`` and ``bias`` (float32); the norm's output.
+        The gradient for ``x``; each program's shares of those for ``weight`` and, beside it,
+        ``bias``, (programs, 2 C), see :func:`swin_backbone.ops.fused.sums.summed`; the norm's
+        output, shaped like its gradient.
     """
     channels = grad_normed.shape[-1]
     first, masked = not grad_normed.is_contiguous(), valid_sizes is not None
@@ -114,19 +117,26 @@ def norm_gradients(
     grad_x = torch.empty_like(x)
     normed = None
     if normed_dtype is not None:
-        normed = empty(x, *grad_normed.shape, dtype=normed_dtype)
-    shares = empty(x, launch.grid[0], 2, channels, dtype=torch.float32)
+        normed = torch.empty_like(grad_normed, dtype=normed_dtype)
+    shares = x.new_empty((launch.grid[0], 2 * channels), dtype=torch.float32)
     launch(
         x, weight, bias, valid_sizes if masked else x, grad_normed,
         x if grad_residual is None else grad_residual, grad_x,
         x if normed is None else normed, shares,
     )  # fmt: skip
-    grad_weight, grad_bias = shares.sum(0).unbind()
-    return grad_x, grad_weight, grad_bias, normed
+    return grad_x, shares, normed
 
 
-def scale_and_sum(x: Tensor, keep: _Maybe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``keep[image] * x`` as (rows, C) in ``dtype``, and its column sums in float32.
+def norm_gradients(grad_normed: Tensor, x: Tensor, *arguments, **options) -> list[Tensor]:
+    """Gradients for ``x``, ``weight`` and ``bias``; arguments as of :func:`norm_shares`."""
+    grad_x, shares, _ = norm_shares(grad_normed, x, *arguments, **options)
+    channels = grad_normed.shape[-1]
+    return [grad_x, *summed([shares], [channels, channels])]
+
+
+def scale_and_share(x: Tensor, keep: _Maybe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``keep[image] * x`` as (rows, C) in ``dtype``, and each program's shares of its column sums,
+    (programs, C), see :func:`swin_backbone.ops.fused.sums.summed`.
 
     Args:
         x: (B, ..., C), contiguous.
@@ -135,10 +145,10 @@ def scale_and_sum(x: Tensor, keep: _Maybe, dtype: torch.dtype) -> tuple[Tensor, 
     channels = x.shape[-1]
     rows = x.numel() // channels
     launch = _scale_launch(rows, channels, rows // x.shape[0], keep is not None)
-    out = empty(x, rows, channels, dtype=dtype)
-    sums = empty(x, launch.grid[0], channels, dtype=torch.float32)
-    launch(x, x if keep is None else keep, out, sums)
-    return out, sums.sum(0)
+    out = x.new_empty((rows, channels), dtype=dtype)
+    shares = x.new_empty((launch.grid[0], channels), dtype=torch.float32)
+    launch(x, x if keep is None else keep, out, shares)
+    return out, shares
 
 
 _layer_norm = register("layer_norm", normalise)
@@ -160,7 +170,7 @@ def _gradients(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`normalise` for ``x``, ``weight`` and ``bias``."""
     grad_out = grad_out.contiguous() if merge else _readable(grad_out)
-    return list(norm_gradients(grad_out, x, weight, bias, eps, merge, valid_sizes=valid_sizes)[:3])
+    return norm_gradients(grad_out, x, weight, bias, eps, merge, valid_sizes=valid_sizes)
 
 
 def _readable(grad: Tensor) -> Tensor:
@@ -237,7 +247,7 @@ class _NormBeside(torch.autograd.Function):
         if grad_beside is not None:
             grad_beside = grad_beside.contiguous()
         *tensors, valid_sizes = ctx.saved_tensors
-        *grads, _ = norm_gradients(
+        grads = norm_gradients(
             _readable(grad_normed), *tensors, ctx.eps, grad_residual=grad_beside,
             valid_sizes=valid_sizes,
         )  # fmt: skip

@@ -11,9 +11,10 @@ import triton
 from torch import Tensor
 
 from ..kernels.patch_embed import embed_backward, embed_forward
-from .launch import Launch, empty, looped, precision
+from .launch import Launch, looped, precision
 from .operator import Differentiable, register
 from .products import like_parameters
+from .sums import summed
 
 #: Tokens that a program handles at once.
 ROWS = 32
@@ -79,7 +80,7 @@ def _embed_forward(
     channels = low.shape[0]
     kind = precision(low.dtype)
     launch, _ = _launches(tuple(image.shape), channels, tuple(patch), eps, False, kind)
-    out = empty(image, *_map_shape(image, channels, patch), dtype=dtype)
+    out = image.new_empty(_map_shape(image, channels, patch), dtype=dtype)
     launch(image, low, bias, norm_weight, norm_bias, out)
     return out
 
@@ -100,11 +101,11 @@ def _embed_backward(
     kind = precision(low.dtype)
     _, launch = _launches(tuple(image.shape), channels, tuple(patch), eps, grad_image, kind)
     weights = channels * pixels
-    shares = empty(image, launch.grid[0], weights + 3 * channels, dtype=torch.float32)
-    for_image = torch.empty_like(image) if grad_image else empty(image, 0)
+    shares = image.new_empty((launch.grid[0], weights + 3 * channels), dtype=torch.float32)
+    for_image = torch.empty_like(image) if grad_image else image.new_empty(0)
     target = for_image if grad_image else image  # to which nothing is written
     launch(image, low, bias, norm_weight, grad_out, target, shares)
-    grad_weight, *others = shares.sum(0).split([weights, channels, channels, channels])
+    grad_weight, *others = summed([shares], [weights, channels, channels, channels])
     return [for_image, grad_weight.view(channels, pixels), *others]
 
 

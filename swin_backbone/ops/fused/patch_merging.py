@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .norm import norm_gradients, normalise, normed_shape
+from .norm import norm_shares, normalise, normed_shape
 from .operator import Differentiable, register
 from .products import like_parameters, weight_gradient
+from .sums import summed
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 
@@ -63,13 +64,15 @@ def _merge_backward(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_merge_forward` for ``x`` and, in this order and in float32, norm weight
     and bias, and weight."""
-    grad_x, grad_norm_weight, grad_norm_bias, normed = norm_gradients(
-        grad_out @ low, x, norm_weight, norm_bias, eps, merge=True, normed_dtype=low.dtype,
-        valid_sizes=valid_sizes,
+    outputs, inputs = low.shape
+    grad_out = grad_out.view(-1, outputs)
+    grad_x, shares, normed = norm_shares(
+        torch.mm(grad_out, low), x, norm_weight, norm_bias, eps, merge=True,
+        normed_dtype=low.dtype, valid_sizes=valid_sizes,
     )  # fmt: skip
-    grad_weight = weight_gradient(grad_out, normed)
-    grad_weight = grad_weight.unflatten(1, (4, -1)).transpose(1, 2).flatten(1)
-    return [grad_x, grad_norm_weight, grad_norm_bias, grad_weight]
+    grad_weight = weight_gradient(grad_out, normed).view(outputs, 4, -1)
+    grad_weight = grad_weight.transpose(1, 2).reshape(outputs, inputs)
+    return [grad_x, *summed([shares], [inputs, inputs]), grad_weight]
 
 
 _merge_reduce = register("merge_reduce", _merge_forward)

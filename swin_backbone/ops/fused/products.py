@@ -12,7 +12,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from ..kernels.products import gelu_products, linear, norm_linear
-from .launch import Config, Launch, empty, precision, split
+from .launch import Config, Launch, precision, split
 from .launch import config as shipped_config
 from .norm import normalise
 from .tuning import Work, config, tuned
@@ -72,7 +72,7 @@ def multiply_normed(
     channels, outputs = x.shape[-1], weight.shape[0]
     if channels > CHANNELS_ON_CHIP:
         return F.linear(normalise(x, gamma, beta, eps, False, weight.dtype), weight, bias)
-    out = empty(x, *x.shape[:-1], outputs, dtype=weight.dtype)
+    out = x.new_empty((*x.shape[:-1], outputs), dtype=weight.dtype)
     launch = _norm_linear_launch(
         rows_of(x), channels, outputs, eps, bias is not None, weight.dtype,
         precision(weight.dtype),
@@ -113,7 +113,7 @@ def multiply(
     """``residual + keep * (a @ weight^T + bias)``, or ``gelu(a @ weight^T + bias)`` without."""
     outputs, inputs = weight.shape
     gelu = residual is None
-    out = empty(a, *a.shape[:-1], outputs, dtype=a.dtype if gelu else residual.dtype)
+    out = a.new_empty((*a.shape[:-1], outputs)) if gelu else torch.empty_like(residual)
     launch = _linear_launch(
         rows_of(a), a.shape[0], inputs, outputs, gelu, keep is not None, a.dtype,
         precision(a.dtype),
@@ -142,30 +142,31 @@ def multiply_through_gelu(
     """``gelu(h)`` of the hidden layer ``h = a @ up^T + up_bias``, and gradients behind it.
 
     Args:
-        a: (..., C).
+        a: (rows, C).
         up: (hidden, C); ``up_bias`` is (hidden,).
-        grad_out: (..., C), the gradient of ``gelu(h) @ down^T``.
+        grad_out: (rows, C), the gradient of ``gelu(h) @ down^T``.
         down: (C, hidden).
 
     Returns:
-        ``gelu(h)`` and the gradient of ``h``, (..., hidden) in the dtype of ``a``; the gradient of
-        ``up_bias``, float32.
+        ``gelu(h)`` and the gradient of ``h``, (rows, hidden) in the dtype of ``a``; shares of the
+        gradient of ``up_bias``, (blocks of rows, hidden), see
+        :func:`swin_backbone.ops.fused.sums.summed`.
     """
-    rows, (hidden, channels) = rows_of(a), up.shape
+    (rows, channels), hidden = a.shape, up.shape[0]
     launch = _gelu_products_launch(rows, channels, hidden, a.dtype, precision(a.dtype))
-    activated, grad_hidden = (empty(a, *a.shape[:-1], hidden) for _ in range(2))
+    activated = a.new_empty((rows, hidden))
+    grad_hidden = torch.empty_like(activated)
     row_blocks = triton.cdiv(rows, launch.constants["ROWS"])
-    shares = empty(a, row_blocks, hidden, dtype=torch.float32)
+    shares = a.new_empty((row_blocks, hidden), dtype=torch.float32)
     launch(a, up, up_bias, grad_out, down, activated, grad_hidden, shares)
-    return activated, grad_hidden, shares.sum(0)
+    return activated, grad_hidden, shares
 
 
 def weight_gradient(grad_out: Tensor, a: Tensor) -> Tensor:
-    """``grad_out^T @ a``: (outputs, inputs), float32."""
-    left, right = grad_out.flatten(0, -2).t(), a.flatten(0, -2)
-    if HAS_WIDE_PRODUCT and left.is_cuda and left.dtype != torch.float32:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return (left @ right).float()
+    """``grad_out^T @ a`` of two matrices: (outputs, inputs), float32."""
+    if HAS_WIDE_PRODUCT and a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(grad_out.t(), a, out_dtype=torch.float32)
+    return torch.mm(grad_out.t(), a).float()
 
 
 def like_parameters(grads, parameters):

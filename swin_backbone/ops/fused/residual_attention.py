@@ -12,10 +12,11 @@ from typing import List, Optional  # noqa: UP035
 import torch
 from torch import Tensor
 
-from .attention import attend, attention_gradients
-from .norm import norm_gradients, scale_and_sum
+from .attention import attend, attention_shares
+from .norm import norm_shares, scale_and_share
 from .operator import Differentiable, register
 from .products import like_parameters, multiply, multiply_normed, weight_gradient
+from .sums import summed
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -82,22 +83,27 @@ def _attention_backward(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_attention_forward` for ``x`` and, in this order and in float32, norm
     weight and bias, qkv weight and bias, table, projection weight and bias."""
-    dtype = qkv.dtype
+    channels, dtype = x.shape[-1], qkv.dtype
     padding = low_qkv_bias if valid_sizes is None else None
-    scaled, grad_proj_bias = scale_and_sum(grad_out, keep, dtype)
-    grad_proj_weight = weight_gradient(scaled, attended)
-    grad_qkv, grad_table, grad_qkv_bias, _ = attention_gradients(
-        scaled @ low_proj_weight, qkv, table, padding, None, valid_sizes, packed, seed, sizes,
-        scale, dropout_p, sum_all=low_qkv_bias is not None,
+    scaled, proj_shares = scale_and_share(grad_out, keep, dtype)
+    grad_attended = torch.mm(scaled, low_proj_weight)
+    grad_proj_weight = weight_gradient(scaled, attended.view(-1, channels))
+    grad_qkv, qkv_shares, pairs = attention_shares(
+        grad_attended, qkv, table, padding, None, valid_sizes, packed, seed, sizes, scale,
+        dropout_p, sum_all=low_qkv_bias is not None,
     )  # fmt: skip
-    grad_qkv = grad_qkv.flatten(0, -2)
-    grad_x, grad_norm_weight, grad_norm_bias, normed = norm_gradients(
-        grad_qkv @ low_qkv_weight, x, norm_weight, norm_bias, eps, grad_residual=grad_out,
+    grad_qkv = grad_qkv.view(-1, 3 * channels)
+    grad_x, shares, normed = norm_shares(
+        torch.mm(grad_qkv, low_qkv_weight), x, norm_weight, norm_bias, eps, grad_residual=grad_out,
         normed_dtype=dtype,
     )  # fmt: skip
+    pieces = [3 * channels, channels, channels, channels, table.numel()]
+    grad_qkv_bias, grad_norm_weight, grad_norm_bias, grad_proj_bias, grad_table = summed(
+        [qkv_shares, shares, proj_shares], pieces, pairs
+    )
     return [
         grad_x, grad_norm_weight, grad_norm_bias, weight_gradient(grad_qkv, normed),
-        grad_qkv_bias, grad_table, grad_proj_weight, grad_proj_bias,
+        grad_qkv_bias, grad_table.view(table.shape), grad_proj_weight, grad_proj_bias,
     ]  # fmt: skip
 
 

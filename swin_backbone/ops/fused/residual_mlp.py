@@ -19,8 +19,8 @@ from ..kernels.perceptron import (
     mlp_parameter_gradients,
     mlp_weight_gradients,
 )
-from .launch import Launch, empty, precision, shared_memory, split
-from .norm import norm_gradients, normalise, scale_and_sum
+from .launch import Launch, precision, shared_memory, split
+from .norm import norm_shares, normalise, scale_and_share
 from .operator import Differentiable, register
 from .products import (
     CHANNELS_ON_CHIP,
@@ -30,6 +30,7 @@ from .products import (
     rows_of,
     weight_gradient,
 )
+from .sums import summed
 from .tuning import Work, config, tuned, untried
 
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -147,8 +148,7 @@ def _gradients_on_chip(
     grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
 ) -> list[Tensor]:
     """One pass over the rows for ``x``, then the sums over rows that the rest is made of."""
-    (hidden, channels), dtype, wide = low_up.shape, low_up.dtype, torch.float32
-    write = _writes_hidden(channels, dtype)
+    (hidden, channels), write = low_up.shape, _writes_hidden(x.shape[-1], low_up.dtype)
     grad_x, unit, scaled, activated, grad_hidden, shares = _gradients_of_rows(
         grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
     )
@@ -160,13 +160,14 @@ def _gradients_on_chip(
         product, grad_down, totals = _sums_over_rows(
             unit, scaled, norm_weight, norm_bias, up_bias, low_up, low_down
         )
-    grad_gamma, grad_beta, grad_down_bias = (empty(x, channels, dtype=wide) for _ in range(3))
-    grad_up, grad_up_bias = empty(x, hidden, channels, dtype=wide), empty(x, hidden, dtype=wide)
+    pieces = [channels, channels, channels, hidden, hidden * channels]
+    grads = x.new_empty(sum(pieces), dtype=torch.float32)
     pitch, step = (channels + 8, channels + 8) if write else (channels, 1)
     _parameters_launch(shares.shape[0], channels, hidden, pitch, step)(
-        product, totals, low_up, norm_weight, norm_bias, shares, grad_gamma, grad_beta, grad_up,
-        grad_up_bias, grad_down_bias,
-    )  # fmt: skip
+        product, totals, low_up, norm_weight, norm_bias, shares, grads
+    )
+    grad_gamma, grad_beta, grad_down_bias, grad_up_bias, grad_up = grads.split_with_sizes(pieces)
+    grad_up = grad_up.view(hidden, channels)
     return [grad_x, grad_gamma, grad_beta, grad_up, grad_up_bias, grad_down, grad_down_bias]
 
 
@@ -194,12 +195,13 @@ def _gradients_of_rows(
     launch = _rows_launch(
         rows, x.shape[0], channels, hidden, eps, has_keep, write, dtype, precision(dtype)
     )
-    grad_x, scaled = torch.empty_like(x), empty(x, rows, channels, dtype=dtype)
-    unit = empty(x, rows, channels + 8 if write else channels, dtype=dtype)
-    activated, grad_hidden = (
-        empty(x, rows, hidden, dtype=dtype) if write else unit for _ in range(2)
-    )
-    shares = empty(x, launch.grid[0], channels, dtype=torch.float32)
+    grad_x, scaled = torch.empty_like(x), x.new_empty((rows, channels), dtype=dtype)
+    if write:
+        unit = x.new_empty((rows, channels + 8), dtype=dtype)
+        activated, grad_hidden = (x.new_empty((rows, hidden), dtype=dtype) for _ in range(2))
+    else:
+        unit = activated = grad_hidden = torch.empty_like(scaled)
+    shares = x.new_empty((launch.grid[0], channels), dtype=torch.float32)
     launch(
         x, norm_weight, norm_bias, low_up, up_bias, low_down, keep if has_keep else x, grad_out,
         grad_x, unit, scaled, activated, grad_hidden, shares,
@@ -232,10 +234,10 @@ def _sums_over_rows(
     (hidden, channels), dtype = low_up.shape, low_up.dtype
     launch = _weights_launch(unit.shape[0], channels, hidden, dtype, precision(dtype))
     size, programs = hidden * channels, launch.grid[1]
-    parts = empty(unit, programs, 2 * size + hidden, dtype=torch.float32)
-    weighted = empty(unit, programs, size)
+    parts = unit.new_empty((programs, 2 * size + hidden), dtype=torch.float32)
+    weighted = unit.new_empty((programs, size))
     launch(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, weighted, parts)
-    product, grad_down, totals = parts.sum(0).split((size, size, hidden))
+    product, grad_down, totals = summed([parts], [size, size, hidden])
     return product, grad_down.view(channels, hidden), totals
 
 
@@ -252,13 +254,18 @@ def _gradients_by_passes(
 ) -> list[Tensor]:
     """Each product, and what it cannot take in, as a pass of its own."""
     dtype = low_up.dtype
-    scaled, grad_down_bias = scale_and_sum(grad_out, keep, dtype)
-    normed = normalise(x, norm_weight, norm_bias, eps, False, dtype).flatten(0, -2)
-    activated, grad_hidden, grad_up_bias = multiply_through_gelu(
+    hidden, channels = low_up.shape
+    scaled, down_shares = scale_and_share(grad_out, keep, dtype)
+    normed = normalise(x, norm_weight, norm_bias, eps, False, dtype).view(-1, channels)
+    activated, grad_hidden, up_shares = multiply_through_gelu(
         normed, low_up, up_bias, scaled, low_down
     )
-    grad_x, grad_norm_weight, grad_norm_bias, _ = norm_gradients(
-        grad_hidden @ low_up, x, norm_weight, norm_bias, eps, grad_residual=grad_out
+    grad_x, shares, _ = norm_shares(
+        torch.mm(grad_hidden, low_up), x, norm_weight, norm_bias, eps, grad_residual=grad_out
+    )
+    pieces = [channels, channels, hidden, channels]
+    grad_norm_weight, grad_norm_bias, grad_up_bias, grad_down_bias = summed(
+        [shares, up_shares, down_shares], pieces
     )
     return [
         grad_x, grad_norm_weight, grad_norm_bias, weight_gradient(grad_hidden, normed),

@@ -401,6 +401,7 @@ def attention_backward(
     KEYS: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    PITCH: tl.constexpr,
     HAS_PADDING: tl.constexpr,
     COSINE: tl.constexpr,
     MASKED: tl.constexpr,
@@ -412,11 +413,11 @@ def attention_backward(
     """Gradients of :func:`attention_forward`; scores and weights are computed anew.
 
     Each program's shares of gradients that all windows add to are summed afterwards, in a fixed
-    order. ``shares`` (runs, HEADS, BLOCKS * QUERIES * KEYS + 4 * CHANNELS) float32 holds for each
-    program the gradient of the bias of each pair (zero at the start if BLOCKS > 1); of query, key
-    and value over the tokens that fill windows or, with ``SUM_ALL``, over all of them (the
-    projection's bias is part of every token); and, in the first of the last CHANNELS, of the logit
-    scale. Padding has no query that counts, since its output is cut off. The grid is (runs of
+    order. ``shares`` (runs, PITCH) float32 holds for each run the gradients of the bias of each
+    pair, (HEADS, BLOCKS * QUERIES * KEYS), zero at the start if BLOCKS > 1; of query, key and
+    value, (3, HEADS, HEAD), over the tokens that fill windows or, with ``SUM_ALL``, over all of
+    them (the projection's bias is part of every token); and, with ``COSINE``, of the logit scale,
+    (HEADS). Padding has no query that counts, since its output is cut off. The grid is (runs of
     windows, heads).
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
@@ -427,7 +428,8 @@ def attention_backward(
     inside = channel < HEAD
     element = grad_qkv.dtype.element_ty
     PAIRS: tl.constexpr = BLOCKS * QUERIES * KEYS
-    bias_share = shares + (run * HEADS + head).to(tl.int64) * (PAIRS + 4 * CHANNELS)
+    shares += run.to(tl.int64) * PITCH
+    bias_share = shares + head * PAIRS
     if COSINE:
         scale = tl.load(logit_scale + head).to(tl.float32)
     if BLOCKS == 1:
@@ -575,52 +577,9 @@ def attention_backward(
     if BLOCKS == 1:
         local = tl.arange(0, QUERIES)
         tl.store(bias_share + local[:, None] * KEYS + key_local[None, :], bias_sum)
-    target = bias_share + PAIRS + channel
-    tl.store(target, tl.sum(query_sum, 0))
-    tl.store(target + CHANNELS, tl.sum(key_sum, 0))
-    tl.store(target + 2 * CHANNELS, tl.sum(value_sum, 0))
-    tl.store(target + 3 * CHANNELS, tl.where(channel == 0, tl.sum(scale_sum, 0), 0.0))
-
-
-@triton.jit
-def gather_gradients(
-    sums,
-    grad_table,
-    grad_padding,
-    grad_scale,
-    WINDOW_H: tl.constexpr,
-    WINDOW_W: tl.constexpr,
-    HEADS: tl.constexpr,
-    HEAD: tl.constexpr,
-    PAIRS: tl.constexpr,
-    KEYS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    OFFSETS: tl.constexpr,
-):
-    """From summed shares (HEADS, PAIRS + 4 * CHANNELS) to the gradients of parameters, float32.
-
-    All pairs of tokens with the same offset share a row of the bias table. ``grad_padding`` is
-    (3 * HEADS * HEAD), ``grad_scale`` (HEADS). The grid is (blocks of OFFSETS rows of the table,
-    HEADS).
-    """
-    WIDTH: tl.constexpr = 2 * WINDOW_W - 1
-    ROWS: tl.constexpr = (2 * WINDOW_H - 1) * WIDTH
-    head = tl.program_id(1)
-    source = sums + head * (PAIRS + 4 * CHANNELS)
-    offset = tl.program_id(0) * OFFSETS + tl.arange(0, OFFSETS)
-    key = tl.arange(0, KEYS)
-    query_row = (offset // WIDTH - (WINDOW_H - 1))[:, None] + (key // WINDOW_W)[None, :]
-    query_column = (offset % WIDTH - (WINDOW_W - 1))[:, None] + (key % WINDOW_W)[None, :]
-    exists = (query_row >= 0) & (query_row < WINDOW_H)
-    exists = exists & (query_column >= 0) & (query_column < WINDOW_W)
-    exists = exists & (offset < ROWS)[:, None] & (key < WINDOW_H * WINDOW_W)[None, :]
-    pair = (query_row * WINDOW_W + query_column) * KEYS + key[None, :]
-    gradient = tl.load(source + pair, mask=exists, other=0.0)
-    tl.store(grad_table + offset * HEADS + head, tl.sum(gradient, 1), mask=offset < ROWS)
-    if tl.program_id(0) == 0:
-        channel = tl.arange(0, CHANNELS)
-        inside = channel < HEAD
-        for part in tl.static_range(3):
-            values = tl.load(source + PAIRS + part * CHANNELS + channel)
-            tl.store(grad_padding + (part * HEADS + head) * HEAD + channel, values, mask=inside)
-        tl.store(grad_scale + head, tl.load(source + PAIRS + 3 * CHANNELS))
+    target = shares + HEADS * PAIRS + head * HEAD + channel
+    tl.store(target, tl.sum(query_sum, 0), mask=inside)
+    tl.store(target + HEADS * HEAD, tl.sum(key_sum, 0), mask=inside)
+    tl.store(target + 2 * HEADS * HEAD, tl.sum(value_sum, 0), mask=inside)
+    if COSINE:
+        tl.store(shares + HEADS * (PAIRS + 3 * HEAD) + head, tl.sum(scale_sum, 0))

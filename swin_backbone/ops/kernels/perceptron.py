@@ -329,11 +329,7 @@ def mlp_parameter_gradients(
     gamma,
     beta,
     shares,
-    grad_gamma,
-    grad_beta,
-    grad_up,
-    grad_up_bias,
-    grad_down_bias,
+    grads,
     programs,
     C: tl.constexpr,
     N: tl.constexpr,
@@ -345,6 +341,9 @@ def mlp_parameter_gradients(
 ):
     """Gradients of the perceptron's parameters, from sums over rows.
 
+    ``grads`` float32 holds those of gamma, beta and ``down_bias`` (C), ``up_bias`` (N) and ``up``
+    (N, C), one after the other.
+
     ``product`` (N, C), rows ``PITCH`` apart, is ``P = grad_hidden^T @ unit``; ``totals`` (N),
     ``STEP`` apart, are ``s``, the sums of ``grad_hidden``: the gradient of ``up_bias``. The up
     product's input is ``gamma * unit + beta``, so the gradient of ``up`` is ``P * gamma + s *
@@ -353,6 +352,8 @@ def mlp_parameter_gradients(
     ``up * P``.
     """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    grad_up_bias = grads + 3 * C
+    grad_up = grad_up_bias + N
     if tl.program_id(1) == 0:
         weight = tl.load(gamma + channel).to(tl.float32)[None, :]
         shift = tl.load(beta + channel).to(tl.float32)[None, :]
@@ -368,8 +369,8 @@ def mlp_parameter_gradients(
             values = tl.load(up + target).to(tl.float32)
             gamma_sum += values * along
             beta_sum += values * total[:, None]
-        tl.store(grad_gamma + channel, tl.sum(gamma_sum, 0))
-        tl.store(grad_beta + channel, tl.sum(beta_sum, 0))
+        tl.store(grads + channel, tl.sum(gamma_sum, 0))
+        tl.store(grads + C + channel, tl.sum(beta_sum, 0))
     else:
         bias_sum = tl.zeros([SHARES, CHANNELS], tl.float32)
         for start in range(0, programs, SHARES):
@@ -379,4 +380,4 @@ def mlp_parameter_gradients(
                 mask=(share < programs)[:, None],
                 other=0.0,
             )
-        tl.store(grad_down_bias + channel, tl.sum(bias_sum, 0))
+        tl.store(grads + 2 * C + channel, tl.sum(bias_sum, 0))
