@@ -13,6 +13,8 @@ log 2, since the hardware has 2^x.
 import triton
 import triton.language as tl
 
+from .jit import kernel
+
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 #: Sizes of maps, which change from image to image: no kernel is compiled for one of them.
 SIZES = (
@@ -245,7 +247,7 @@ def _keep(seed, pair, drop):
     return tl.where(tl.rand(seed, pair) >= drop, 1.0 / (1.0 - drop), 0.0)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@kernel(*SIZES)
 def attention_forward(
     qkv,
     table,
@@ -371,7 +373,7 @@ def attention_forward(
         tl.store(address, attended.to(out.dtype.element_ty), mask=written)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@kernel(*SIZES)
 def attention_backward(
     qkv,
     table,

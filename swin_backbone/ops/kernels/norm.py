@@ -8,6 +8,8 @@ is all they cost. A source may be a map whose rows are gathered from 2 x 2 neigh
 import triton
 import triton.language as tl
 
+from .jit import kernel
+
 
 @triton.jit
 def _statistics(x, inside, eps, C: tl.constexpr):
@@ -64,7 +66,7 @@ def _merged_offset(
     return token * C + channel[None, :], on_map, seen, channel * 4 + neighbour
 
 
-@triton.jit(do_not_specialize=["rows", "height", "width"])
+@kernel("rows", "height", "width")
 def norm_forward(
     x,
     gamma,
@@ -110,7 +112,7 @@ def norm_forward(
     tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "height", "width"])
+@kernel("rows", "height", "width")
 def norm_backward(
     x,
     gamma,
@@ -195,7 +197,7 @@ def norm_backward(
     tl.store(share + C, tl.sum(beta_sum, 0), mask=column < C)
 
 
-@triton.jit(do_not_specialize=["rows", "rows_per_image", "rows_per_program"])
+@kernel("rows", "rows_per_image", "rows_per_program")
 def scale_rows(
     x,
     keep,

@@ -8,6 +8,7 @@ the weight, and its gradient one of the weight's.
 import triton
 import triton.language as tl
 
+from .jit import kernel
 from .norm import _statistics
 
 #: Sizes of images, which change: no kernel is compiled for one of them.
@@ -57,7 +58,7 @@ def _weights(weight, bias, column, C: tl.constexpr, K: tl.constexpr, INPUTS: tl.
     return tl.where((number == K)[:, None], shift[None, :], tile)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@kernel(*SIZES)
 def embed_forward(
     image,
     weight,
@@ -98,7 +99,7 @@ def embed_forward(
     tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=[*SIZES, "tokens_per_program"])
+@kernel(*SIZES, "tokens_per_program")
 def embed_backward(
     image,
     weight,

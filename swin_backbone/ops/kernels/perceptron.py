@@ -6,6 +6,7 @@ Rows are tokens, whose channels fit on chip in two parts (see :mod:`.products`).
 import triton
 import triton.language as tl
 
+from .jit import kernel
 from .products import (
     _affine,
     _gelu,
@@ -16,7 +17,7 @@ from .products import (
 )
 
 
-@triton.jit(do_not_specialize=["rows_per_image"])
+@kernel("rows_per_image")
 def mlp_forward(
     x,
     gamma,
@@ -92,7 +93,7 @@ def _row_sums(grad, unit, gamma, column):
     return grad, tl.sum(grad, 1), tl.sum(grad * unit, 1)
 
 
-@triton.jit(do_not_specialize=["rows_per_image"])
+@kernel("rows_per_image")
 def mlp_backward(
     x,
     gamma,
@@ -321,7 +322,7 @@ def mlp_weight_gradients(
         tl.store(share + C * N + right[None, :] * N + hidden[:, None], down_sum_second)
 
 
-@triton.jit(do_not_specialize=["programs"])
+@kernel("programs")
 def mlp_parameter_gradients(
     product,
     totals,

@@ -8,6 +8,8 @@ channels fit on chip, their number ``C`` is split into two powers of two, ``LEFT
 import triton
 import triton.language as tl
 
+from .jit import kernel
+
 
 @triton.jit
 def _normal_tail(x):
@@ -199,7 +201,7 @@ def _finish_linear(
         tl.store(out + first + offset, result.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["rows_per_image"])
+@kernel("rows_per_image")
 def linear(
     a,
     weight,

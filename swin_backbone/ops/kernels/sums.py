@@ -7,6 +7,8 @@ fixed order: no atomics, the same bits every time.
 import triton
 import triton.language as tl
 
+from .jit import kernel
+
 
 @triton.jit
 def _blocks(WIDTH: tl.constexpr, ROWS: tl.constexpr, ELEMENTS: tl.constexpr):
@@ -72,7 +74,7 @@ def _sum_offsets(
             tl.store(table + row * HEADS + head, gradient, mask=across < WIDTH)
 
 
-@triton.jit(do_not_specialize=["rows_of_first", "rows_of_second", "rows_of_third"])
+@kernel("rows_of_first", "rows_of_second", "rows_of_third")
 def sum_shares(
     first,
     second,
