@@ -9,13 +9,13 @@ from swin_backbone.ops.low_precision import in_low_precision, low_precision_copi
 def test_copies_are_the_weights_rounded_and_made_at_once():
     weights = [nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(24))]
     with low_precision_copies(weights, torch.bfloat16):
-        copies = [in_low_precision(weight, torch.bfloat16) for weight in weights]
-        assert in_low_precision(weights[0], torch.bfloat16) is copies[0]
+        copies = in_low_precision(weights, torch.bfloat16)
+        assert in_low_precision(weights[:1], torch.bfloat16)[0] is copies[0]
         assert copies[0].untyped_storage().data_ptr() == copies[1].untyped_storage().data_ptr()
     for copy, weight in zip(copies, weights, strict=True):
         assert torch.equal(copy, weight.detach().to(torch.bfloat16))
         assert not copy.requires_grad
-        assert in_low_precision(weight, torch.bfloat16) is not copy, "found outside"
+        assert in_low_precision([weight], torch.bfloat16)[0] is not copy, "found outside"
 
 
 def test_later_changes_are_seen_by_the_next_copies():
@@ -23,9 +23,8 @@ def test_later_changes_are_seen_by_the_next_copies():
     for _ in range(2):
         weights[0].data.add_(1.0)
         with low_precision_copies(weights, torch.float16):
-            assert torch.equal(
-                in_low_precision(weights[0], torch.float16), weights[0].detach().half()
-            )
+            copy = in_low_precision(weights, torch.float16)[0]
+            assert torch.equal(copy, weights[0].detach().half())
 
 
 def test_a_parameter_that_changed_its_shape_is_cast_anew():
@@ -33,7 +32,7 @@ def test_a_parameter_that_changed_its_shape_is_cast_anew():
     weight = nn.Parameter(torch.randn(6))
     with low_precision_copies([weight], torch.bfloat16):
         weight.data = torch.randn(4, 3)
-        assert in_low_precision(weight, torch.bfloat16).shape == (4, 3)
+        assert in_low_precision([weight], torch.bfloat16)[0].shape == (4, 3)
 
 
 def test_nothing_is_copied_without_need():
@@ -42,8 +41,9 @@ def test_nothing_is_copied_without_need():
 
     sharded, plain = Sharded(torch.randn(3)), nn.Parameter(torch.randn(3))
     with low_precision_copies([sharded], torch.bfloat16):
-        copy = in_low_precision(sharded, torch.bfloat16)
-        assert in_low_precision(sharded, torch.bfloat16) is not copy
+        first, second = in_low_precision([sharded, sharded], torch.bfloat16)
+        assert first is not second
     with low_precision_copies([plain], torch.float32):
-        assert in_low_precision(plain, torch.float32).data_ptr() == plain.data_ptr()
-    assert in_low_precision(None, torch.bfloat16) is None
+        copy, nothing = in_low_precision([plain, None], torch.float32)
+        assert copy.data_ptr() == plain.data_ptr()
+        assert nothing is None

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import LinearParameters, NormParameters, Packing, residual_attention, residual_mlp
-from .drop_path import DropPath
+from .drop_path import DropPath, Factors
 from .mlp import Mlp
 from .norm import apply_norm
 from .packing import map_size
+from .parameters import is_bare, linear_parameters, norm_parameters
 from .window_attention import WindowAttention
+
+
+class Halves(NamedTuple):
+    """Parameters of a block as :mod:`swin_backbone.ops.half_blocks` takes them."""
+
+    norm1: NormParameters
+    qkv: LinearParameters
+    proj: LinearParameters
+    norm2: NormParameters
+    up: LinearParameters
+    down: LinearParameters
 
 
 class SwinBlock(nn.Module):
@@ -52,69 +65,83 @@ class SwinBlock(nn.Module):
 
     def product_weights(self) -> list[Tensor]:
         """What the fused half-blocks read in the dtype of products."""
-        attn, mlp = self.attn, self.mlp
-        if attn.backend not in ("auto", "triton"):
+        halves = self.halves()
+        if halves is None or self.attn.backend not in ("auto", "triton"):
             return []
-        tensors = [attn.qkv.weight, attn.qkv.bias, attn.proj.weight, mlp.fc1.weight, mlp.fc2.weight]
-        return [tensor for tensor in tensors if tensor is not None]
+        others = halves.proj.weight, halves.up.weight, halves.down.weight
+        return [tensor for tensor in (*halves.qkv, *others) if tensor is not None]
+
+    def halves(self) -> Halves | None:
+        """Parameters of both halves, or ``None`` if these are not what
+        :mod:`swin_backbone.ops.half_blocks` computes."""
+        own = self._modules
+        attn, mlp = own["attn"], own["mlp"]
+        if not (is_bare(attn, WindowAttention) and is_bare(mlp, Mlp) and mlp.is_plain()):
+            return None
+        products, layers = attn._modules, mlp._modules
+        halves = Halves(
+            norm_parameters(own["norm1"]),
+            linear_parameters(products["qkv"]),
+            linear_parameters(products["proj"]),
+            norm_parameters(own["norm2"]),
+            linear_parameters(layers["fc1"]),
+            linear_parameters(layers["fc2"]),
+        )
+        return None if None in halves else halves
 
     def forward(
-        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None = None,
+        packing: Packing | None = None,
+        factors: Factors | None = None,
     ) -> Tensor:
         """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; what is
-        outside ``valid_sizes`` (B, 2) means nothing."""
+        outside ``valid_sizes`` (B, 2) means nothing. ``factors`` are those of stochastic depth,
+        where they have been drawn already."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, valid_sizes, packing, use_reentrant=False)
-        return self._forward(x, valid_sizes, packing)
-
-    def _forward(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
-        if not self._is_plain():
-            x = self._attend(x, valid_sizes, packing)
-            return x + self.drop_path(self.mlp(self.norm2(x)), packing)
-        return residual_mlp(
-            self._attend_fused(x, valid_sizes, packing),
-            _norm_parameters(self.norm2),
-            _linear_parameters(self.mlp.fc1),
-            _linear_parameters(self.mlp.fc2),
-            self.drop_path.sample(x, packing),
-            self.attn.backend,
-        )
+            return checkpoint(self._forward, x, valid_sizes, packing, factors, use_reentrant=False)
+        return self._forward(x, valid_sizes, packing, factors)
 
     def attention_input(self, x: Tensor) -> Tensor:
         """What the attention of this block gets where the block gets ``x``."""
         return apply_norm(self.norm1, x)
 
-    def _attend(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
-        attended = self.attn(self.attention_input(x), valid_sizes, packing)
-        return x + self.drop_path(attended, packing)
-
-    def _is_plain(self) -> bool:
-        """Whether the halves are what :mod:`swin_backbone.ops.half_blocks` computes."""
-        norms = type(self.norm1) is nn.LayerNorm and type(self.norm2) is nn.LayerNorm
-        drops = self.training and self.mlp.drop.p > 0
-        return norms and not drops and self.mlp.is_gelu
-
-    def _attend_fused(
-        self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None
+    def _forward(
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None,
+        packing: Packing | None,
+        factors: Factors | None,
     ) -> Tensor:
-        window_size, shift_size, table = self.attn.fit(map_size(x, packing))
-        return residual_attention(
+        halves = self.halves()
+        if halves is None:
+            return self._forward_by_modules(x, valid_sizes, packing, factors)
+        attn, drop_path = self._modules["attn"], self._modules["drop_path"]
+        first, second = factors or (drop_path.sample(x, packing), drop_path.sample(x, packing))
+        windows, table = attn.fit(map_size(x, packing))
+        x = residual_attention(
             x,
-            _norm_parameters(self.norm1),
-            _linear_parameters(self.attn.qkv),
+            halves.norm1,
+            halves.qkv,
             table,
-            _linear_parameters(self.attn.proj),
-            self.attn.windows(window_size, shift_size),
-            self.drop_path.sample(x, packing),
-            self.attn.backend,
+            halves.proj,
+            windows,
+            first,
+            attn.backend,
             valid_sizes,
             packing,
         )
+        return residual_mlp(x, halves.norm2, halves.up, halves.down, second, attn.backend)
 
-
-def _norm_parameters(norm: nn.LayerNorm) -> NormParameters:
-    return NormParameters(norm.weight, norm.bias, norm.eps)
-
-
-def _linear_parameters(layer: nn.Linear) -> LinearParameters:
-    return LinearParameters(layer.weight, layer.bias)
+    def _forward_by_modules(
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None,
+        packing: Packing | None,
+        factors: Factors | None,
+    ) -> Tensor:
+        first, second = factors or (None, None)
+        attended = self.attn(self.attention_input(x), valid_sizes, packing)
+        x = x + self.drop_path(attended, packing, first)
+        return x + self.drop_path(self.mlp(self.norm2(x)), packing, second)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import Packing
-from .drop_path import DropPath
+from .drop_path import DropPath, Factors
 from .mlp import Mlp
 from .norm import apply_norm
 from .window_attention_v2 import WindowAttentionV2
@@ -53,20 +53,32 @@ class SwinBlockV2(nn.Module):
         self.norm3 = norm_layer(embed_dims) if extra_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None = None,
+        packing: Packing | None = None,
+        factors: Factors | None = None,
     ) -> Tensor:
         """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; what is
-        outside ``valid_sizes`` (B, 2) means nothing."""
+        outside ``valid_sizes`` (B, 2) means nothing. ``factors`` are those of stochastic depth,
+        where they have been drawn already."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, valid_sizes, packing, use_reentrant=False)
-        return self._forward(x, valid_sizes, packing)
+            return checkpoint(self._forward, x, valid_sizes, packing, factors, use_reentrant=False)
+        return self._forward(x, valid_sizes, packing, factors)
 
     def attention_input(self, x: Tensor) -> Tensor:
         """What the attention of this block gets where the block gets ``x``: the same."""
         return x
 
-    def _forward(self, x: Tensor, valid_sizes: Tensor | None, packing: Packing | None) -> Tensor:
+    def _forward(
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None,
+        packing: Packing | None,
+        factors: Factors | None,
+    ) -> Tensor:
+        first, second = factors or (None, None)
         attended = self.attn(x, valid_sizes, packing)
-        x = x + self.drop_path(apply_norm(self.norm1, attended), packing)
-        x = x + self.drop_path(apply_norm(self.norm2, self.mlp(x)), packing)
+        x = x + self.drop_path(apply_norm(self.norm1, attended), packing, first)
+        x = x + self.drop_path(apply_norm(self.norm2, self.mlp(x)), packing, second)
         return apply_norm(self.norm3, x)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
 from ..ops import Packing, scale_images
+
+#: Factors of a block's two branches, as :meth:`DropPath.sample` draws each.
+Factors = tuple[Tensor, Tensor]
 
 
 class DropPath(nn.Module):
@@ -22,24 +28,92 @@ class DropPath(nn.Module):
             raise ValueError(f"drop_prob must lie in [0, 1], got {drop_prob}")
         self.drop_prob = drop_prob
 
+    def is_dropping(self) -> bool:
+        """Whether anything may be dropped: in training only."""
+        return self.training and self.drop_prob > 0.0
+
     def sample(self, x: Tensor, packing: Packing | None = None) -> Tensor | None:
         """Factors, float32, 0 for images that are dropped: (B,) for ``x`` (B, ...), or (T,) for
         the tokens (T, C) of packed images.
 
         ``None`` outside training, where nothing is dropped.
         """
-        if self.drop_prob == 0.0 or not self.training:
+        if not self.is_dropping():
             return None
         keep = 1.0 - self.drop_prob
-        count = x.shape[0] if packing is None else len(packing.sizes)
-        kept = torch.empty(count, dtype=torch.float32, device=x.device).bernoulli_(keep)
+        kept = torch.empty(_images(x, packing), dtype=torch.float32, device=x.device)
+        kept = kept.bernoulli_(keep)
         kept = kept.div_(keep) if keep > 0.0 else kept
         return kept if packing is None else packing.spread(kept)
 
-    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, packing: Packing | None = None, factors: Tensor | None = None
+    ) -> Tensor:
         """(B, ...), or the tokens (T, C) of packed images, to the same shape; whole images are
-        dropped, in training only."""
-        return scale_images(x, self.sample(x, packing))
+        dropped, in training only.
+
+        ``factors`` are those of :meth:`sample`, where they have been drawn already.
+        """
+        return scale_images(x, self.sample(x, packing) if factors is None else factors)
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob:g}"
+
+
+def sample_together(
+    drop_paths: Sequence[DropPath | None], x: Tensor, packing: Packing | None = None
+) -> list[Factors | None]:
+    """What :meth:`DropPath.sample` draws for both branches of each of many blocks, in one step.
+
+    A draw is a few kernels however many numbers it brings, and a launch takes longer than they.
+
+    Args:
+        drop_paths: of the blocks; ``None`` for one that draws by itself.
+        x: (B, ...), what the blocks get, or with ``packing`` (T, C).
+        packing: where the tokens of each image lie.
+
+    Returns:
+        For each block the factors of its two branches, (B,) or (T,), independent of each other;
+        ``None`` where nothing is dropped, or by itself.
+    """
+    dropping = [d is not None and d.is_dropping() for d in drop_paths]
+    rates = [d.drop_prob for d, drops in zip(drop_paths, dropping, strict=True) if drops]
+    if not rates:
+        return [None] * len(drop_paths)
+    images = _images(x, packing)
+    make = _remembered_probabilities if _may_remember(x) else _probabilities
+    keep, divisors = make(tuple(rates), x.device)
+    # Each branch begins at a multiple of 16 bytes, as kernels want it.
+    kept = torch.bernoulli(keep.expand(-1, -(-images // 4) * 4)).div_(divisors)
+    branches = kept[:, :images].unbind()
+    if packing is not None:
+        branches = [packing.spread(branch) for branch in branches]
+    pairs = iter(zip(branches[::2], branches[1::2], strict=True))
+    return [next(pairs) if drops else None for drops in dropping]
+
+
+def _images(x: Tensor, packing: Packing | None) -> int:
+    return x.shape[0] if packing is None else len(packing.sizes)
+
+
+def _probabilities(rates: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """For two branches of each rate, (branches, 1) float32: with which probability they are kept,
+    and what they are then divided by."""
+    keep = [1.0 - rate for rate in rates for _ in range(2)]
+    return _column(keep, device), _column([number or 1.0 for number in keep], device)
+
+
+_remembered_probabilities = lru_cache(maxsize=64)(_probabilities)
+
+
+def _column(numbers: Sequence[float], device: torch.device) -> Tensor:
+    """(N, 1), written by kernels alone: a graph may capture these, but no copy from the host."""
+    wide = {"dtype": torch.float32, "device": device}
+    return torch.stack([torch.full((1,), number, **wide) for number in numbers])
+
+
+def _may_remember(x: Tensor) -> bool:
+    """Whether what is computed beside ``x`` has values now: not where a graph is captured."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor:  # such as a fake one
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -27,9 +27,14 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(embed_dims, hidden_dims)
         self.act = act_layer()
-        self.is_gelu = type(self.act) is nn.GELU and self.act.approximate == "none"
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop_rate)
+
+    def is_plain(self) -> bool:
+        """Whether there is nothing between the linear layers but GELU, not approximated."""
+        act, drop = self._modules["act"], self._modules["drop"]
+        exact = type(act) is nn.GELU and act.approximate == "none"
+        return exact and not (self.training and drop.p > 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""

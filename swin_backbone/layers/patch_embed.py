@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from ..ops import NormParameters, cut_patches, embed_patches, project, project_patches
-from .norm import apply_norm, is_plain
+from ..ops import cut_patches, embed_patches, project, project_patches
+from .norm import apply_norm
 from .packing import join
+from .parameters import norm_parameters
 
 
 class PatchEmbed(nn.Module):
@@ -37,8 +38,8 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), embed_dims)."""
         layer, norm = self.projection, self.norm
-        if is_plain(norm):
-            parameters = NormParameters(norm.weight, norm.bias, norm.eps)
+        parameters = norm_parameters(norm)
+        if parameters is not None:
             return embed_patches(x, layer.weight, layer.bias, parameters)
         return norm(project_patches(x, layer.weight, layer.bias))
 

@@ -17,6 +17,7 @@ from ..ops import (
 )
 from .norm import apply_norm
 from .packing import join
+from .parameters import linear_parameters, norm_parameters
 
 
 class PatchMerging(nn.Module):
@@ -53,13 +54,11 @@ class PatchMerging(nn.Module):
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
         tokens (T, in_channels) of packed images to fewer; what is outside ``valid_sizes`` (B, 2)
         counts as zero, as the border of an image by itself does."""
-        norm = self.norm
         tiles = self.stride == (2, 2) if packing is None else _has_places(packing)
-        if tiles and type(norm) is nn.LayerNorm:
-            return merge_norm_linear(
-                x, norm.weight, norm.bias, norm.eps, self.reduction.weight, packing, valid_sizes
-            )
-        return self.reduction(norm(_merge(x, self.stride, packing, valid_sizes)))
+        norm, layer = norm_parameters(self.norm), linear_parameters(self.reduction)
+        if tiles and norm is not None and layer is not None:
+            return merge_norm_linear(x, *norm, layer.weight, packing, valid_sizes)
+        return self.reduction(self.norm(_merge(x, self.stride, packing, valid_sizes)))
 
 
 class PatchMergingV2(nn.Module):

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from ..ops import Packing
+from .block import SwinBlock
+from .block_v2 import SwinBlockV2
+from .drop_path import DropPath, Factors, sample_together
 from .norm import apply_norm, apply_norm_beside
 
 
@@ -42,11 +45,23 @@ class SwinStage(nn.Module):
             The stage's own map (B, H, W, C), which only ``norm`` clears outside ``valid_sizes``,
             and the next stage's input (the map before its norm where there is no next stage).
         """
-        for block in self.blocks:
-            x = block(x, valid_sizes, packing)
+        for block, factors in zip(self.blocks, self._sample(x, packing), strict=True):
+            x = block(x, valid_sizes, packing, factors)
         if self.downsample is None:
             return x if norm is None else apply_norm(norm, x, valid_sizes), x
         features = x
         if norm is not None:
             features, x = apply_norm_beside(norm, x, valid_sizes)
         return features, self.downsample(x, packing, valid_sizes)
+
+    def _sample(self, x: Tensor, packing: Packing | None) -> list[Factors | None]:
+        """Stochastic depth of all blocks; ``None`` for those that are left to draw their own."""
+        if not self.training:
+            return [None] * len(self.blocks)
+        drawn = [block.drop_path if _is_drawn_for(block) else None for block in self.blocks]
+        return sample_together(drawn, x, packing)
+
+
+def _is_drawn_for(block: nn.Module) -> bool:
+    """Whether ``block`` gets factors as they are: what wraps one may cast what it is given."""
+    return type(block) in (SwinBlock, SwinBlockV2) and type(block.drop_path) is DropPath

@@ -60,34 +60,33 @@ class WindowAttention(nn.Module):
     ) -> Tensor:
         """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
         see those within ``valid_sizes`` (B, 2) only."""
-        window_size, shift_size, bias_table = self.fit(map_size(x, packing))
+        windows, bias_table = self.fit(map_size(x, packing))
         attended = attend(
             self.qkv(x),
             bias_table,
             valid_sizes,
             packing,
-            num_heads=self.num_heads,
-            window_size=window_size,
-            shift_size=shift_size,
-            scale=self.scale,
+            num_heads=windows.num_heads,
+            window_size=windows.window_size,
+            shift_size=windows.shift_size,
+            scale=windows.scale,
             padding_qkv=self.qkv.bias,
-            dropout_p=self.attn_drop_rate if self.training else 0.0,
+            dropout_p=windows.dropout_p,
             backend=self.backend,
         )
         return self.proj_drop(self.proj(attended))
 
-    def fit(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], Tensor]:
-        """Window, shift and bias table for a map of ``size`` tokens, as ``small_maps`` says."""
+    def fit(self, size: tuple[int, int]) -> tuple[Windows, Tensor]:
+        """Geometry of the attention and bias table for a map of ``size`` tokens, as ``small_maps``
+        says."""
         window_size, shift_size = fit_window(
             size, self.window_size, self.shift_size, self.small_maps
         )
-        table = crop_bias_table(self.relative_position_bias_table, self.window_size, window_size)
-        return window_size, shift_size, table
-
-    def windows(self, window_size: tuple[int, int], shift_size: tuple[int, int]) -> Windows:
-        """Geometry of the attention, as the fused half-blocks take it."""
+        table = self.relative_position_bias_table
+        if window_size != self.window_size:
+            table = crop_bias_table(table, self.window_size, window_size)
         dropout_p = self.attn_drop_rate if self.training else 0.0
-        return Windows(self.num_heads, window_size, shift_size, self.scale, dropout_p)
+        return Windows(self.num_heads, window_size, shift_size, self.scale, dropout_p), table
 
     def extra_repr(self) -> str:
         return (

@@ -6,11 +6,13 @@ a few passes over memory: norms, biases, activation and residual stand inside th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import fused
 from . import products as plain_products
 from .backends.triton import (
     DTYPES,
@@ -71,10 +73,7 @@ def residual_attention(
         A tensor like ``x``.
     """
     if why_not_fused(x, backend, windows) is None:
-        from .fused.residual_attention import residual_attention as kernel
-
-        dtype = product_dtype(x)
-        low = [in_low_precision(tensor, dtype) for tensor in (*qkv, proj.weight)]
+        low = in_low_precision((*qkv, proj.weight), product_dtype(x))
         seed = dropout_seed(windows.dropout_p, x.device)
         packed = None
         if packing is not None:
@@ -82,7 +81,7 @@ def residual_attention(
             valid_sizes = packed if packing.mask_padding else None
         else:
             valid_sizes = as_kernels_read(valid_sizes)
-        return kernel(
+        return fused.residual_attention.residual_attention(
             x.contiguous(), keep, norm.weight, norm.bias, *qkv, bias_table.contiguous(), *proj,
             *low, valid_sizes, packed, seed, norm.eps, [*windows.window_size, *windows.shift_size],
             windows.scale, windows.dropout_p,
@@ -133,10 +132,8 @@ def residual_mlp(
         (B, H, W, C).
     """
     if why_not_fused(x, backend) is None and up.weight.shape[0] % 128 == 0:
-        from .fused.residual_mlp import residual_mlp as kernel
-
-        low = [in_low_precision(layer.weight, product_dtype(x)) for layer in (up, down)]
-        return kernel(
+        low = in_low_precision((up.weight, down.weight), product_dtype(x))
+        return fused.residual_mlp.residual_mlp(
             x.contiguous(), keep, norm.weight, norm.bias, *up, *down, *low, norm.eps
         )  # fmt: skip
     products = cpu_products if _is_for_cpu(x, backend) else plain_products
@@ -170,10 +167,25 @@ def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> st
     reason = why_not_device(x)
     if reason is not None:
         return reason
-    dtype, channels = product_dtype(x), x.shape[-1]
-    if dtype not in DTYPES or x.dtype not in DTYPES:
+    # The rest is the same for maps of the same kind, and is found out once for each.
+    answer = _why_not_kind if torch.compiler.is_compiling() else _remembered_why_not_kind
+    dtype, image = product_dtype(x), x.shape[1:]
+    exact = x.is_cuda and dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    return answer(x.dtype, dtype, exact, image[-1], image.numel(), windows)
+
+
+def _why_not_kind(
+    map_dtype: torch.dtype,
+    dtype: torch.dtype,
+    exact: bool,
+    channels: int,
+    elements: int,
+    windows: Windows | None,
+) -> str | None:
+    """:func:`why_not_fused` for images of ``elements``, whose products are of ``dtype``."""
+    if dtype not in DTYPES or map_dtype not in DTYPES:
         return f"computes in {', '.join(map(str, DTYPES))}, got {dtype}"
-    if x.is_cuda and dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
+    if exact:
         return "float32 without tf32 has no matrix units: torch's own products are as fast"
     rest = channels - (1 << (channels.bit_length() - 1))
     if channels < 32 or (rest and (rest < 16 or rest & (rest - 1))):
@@ -182,6 +194,9 @@ def why_not_fused(x: Tensor, backend: str, windows: Windows | None = None) -> st
         return f"more than 256 channels must be a multiple of 64, got {channels}"
     if windows is None:
         return None
-    if 3 * x.shape[1:].numel() > MAX_ELEMENTS:
-        return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {3 * x.shape[1:].numel()}"
+    if 3 * elements > MAX_ELEMENTS:
+        return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {3 * elements}"
     return why_not_windows(dtype, windows.window_size, channels // windows.num_heads)
+
+
+_remembered_why_not_kind = lru_cache(maxsize=1024)(_why_not_kind)

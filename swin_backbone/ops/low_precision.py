@@ -41,13 +41,21 @@ def low_precision_copies(weights: Sequence[Tensor], dtype: torch.dtype) -> Itera
         _current.copies = previous
 
 
-def in_low_precision(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """``weight`` in ``dtype``, without its history."""
-    if weight is None:
-        return None
-    if not torch.compiler.is_compiling():
-        copy = getattr(_current, "copies", {}).get(id(weight))
-        # A sharded parameter may have had another shape when the copies were made.
-        if copy is not None and copy.dtype == dtype and copy.shape == weight.shape:
-            return copy
-    return weight.detach().to(dtype)
+def in_low_precision(weights: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    """``weights`` in ``dtype``, without their history."""
+    if torch.compiler.is_compiling():
+        return [_cast(weight, dtype) for weight in weights]
+    copies = getattr(_current, "copies", {})
+    return [_find(copies, weight, dtype) for weight in weights]
+
+
+def _find(copies: dict[int, Tensor], weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    copy = copies.get(id(weight))
+    # A sharded parameter may have had another shape when the copies were made.
+    if copy is not None and copy.dtype == dtype and copy.shape == weight.shape:
+        return copy
+    return _cast(weight, dtype)
+
+
+def _cast(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if weight is None else weight.detach().to(dtype)

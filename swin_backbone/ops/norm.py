@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import fused
 from .backends.triton import DTYPES, why_not_device
 from .corner_pad import corner_pad
 from .cpu import products as cpu_products
@@ -38,9 +39,7 @@ def layer_norm(
     """
     if not runs_on_kernels(x, x.shape[-1]):
         return clear_padding(F.layer_norm(x, weight.shape, weight, bias, eps), valid_sizes)
-    from .fused.norm import layer_norm as kernel  # needs triton, which may not be there
-
-    return kernel(
+    return fused.norm.layer_norm(
         x.contiguous(), weight, bias, eps, False, norm_dtype(x), as_kernels_read(valid_sizes)
     )
 
@@ -57,9 +56,7 @@ def norm_beside(
         return layer_norm(x, weight, bias, eps, valid_sizes), x
     if torch.compiler.is_compiling() or not runs_on_kernels(x, x.shape[-1]):
         return layer_norm(x, weight, bias, eps, valid_sizes), x
-    from .fused.norm import norm_beside as kernel
-
-    return kernel(x, weight, bias, eps, norm_dtype(x), as_kernels_read(valid_sizes))
+    return fused.norm.norm_beside(x, weight, bias, eps, norm_dtype(x), as_kernels_read(valid_sizes))
 
 
 def norm_dtype(x: Tensor) -> torch.dtype:
@@ -150,15 +147,13 @@ def merge_norm_linear(
             weight = by_neighbour(weight)
         return project(x, norm, LinearParameters(weight, None))
     if packing is not None:
-        from .fused.norm import layer_norm as kernel
-
-        normed = kernel(x, norm_weight, norm_bias, eps, False, product_dtype(x), None)
+        normed = fused.norm.layer_norm(
+            x, norm_weight, norm_bias, eps, False, product_dtype(x), None
+        )
         return F.linear(normed, by_neighbour(weight))
-    from .fused.patch_merging import copy_by_neighbour, merge_reduce
-
-    return merge_reduce(
-        x.contiguous(), norm_weight, norm_bias, weight, copy_by_neighbour(weight, product_dtype(x)),
-        as_kernels_read(valid_sizes), eps,
+    low = fused.patch_merging.copy_by_neighbour(weight, product_dtype(x))
+    return fused.patch_merging.merge_reduce(
+        x.contiguous(), norm_weight, norm_bias, weight, low, as_kernels_read(valid_sizes), eps
     )  # fmt: skip
 
 

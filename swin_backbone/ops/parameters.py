@@ -25,5 +25,5 @@ class LinearParameters(NamedTuple):
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """In which dtype torch multiplies ``x`` with a matrix: autocast's, if it is on."""
-    kind = x.device.type
+    kind = "cuda" if x.is_cuda else x.device.type  # a string of a device's is made anew each time
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -8,6 +8,7 @@ from importlib import util
 import torch
 from torch import Tensor
 
+from .. import fused
 from ..windows import as_kernels_read
 from .base import FEATURES, AttentionInputs, Backend
 
@@ -26,7 +27,7 @@ def why_not_device(x: Tensor) -> str | None:
     """Why no kernel can run where ``x`` lies, or ``None`` if they can."""
     if not HAS_TRITON:
         return "triton is not installed"
-    if x.device.type != "cuda" and not INTERPRETED:
+    if not (x.is_cuda or INTERPRETED):
         return f"needs a CUDA device (or TRITON_INTERPRET=1), got {x.device.type}"
     return None
 
@@ -77,11 +78,9 @@ def run_kernels(
 ) -> Tensor:
     """Tensors in the layout that kernels read, to :func:`fused.attention.attend`, whose arguments
     these are."""
-    from ..fused.attention import window_attention  # needs triton, which may not be there
-
     if padding_qkv is not None:
         padding_qkv = padding_qkv.to(qkv.dtype).contiguous()
-    return window_attention(
+    return fused.attention.window_attention(
         qkv.contiguous(),
         bias_table.contiguous(),
         padding_qkv,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, reduce
-from operator import or_
+from operator import attrgetter, or_
 from typing import NamedTuple
 
 import torch
@@ -80,6 +80,8 @@ Start = Callable[[tuple[int, ...], list[int], tuple], None]
 #: What was compiled, by kernel, constants, options and :func:`_kind` of each number.
 _VARIANTS: dict[tuple, dict[tuple, Start]] = {}
 
+_address, _dtype = Tensor.data_ptr, attrgetter("dtype")
+
 
 def config(kernel: str, channels: int) -> Config:
     """Launch parameters of a kernel for tokens of ``channels`` channels, as shipped.
@@ -151,9 +153,9 @@ class Launch:
         if device >= 0 and device != torch.cuda.current_device():
             with torch.cuda.device(device):
                 return self(*tensors)
-        pointers = [tensor.data_ptr() for tensor in tensors]
+        pointers = [*map(_address, tensors)]
         aligned = reduce(or_, pointers) % ALIGNMENT == 0
-        key = (device, *[tensor.dtype for tensor in tensors])
+        key = (device, *map(_dtype, tensors))
         start = self.compiled.get(key)
         if start is not None and aligned:
             return start(self.grid, pointers, self.settled)
@@ -223,4 +225,4 @@ def looped(rows: int, block: int, factor: float = 1.0) -> tuple[int, int]:
 
 def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """Contiguous memory on the device of ``like``."""
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
+    return like.new_empty(shape, dtype=dtype)
