@@ -142,7 +142,8 @@ class Launch:
         self.options = options
         #: What follows the tensors where all is compiled.
         self.settled = (*numbers, *self.constants.values())
-        kinds = tuple([_kind(number) for number in numbers])
+        names = [name for name in kernel.arg_names if name not in constants][-len(numbers) :]
+        kinds = tuple([_kind(*pair, kernel) for pair in zip(numbers, names, strict=False)])
         variant = (kernel, *self.constants.items(), *options.items(), kinds)
         #: By the tensors' dtypes and the device, on which a kernel is loaded.
         self.compiled = _VARIANTS.setdefault(variant, {})
@@ -186,11 +187,14 @@ def shared_memory(device: torch.device) -> float:
     return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
 
 
-def _kind(number: int | float) -> object:
+def _kind(number: int | float, name: str, kernel) -> object:
     """What Triton compiles for of a number that is no constant."""
     if isinstance(number, float):
         return float
-    return number == 1, number % 16 == 0, abs(number) >= 2**31
+    is_long = abs(number) >= 2**31
+    if name in getattr(kernel, "sizes", ()):
+        return is_long
+    return number == 1, number % 16 == 0, is_long
 
 
 def rows_of_programs(channels: int) -> tuple[int, int, int]:
@@ -221,8 +225,3 @@ def looped(rows: int, block: int, factor: float = 1.0) -> tuple[int, int]:
     blocks = triton.cdiv(rows, block)
     blocks_per_program = triton.cdiv(blocks, max(1, int(factor * PROGRAMS)))
     return triton.cdiv(blocks, blocks_per_program), blocks_per_program * block
-
-
-def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Contiguous memory on the device of ``like``."""
-    return like.new_empty(shape, dtype=dtype)

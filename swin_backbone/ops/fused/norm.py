@@ -50,7 +50,7 @@ def _backward_launch(
     constants |= {"MASKED": masked, "RESIDUAL": residual, "WRITE_NORMED": write}
     constants |= {"CHANNELS_FIRST": first}
     pixels = height * width if first else 0  # whether rows of 16 are aligned is worth a variant
-    numbers = (rows, eps, height, width, pixels, rows_per_program)
+    numbers = (rows, eps, height, width, pixels, rows_per_program // block)
     return Launch(norm_backward, (programs,), numbers, constants, {"num_warps": warps})
 
 

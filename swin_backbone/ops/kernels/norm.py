@@ -112,7 +112,7 @@ def norm_forward(
     tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
 
 
-@kernel("rows", "height", "width")
+@kernel("rows", "height", "width", "blocks_per_program")
 def norm_backward(
     x,
     gamma,
@@ -128,7 +128,7 @@ def norm_backward(
     height,
     width,
     pixels,
-    rows_per_program,
+    blocks_per_program,
     C: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -154,8 +154,8 @@ def norm_backward(
     # Summed over rows at the end: across the threads of a program that costs too much each time.
     gamma_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     beta_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
-    first = tl.program_id(0) * rows_per_program
-    for start in range(first, tl.minimum(first + rows_per_program, rows), ROWS):
+    first = tl.program_id(0) * blocks_per_program * ROWS
+    for start in range(first, tl.minimum(first + blocks_per_program * ROWS, rows), ROWS):
         row = start + tl.arange(0, ROWS)
         inside = (row < rows)[:, None] & (column < C)[None, :]
         flat = row.to(tl.int64)[:, None] * C + column[None, :]
