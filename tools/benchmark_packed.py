@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import random
-import statistics
 import time
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", choices=ARCHITECTURES, default="tiny")
     parser.add_argument("--batch", type=int, default=16, help="images a batch")
-    parser.add_argument("--batches", type=int, default=8, help="batches, each timed 3 times")
+    parser.add_argument("--batches", type=int, default=8, help="batches, three steps each")
     parser.add_argument("--seed", type=int, default=0, help="of the sizes")
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes, to try the script")
     parser.add_argument("--backend", default="auto", help="attention backend")
@@ -99,8 +98,7 @@ def measure(mode: str, batches, device, arguments) -> dict:
         images = torch.randn(len(sizes), 3, *padded_size(sizes), device=device)
         valid = torch.tensor(sizes) if MODES[mode] else None
         step(model, images, valid)  # warm up: kernels are chosen by size
-        times = [timed(model, images, valid, device) for _ in range(3)]
-        seconds.append(statistics.median(times))
+        seconds.append(timed(model, images, valid, device))
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
     speed = sum(map(len, batches)) / sum(seconds)
     return {"images_per_second": speed, "peak_memory_mib": peak}
@@ -109,19 +107,21 @@ def measure(mode: str, batches, device, arguments) -> dict:
 def step(model: SwinBackbone, images: Tensor, valid: Tensor | None) -> None:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
         maps = model(images, valid) if valid is not None else model(images)
-    model.zero_grad(set_to_none=True)
+    for parameter in model.parameters():
+        parameter.grad = None
     sum(x.float().square().mean() for x in maps).backward()
 
 
-def timed(model, images, valid, device) -> float:
-    """Seconds of a step."""
+def timed(model, images, valid, device, steps: int = 3) -> float:
+    """Seconds a step, of steps that follow each other without waiting, as in training."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
-    step(model, images, valid)
+    for _ in range(steps):
+        step(model, images, valid)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) / steps
 
 
 def print_table(rows: dict, waste: float, arguments: argparse.Namespace) -> None:
