@@ -134,7 +134,7 @@ def test_nuclei_of_many_sizes_in_one_run(tmp_path):
         {"type": "RandomCrop", "crop_size": (320, 360)},
         {"type": "RandomFlip", "prob": 0.5},
     ]
-    config = real_config("nuclei", NUCLEI, tmp_path, 140, 1, augmentation, list(range(0, 108, 13)))
+    config = real_config("nuclei", NUCLEI, tmp_path, 220, 1, augmentation, list(range(0, 108, 13)))
     # Most pixels are background.
     weighted = {"type": "CrossEntropyLoss", "class_weight": [0.4, 2.0, 4.0]}
     config.model.decode_head.loss_decode = weighted

@@ -196,7 +196,7 @@ def test_launches_for_other_sizes_share_what_was_compiled():
     def kernel():
         """Stands in for one of Triton's."""
 
-    kernel.arg_names = ["C"]
+    kernel.arg_names = ["number", "factor", "C"]
 
     def make(number):
         return launch.Launch(kernel, (1,), (number, 0.5), {"C": 8}, {"num_warps": 4})
