@@ -73,16 +73,12 @@ def assert_as_good(kernels, reference, dtype):
     """Low precision: within 1.5 times the reference's own error in that dtype.
 
     float32: 1e-5, as sums over some hundred rounded terms give; where these cancel, as in the
-    gradient of cosine attention's factors, within twice the reference's. These factors, the fifth
-    tensor, are so few numbers that two errors of one size may be far apart by chance: in low
-    precision they are held to the largest error of the reference.
+    gradient of cosine attention's factors, within twice the reference's.
     """
     pairs = zip(kernels, reference, strict=True)
     if dtype == torch.float32:
         assert all(a <= max(1e-5, 2 * b) for a, b in pairs), (kernels, reference)
     else:
-        most = [*reference[:4], *[max(reference)] * len(reference[4:])]
-        pairs = zip(kernels, most, strict=True)
         assert all(a <= 1.5 * b + 1e-6 for a, b in pairs), (kernels, reference)
 
 
@@ -147,7 +143,10 @@ def test_low_precision_errs_no_more_than_the_reference(dtype):
 @pytest.mark.parametrize(("heads", "head_dim"), [(3, 32), (2, 16), (1, 64)])
 def test_full_grid(size, window_size, shift_size, dtype, heads, head_dim):
     kernels, reference = compare(size, window_size, shift_size, dtype, heads, head_dim)
-    assert_as_good(kernels, reference, dtype)
+    if dtype == torch.float32:
+        assert max(kernels) <= 1e-5, kernels
+    else:
+        assert_as_good(kernels, reference, dtype)
 
 
 @gpu
@@ -210,10 +209,7 @@ def test_a_whole_model_errs_no_more_than_the_reference_under_autocast(version, m
         errors(differentiate(backend, torch.float32), exact_results)
         for backend in ("triton", "reference")
     )
-    # The joined few are mostly one tensor's, of chance to a factor of 1.6 in either direction.
-    factors = [1.5, 1.5, 2.0, *[1.5] * (len(fast) - 3)]
-    bounds = [factor * b for factor, b in zip(factors, plain, strict=True)]
-    assert all(a <= b for a, b in zip(fast, bounds, strict=True)), (fast, plain)
+    assert all(a <= 1.5 * b for a, b in zip(fast, plain, strict=True)), (fast, plain)
 
 
 def test_every_element_is_written_and_bits_repeat():
