@@ -93,32 +93,34 @@ def measure(mode: str, batches, device, arguments) -> dict:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    seconds = []
+    seconds, parameters = [], list(model.parameters())
     for sizes in batches:
         images = torch.randn(len(sizes), 3, *padded_size(sizes), device=device)
         valid = torch.tensor(sizes) if MODES[mode] else None
-        step(model, images, valid)  # warm up: kernels are chosen by size
-        seconds.append(timed(model, images, valid, device))
+        step(model, parameters, images, valid)  # warm up: kernels are chosen by size
+        seconds.append(timed(model, parameters, images, valid, device))
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
     speed = sum(map(len, batches)) / sum(seconds)
     return {"images_per_second": speed, "peak_memory_mib": peak}
 
 
-def step(model: SwinBackbone, images: Tensor, valid: Tensor | None) -> None:
+def step(
+    model: SwinBackbone, parameters: list[Tensor], images: Tensor, valid: Tensor | None
+) -> None:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
         maps = model(images, valid) if valid is not None else model(images)
-    for parameter in model.parameters():
+    for parameter in parameters:
         parameter.grad = None
     sum(x.float().square().mean() for x in maps).backward()
 
 
-def timed(model, images, valid, device, steps: int = 3) -> float:
+def timed(model, parameters, images, valid, device, steps: int = 3) -> float:
     """Seconds a step, of steps that follow each other without waiting, as in training."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(steps):
-        step(model, images, valid)
+        step(model, parameters, images, valid)
     if device.type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - began) / steps

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops import LinearParameters, NormParameters, Packing, residual_attention, residual_mlp
+from .checkpointed import CheckpointedBlock
 from .drop_path import DropPath, Factors
 from .mlp import Mlp
 from .norm import apply_norm
@@ -29,7 +28,7 @@ class Halves(NamedTuple):
     down: LinearParameters
 
 
-class SwinBlock(nn.Module):
+class SwinBlock(CheckpointedBlock):
     """Pre-norm residual block of window attention and perceptron (Swin Transformer, equation
     3).
 
@@ -55,8 +54,7 @@ class SwinBlock(nn.Module):
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
     ):
-        super().__init__()
-        self.with_cp = with_cp
+        super().__init__(with_cp)
         self.norm1 = norm_layer(embed_dims)
         self.attn = attention
         self.norm2 = norm_layer(embed_dims)
@@ -88,20 +86,6 @@ class SwinBlock(nn.Module):
             linear_parameters(layers["fc2"]),
         )
         return None if None in halves else halves
-
-    def forward(
-        self,
-        x: Tensor,
-        valid_sizes: Tensor | None = None,
-        packing: Packing | None = None,
-        factors: Factors | None = None,
-    ) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; what is
-        outside ``valid_sizes`` (B, 2) means nothing. ``factors`` are those of stochastic depth,
-        where they have been drawn already."""
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, valid_sizes, packing, factors, use_reentrant=False)
-        return self._forward(x, valid_sizes, packing, factors)
 
     def attention_input(self, x: Tensor) -> Tensor:
         """What the attention of this block gets where the block gets ``x``."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops import Packing
+from .checkpointed import CheckpointedBlock
 from .drop_path import DropPath, Factors
 from .mlp import Mlp
 from .norm import apply_norm
 from .window_attention_v2 import WindowAttentionV2
 
 
-class SwinBlockV2(nn.Module):
+class SwinBlockV2(CheckpointedBlock):
     """Residual post-norm block of window attention and perceptron (Swin Transformer V2,
     section 3.2): each branch is normed before it is added.
 
@@ -43,28 +42,13 @@ class SwinBlockV2(nn.Module):
         with_cp: bool = False,
         extra_norm: bool = False,
     ):
-        super().__init__()
-        self.with_cp = with_cp
+        super().__init__(with_cp)
         self.attn = attention
         self.norm1 = norm_layer(embed_dims)
         self.mlp = Mlp(embed_dims, hidden_dims, act_layer, drop_rate)
         self.norm2 = norm_layer(embed_dims)
         self.drop_path = DropPath(drop_path_rate)
         self.norm3 = norm_layer(embed_dims) if extra_norm else nn.Identity()
-
-    def forward(
-        self,
-        x: Tensor,
-        valid_sizes: Tensor | None = None,
-        packing: Packing | None = None,
-        factors: Factors | None = None,
-    ) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; what is
-        outside ``valid_sizes`` (B, 2) means nothing. ``factors`` are those of stochastic depth,
-        where they have been drawn already."""
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, valid_sizes, packing, factors, use_reentrant=False)
-        return self._forward(x, valid_sizes, packing, factors)
 
     def attention_input(self, x: Tensor) -> Tensor:
         """What the attention of this block gets where the block gets ``x``: the same."""

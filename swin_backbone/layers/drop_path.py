@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Packing, scale_images
+from ..ops.symbolic import has_values
 
 #: Factors of a block's two branches, as :meth:`DropPath.sample` draws each.
 Factors = tuple[Tensor, Tensor]
@@ -81,7 +82,7 @@ def sample_together(
     if not rates:
         return [None] * len(drop_paths)
     images = _images(x, packing)
-    make = _remembered_probabilities if _may_remember(x) else _probabilities
+    make = _remembered_probabilities if has_values(x) else _probabilities
     keep, divisors = make(tuple(rates), x.device)
     # Each branch begins at a multiple of 16 bytes, as kernels want it.
     kept = torch.bernoulli(keep.expand(-1, -(-images // 4) * 4)).div_(divisors)
@@ -110,10 +111,3 @@ def _column(numbers: Sequence[float], device: torch.device) -> Tensor:
     """(N, 1), written by kernels alone: a graph may capture these, but no copy from the host."""
     wide = {"dtype": torch.float32, "device": device}
     return torch.stack([torch.full((1,), number, **wide) for number in numbers])
-
-
-def _may_remember(x: Tensor) -> bool:
-    """Whether what is computed beside ``x`` has values now: not where a graph is captured."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor:  # such as a fake one
-        return False
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

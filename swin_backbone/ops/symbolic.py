@@ -32,6 +32,13 @@ def contiguous(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
+def has_values(x: Tensor) -> bool:
+    """Whether steps on ``x`` compute something now, and are not only traced or captured."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor:  # such as a fake one
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def is_exporting() -> bool:
     """Whether the model is traced to run elsewhere, where there may be no Triton (torch >= 2.7)."""
     return getattr(torch.compiler, "is_exporting", lambda: False)()

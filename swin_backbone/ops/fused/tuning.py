@@ -36,6 +36,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..symbolic import has_values
 from . import launch
 from .candidates import CANDIDATES, CAUTIOUS
 from .launch import Config
@@ -201,11 +202,7 @@ def tuned(forget: Callable[[], None], describe: Callable[..., Work | None]):
 
 def may_time(x: Tensor) -> bool:
     """Whether an operation on ``x`` may be repeated now, and by other blocks."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor:  # such as a fake one
-        return False
-    if torch.are_deterministic_algorithms_enabled():
-        return False
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    return has_values(x) and not torch.are_deterministic_algorithms_enabled()
 
 
 def set_mode(mode: str) -> None:
