@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.errors import relative_error
 from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
@@ -24,10 +25,6 @@ from swin_backbone.ops.fused import patch_embed as fused_embedding
 from swin_backbone.ops.fused.norm import layer_norm, norm_beside
 from swin_backbone.ops.fused.patch_embed import patch_embed
 from swin_backbone.ops.fused.patch_merging import copy_by_neighbour, merge_reduce
-
-
-def relative_error(actual, exact):
-    return ((actual.double() - exact.double()).norm() / exact.double().norm()).item()
 
 
 def draw(channels, outputs):

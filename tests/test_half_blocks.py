@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.errors import relative_error
 from helpers.kernels import DEVICE, HAS_GPU, gpu  # skips first where no kernel can run
 
 from swin_backbone.ops import (
@@ -23,10 +24,6 @@ from swin_backbone.ops.windows import valid_tokens
 
 # Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
 CHANNELS = [32, 48, 320]
-
-
-def relative_error(actual, exact):
-    return ((actual.double() - exact).norm() / exact.norm().clamp_min(1e-9)).item()
 
 
 def draw(channels, heads, window_size):

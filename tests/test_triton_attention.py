@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.errors import assert_as_good, draws_for, pooled_errors
 from helpers.kernels import DEVICE, HAS_GPU, gpu  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
@@ -44,17 +45,18 @@ def attend_and_differentiate(
     return [out.detach(), *gradients]
 
 
-def errors(actual, exact):
-    return [
-        ((a.double() - b).norm() / b.norm().clamp_min(1e-3)).item()
-        for a, b in zip(actual, exact, strict=True)
-    ]
+def compare(*case, draws=1, **options):
+    """Errors of the kernels and of the reference in a dtype, against the reference in float64; case
+    and options as of :func:`attend_in_three_ways`."""
+    drawn = [attend_in_three_ways(*case, **options) for _ in range(draws)]
+    kernels, reference, exact = zip(*drawn, strict=True)
+    return pooled_errors(kernels, exact), pooled_errors(reference, exact)
 
 
-def compare(
+def attend_in_three_ways(
     size, window_size, shift_size, dtype, heads=2, head_dim=16, batch=2, cosine=False, masked=False
 ):
-    """Errors of the kernels and of the reference in ``dtype``, against the reference in float64."""
+    """By the kernels and the reference in ``dtype``, and by the reference in float64."""
     inputs = [t.to(dtype).float() for t in make_inputs(size, window_size, heads, head_dim, batch)]
     if cosine:
         inputs.append(torch.rand(heads, device=DEVICE).to(dtype).float() * 8 + 1)
@@ -63,23 +65,10 @@ def compare(
         valid_sizes = torch.tensor([[(size[0] + 1) // 2, size[1]], [0, 3]], device=DEVICE)
     cotangent = torch.randn(batch, *size, heads * head_dim, device=DEVICE).to(dtype).float()
     arguments = (cotangent, heads, window_size, shift_size, valid_sizes)
-    exact = attend_and_differentiate(inputs, "reference", torch.float64, *arguments)
-    kernels = attend_and_differentiate(inputs, "triton", dtype, *arguments)
-    reference = attend_and_differentiate(inputs, "reference", dtype, *arguments)
-    return errors(kernels, exact), errors(reference, exact)
-
-
-def assert_as_good(kernels, reference, dtype):
-    """Low precision: within 1.5 times the reference's own error in that dtype.
-
-    float32: 1e-5, as sums over some hundred rounded terms give; where these cancel, as in the
-    gradient of cosine attention's factors, within twice the reference's.
-    """
-    pairs = zip(kernels, reference, strict=True)
-    if dtype == torch.float32:
-        assert all(a <= max(1e-5, 2 * b) for a, b in pairs), (kernels, reference)
-    else:
-        assert all(a <= 1.5 * b + 1e-6 for a, b in pairs), (kernels, reference)
+    return [
+        attend_and_differentiate(inputs, backend, kind, *arguments)
+        for backend, kind in (("triton", dtype), ("reference", dtype), ("reference", torch.float64))
+    ]
 
 
 @pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS)
@@ -107,7 +96,7 @@ def test_windows_larger_than_a_block_of_queries(window_size, shift_size, head_di
 )
 def test_cosine_attention_and_valid_sizes(size, window_size, shift_size, cosine, masked):
     kernels, reference = compare(
-        size, window_size, shift_size, torch.float32, cosine=cosine, masked=masked
+        size, window_size, shift_size, torch.float32, cosine=cosine, masked=masked, draws=4
     )
     assert_as_good(kernels, reference, torch.float32)
 
@@ -142,11 +131,9 @@ def test_low_precision_errs_no_more_than_the_reference(dtype):
 @pytest.mark.parametrize("size", [(1, 1), (6, 7), (15, 29), (64, 65), (128, 128)])
 @pytest.mark.parametrize(("heads", "head_dim"), [(3, 32), (2, 16), (1, 64)])
 def test_full_grid(size, window_size, shift_size, dtype, heads, head_dim):
-    kernels, reference = compare(size, window_size, shift_size, dtype, heads, head_dim)
-    if dtype == torch.float32:
-        assert max(kernels) <= 1e-5, kernels
-    else:
-        assert_as_good(kernels, reference, dtype)
+    batch = max(2, draws_for(size[0] * size[1]))
+    kernels, reference = compare(size, window_size, shift_size, dtype, heads, head_dim, batch)
+    assert_as_good(kernels, reference, dtype)
 
 
 @gpu
@@ -159,9 +146,11 @@ def test_full_grid(size, window_size, shift_size, dtype, heads, head_dim):
 def test_cosine_and_valid_sizes_on_a_gpu(
     size, window_size, shift_size, dtype, cosine, masked, head_dim
 ):
+    heads = 12  # a factor for each is what there is the least of
     kernels, reference = compare(
-        size, window_size, shift_size, dtype, 3, head_dim, cosine=cosine, masked=masked
-    )
+        size, window_size, shift_size, dtype, heads, head_dim, cosine=cosine, masked=masked,
+        draws=draws_for(heads),
+    )  # fmt: skip
     assert_as_good(kernels, reference, dtype)
 
 
@@ -176,40 +165,50 @@ def draw_like_trained(model):
             torch.nn.init.normal_(parameter, std=0.1)
 
 
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("mask_padding", [False, True])
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_a_whole_model_errs_no_more_than_the_reference_under_autocast(version, mask_padding):
-    """Maps and gradients within 1.5 times the reference backend's own error in bfloat16, against
-    float64."""
+def differentiate_drawn_models(version, mask_padding):
+    """Maps and gradients of a drawn model and batch by three means: the kernels and the reference
+    in bfloat16, and the reference in float64."""
     options = {"embed_dims": 32, "depths": (2, 2), "num_heads": (1, 2), "out_indices": (0, 1)}
     options |= {"version": version, "mask_padding": mask_padding, "strides": (4, 2)}
     options["drop_path_rate"] = 0.0
-    exact = SwinBackbone(**options, backend="reference").double().to(DEVICE)
-    draw_like_trained(exact)
+    drawn = SwinBackbone(**options, backend="reference").double().to(DEVICE)
+    draw_like_trained(drawn)
     images = torch.randn(2, 3, 117, 90, device=DEVICE)
     sizes = torch.tensor([[117, 71], [60, 90]]) if mask_padding else None
     cotangents = [torch.randn(2, 32, 30, 23), torch.randn(2, 64, 15, 12)]
 
     def differentiate(backend, dtype):
         model = SwinBackbone(**options, backend=backend).to(DEVICE, dtype)
-        model.load_state_dict(exact.state_dict())
+        model.load_state_dict(drawn.state_dict())
         with torch.autocast("cuda", torch.bfloat16, enabled=dtype != torch.float64):
             maps = model(images.to(dtype), sizes)
         sum((m * w.to(m)).sum() for m, w in zip(maps, cotangents, strict=True)).backward()
-        grads = {name: p.grad.flatten() for name, p in model.named_parameters()}
-        # Of a few numbers, two errors of one size may be far apart by chance.
-        few = [name for name, grad in grads.items() if grad.numel() < 1000]
-        joined = torch.cat([grads.pop(name) for name in few])
-        return [m.detach() for m in maps] + [joined, *grads.values()]
+        results = {f"map {index}": m.detach() for index, m in enumerate(maps)}
+        return results | {name: p.grad for name, p in model.named_parameters()}
 
-    exact_results = differentiate("reference", torch.float64)
-    fast, plain = (
-        errors(differentiate(backend, torch.float32), exact_results)
-        for backend in ("triton", "reference")
+    wide = torch.float32, torch.float64
+    return [
+        differentiate(backend, dtype)
+        for backend, dtype in (("triton", wide[0]), ("reference", wide[0]), ("reference", wide[1]))
+    ]
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("mask_padding", [False, True])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_whole_model_errs_no_more_than_the_reference_under_autocast(version, mask_padding):
+    """Maps and gradients within 1.5 times the reference backend's own error in bfloat16, against
+    float64; over 64 draws, as all gradients of a draw follow from the same few rounded steps."""
+    drawn = [differentiate_drawn_models(version, mask_padding) for _ in range(64)]
+    kernels, reference, exact = (
+        [list(results.values()) for results in way] for way in zip(*drawn, strict=True)
     )
-    assert all(a <= 1.5 * b for a, b in zip(fast, plain, strict=True)), (fast, plain)
+    errors = zip(
+        drawn[0][0], pooled_errors(kernels, exact), pooled_errors(reference, exact), strict=True
+    )
+    worse = {name: (fast, plain) for name, fast, plain in errors if fast > 1.5 * plain}
+    assert not worse
 
 
 def test_every_element_is_written_and_bits_repeat():

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 import torch
+from helpers.errors import assert_as_good, draws_for, pooled_errors
 from helpers.kernels import DEVICE, HAS_GPU, gpu
 from test_mask_padding import ARGUMENTS
-from test_triton_attention import assert_as_good, errors
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import (
@@ -28,7 +28,7 @@ def run(tensors, backend, dtype, options, cosine):
     qkv, table, padding, logit_scale, cotangent = (t.to(dtype) for t in tensors)
     inputs = [t.requires_grad_() for t in (qkv, table, padding, logit_scale)]
     out = shifted_window_attention_packed(
-        qkv, SIZES, table, padding_qkv=padding, num_heads=2, backend=backend,
+        qkv, SIZES, table, padding_qkv=padding, num_heads=len(logit_scale), backend=backend,
         logit_scale=logit_scale if cosine else None, **options,
     )  # fmt: skip
     gradients = torch.autograd.grad(
@@ -37,26 +37,28 @@ def run(tensors, backend, dtype, options, cosine):
     return [out.detach(), *gradients]
 
 
-def compare(dtype, window_size, shift_size, mask_padding, cosine, head_dim=16):
-    tokens, channels = sum(rows * columns for rows, columns in SIZES), 2 * head_dim
-    table_rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
-    shapes = [(tokens, 3 * channels), (table_rows, 2), (3 * channels,), (2,), (tokens, channels)]
-    tensors = [torch.randn(shape, device=DEVICE).to(dtype).float() for shape in shapes]
-    tensors[3] = tensors[3].abs() + 1
-    options = {
-        "window_size": window_size, "shift_size": shift_size, "mask_padding": mask_padding
-    }  # fmt: skip
-    exact = run(tensors, "reference", torch.float64, options, cosine)
-    kernels = run(tensors, "triton", dtype, options, cosine)
-    reference = run(tensors, "reference", dtype, options, cosine)
-    return errors(kernels, exact), errors(reference, exact)
+def compare(dtype, options, cosine, heads=2, head_dim=16, draws=1):
+    """Errors of the kernels and of the reference in ``dtype``, against the reference in float64."""
+    rows, columns = options["window_size"]
+    tokens, channels = sum(rows * columns for rows, columns in SIZES), heads * head_dim
+    table = ((2 * rows - 1) * (2 * columns - 1), heads)
+    shapes = [(tokens, 3 * channels), table, (3 * channels,), (heads,), (tokens, channels)]
+    ways = ("triton", dtype), ("reference", dtype), ("reference", torch.float64)
+    drawn = []
+    for _ in range(draws):
+        tensors = [torch.randn(shape, device=DEVICE).to(dtype).float() for shape in shapes]
+        tensors[3] = tensors[3].abs() + 1
+        drawn.append([run(tensors, *way, options, cosine) for way in ways])
+    kernels, reference, exact = zip(*drawn, strict=True)
+    return pooled_errors(kernels, exact), pooled_errors(reference, exact)
 
 
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("mask_padding", [False, True])
 @pytest.mark.parametrize("shift", [(0, 0), (2, 1)])
 def test_float32_agrees_with_float64_one_by_one(shift, mask_padding, cosine):
-    kernels, reference = compare(torch.float32, (4, 3), shift, mask_padding, cosine)
+    options = {"window_size": (4, 3), "shift_size": shift, "mask_padding": mask_padding}
+    kernels, reference = compare(torch.float32, options, cosine, draws=4)
     assert_as_good(kernels, reference, torch.float32)
 
 
@@ -68,9 +70,10 @@ def test_float32_agrees_with_float64_one_by_one(shift, mask_padding, cosine):
 @pytest.mark.parametrize(("window", "shift"), [(7, 0), (7, 3), (8, 4), (12, 6), (16, 8)])
 @pytest.mark.parametrize("head_dim", [32, 64])
 def test_full_grid(dtype, cosine, mask_padding, window, shift, head_dim):
-    kernels, reference = compare(
-        dtype, (window, window), (shift, shift), mask_padding, cosine, head_dim
-    )
+    options = {"window_size": (window, window), "shift_size": (shift, shift)}
+    options["mask_padding"] = mask_padding
+    heads = 12  # cosine attention's factors are what there is the least of
+    kernels, reference = compare(dtype, options, cosine, heads, head_dim, draws_for(heads))
     assert_as_good(kernels, reference, dtype)
 
 
@@ -119,7 +122,8 @@ def test_the_half_block_takes_packed_images():
         torch.backends.cuda.matmul.allow_tf32 = False
     # float32: sums over at most 96 channels and 75 tokens; tf32 has 10 bits of them
     tolerance = 3e-3 if HAS_GPU else 1e-5
-    assert max(errors(found, half("reference", torch.float64))) <= tolerance
+    exact = half("reference", torch.float64)
+    assert max(pooled_errors([found], [exact])) <= tolerance
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

@@ -1,0 +1,58 @@
+"""How far tensors are from exact ones, and when that is as near as it has to be."""
+
+import math
+
+import torch
+
+#: Of a tensor with fewer numbers, two errors of one size may be far apart by chance: then errors
+#: are compared over several draws.
+ENOUGH_NUMBERS = 100
+#: Norm that a tensor has at least: what is zero but for rounding has no relative error.
+LEAST_NORM = 1e-3
+
+
+def relative_error(actual, exact):
+    """Norm of the difference over that of ``exact``, in float64."""
+    return pooled_errors([[actual]], [[exact]])[0]
+
+
+def pooled_errors(actual, exact):
+    """Relative error of each tensor over all draws, as if it were one tensor.
+
+    A draw in which the exact values nearly cancel, so that rounding outweighs them, then counts by
+    its size.
+
+    Args:
+        actual, exact: for each draw, the same number of tensors.
+    """
+    draws = [
+        [((a.double() - b.double()).norm(), b.double().norm()) for a, b in zip(*pair, strict=True)]
+        for pair in zip(actual, exact, strict=True)
+    ]
+    return [
+        _norm(difference for difference, _ in tensor) / max(_norm(n for _, n in tensor), LEAST_NORM)
+        for tensor in zip(*draws, strict=True)
+    ]
+
+
+def _norm(parts):
+    return math.hypot(*(part.item() for part in parts))
+
+
+def draws_for(numbers):
+    """How many draws of ``numbers`` numbers are enough to compare errors."""
+    return math.ceil(ENOUGH_NUMBERS / numbers)
+
+
+def assert_as_good(kernels, reference, dtype):
+    """float32: 1e-5, as sums over some hundred rounded terms give. Low precision: within 1.5 times
+    the reference's own error in that dtype.
+
+    Args:
+        kernels, reference: relative errors of the same tensors.
+    """
+    pairs = zip(kernels, reference, strict=True)
+    if dtype == torch.float32:
+        assert max(kernels) <= 1e-5, (kernels, reference)
+    else:
+        assert all(a <= 1.5 * b + 1e-6 for a, b in pairs), (kernels, reference)
