@@ -36,7 +36,7 @@ def test_variants_are_names_and_changes():
     words = ["--variant", "fast", "a.b=x", "a.c=[1,2]", "--variant", "SwinTransformer", "d=1"]
     assert variant_parser().parse_args(words).variants == {
         "fast": {"a.b": "x", "a.c": [1, 2]},
-        "SwinTransformer": {"model.backbone.type": "mmseg.SwinTransformer", "d": 1},
+        "SwinTransformer": {"model.backbone.type": "{scope}.SwinTransformer", "d": 1},
     }
 
 
@@ -96,12 +96,40 @@ def test_backends_train_alike_and_are_drawn(monkeypatch, scenes, tmp_path, capsy
     )
     assert sdpa["iterations"] == reference["iterations"] == [2, 4]
     assert sdpa["loss"] == pytest.approx(reference["loss"], rel=1e-4)  # fp32, four steps
-    assert len(sdpa["mIoU"]) == 1
+    assert len(sdpa["scores"]["mIoU"]) == 1
     run(monkeypatch, "plot", out, "--to", tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").width > 1000
     table = capsys.readouterr().out
     assert "| config | sdpa" in table
     assert "| config | reference" in table
+
+
+def test_a_detectors_scores_are_percent_of_boxes_and_masks(monkeypatch, tmp_path, capsys):
+    for variant, offset in (("ours", 0.0), ("theirs", 0.1)):
+        folder = tmp_path / f"{variant}-seed0" / "20260101_000000" / "vis_data"
+        folder.mkdir(parents=True)
+        description = {"variant": variant, "seed": 0, "config": "c.py"}
+        (folder.parents[1] / "run.json").write_text(json.dumps(description))
+        records = [{"loss": 2.0, "time": 0.5, "iter": 60, "step": 60}]
+        records += [
+            {"coco/bbox_mAP": 0.254 + offset, "coco/segm_mAP": 0.3 - step / 1e3, "step": step}
+            for step in (60, 120)
+        ]
+        (folder / "scalars.json").write_text("\n".join(map(json.dumps, records)))
+    run(monkeypatch, "plot", tmp_path, "--to", tmp_path / "curves.png")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| c ")]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert cells[0][4:8] == ["25.40", "25.40", "18.00", "24.00"]
+    assert cells[1][4] == "35.40"
+    assert Image.open(tmp_path / "curves.png").width > 1500  # losses, box AP, mask AP
+
+
+def test_a_detectors_peer_is_mmdets():
+    config = ROOT / "configs/swin_det/mask-rcnn_swin-t-p4-w7_fpn_1xb8-2k_nuclei.py"
+    arguments = argparse.Namespace(config=config, cfg_options={}, seed=0, work_dir=Path("out"))
+    changes = compare_training.VARIANTS["SwinTransformer"]
+    cfg = compare_training.make_config(arguments, "SwinTransformer", changes)
+    assert cfg.model.backbone["type"] == "mmdet.SwinTransformer"
 
 
 def test_unfinished_runs_are_found(tmp_path):
@@ -115,4 +143,4 @@ def test_unfinished_runs_are_found(tmp_path):
     log.write_text("\n".join(json.dumps({**record, "step": 0}) for record in records))
     (found,) = compare_training.find_runs(tmp_path)
     assert found["seconds_per_iteration"] == 0.5  # the first steps do not count
-    assert (found["loss"], found["mIoU"]) == ([2.0, 1.0], [])
+    assert (found["loss"], found["scores"]) == ([2.0, 1.0], {})

@@ -5,13 +5,15 @@
     python tools/compare_training.py plot OUT [OUT ...] --to curves.png
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
-(mmseg's) need no changes spelt out, and are the default. Two attention backends are compared with
+(mmseg's, or mmdet's for a detector) need no changes spelt out, and are the default. Two attention
+backends are compared with
 
     --variant triton model.backbone.backend=triton
     --variant reference model.backbone.backend=reference
 
 ``train`` runs the variants one after the other, each in ``OUT/NAME-seed<N>``. ``plot`` draws loss
-and mIoU of all runs found, finished or not, and prints a table in Markdown.
+and mIoU (a detector's box and mask AP) of all runs found, finished or not, and prints a table in
+Markdown.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ from rich.table import Table
 import swin_backbone  # noqa: F401  (registers SwinBackbone)
 from swin_backbone.arguments import ARCHITECTURES
 
-#: Variants that are known by name; what they change in the config.
+#: Variants that are known by name; what they change in the config. ``{scope}`` is the config's.
 VARIANTS = {
     "SwinBackbone": {"model.backbone.type": "SwinBackbone"},
-    "SwinTransformer": {"model.backbone.type": "mmseg.SwinTransformer"},
+    "SwinTransformer": {"model.backbone.type": "{scope}.SwinTransformer"},
 }
+#: What is logged of an evaluation: its name here, and what makes it percent.
+SCORES = {"mIoU": ("mIoU", 1), "coco/bbox_mAP": ("box AP", 100), "coco/segm_mAP": ("mask AP", 100)}
 WARM_UP = 50  # iterations left out of the speed
 DESCRIPTION = "run.json"  # in a run's work dir: what the run is
 
@@ -125,6 +129,7 @@ def make_config(arguments: argparse.Namespace, name: str, changes: dict) -> Conf
     cfg = Config.fromfile(arguments.config)
     cfg.merge_from_dict(arguments.cfg_options)
     cfg.merge_from_dict(changes)
+    cfg.model.backbone.type = cfg.model.backbone.type.format(scope=cfg.default_scope)
     cfg.model.backbone = spell_out_arch(cfg.model.backbone)
     cfg.randomness = {"seed": arguments.seed}
     cfg.visualizer.name = f"{name}-seed{arguments.seed}"  # visualizers are shared by name
@@ -198,37 +203,49 @@ def find_runs(folder: Path) -> list[dict]:
 
 
 def summarise(log: Path) -> dict:
-    """Loss and mIoU by iteration, seconds an iteration and peak memory of one run's log."""
+    """Loss and scores by iteration, seconds an iteration and peak memory of one run's log."""
     records = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
-    scores = [record for record in records if "mIoU" in record]
+    evaluations = [record for record in records if SCORES.keys() & record.keys()]
+    keys = [key for key in SCORES if any(key in record for record in evaluations)]
     times = [record["time"] for record in steps if record["iter"] > WARM_UP]
     return {
         "iterations": [record["iter"] for record in steps],
         "loss": [record["loss"] for record in steps],
-        "score_iterations": [record["step"] for record in scores],
-        "mIoU": [record["mIoU"] for record in scores],
+        "score_iterations": [record["step"] for record in evaluations],
+        "scores": {SCORES[key][0]: [r[key] * SCORES[key][1] for r in evaluations] for key in keys},
         "seconds_per_iteration": statistics.median(times) if times else None,
         "peak_memory_mib": max((record.get("memory", 0) for record in steps), default=0),
     }
 
 
 def print_table(runs: list[dict]) -> None:
-    names = ("config", "variant", "seed", "iterations", "last mIoU", "best mIoU", "iter/s", "MiB")
+    scores = score_names(runs)
+    columns = [f"{which} {name}" for name in scores for which in ("last", "best")]
+    names = ("config", "variant", "seed", "iterations", *columns, "iter/s", "MiB")
     table = Table(*names, box=box.MARKDOWN)
     for run in runs:
         seconds = run["seconds_per_iteration"]
+        values = [run["scores"].get(name) for name in scores]
         table.add_row(
             Path(run["config"]).stem,
             run["variant"],
             str(run["seed"]),
             str(max(run["iterations"], default=0)),
-            f"{run['mIoU'][-1]:.2f}" if run["mIoU"] else "-",
-            f"{max(run['mIoU']):.2f}" if run["mIoU"] else "-",
+            *(text for scores_of_run in values for text in last_and_best(scores_of_run)),
             f"{1 / seconds:.2f}" if seconds else "-",
             f"{run['peak_memory_mib']}",
         )
     Console(width=160).print(table)
+
+
+def last_and_best(values: list[float] | None) -> tuple[str, str]:
+    return (f"{values[-1]:.2f}", f"{max(values):.2f}") if values else ("-", "-")
+
+
+def score_names(runs: list[dict]) -> list[str]:
+    """Scores that any of the runs has."""
+    return list(dict.fromkeys(name for run in runs for name in run["scores"]))
 
 
 def draw(runs: list[dict], path: Path, smoothing: float) -> None:
@@ -238,7 +255,8 @@ def draw(runs: list[dict], path: Path, smoothing: float) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    columns = 2 if any(run["mIoU"] for run in runs) else 1
+    scores = score_names(runs)
+    columns = 1 + len(scores)
     figure, axes = plt.subplots(1, columns, figsize=(6 * columns, 4.5), squeeze=False)
     variants = list(dict.fromkeys(run["variant"] for run in runs))
     for run in runs:
@@ -249,14 +267,17 @@ def draw(runs: list[dict], path: Path, smoothing: float) -> None:
         }
         losses = smooth(run["loss"], smoothing)
         axes[0, 0].plot(run["iterations"], losses, linewidth=1, **style)
-        if run["mIoU"]:
-            axes[0, 1].plot(run["score_iterations"], run["mIoU"], marker="o", markersize=3, **style)
+        for panel, name in zip(axes[0, 1:], scores, strict=True):
+            if name in run["scores"]:
+                panel.plot(
+                    run["score_iterations"], run["scores"][name], marker="o", markersize=3, **style
+                )
     label = f"training loss (smoothed, {smoothing:g})" if smoothing else "training loss"
     axes[0, 0].set(xlabel="iteration", ylabel=label, yscale="log")
     axes[0, 0].yaxis.set_major_formatter("{x:g}")
     axes[0, 0].yaxis.set_minor_formatter("{x:.2g}")
-    if columns == 2:
-        axes[0, 1].set(xlabel="iteration", ylabel="val mIoU, %")
+    for panel, name in zip(axes[0, 1:], scores, strict=True):
+        panel.set(xlabel="iteration", ylabel=f"val {name}, %")
     for panel in axes.flat:
         panel.grid(alpha=0.3, which="both")
         panel.legend()
