@@ -98,7 +98,7 @@ def test_backends_train_alike_and_are_drawn(monkeypatch, scenes, tmp_path, capsy
     assert sdpa["loss"] == pytest.approx(reference["loss"], rel=1e-4)  # fp32, four steps
     assert len(sdpa["scores"]["mIoU"]) == 1
     run(monkeypatch, "plot", out, "--to", tmp_path / "curves.png")
-    assert Image.open(tmp_path / "curves.png").width > 1000
+    assert 500 < Image.open(tmp_path / "curves.png").width < 1000  # one score is no curve
     table = capsys.readouterr().out
     assert "| config | sdpa" in table
     assert "| config | reference" in table

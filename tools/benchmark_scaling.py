@@ -151,10 +151,9 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     model = wrap(build(arch), strategy, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.01, fused=CUDA)
     inputs, samples = random_batch(batch, arguments.size, device)
-    amp = CUDA and strategy == "ddp"  # FSDP brings its own mixed precision
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
             losses = model(inputs, samples, mode="loss")
         loss = sum(value.mean() for name, value in losses.items() if "loss" in name)
         optimizer.zero_grad(set_to_none=True)

@@ -249,13 +249,16 @@ def score_names(runs: list[dict]) -> list[str]:
 
 
 def draw(runs: list[dict], path: Path, smoothing: float) -> None:
-    """Losses, and beside them scores if there are any: a colour a variant, a line a seed."""
+    """Losses, and beside them scores with a curve to draw: a colour a variant, a line a seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    scores = score_names(runs)
+    points = {
+        name: max(len(run["scores"].get(name, ())) for run in runs) for name in score_names(runs)
+    }
+    scores = [name for name, number in points.items() if number > 1]
     columns = 1 + len(scores)
     figure, axes = plt.subplots(1, columns, figsize=(6 * columns, 4.5), squeeze=False)
     variants = list(dict.fromkeys(run["variant"] for run in runs))
