@@ -16,7 +16,7 @@ from .operator import Differentiable, register
 from .products import like_parameters
 from .sums import summed
 
-#: Tokens that a program handles at once.
+#: Tokens, side by side, that a program handles at once.
 ROWS = 32
 
 _Sizes = List[int]  # noqa: UP006  (rows and columns of a patch)
@@ -26,7 +26,8 @@ _Sizes = List[int]  # noqa: UP006  (rows and columns of a patch)
 def _launches(shape, channels, patch, eps, grad_image, precision) -> tuple[Launch, Launch]:
     batch, image_channels, height, width = shape
     rows, columns = triton.cdiv(height, patch[0]), triton.cdiv(width, patch[1])
-    tokens = batch * rows * columns
+    lines = batch * rows
+    blocks = lines * triton.cdiv(columns, ROWS)
     pixels = image_channels * patch[0] * patch[1]
     constants = {
         "C": channels,
@@ -35,17 +36,16 @@ def _launches(shape, channels, patch, eps, grad_image, precision) -> tuple[Launc
         "INPUTS": max(16, triton.next_power_of_2(pixels + 1)),
         "PATCH_H": patch[0],
         "PATCH_W": patch[1],
+        "WHOLE": height % patch[0] == 0 and width % patch[1] == 0,
         "ROWS": ROWS,
         "PRECISION": precision,
     }
     options = {"num_warps": 4 if channels <= 128 else 8, "num_stages": 2}
-    numbers = (tokens, height, width, rows, columns)
-    forward = Launch(
-        embed_forward, (triton.cdiv(tokens, ROWS),), (*numbers, eps), constants, options
-    )
-    programs, tokens_per_program = looped(tokens, ROWS)
+    numbers = (lines, height, width, rows, columns)
+    forward = Launch(embed_forward, (blocks,), (*numbers, eps), constants, options)
+    programs, blocks_per_program = looped(blocks, 1)
     constants = {**constants, "GRAD_IMAGE": grad_image}
-    numbers = (*numbers, tokens_per_program, eps)
+    numbers = (*numbers, blocks_per_program, eps)
     return forward, Launch(embed_backward, (programs,), numbers, constants, options)
 
 

@@ -1,5 +1,6 @@
 """Patch embedding as Triton kernels: patches are read from the image, projected and normed on chip.
 
+A block is of tokens side by side, so that where their pixels lie takes no division for each token.
 A token's ``K`` pixels are those of its patch, channel by channel and row by row, as a convolution's
 weight counts them. ``INPUTS`` > K is a power of two: input K is 1, so that the bias is a column of
 the weight, and its gradient one of the weight's.
@@ -12,34 +13,57 @@ from .jit import kernel
 from .norm import _statistics
 
 #: Sizes of images, which change: no kernel is compiled for one of them.
-SIZES = ("tokens", "height", "width", "rows", "columns")
+SIZES = ("lines", "height", "width", "rows", "columns")
+
+
+@triton.jit
+def _tokens(block, lines, columns, ROWS: tl.constexpr):
+    """The line of patches that a block lies in, its patches in that line, and which there are."""
+    blocks_per_line = tl.cdiv(columns, ROWS)
+    line = block // blocks_per_line
+    x = block % blocks_per_line * ROWS + tl.arange(0, ROWS)
+    return line, x, (x < columns) & (line < lines)
 
 
 @triton.jit
 def _pixels(
     image,
-    token,
+    line,
+    x,
     inside,
     height,
     width,
     rows,
-    columns,
     K: tl.constexpr,
     INPUTS: tl.constexpr,
     PATCH_H: tl.constexpr,
     PATCH_W: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):
-    """Pointers to the pixels of tokens in (B, channels, height, width), and which are on it."""
+    """Pointers to the pixels of tokens in (B, channels, height, width), and which are on it.
+
+    ``WHOLE`` says that the image is one of whole patches, of which rows are then read at once.
+    """
     number = tl.arange(0, INPUTS)
     channels: tl.constexpr = K // (PATCH_H * PATCH_W)
-    batch = token // (rows * columns)
-    y = token % (rows * columns) // columns * PATCH_H
-    x = token % columns * PATCH_W
-    y = y[:, None] + (number // PATCH_W % PATCH_H)[None, :]
-    x = x[:, None] + (number % PATCH_W)[None, :]
-    plane = batch.to(tl.int64)[:, None] * channels + (number // (PATCH_H * PATCH_W))[None, :]
-    on_image = inside[:, None] & (number < K)[None, :] & (y < height) & (x < width)
-    return image + (plane * height + y) * width + x, on_image
+    if WHOLE:
+        width = tl.multiple_of(width, PATCH_W)
+    y = line % rows * PATCH_H
+    first = ((line // rows).to(tl.int64) * channels * height + y) * width
+    x = x * PATCH_W
+    down = number // PATCH_W % PATCH_H
+    across = number % PATCH_W
+    offset = (number // (PATCH_H * PATCH_W) * height + down) * width + across
+    on_image = inside[:, None] & (number < K)[None, :]
+    if not WHOLE:
+        on_image &= (y + down < height)[None, :] & (x[:, None] + across[None, :] < width)
+    return image + first + (x[:, None] + offset[None, :]), on_image
+
+
+@triton.jit
+def _offsets(line, x, column, columns, C: tl.constexpr):
+    """Where channels of tokens lie in a map (lines, columns, C)."""
+    return line.to(tl.int64) * columns * C + (x[:, None] * C + column[None, :])
 
 
 @triton.jit
@@ -66,7 +90,7 @@ def embed_forward(
     gamma,
     beta,
     out,
-    tokens,
+    lines,
     height,
     width,
     rows,
@@ -78,28 +102,29 @@ def embed_forward(
     INPUTS: tl.constexpr,
     PATCH_H: tl.constexpr,
     PATCH_W: tl.constexpr,
+    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``out = norm(patches(image) @ weight^T + bias)``: (tokens, C)."""
-    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """``out = norm(patches(image) @ weight^T + bias)``: (lines of patches, columns, C)."""
+    line, x, known = _tokens(tl.program_id(0), lines, columns, ROWS)
     column = tl.arange(0, COLUMNS)
     pointer, on_image = _pixels(
-        image, token, token < tokens, height, width, rows, columns, K, INPUTS, PATCH_H, PATCH_W
+        image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W, WHOLE
     )
     pixels = _with_one(tl.load(pointer, mask=on_image, other=0.0), K, INPUTS)
     tile = _weights(weight, bias, column, C, K, INPUTS)
     result = tl.dot(pixels.to(weight.dtype.element_ty), tile, input_precision=PRECISION)
-    inside = (token < tokens)[:, None] & (column < C)[None, :]
+    inside = known[:, None] & (column < C)[None, :]
     mean, rstd = _statistics(result, inside, eps, C)
     scale = tl.load(gamma + column, mask=column < C, other=0.0).to(tl.float32)
     shift = tl.load(beta + column, mask=column < C, other=0.0).to(tl.float32)
     normed = (result - mean[:, None]) * rstd[:, None] * scale[None, :] + shift[None, :]
-    target = out + token.to(tl.int64)[:, None] * C + column[None, :]
+    target = out + _offsets(line, x, column, columns, C)
     tl.store(target, normed.to(out.dtype.element_ty), mask=inside)
 
 
-@kernel(*SIZES, "tokens_per_program")
+@kernel(*SIZES, "blocks_per_program")
 def embed_backward(
     image,
     weight,
@@ -108,12 +133,12 @@ def embed_backward(
     grad_out,
     grad_image,
     shares,
-    tokens,
+    lines,
     height,
     width,
     rows,
     columns,
-    tokens_per_program,
+    blocks_per_program,
     eps,
     C: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -121,6 +146,7 @@ def embed_backward(
     INPUTS: tl.constexpr,
     PATCH_H: tl.constexpr,
     PATCH_W: tl.constexpr,
+    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     GRAD_IMAGE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -138,19 +164,19 @@ def embed_backward(
     gamma_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     beta_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     weight_sum = tl.zeros([COLUMNS, INPUTS], tl.float32)
-    first = tl.program_id(0) * tokens_per_program
-    for start in range(first, tl.minimum(first + tokens_per_program, tokens), ROWS):
-        token = start + tl.arange(0, ROWS)
-        inside = (token < tokens)[:, None] & (column < C)[None, :]
+    first = tl.program_id(0) * blocks_per_program
+    for block in range(first, first + blocks_per_program):
+        line, x, known = _tokens(block, lines, columns, ROWS)
+        inside = known[:, None] & (column < C)[None, :]
         pointer, on_image = _pixels(
-            image, token, token < tokens, height, width, rows, columns, K, INPUTS, PATCH_H, PATCH_W
+            image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W, WHOLE
         )
         pixels = tl.load(pointer, mask=on_image, other=0.0)
         pixels = _with_one(pixels, K, INPUTS).to(element)
         result = tl.dot(pixels, tile, input_precision=PRECISION)
         mean, rstd = _statistics(result, inside, eps, C)
         unit = tl.where(inside, (result - mean[:, None]) * rstd[:, None], 0.0)
-        given = grad_out + token.to(tl.int64)[:, None] * C + column[None, :]
+        given = grad_out + _offsets(line, x, column, columns, C)
         gradient = tl.load(given, mask=inside, other=0.0).to(tl.float32)
         gamma_sum += gradient * unit
         beta_sum += gradient
@@ -163,8 +189,8 @@ def embed_backward(
         if GRAD_IMAGE:
             pixels_back = tl.dot(projected, tl.trans(tile), input_precision=PRECISION)
             target, _ = _pixels(
-                grad_image, token, token < tokens, height, width, rows, columns, K, INPUTS,
-                PATCH_H, PATCH_W,
+                grad_image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W,
+                WHOLE,
             )  # fmt: skip
             tl.store(target, pixels_back.to(grad_image.dtype.element_ty), mask=on_image)
     share = shares + tl.program_id(0).to(tl.int64) * (C * K + 3 * C)
