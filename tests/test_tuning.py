@@ -100,7 +100,9 @@ def test_another_process_finds_what_was_remembered(install):
     assert tuning.config("linear", 48, 40, torch.float32) == SMALL
     # Where nothing may be timed, the nearest number of rows is better than nothing.
     assert tuning.config("linear", 48, 4000, torch.float32) == SMALL
-    assert tuning.config("linear", 48, 40, torch.float16) == launch.config("linear", 48)
+    assert tuning.config("linear", 48, 40, torch.float16) == launch.config(
+        "linear", 48, torch.float16
+    )
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,13 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     ),
     "mlp_forward": (
         Config(rows=64, columns=32, warps=4, stages=2),
+        Config(rows=64, columns=32, warps=4, stages=3),
         Config(rows=128, columns=32, warps=8, stages=2),
     ),
     "mlp_backward": (
         Config(rows=64, columns=32, warps=4, stages=2),
-        Config(rows=64, columns=32, warps=4, stages=2, registers=168),
+        Config(rows=64, columns=32, warps=4, stages=3, registers=168),
+        Config(rows=128, columns=32, warps=8, stages=2),
     ),
     "mlp_weight_gradients": (
         Config(rows=64, columns=64, warps=4, stages=3, programs=264),

@@ -16,8 +16,9 @@ from .operator import Differentiable, register
 from .products import like_parameters
 from .sums import summed
 
-#: Tokens, side by side, that a program handles at once.
-ROWS = 32
+#: Programs of the backward pass, relative to :data:`swin_backbone.ops.fused.launch.PROGRAMS`: each
+#: leaves shares of all gradients.
+PROGRAMS_FACTOR = 0.25
 
 _Sizes = List[int]  # noqa: UP006  (rows and columns of a patch)
 
@@ -27,7 +28,6 @@ def _launches(shape, channels, patch, eps, grad_image, precision) -> tuple[Launc
     batch, image_channels, height, width = shape
     rows, columns = triton.cdiv(height, patch[0]), triton.cdiv(width, patch[1])
     lines = batch * rows
-    blocks = lines * triton.cdiv(columns, ROWS)
     pixels = image_channels * patch[0] * patch[1]
     constants = {
         "C": channels,
@@ -36,17 +36,32 @@ def _launches(shape, channels, patch, eps, grad_image, precision) -> tuple[Launc
         "INPUTS": max(16, triton.next_power_of_2(pixels + 1)),
         "PATCH_H": patch[0],
         "PATCH_W": patch[1],
-        "WHOLE": height % patch[0] == 0 and width % patch[1] == 0,
-        "ROWS": ROWS,
         "PRECISION": precision,
     }
-    options = {"num_warps": 4 if channels <= 128 else 8, "num_stages": 2}
     numbers = (lines, height, width, rows, columns)
-    forward = Launch(embed_forward, (blocks,), (*numbers, eps), constants, options)
-    programs, blocks_per_program = looped(blocks, 1)
-    constants = {**constants, "GRAD_IMAGE": grad_image}
+    block, options = _forward_block(channels)
+    blocks = lines * triton.cdiv(columns, block)
+    forward = Launch(
+        embed_forward, (blocks,), (*numbers, eps), {**constants, "ROWS": block}, options
+    )
+    block, options = _backward_block(channels)
+    blocks = lines * triton.cdiv(columns, block)
+    programs, blocks_per_program = looped(blocks, 1, PROGRAMS_FACTOR)
+    constants |= {"ROWS": block, "GRAD_IMAGE": grad_image}
     numbers = (*numbers, blocks_per_program, eps)
     return forward, Launch(embed_backward, (programs,), numbers, constants, options)
+
+
+def _forward_block(channels: int) -> tuple[int, dict]:
+    """Tokens side by side that a program handles at once, and the launch's options."""
+    return 32, {"num_warps": 4 if channels <= 128 else 8, "num_stages": 2}
+
+
+def _backward_block(channels: int) -> tuple[int, dict]:
+    """The same for the backward pass, whose sums fill most of the registers."""
+    if channels > 128:
+        return 16, {"num_warps": 8, "num_stages": 3}
+    return 16, {"num_warps": 4, "num_stages": 3, "maxnreg": 168}
 
 
 def _map_shape(image: Tensor, channels: int, patch) -> tuple[int, ...]:

@@ -81,15 +81,15 @@ def multiply_normed(
     return out
 
 
-def _linear_kernel(rows: int, outputs: int) -> str:
+def _linear_kernel(rows: int, outputs: int, dtype: torch.dtype) -> str:
     """Which entry of configurations is about so many rows, whatever tuning found for either."""
-    blocks = _blocks(shipped_config("linear", outputs), rows, outputs)
+    blocks = _blocks(shipped_config("linear", outputs, dtype), rows, outputs)
     return "linear_few_rows" if prod(blocks) < ENOUGH_PROGRAMS else "linear"
 
 
 @lru_cache(maxsize=1024)
 def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, dtype, precision) -> Launch:
-    chosen = config(_linear_kernel(rows, outputs), outputs, rows, dtype)
+    chosen = config(_linear_kernel(rows, outputs, dtype), outputs, rows, dtype)
     constants = {"K": inputs, "N": outputs, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"DEPTH": chosen.depth, "GROUP": GROUP, "GELU": gelu, "RESIDUAL": not gelu}
     constants |= {"PARTS": _parts(chosen), "HAS_KEEP": has_keep, "PRECISION": precision}
@@ -99,7 +99,7 @@ def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, dtype, precisi
 
 def _linear_work(a, weight, *others) -> Work:
     rows, outputs = rows_of(a), weight.shape[0]
-    return Work(_linear_kernel(rows, outputs), outputs, rows, a.dtype)
+    return Work(_linear_kernel(rows, outputs, a.dtype), outputs, rows, a.dtype)
 
 
 @tuned(_linear_launch.cache_clear, _linear_work)

@@ -165,7 +165,7 @@ def untried(kernel: str, channels: int, dtype: torch.dtype) -> Config:
     """What :func:`config` says of a kernel where nothing is known: it ships, or suits the card."""
     if kernel in CAUTIOUS and not has_room():
         return _for_dtype(CAUTIOUS[kernel], dtype)
-    return _for_dtype(launch.config(kernel, channels), dtype)
+    return _for_dtype(launch.config(kernel, channels, dtype), dtype)
 
 
 def candidates_for(work: Work) -> list[Config]:

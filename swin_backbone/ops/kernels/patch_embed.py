@@ -38,25 +38,18 @@ def _pixels(
     INPUTS: tl.constexpr,
     PATCH_H: tl.constexpr,
     PATCH_W: tl.constexpr,
-    WHOLE: tl.constexpr,
 ):
-    """Pointers to the pixels of tokens in (B, channels, height, width), and which are on it.
-
-    ``WHOLE`` says that the image is one of whole patches, of which rows are then read at once.
-    """
+    """Pointers to the pixels of tokens in (B, channels, height, width), and which are on it."""
     number = tl.arange(0, INPUTS)
     channels: tl.constexpr = K // (PATCH_H * PATCH_W)
-    if WHOLE:
-        width = tl.multiple_of(width, PATCH_W)
     y = line % rows * PATCH_H
     first = ((line // rows).to(tl.int64) * channels * height + y) * width
     x = x * PATCH_W
     down = number // PATCH_W % PATCH_H
     across = number % PATCH_W
     offset = (number // (PATCH_H * PATCH_W) * height + down) * width + across
-    on_image = inside[:, None] & (number < K)[None, :]
-    if not WHOLE:
-        on_image &= (y + down < height)[None, :] & (x[:, None] + across[None, :] < width)
+    on_image = inside[:, None] & ((number < K) & (y + down < height))[None, :]
+    on_image &= x[:, None] + across[None, :] < width
     return image + first + (x[:, None] + offset[None, :]), on_image
 
 
@@ -102,7 +95,6 @@ def embed_forward(
     INPUTS: tl.constexpr,
     PATCH_H: tl.constexpr,
     PATCH_W: tl.constexpr,
-    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -110,7 +102,7 @@ def embed_forward(
     line, x, known = _tokens(tl.program_id(0), lines, columns, ROWS)
     column = tl.arange(0, COLUMNS)
     pointer, on_image = _pixels(
-        image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W, WHOLE
+        image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W
     )
     pixels = _with_one(tl.load(pointer, mask=on_image, other=0.0), K, INPUTS)
     tile = _weights(weight, bias, column, C, K, INPUTS)
@@ -146,7 +138,6 @@ def embed_backward(
     INPUTS: tl.constexpr,
     PATCH_H: tl.constexpr,
     PATCH_W: tl.constexpr,
-    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     GRAD_IMAGE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -169,7 +160,7 @@ def embed_backward(
         line, x, known = _tokens(block, lines, columns, ROWS)
         inside = known[:, None] & (column < C)[None, :]
         pointer, on_image = _pixels(
-            image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W, WHOLE
+            image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W
         )
         pixels = tl.load(pointer, mask=on_image, other=0.0)
         pixels = _with_one(pixels, K, INPUTS).to(element)
@@ -189,9 +180,8 @@ def embed_backward(
         if GRAD_IMAGE:
             pixels_back = tl.dot(projected, tl.trans(tile), input_precision=PRECISION)
             target, _ = _pixels(
-                grad_image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W,
-                WHOLE,
-            )  # fmt: skip
+                grad_image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W
+            )
             tl.store(target, pixels_back.to(grad_image.dtype.element_ty), mask=on_image)
     share = shares + tl.program_id(0).to(tl.int64) * (C * K + 3 * C)
     known = column < C
