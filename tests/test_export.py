@@ -1,10 +1,12 @@
 """Exported models: one trace for every batch, height and width."""
 
+import copy
 import dataclasses
 import importlib.util
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -32,6 +34,7 @@ from mmseg.registry import MODELS
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import export as export_tool  # noqa: E402
 from exporting import backbone_and_card, segmentor_and_card  # noqa: E402
 from predictors import CheckpointPredictor, OnnxPredictor, Sliding  # noqa: E402
 
@@ -373,3 +376,40 @@ def test_a_damaged_card_is_named(text):
     metadata = {"swin_backbone.model_card": text}
     with pytest.raises(ValueError, match=r"m\.onnx has a damaged model card"):
         ModelCard.from_metadata(metadata, "m.onnx")
+
+
+class NormOfNearlyEqualValues(nn.Module):
+    """Its float32 results are off by far more than 1e-4 of the largest."""
+
+    def __init__(self):
+        super().__init__()
+        self.projection = nn.Conv2d(3, 32, 1)
+        self.norm = nn.GroupNorm(4, 32, eps=1e-12)
+
+    def forward(self, images):
+        return self.norm(1 + 1e-4 * self.projection(images).mean((2, 3), keepdim=True))
+
+
+class Recomputed:
+    """Stands for an exported file: what ``model`` gives in float64, times ``factor``."""
+
+    def __init__(self, model, factor):
+        self.model, self.factor = copy.deepcopy(model).double(), factor
+        self.card = SimpleNamespace(mean=(0.0, 0.0, 0.0), inputs=("images",))
+
+    def __call__(self, images):
+        with torch.no_grad():
+            return [self.factor * self.model(images.double()).float()]
+
+
+def test_a_file_need_not_repeat_pytorchs_rounding():
+    model = NormOfNearlyEqualValues()
+    difference, excess = export_tool.largest_difference(model, Recomputed(model, 1.0))
+    assert difference > TOLERANCE  # or the test shows nothing
+    assert excess <= TOLERANCE
+
+
+@pytest.mark.parametrize("model", [nn.Conv2d(3, 2, 1), NormOfNearlyEqualValues()])
+def test_a_file_that_is_wrong_is_found(model):
+    _, excess = export_tool.largest_difference(model, Recomputed(model, 1.01))
+    assert excess > TOLERANCE

@@ -6,16 +6,18 @@
 
 Batch, height and width of the input stay free, from 1. The file is then compared with PyTorch on
 sizes that it was not made with; the exit status is 1 if an output differs by more than 1e-4 of the
-largest value. Preprocessing, classes and strides are written into the file's metadata.
+largest value, beyond what PyTorch itself is off by. Preprocessing, classes and strides are written
+into the file's metadata.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,12 +67,12 @@ def main() -> int:
     with console.status(f"writing {file_format}"):
         write_program(program, card, arguments.out, file_format)
     exported = load(arguments.out)
-    error = largest_difference(model, exported)
+    error, excess = largest_difference(model, exported)
     console.print(f"wrote {arguments.out}: differs from PyTorch by {error:.1e} at most, relatively")
     if arguments.time:
         print_times(model, exported, tuple(arguments.time))
-    if not error <= TOLERANCE:
-        console.print(f"[red]more than {TOLERANCE:.0e}[/red]")
+    if not excess <= TOLERANCE:
+        console.print(f"[red]more than {TOLERANCE:.0e}, rounding aside[/red]")
         return 1
     return 0
 
@@ -79,19 +81,42 @@ def _format_of(path: Path) -> str:
     return "onnx" if path.suffix == ".onnx" else "torch-export"
 
 
-def largest_difference(model: nn.Module, exported: ExportedModel) -> float:
-    """Largest difference of an output, relative to its largest value, over all checked sizes."""
-    errors = []
+def largest_difference(model: nn.Module, exported: ExportedModel) -> tuple[float, float]:
+    """Largest difference of an output, relative to its largest value, over all checked sizes: as it
+    is, and without what PyTorch itself is off by.
+
+    Of an image of a pixel, a norm of few equal values may magnify float32's rounding a
+    thousandfold: no file can then be nearer to PyTorch than PyTorch is to the exact result.
+    """
+    differences, excesses = [], []
     for batch, height, width in CHECKED_SIZES:
         inputs = [torch.randn(batch, len(exported.card.mean), height, width)]
         if "valid_sizes" in exported.card.inputs:
             sides = [torch.randint(1, side + 1, (batch,)) for side in (height, width)]
             inputs.append(torch.stack(sides, dim=1))
-        for ours, theirs in zip(_outputs(model, *inputs), exported(*inputs), strict=True):
-            if ours.shape != theirs.shape:
-                raise RuntimeError(f"exported {tuple(theirs.shape)} is not {tuple(ours.shape)}")
-            errors.append(float((ours - theirs).abs().max() / ours.abs().max()))
+        outputs = _outputs(model, *inputs)
+        difference = _difference(exported(*inputs), outputs)
+        differences.append(difference)
+        rounding = _rounding(model, inputs, outputs) if difference > TOLERANCE else 0.0
+        excesses.append(difference - rounding)
+    return max(differences), max(excesses)
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Largest, relative to the largest value of each of ``expected``."""
+    errors = []
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != b.shape:
+            raise RuntimeError(f"exported {tuple(a.shape)} is not {tuple(b.shape)}")
+        errors.append(float((a - b).abs().max() / b.abs().max()))
     return max(errors)
+
+
+def _rounding(model: nn.Module, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    """How far ``outputs`` of ``model`` are from those in float64."""
+    exact = copy.deepcopy(model).double()
+    wide = [x.double() if x.is_floating_point() else x for x in inputs]
+    return _difference(_outputs(exact, *wide), outputs)
 
 
 def _outputs(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
