@@ -1,10 +1,11 @@
 """Measure how training scales with the number of GPUs of one machine (or of processes on a CPU).
 
     python tools/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
-        [--batch 4 16] [--strategy ddp fsdp] [--size 512]
+        [--batch 4 16] [--strategy ddp fsdp] [--size 512] [--norm SyncBN]
 
 Swin + UPerNet as mmseg builds it trains on random images that are on the GPU already, in bfloat16
-(float32 on the CPU), everything else as configured: AdamW, SyncBN in the heads. For each setting:
+(float32 on the CPU), everything else as configured: AdamW, SyncBN in the heads (which ``--norm BN``
+makes each process's own, to see what it costs). For each setting:
 images a second of all processes, efficiency (images a second a process, against one process), peak
 memory of a process, and communication: the time of NCCL's kernels (gloo's calls) in a step, whether
 computation hides it or not. Writes ``OUT/scaling.json``, ``OUT/scaling.md``, ``OUT/scaling.png``.
@@ -58,6 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 16], help="images a process")
     parser.add_argument("--strategy", nargs="+", choices=["ddp", "fsdp"], default=["ddp", "fsdp"])
     parser.add_argument("--size", type=int, default=512, help="side of an image, pixels")
+    parser.add_argument("--norm", choices=["SyncBN", "BN"], default="SyncBN", help="of the heads")
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each setting")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds a number of processes")
@@ -148,7 +150,7 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    model = wrap(build(arch), strategy, device)
+    model = wrap(build(arch, arguments.norm), strategy, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.01, fused=CUDA)
     inputs, samples = random_batch(batch, arguments.size, device)
 
@@ -175,7 +177,7 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     }
 
 
-def build(arch: str) -> nn.Module:
+def build(arch: str, norm: str) -> nn.Module:
     """UPerNet on a Swin of this size, as mmseg builds it."""
     cfg = Config.fromfile(ROOT / "configs" / "_base_" / "models" / "upernet_swin.py").model
     dims, depths, heads = SIZES[arch]
@@ -187,7 +189,7 @@ def build(arch: str) -> nn.Module:
     if arch == "nano":
         cfg.decode_head.channels = cfg.auxiliary_head.channels = 16
     model = MODELS.build(cfg)
-    return model if CUDA else revert_sync_batchnorm(model)
+    return model if CUDA and norm == "SyncBN" else revert_sync_batchnorm(model)
 
 
 def wrap(model: nn.Module, strategy: str, device: torch.device) -> nn.Module:
