@@ -104,6 +104,31 @@ def test_fsdp_saves_whole_checkpoints_and_resumes(tiny_file, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        (["fsdp_bf16"], {}),
+        (["fsdp", "amp_bf16"], {"optim_wrapper.loss_scale.enabled": True}),
+    ],
+)
+def test_fsdp_trains_in_mixed_precision(options, changes, tiny_file, tmp_path):
+    """With a fused optimizer, too, which PyTorch's scaler for FSDP does not get on with."""
+    config = tiny_file(steps=2, **{"optim_wrapper.optimizer.fused": True})
+    overlay = tmp_path / "mixed.py"
+    imports = {"imports": ["helpers.tiny_run", "helpers.amp_on_cpu"], "_delete_": True}
+    overlay.write_text(f"_base_ = {str(config)!r}\ncustom_imports = {imports}\n")
+    work_dir, words = tmp_path / "work", [f"{key}={value}" for key, value in changes.items()]
+    run_tool(
+        "dist_train.sh", overlay, 2, "--work-dir", work_dir, "--with", *options,
+        *(["--cfg-options", *words] if words else []), PORT="29626",
+    )  # fmt: skip
+    before = Runner.from_cfg(Config.fromfile(config)).model.state_dict()
+    after = read(work_dir, 2)["state_dict"]
+    moved = [not torch.equal(after[name], tensor) for name, tensor in before.items()]
+    assert sum(moved) > len(moved) / 2
+
+
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_job_and_little_is_lost(tiny_file, tmp_path):
     steps, interval, die_at = 8, 2, 5
     config = tiny_file(steps=steps)
@@ -162,7 +187,8 @@ def test_mixed_precision_is_mmengines(name):
     option = Config.fromfile(OPTIONS / f"{name}.py").optim_wrapper
     assert option.type in OPTIM_WRAPPERS
     assert hasattr(torch, option.dtype)
-    assert ("loss_scale" in option) == (option.dtype == "float16")
+    scaled = option.loss_scale == "dynamic" or option.loss_scale.get("enabled", True)
+    assert scaled == (option.dtype == "float16")
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp_bf16", "deepspeed"])

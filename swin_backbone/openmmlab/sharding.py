@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from mmengine._strategy.fsdp import FSDPStrategy
 from mmengine.device import get_device
+from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import FUNCTIONS, STRATEGIES
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
 
 from ..layers import SwinBlock
 
@@ -25,6 +27,18 @@ def wrap_swin_blocks(
     return recurse or isinstance(module, SwinBlock)
 
 
+def unfuse(optimizer: Optimizer) -> None:
+    """Have an optimizer take its steps by one kernel an operation.
+
+    FSDP's loss scaler tells of infinities in a tensor of one dimension, and PyTorch's fused
+    optimizers take a tensor of none.
+    """
+    for settings in (optimizer.defaults, *optimizer.param_groups):
+        if settings.get("fused"):
+            settings["fused"] = False
+    optimizer._step_supports_amp_scaling = False
+
+
 @STRATEGIES.register_module()
 class ResumableFSDPStrategy(FSDPStrategy):
     """mmengine's ``FSDPStrategy``, able to resume.
@@ -34,6 +48,14 @@ class ResumableFSDPStrategy(FSDPStrategy):
     moments into one buffer, of which the last one gathered remains; each is gathered by itself
     here. Takes the arguments of ``FSDPStrategy``.
     """
+
+    def build_optim_wrapper(self, optim_wrapper, model=None) -> BaseOptimWrapper:
+        """As mmengine's; with loss scaling, without a fused optimizer."""
+        wrapper = super().build_optim_wrapper(optim_wrapper, model)
+        scaler = getattr(wrapper, "loss_scaler", None)
+        if scaler is not None and scaler.is_enabled():
+            unfuse(wrapper.optimizer)
+        return wrapper
 
     def optim_state_dict(self) -> dict:
         """The optimizer's state by parameter name, whole or sharded as the config says."""

@@ -1,7 +1,7 @@
 # As fsdp.py, computing and communicating in bfloat16; parameters and optimizer stay in float32.
 # Autocast, too: a head whose scores are resized and judged in bfloat16 loses precision, and on a GPU
 # takes longer than in float32, as interpolation's gradient adds up atomically.
-optim_wrapper = dict(type="AmpOptimWrapper", dtype="bfloat16")
+optim_wrapper = dict(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=dict(enabled=False))
 runner_type = "FlexibleRunner"
 strategy = dict(
     type="ResumableFSDPStrategy",
