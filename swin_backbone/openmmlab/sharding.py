@@ -30,8 +30,8 @@ def wrap_swin_blocks(
 def unfuse(optimizer: Optimizer) -> None:
     """Have an optimizer take its steps by one kernel an operation.
 
-    FSDP's loss scaler tells of infinities in a tensor of one dimension, and PyTorch's fused
-    optimizers take a tensor of none.
+    Where gradients are unscaled before a step, to be clipped, FSDP's loss scaler tells of
+    infinities in a tensor of one dimension, and PyTorch's fused optimizers take a tensor of none.
     """
     for settings in (optimizer.defaults, *optimizer.param_groups):
         if settings.get("fused"):
