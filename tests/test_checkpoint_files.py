@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.peers import make_theirs, ours_like, randomise, relative_error
+from helpers.errors import relative_error
+from helpers.peers import make_theirs, ours_like, randomise
 
 from swin_backbone import SwinBackbone
 from swin_backbone.checkpoints import CheckpointError, read_checkpoint, sources

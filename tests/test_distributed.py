@@ -116,8 +116,8 @@ def test_fsdp_trains_in_mixed_precision(option, changes, tiny_file, tmp_path):
     """Without loss scaling and with, which PyTorch cannot do beside a fused optimizer where
     gradients are clipped."""
     imports = ["helpers.tiny_run", "helpers.amp_on_cpu"]
-    changes |= {"optim_wrapper.optimizer.fused": True, "optim_wrapper.clip_grad.max_norm": 1.0}
-    config = tiny_file(steps=2, **changes)
+    fused = {"optim_wrapper.optimizer.fused": True, "optim_wrapper.clip_grad.max_norm": 1.0}
+    config = tiny_file(steps=2, **changes, **fused)
     overlay = tmp_path / "on_cpu.py"
     overlay.write_text(
         f"_base_ = {str(config)!r}\ncustom_imports = {{'imports': {imports}, '_delete_': True}}\n"

@@ -413,3 +413,14 @@ def test_a_file_need_not_repeat_pytorchs_rounding():
 def test_a_file_that_is_wrong_is_found(model):
     _, excess = export_tool.largest_difference(model, Recomputed(model, 1.01))
     assert excess > TOLERANCE
+
+
+def test_a_file_that_gives_nan_for_one_size_is_found():
+    model = nn.Conv2d(3, 2, 1)
+    good = Recomputed(model, 1.0)
+
+    def exported(images):
+        return [out * (math.nan if images.shape[-1] == 41 else 1.0) for out in good(images)]
+
+    exported.card = good.card
+    assert all(map(math.isnan, export_tool.largest_difference(model, exported)))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.errors import relative_error
 from helpers.peers import (
     PAIRS,
     PEERS,
@@ -9,7 +10,6 @@ from helpers.peers import (
     make_theirs,
     ours_like,
     randomise,
-    relative_error,
     transformers_config,
     without_output_norms,
 )

@@ -11,6 +11,7 @@ import inspect
 
 import pytest
 import torch
+from helpers.errors import relative_error
 
 from swin_backbone import SwinBackbone
 
@@ -32,10 +33,6 @@ def make_pair(peer, window_size, dtype, **options):
     ours = SwinBackbone(window_size=window_size, **options).to(dtype).eval()
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
-
-
-def relative_error(ours, theirs):
-    return ((ours - theirs).norm() / theirs.norm()).item()
 
 
 def run(model, images, cotangents):

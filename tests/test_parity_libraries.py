@@ -9,12 +9,12 @@ are single numbers summed over every pair of tokens, whose terms nearly cancel.
 
 import pytest
 import torch
+from helpers.errors import relative_error
 from helpers.peers import (
     PAIRS,
     PEERS,
     make_theirs,
     ours_like,
-    relative_error,
     without_output_norms,
 )
 

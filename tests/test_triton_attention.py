@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.errors import assert_as_good, draws_for, pooled_errors
+from helpers.errors import assert_as_good, assert_small, draws_for, pooled_errors
 from helpers.kernels import DEVICE, HAS_GPU, gpu  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
@@ -65,10 +65,8 @@ def attend_in_three_ways(
         valid_sizes = torch.tensor([[(size[0] + 1) // 2, size[1]], [0, 3]], device=DEVICE)
     cotangent = torch.randn(batch, *size, heads * head_dim, device=DEVICE).to(dtype).float()
     arguments = (cotangent, heads, window_size, shift_size, valid_sizes)
-    return [
-        attend_and_differentiate(inputs, backend, kind, *arguments)
-        for backend, kind in (("triton", dtype), ("reference", dtype), ("reference", torch.float64))
-    ]
+    ways = ("triton", dtype), ("reference", dtype), ("reference", torch.float64)
+    return [attend_and_differentiate(inputs, *way, *arguments) for way in ways]
 
 
 @pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS)
@@ -76,7 +74,7 @@ def attend_in_three_ways(
 def test_float32_agrees_with_float64_reference(size, window_size, shift_size):
     """1e-5, since float32 sums over up to 64 tokens and windows round to 1e-7 each."""
     kernels, _ = compare(size, window_size, shift_size, torch.float32)
-    assert max(kernels) <= 1e-5
+    assert_small(kernels, 1e-5)
 
 
 @pytest.mark.parametrize(("window_size", "shift_size"), LARGE_WINDOWS)
@@ -85,7 +83,7 @@ def test_windows_larger_than_a_block_of_queries(window_size, shift_size, head_di
     kernels, _ = compare(
         (17, 9), window_size, shift_size, torch.float32, heads=1, head_dim=head_dim, batch=1
     )
-    assert max(kernels) <= 1e-5
+    assert_small(kernels, 1e-5)
 
 
 @wherever
@@ -186,11 +184,8 @@ def differentiate_drawn_models(version, mask_padding):
         results = {f"map {index}": m.detach() for index, m in enumerate(maps)}
         return results | {name: p.grad for name, p in model.named_parameters()}
 
-    wide = torch.float32, torch.float64
-    return [
-        differentiate(backend, dtype)
-        for backend, dtype in (("triton", wide[0]), ("reference", wide[0]), ("reference", wide[1]))
-    ]
+    ways = ("triton", torch.float32), ("reference", torch.float32), ("reference", torch.float64)
+    return [differentiate(*way) for way in ways]
 
 
 @gpu
@@ -207,7 +202,7 @@ def test_a_whole_model_errs_no_more_than_the_reference_under_autocast(version, m
     errors = zip(
         drawn[0][0], pooled_errors(kernels, exact), pooled_errors(reference, exact), strict=True
     )
-    worse = {name: (fast, plain) for name, fast, plain in errors if fast > 1.5 * plain}
+    worse = {name: (fast, plain) for name, fast, plain in errors if not fast <= 1.5 * plain}
     assert not worse
 
 

@@ -5,10 +5,10 @@
 
 Swin + UPerNet as mmseg builds it trains on random images that are on the GPU already, in bfloat16
 (float32 on the CPU), everything else as configured: AdamW, SyncBN in the heads (which ``--norm BN``
-makes each process's own, to see what it costs). For each setting:
-images a second of all processes, efficiency (images a second a process, against one process), peak
-memory of a process, and communication: the time of NCCL's kernels (gloo's calls) in a step, whether
-computation hides it or not. Writes ``OUT/scaling.json``, ``OUT/scaling.md``, ``OUT/scaling.png``.
+makes each process's own, to see what it costs). For each setting: images a second of all processes,
+efficiency (images a second a process, against one process), peak memory of a process, and
+communication: the time of NCCL's kernels (gloo's calls) in a step, whether computation hides it or
+not. Writes ``OUT/scaling.json``, ``OUT/scaling.md``, ``OUT/scaling.png``.
 """
 
 from __future__ import annotations

@@ -226,13 +226,12 @@ def print_table(runs: list[dict]) -> None:
     table = Table(*names, box=box.MARKDOWN)
     for run in runs:
         seconds = run["seconds_per_iteration"]
-        values = [run["scores"].get(name) for name in scores]
         table.add_row(
             Path(run["config"]).stem,
             run["variant"],
             str(run["seed"]),
             str(max(run["iterations"], default=0)),
-            *(text for scores_of_run in values for text in last_and_best(scores_of_run)),
+            *(text for name in scores for text in last_and_best(run["scores"].get(name))),
             f"{1 / seconds:.2f}" if seconds else "-",
             f"{run['peak_memory_mib']}",
         )
@@ -240,12 +239,14 @@ def print_table(runs: list[dict]) -> None:
 
 
 def last_and_best(values: list[float] | None) -> tuple[str, str]:
+    """As the table shows them; a dash where there are none."""
     return (f"{values[-1]:.2f}", f"{max(values):.2f}") if values else ("-", "-")
 
 
-def score_names(runs: list[dict]) -> list[str]:
-    """Scores that any of the runs has."""
-    return list(dict.fromkeys(name for run in runs for name in run["scores"]))
+def score_names(runs: list[dict], least: int = 1) -> list[str]:
+    """Scores of which any of the runs has at least so many values."""
+    values = [item for run in runs for item in run["scores"].items()]
+    return list(dict.fromkeys(name for name, scores in values if len(scores) >= least))
 
 
 def draw(runs: list[dict], path: Path, smoothing: float) -> None:
@@ -255,10 +256,7 @@ def draw(runs: list[dict], path: Path, smoothing: float) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    points = {
-        name: max(len(run["scores"].get(name, ())) for run in runs) for name in score_names(runs)
-    }
-    scores = [name for name, number in points.items() if number > 1]
+    scores = score_names(runs, least=2)
     columns = 1 + len(scores)
     figure, axes = plt.subplots(1, columns, figsize=(6 * columns, 4.5), squeeze=False)
     variants = list(dict.fromkeys(run["variant"] for run in runs))

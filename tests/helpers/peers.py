@@ -232,7 +232,3 @@ def without_output_norms(model):
     for index in model.out_indices:
         setattr(model, f"norm{index}", nn.Identity())
     return model
-
-
-def relative_error(ours, theirs):
-    return ((ours - theirs).norm() / theirs.norm()).item()

@@ -89,7 +89,7 @@ _address, _dtype = Tensor.data_ptr, attrgetter("dtype")
 
 
 def config(kernel: str, channels: int, dtype: torch.dtype) -> Config:
-    """Launch parameters of a kernel for tokens of ``channels`` channels, as shipped.
+    """Launch parameters, as shipped, of a kernel for ``channels`` channels multiplied in ``dtype``.
 
     Operations ask :func:`swin_backbone.ops.fused.tuning.config`, which knows the card.
     """

@@ -156,7 +156,7 @@ def multiply_through_gelu(
     launch = _gelu_products_launch(rows, channels, hidden, a.dtype, precision(a.dtype))
     activated = a.new_empty((rows, hidden))
     grad_hidden = torch.empty_like(activated)
-    row_blocks = -(-rows // launch.constants["ROWS"])  # triton.cdiv takes the host 20 us
+    row_blocks = -(-rows // launch.constants["ROWS"])  # triton.cdiv takes longer
     shares = a.new_empty((row_blocks, hidden), dtype=torch.float32)
     launch(a, up, up_bias, grad_out, down, activated, grad_hidden, shares)
     return activated, grad_hidden, shares
