@@ -242,11 +242,14 @@ def test_patch_embedding_agrees_with_its_reference(channels, image_channels, pat
         assert relative_error(a, b) <= 1e-5
 
 
-def test_patch_embedding_shared_by_few_programs(monkeypatch):
-    monkeypatch.setattr(launch, "PROGRAMS", 2)
+@pytest.mark.parametrize("programs", [1, 2, 5])  # of the 24 blocks, 5 share 25
+def test_patch_embedding_shared_by_few_programs(programs, monkeypatch):
+    """Lines of patches longer than a block, and more blocks in a program than there are."""
+    monkeypatch.setattr(launch, "PROGRAMS", programs)
+    monkeypatch.setattr(fused_embedding, "PROGRAMS_FACTOR", 1)
     fused_embedding._launches.cache_clear()
-    tensors = [torch.randn(2, 3, 31, 38, device=DEVICE), *draw_embedding(16, 3, (4, 4))]
-    cotangent = torch.randn(2, 8, 10, 16, device=DEVICE)
+    tensors = [torch.randn(2, 3, 15, 150, device=DEVICE), *draw_embedding(16, 3, (4, 4))]
+    cotangent = torch.randn(2, 4, 38, 16, device=DEVICE)
     actual = differentiate(embed_by_kernel, tensors, torch.float32, cotangent)
     exact = differentiate(embed, tensors, torch.float64, cotangent)
     fused_embedding._launches.cache_clear()

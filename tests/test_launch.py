@@ -65,3 +65,11 @@ def test_which_numbers_have_kernels_of_their_own(variants, rows, pixels, is_shar
     Launch(KERNEL, (1,), (5, 7), {"CHANNELS": 32}, {})
     Launch(KERNEL, (1,), (rows, pixels), {"CHANNELS": 32}, {})
     assert len(variants) == (1 if is_shared else 2)
+
+
+def test_what_was_measured_in_16_bits_is_for_16_bits():
+    listed, general = launch.CONFIGS["mlp_backward", 192], launch.CONFIGS["mlp_backward", None]
+    assert listed != general  # or the test shows nothing
+    assert launch.config("mlp_backward", 192, torch.bfloat16) == listed
+    assert launch.config("mlp_backward", 192, torch.float32) == general
+    assert launch.config("mlp_backward", 64, torch.bfloat16) == general
