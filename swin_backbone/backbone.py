@@ -101,6 +101,9 @@ class SwinBackbone(BaseModule):
             side (the original classifiers, transformers, mmpretrain).
         table_interpolation: how bias tables of a checkpoint with another window are resized
             (V1): ``'bicubic'``, as the original does, or ``'log_spaced'``, timm's default.
+        output_norms: whether each map goes through a norm of its own (``norm0`` to ``norm3``), as
+            in mmseg, mmdet and mmpretrain. ``False``: there are none, and maps are as the stages
+            give them, which is what timm, torchvision and transformers' V2 return.
 
     Attributes:
         num_features: channels of each stage.
@@ -148,6 +151,7 @@ class SwinBackbone(BaseModule):
         extra_norm_every_n_blocks: int = 0,
         small_maps: str = "shift",
         table_interpolation: str = "bicubic",
+        output_norms: bool = True,
     ):
         super().__init__(init_cfg=resolve_init_cfg(init_cfg, pretrained))
         embed_dims, depths, num_heads = arguments.resolve_architecture(
@@ -166,6 +170,7 @@ class SwinBackbone(BaseModule):
                 f"rules choose windows by the size of a whole batch's map"
             )
         arguments.check_choice("table_interpolation", table_interpolation, TABLE_INTERPOLATIONS)
+        arguments.check_choice("output_norms", output_norms, (True, False))
         arguments.check_version_options(
             version, qk_scale, pretrained_window_sizes, extra_norm_every_n_blocks
         )
@@ -184,6 +189,7 @@ class SwinBackbone(BaseModule):
         self.mask_padding = mask_padding
         self.packed = packed
         self.small_maps = small_maps
+        self.output_norms = output_norms
         self.checkpoint_report = None
 
         patch_size = arguments.to_pair("patch_size", patch_size)
@@ -227,8 +233,9 @@ class SwinBackbone(BaseModule):
             self.window_sizes,
             self.pretrained_window_sizes,
         )
-        for stage in self.out_indices:
-            self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
+        if output_norms:
+            for stage in self.out_indices:
+                self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
 
         self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
         self._freeze_stages()
@@ -278,11 +285,13 @@ class SwinBackbone(BaseModule):
         for index, (stage, valid) in enumerate(zip(self.stages, valid_sizes, strict=True)):
             features, x = stage(x, valid, norm=self._output_norm(index))
             if index in self.out_indices:
+                if not self.output_norms:  # else the norm has cleared what is outside
+                    features = clear_padding(features, valid)
                 maps.append(features.permute(0, 3, 1, 2))
         return maps
 
     def _output_norm(self, stage: int) -> nn.Module | None:
-        return getattr(self, f"norm{stage}") if stage in self.out_indices else None
+        return getattr(self, f"norm{stage}", None)
 
     def forward_packed(
         self, images: Sequence[Tensor], batch_size: tuple[int, int] | None = None
@@ -489,8 +498,9 @@ class SwinBackbone(BaseModule):
         frozen = [self.patch_embed, self.drop_after_pos]
         for stage in range(self.frozen_stages):
             frozen.append(self.stages[stage])
-            if stage in self.out_indices:
-                frozen.append(getattr(self, f"norm{stage}"))
+            norm = self._output_norm(stage)
+            if norm is not None:
+                frozen.append(norm)
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
