@@ -12,8 +12,11 @@ from torch import Tensor
 from .report import CheckpointError
 from .sources import fetch
 
-#: Keys under which trainers put a model's tensors, in order of preference.
-CONTAINERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+#: Keys under which trainers put a model's tensors, in order of preference: averaged ones last.
+CONTAINERS = (
+    *("state_dict", "model", "model_state_dict", "module", "net", "params"),
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema"),
+)
 
 #: How the convolution of the patch embedding ends in every layout: what is before is a prefix.
 LANDMARKS = (
@@ -85,64 +88,139 @@ def _unreadable(path: Path, error: Exception) -> str:
     )
 
 
-def find_backbone(checkpoint: object) -> tuple[dict[str, Tensor], dict[str, str]]:
+def find_backbone(
+    checkpoint: object, prefix: str | None = None, key: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Take the backbone's tensors out of whatever a trainer saved.
 
     Args:
-        checkpoint: a state dict, or a dict that holds one under ``state_dict``, ``model`` or,
-            if there are only averaged weights, ``state_dict_ema`` or ``model_ema``; of a
-            backbone, or of any model that has one, such as a segmentor, a detector, a wrapper
-            or a pretraining method.
+        checkpoint: a state dict, or a dict that holds one under a name; of a backbone, or of any
+            model that has one, such as a segmentor, a detector, a wrapper or a pretraining
+            method.
+        prefix: what is in front of the backbone's keys, or of those of a part of the model that
+            has one backbone (``'student.'``, ``'teacher.backbone'``), as in mmengine; ``''`` for
+            a backbone with nothing in front. ``None`` finds it, if there is only one.
+        key: the name that the state dict stands under; ``None`` takes the first of
+            :data:`CONTAINERS` or, if there is none of them, the only entry that holds tensors.
 
     Returns:
         The backbone's tensors, and for each key that is not the backbone's, why it is ignored.
 
     Raises:
-        CheckpointError: if there are no tensors in it, or several backbones.
+        CheckpointError: if there are no tensors in it, several state dicts of unknown names,
+            several backbones, or nothing under ``prefix`` or ``key``.
+        TypeError: if ``prefix`` or ``key`` is no text.
     """
-    tensors = _unwrap(checkpoint)
-    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    prefix = _find_prefix(tensors)
-    inside, ignored = {}, {}
-    for key, value in tensors.items():
-        if key == "n_averaged":
-            ignored[key] = "counts the steps of averaged weights"
-        elif key.startswith(prefix):
-            inside[key.removeprefix(prefix)] = value
+    for name, value in (("prefix", prefix), ("key", key)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} must be text or None, got {value!r}")
+    tensors, ignored = _unwrap(checkpoint, key)
+    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    found = _backbones(tensors)
+    before = _choose(tensors, found, prefix)
+    others = tuple(other for other in found if other != before and other.startswith(before))
+    inside = {}
+    for name, value in tensors.items():
+        if name == "n_averaged":
+            ignored[name] = "counts the steps of averaged weights"
+        elif others and name.startswith(others):
+            ignored[name] = "belongs to another backbone"
+        elif name.startswith(before):
+            inside[name.removeprefix(before)] = value
         else:
-            ignored[key] = f"belongs to the model's {key.split('.')[0]}"
+            ignored[name] = f"belongs to the model's {name.split('.')[0]}"
     return inside, ignored
 
 
-def _find_prefix(tensors: Mapping[str, Tensor]) -> str:
-    """What is before the backbone's keys in a whole model; empty if it is no whole model."""
-    prefixes = set()
+def _backbones(tensors: Mapping[str, Tensor]) -> set[str]:
+    """What is in front of the keys of each backbone."""
+    found = set()
     for key in tensors:
         for landmark in LANDMARKS:
             prefix = key.removesuffix(landmark)
             if prefix != key and (not prefix or prefix.endswith(".")):
                 # Part of transformers' layout, whose output norms are beside it.
-                prefixes.add(prefix.removesuffix("swin.").removesuffix("swinv2."))
-    for preferred in ("", "backbone."):
-        if preferred in prefixes:
-            return preferred
-    if len(prefixes) > 1:
+                found.add(prefix.removesuffix("swin.").removesuffix("swinv2."))
+    return found
+
+
+def _choose(tensors: Mapping[str, Tensor], found: set[str], wanted: str | None) -> str:
+    """What is before the backbone's keys in a whole model; empty if it is no whole model."""
+    if wanted is not None:
+        return _below(tensors, found, wanted)
+    if len(found) > 1:
         raise CheckpointError(
-            f"checkpoint holds several backbones, under {sorted(prefixes)}; keep one of them"
+            f"checkpoint holds several backbones, under {sorted(found)}; choose one with prefix="
         )
-    if prefixes:
-        return prefixes.pop()
+    if found:
+        return next(iter(found))
     return "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
 
 
-def _unwrap(checkpoint: object) -> dict[str, Tensor]:
-    if isinstance(checkpoint, Mapping):
-        for name in CONTAINERS:
-            if isinstance(checkpoint.get(name), Mapping):
-                return _unwrap(checkpoint[name])
-        tensors = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
-        if tensors and len(tensors) == len(checkpoint):
-            return tensors
-    kind = type(checkpoint).__name__
-    found = list(checkpoint)[:5] if isinstance(checkpoint, Mapping) else kind
-    raise CheckpointError(f"checkpoint holds no state dict of tensors; found {found}")
+def _below(tensors: Mapping[str, Tensor], found: set[str], wanted: str) -> str:
+    """The prefix of the one backbone at or below a wanted one."""
+    prefix = f"{wanted.removeprefix('module.').removesuffix('.')}." if wanted else ""
+    if not any(key.startswith(prefix) for key in tensors):
+        tops = sorted({key.split(".")[0] for key in tensors})
+        there = f"backbones are under {sorted(found)}" if found else f"keys begin with {tops[:5]}"
+        raise CheckpointError(f"checkpoint has nothing under prefix {wanted!r}; {there}")
+    below = {prefix} & found or {other for other in found if other.startswith(prefix)}
+    if len(below) > 1:
+        raise CheckpointError(
+            f"checkpoint holds several backbones under prefix {wanted!r}: {sorted(below)}"
+        )
+    return below.pop() if below else prefix
+
+
+def _unwrap(checkpoint: object, key: str | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of the state dict, and the names of everything else with the reason."""
+    held = _state_dicts(checkpoint)
+    if key is not None:
+        if not isinstance(checkpoint, Mapping) or key not in held:
+            raise CheckpointError(
+                f"checkpoint has no state dict under key {key!r}; it has {held or 'none'}"
+            )
+        name = key
+    else:
+        name = next((name for name in CONTAINERS if name in held), None)
+        if name is None and _tensors(checkpoint):
+            kinds = {k: v for k, v in checkpoint.items() if not isinstance(v, Tensor)}
+            ignored = {str(k): f"is no tensor, but {type(v).__name__}" for k, v in kinds.items()}
+            return _tensors(checkpoint), ignored
+        if name is None and len(held) > 1:
+            raise CheckpointError(
+                f"checkpoint holds several state dicts, under {held}; choose one with key="
+            )
+        if name is None and held:
+            name = held[0]
+    if name is None:
+        kind = type(checkpoint).__name__
+        found = list(checkpoint)[:5] if isinstance(checkpoint, Mapping) else kind
+        raise CheckpointError(f"checkpoint holds no state dict of tensors; found {found}")
+    tensors, ignored = _unwrap(checkpoint[name], None)
+    for other in checkpoint:
+        if other != name:
+            choice = ", another state dict: choose it with key=" if other in held else ""
+            ignored[str(other)] = f"is beside the state dict {name!r}{choice}"
+    return tensors, ignored
+
+
+def _state_dicts(checkpoint: object) -> list[str]:
+    """Names of the entries that are state dicts, or hold one."""
+    if not isinstance(checkpoint, Mapping):
+        return []
+    return [k for k, v in checkpoint.items() if isinstance(k, str) and (_tensors(v) or _inner(v))]
+
+
+def _inner(value: object) -> bool:
+    """Whether a state dict stands under one of the known names, however deep."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(_tensors(value.get(name)) or _inner(value.get(name)) for name in CONTAINERS)
+
+
+def _tensors(value: object) -> dict[str, Tensor]:
+    """What a dict holds by names: nothing for an optimizer's, whose keys are numbers."""
+    if not isinstance(value, Mapping):
+        return {}
+    return {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}
