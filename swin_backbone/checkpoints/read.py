@@ -139,9 +139,18 @@ def _backbones(tensors: Mapping[str, Tensor]) -> set[str]:
         for landmark in LANDMARKS:
             prefix = key.removesuffix(landmark)
             if prefix != key and (not prefix or prefix.endswith(".")):
-                # Part of transformers' layout, whose output norms are beside it.
-                found.add(prefix.removesuffix("swin.").removesuffix("swinv2."))
+                found.add(_with_norms_beside(prefix, tensors))
     return found
+
+
+def _with_norms_beside(prefix: str, tensors: Mapping[str, Tensor]) -> str:
+    """A prefix without its last part, where transformers has output norms beside that part."""
+    for part in ("swin.", "swinv2.", "model."):
+        outer = prefix.removesuffix(part)
+        norms = f"{outer}hidden_states_norms."
+        if outer != prefix and (part != "model." or any(key.startswith(norms) for key in tensors)):
+            return outer
+    return prefix
 
 
 def _choose(tensors: Mapping[str, Tensor], found: set[str], wanted: str | None) -> str:
