@@ -238,7 +238,10 @@ class SwinBackbone(BaseModule):
                 self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
 
         self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
+        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         self._freeze_stages()
+        still = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        self._frozen = trainable - still
 
     @property
     def features_info(self) -> list[FeatureInfo]:
@@ -492,17 +495,21 @@ class SwinBackbone(BaseModule):
         self._freeze_stages()
         return self
 
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """The parameters that ``frozen_stages`` keeps from training, and nothing else does."""
+        parameters = dict(self.named_parameters())
+        return [parameters[name] for name in self._frozen if name in parameters]
+
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
-        frozen = [self.patch_embed, self.drop_after_pos]
-        for stage in range(self.frozen_stages):
-            frozen.append(self.stages[stage])
-            norm = self._output_norm(stage)
-            if norm is not None:
-                frozen.append(norm)
-        for module in frozen:
+        for module in self._frozen_modules():
             module.eval()
             module.requires_grad_(False)
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        norms = [self._output_norm(stage) for stage in range(self.frozen_stages)]
+        norms = [norm for norm in norms if norm is not None]
+        return [self.patch_embed, self.drop_after_pos, *self.stages[: self.frozen_stages], *norms]
