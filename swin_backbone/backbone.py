@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -18,7 +18,7 @@ from .layers import (
     PatchEmbed,
     SwinBlock,
     SwinBlockV2,
-    WindowAttentionV2,
+    WindowAttention,
     embed_valid_areas,
     join,
     resize_position_embedding,
@@ -432,9 +432,9 @@ class SwinBackbone(BaseModule):
     def init_weights(self) -> None:
         """Load the checkpoint of ``init_cfg``, or draw random weights as the original does."""
         if self.init_cfg is not None:
-            load_pretrained(self, self.init_cfg["checkpoint"])
+            load_pretrained(self, self.init_cfg)
         else:
-            self._draw_weights()
+            self.draw_weights()
         self._is_init = True
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
@@ -468,26 +468,39 @@ class SwinBackbone(BaseModule):
         """
         return fit_checkpoint(self, checkpoint)
 
-    def _draw_weights(self) -> None:
-        for name, parameter in self.named_parameters():
-            if name.endswith(("absolute_pos_embed", "relative_position_bias_table")):
-                nn.init.trunc_normal_(parameter, std=0.02)
-        blocks = []
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
+    def draw_weights(self, names: Set[str] | None = None) -> None:
+        """Draw random weights as the original does; also what was never set, as on a new device.
+
+        Args:
+            names: only parameters of modules that have one of these names; ``None`` for all.
+        """
+        for prefix, module in self.named_modules():
+            own = {
+                f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)
+            }
+            if own and (names is None or own & names):
+                self._draw_module(module)
+        # Each block of V2 begins as the identity (the original).
+        for prefix, module in self.named_modules():
+            if isinstance(module, SwinBlockV2):
+                for name in ("norm1", "norm2"):
+                    norm = getattr(module, name)
+                    ours = names is None or f"{prefix}.{name}.weight" in names
+                    if ours and isinstance(norm, nn.LayerNorm):
+                        nn.init.zeros_(norm.weight)
+
+    def _draw_module(self, module: nn.Module) -> None:
+        """Parameters of one module, without those of its parts."""
+        if module is self:
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        elif isinstance(module, WindowAttention):
+            nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+        elif isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, WindowAttentionV2):
-                module.reset_parameters()
-            elif isinstance(module, SwinBlockV2):
-                blocks.append(module)
-        for norm in (norm for block in blocks for norm in (block.norm1, block.norm2)):
-            if isinstance(norm, nn.LayerNorm):  # each block begins as the identity (the original)
-                nn.init.zeros_(norm.weight)
+        elif hasattr(module, "reset_parameters"):  # convolutions, norms, V2's attention
+            module.reset_parameters()
 
     def train(self, mode: bool = True) -> SwinBackbone:
         """Switch to training (or evaluation) mode; frozen stages stay in evaluation mode."""
