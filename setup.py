@@ -34,7 +34,7 @@ setup(
     packages=find_packages(include=["swin_backbone", "swin_backbone.*"]),
     python_requires=">=3.10",
     # mmengine comes with one of the two lines below: both provide the same import name.
-    install_requires=["torch>=2.4", "packaging", "safetensors"],
+    install_requires=["torch>=2.4", "filelock", "packaging", "safetensors"],
     extras_require={
         "onedl": [*ONEDL, *MMSEG_NEEDS],
         "openmmlab": [*CLASSIC, *MMSEG_NEEDS],

@@ -293,7 +293,7 @@ def test_a_file_without_tensors_is_an_error(content, save):
         model.init_weights()
 
 
-@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
+@pytest.mark.parametrize("kept", [1, 100, 0.5, 0.99])
 def test_a_truncated_file_is_an_error_that_names_it(kept, save, tmp_path):
     path = save(make_ours().state_dict())
     content = (tmp_path / "checkpoint.pth").read_bytes()
@@ -303,31 +303,9 @@ def test_a_truncated_file_is_an_error_that_names_it(kept, save, tmp_path):
         read_checkpoint(path)
 
 
-def test_a_file_of_another_kind_is_an_error(tmp_path):
-    (tmp_path / "cat.pth").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(500))
-    with pytest.raises(CheckpointError, match=r"cat\.pth' is truncated or no PyTorch file"):
-        read_checkpoint(tmp_path / "cat.pth")
-
-
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         read_checkpoint(tmp_path / "nowhere.pth")
-
-
-def test_an_address_is_fetched_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    fetched = []
-
-    def fetch(address, path):
-        fetched.append(address)
-        torch.save({"a": torch.ones(2)}, path)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    address = "https://example.org/models/swin.pth?download=1"
-    for _ in range(2):
-        assert torch.equal(read_checkpoint(address)["a"], torch.ones(2))
-    assert fetched == [address]
-    assert (tmp_path / "checkpoints" / "swin.pth").exists()
 
 
 def test_find_backbone_names_what_it_leaves_out():

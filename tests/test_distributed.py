@@ -20,6 +20,7 @@ from test_tools import TOOLS, run_tool
 from torch import nn
 
 from swin_backbone import SwinBackbone
+from swin_backbone.checkpoints import read_checkpoint
 from swin_backbone.layers import SwinBlock
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
 
@@ -84,7 +85,7 @@ def tiny_file(scenes, tmp_path, script_environment, monkeypatch):
 
 
 def read(work_dir, step):
-    return torch.load(work_dir / f"iter_{step}.pth", weights_only=True)
+    return read_checkpoint(work_dir / f"iter_{step}.pth")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from helpers.tiny_run import tiny_config
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from swin_backbone.checkpoints import read_checkpoint
 from swin_backbone.openmmlab.atomic_checkpoints import AtomicLocalBackend
 from swin_backbone.openmmlab.seeded_data import (
     SeededDataset,
@@ -39,7 +40,7 @@ def train(config):
 
 
 def read(work_dir, name=f"iter_{STEPS}.pth"):
-    return torch.load(Path(work_dir) / name, weights_only=True)
+    return read_checkpoint(Path(work_dir) / name)
 
 
 def assert_same_state(a, b, tolerance=0.0):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
+from .folders import INDEX, find_weights, join_pieces
+from .foreign_files import name_foreign_file
 from .report import CheckpointError
+from .safe_pickle import UnknownNameError
 from .sources import fetch
+from .torch_files import Mover, mover, read_pickles, read_safetensors, read_zip
 
 #: Keys under which trainers put a model's tensors, in order of preference: averaged ones last.
 CONTAINERS = (
@@ -28,12 +31,14 @@ LANDMARKS = (
 )
 
 
-def read_checkpoint(source: str | Path, map_location="cpu"):
-    """Read a ``.pth``, ``.bin`` or ``.safetensors`` file.
+def read_checkpoint(source: str | Path | BinaryIO, map_location="cpu"):
+    """Read a ``.pth``, ``.bin``, ``.safetensors`` or ``.pkl`` file, or a folder with one.
 
     Args:
         source: a path, an http(s) address, ``hf-hub:org/name`` or ``timm:name``, see
-            :func:`swin_backbone.checkpoints.sources.fetch`.
+            :func:`swin_backbone.checkpoints.sources.fetch`; a folder as ``save_pretrained`` of
+            transformers writes it, or the index of its pieces; or a file that is open in binary
+            mode and can be searched.
         map_location: where its tensors go, as in :func:`torch.load`.
 
     Returns:
@@ -41,52 +46,50 @@ def read_checkpoint(source: str | Path, map_location="cpu"):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if the file is damaged, or holds objects other than tensors, plain
-            containers and what was allowed with :func:`torch.serialization.add_safe_globals`.
+        CheckpointError: if the file is damaged, claims more than it has, is of another kind, or
+            holds objects other than tensors, arrays of plain numbers, plain containers and what
+            was allowed with :func:`torch.serialization.add_safe_globals`.
+        ImportError: if it is a safetensors file, and safetensors is not installed.
     """
+    move = mover(map_location)
+    if not isinstance(source, str | Path):
+        return _read_file(source, getattr(source, "name", "checkpoint"), move)
     path = fetch(source)
+    if path.is_dir():
+        path = find_weights(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {str(source)!r} is not a file")
-    try:
-        if _is_safetensors(path):
-            return _read_safetensors(path, map_location)
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except OSError:  # of the disk, not of the file's content
-        raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_unreadable(path, error)) from error
-    except Exception as error:  # damaged bytes can fail at any place of a parser
-        raise CheckpointError(
-            f"checkpoint {str(source)!r} is truncated or no PyTorch file: {error}"
-        ) from error
-
-
-def _is_safetensors(path: Path) -> bool:
-    """The format begins with the length of a header, in 8 bytes, and the header with a brace."""
+    if path.name.endswith(INDEX):
+        return join_pieces(path, lambda piece: read_checkpoint(piece, map_location))
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+        return _read_file(file, str(path), move)
 
 
-def _read_safetensors(path: Path, map_location) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
+def _read_file(file: BinaryIO, name: str, move: Mover):
+    beginning = file.read(512)
+    file.seek(0)
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    reason = str(error)
-    if "Unsupported global" not in reason and "GLOBAL" not in reason:
-        return f"checkpoint {str(path)!r} is truncated or no PyTorch file: {reason}"
-    return (
-        f"checkpoint {str(path)!r} holds objects that could execute code, so it is not loaded: "
-        f"{reason} If you trust the file, allow the class by name with "
-        f"torch.serialization.add_safe_globals([...])."
-    )
+        if beginning[8:9] == b"{":  # behind the length of a header, in 8 bytes
+            return read_safetensors(file, move)
+        if beginning.startswith(b"PK"):
+            return read_zip(file, move)
+        return read_pickles(file, move)
+    except (OSError, ImportError):  # not of the file's content
+        raise
+    except UnknownNameError as error:
+        raise CheckpointError(
+            f"checkpoint {name!r} holds objects that could execute code, so it is not loaded: it "
+            f"names {error}. If you trust the file, allow the class by name with "
+            f"torch.serialization.add_safe_globals([...])."
+        ) from error
+    except Exception as error:  # damaged bytes can fail at any place of a parser
+        kind = name_foreign_file(beginning)
+        reason = f"{type(error).__name__}: {error}" if not str(error) else str(error)
+        raise CheckpointError(
+            f"checkpoint {name!r} is {kind}"
+            if kind is not None
+            else f"checkpoint {name!r} is truncated or no PyTorch file: {reason}"
+        ) from error
 
 
 def find_backbone(

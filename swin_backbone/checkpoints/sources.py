@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.request import url2pathname
 
-import torch
+from .downloads import download
+from .folders import INDEX, WEIGHT_FILES, pieces_of
 
+FILE_PREFIX = "file://"
 HUB_PREFIX = "hf-hub:"
 TIMM_PREFIX = "timm:"
-#: Files that a repository of the hub may keep its weights in, in order of preference.
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def fetch(source: str | Path) -> Path:
     """The local file of a checkpoint, downloaded once if it has to be.
 
     Args:
-        source: a path; an http(s) address; ``hf-hub:org/name``, a repository of the Hugging
+        source: a path, with or without ``file://``; an http(s) address; ``hf-hub:org/name``, a repository of the Hugging
             Face hub, optionally with ``@revision``; or ``timm:name``, one of timm's models,
             with its tag (``timm:swin_tiny_patch4_window7_224.ms_in1k``) or, if timm is
             installed, without.
@@ -25,26 +26,20 @@ def fetch(source: str | Path) -> Path:
         ImportError: if a hub is asked for and ``huggingface_hub`` is not installed.
         ValueError: if the name of a repository or model has another form, or timm does not have
             the model.
-        FileNotFoundError: if a repository has none of :data:`HUB_FILES`.
+        CheckpointError: if an address does not send a whole checkpoint.
+        FileNotFoundError: if a repository has none of
+            :data:`~swin_backbone.checkpoints.folders.WEIGHT_FILES`.
     """
     text = str(source)
     if text.startswith(("http://", "https://")):
-        return _download(text)
+        return download(text)
+    if text.startswith(FILE_PREFIX):
+        return Path(url2pathname(text.removeprefix(FILE_PREFIX).removeprefix("localhost")))
     if text.startswith(HUB_PREFIX):
         return _download_from_hub(text.removeprefix(HUB_PREFIX))
     if text.startswith(TIMM_PREFIX):
         return _download_from_hub(f"timm/{_timm_name(text.removeprefix(TIMM_PREFIX))}")
     return Path(source).expanduser()
-
-
-def _download(address: str) -> Path:
-    """Fetch a file once into torch's checkpoint folder, with a progress bar."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / address.split("?")[0].rsplit("/", 1)[-1]
-    if not path.exists():
-        torch.hub.download_url_to_file(address, str(path))
-    return path
 
 
 def _download_from_hub(repository: str) -> Path:
@@ -57,13 +52,20 @@ def _download_from_hub(repository: str) -> Path:
         raise ImportError(
             f"checkpoint {repository!r} is on the Hugging Face hub: pip install huggingface_hub"
         ) from error
-    for filename in HUB_FILES:
+
+    def get(filename: str) -> Path:
+        return Path(huggingface_hub.hf_hub_download(name, filename, revision=revision or None))
+
+    for filename in WEIGHT_FILES:
         try:
-            path = huggingface_hub.hf_hub_download(name, filename, revision=revision or None)
+            path = get(filename)
         except huggingface_hub.errors.EntryNotFoundError:
             continue
-        return Path(path)
-    raise FileNotFoundError(f"{repository!r} on the hub has none of {', '.join(HUB_FILES)}")
+        if filename.endswith(INDEX):
+            for piece in sorted(set(pieces_of(path).values())):
+                get(piece)  # comes to lie beside the index
+        return path
+    raise FileNotFoundError(f"{repository!r} on the hub has none of {', '.join(WEIGHT_FILES)}")
 
 
 def _timm_name(name: str) -> str:

@@ -3,65 +3,64 @@
 Besides tensors, mmengine stores its message hub, whose histories are numpy arrays in a
 ``HistoryBuffer``. torch (>= 2.6 by default) refuses classes it does not know, so that classic
 mmengine cannot resume its own checkpoints; the maintained line tries, and then unpickles
-whatever there is. Here these few names are allowed, and mmengine's loaders for files and
-addresses read with ``weights_only=True`` and nothing else. Its other loaders, for catalogues
-such as ``torchvision://`` and for object stores, are left as they are.
+whatever there is. Here histories are made anew from the arrays of the file, and mmengine's loaders
+for files, addresses and object stores read with :func:`swin_backbone.checkpoints.read_checkpoint`
+and nothing else. So do its loaders for catalogues, such as ``torchvision://``: what they look up
+are addresses.
 """
 
 from __future__ import annotations
 
-import codecs
+import io
 
 import numpy as np
-import torch
+from mmengine.fileio import get_file_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_loading
 
 from ..checkpoints import read_checkpoint
+from ..checkpoints.safe_pickle import Pending, StandIn, UnsafePickleError
+from ..checkpoints.stand_ins import register_stand_in
+
+_NAME = f"{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}"
 
 
-def _history_method(owner: type, name: str):
-    """The one use of ``getattr`` that a history needs: naming its own statistics methods."""
-    if owner is not HistoryBuffer or name.startswith("_"):
-        raise AttributeError(f"a checkpoint may not look up {name!r} on {owner!r}")
-    return getattr(owner, name)
+def _history(*args) -> Pending:
+    """A history that awaits its state; it is made by its constructor, from two arrays."""
+    if args:
+        raise UnsafePickleError("a history of values made of arguments")
+    return Pending(_history_of)
 
 
-def _named(function, module: str, name: str):
-    """A stand-in for ``module.name``: torch finds what it allows by the name alone."""
+def _history_of(state) -> HistoryBuffer:
+    """The histories' statistics are those of the class: a file names them, and is not asked."""
+    if not isinstance(state, dict):
+        raise UnsafePickleError("a history of values without them")
+    values, counts = (state.get(name) for name in ("_log_history", "_count_history"))
+    for array in (values, counts):
+        if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "biuf":
+            raise UnsafePickleError("a history of other than one row of numbers")
+    length = state.get("max_length", 1_000_000)
+    if type(length) is not int or length < 1 or not len(values) == len(counts) <= length:
+        raise UnsafePickleError(f"a history of {len(values)} values, {len(counts)} counts")
+    return HistoryBuffer(values, counts, length)
 
-    def stand_in(*args):
-        return function(*args)
 
-    stand_in.__module__ = module
-    stand_in.__name__ = stand_in.__qualname__ = name
-    return stand_in
-
-
-def _numpy_functions() -> list:
-    """What rebuilds arrays and numbers, under its names in numpy 1 and in numpy 2."""
-    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    return [
-        _named(function, module, function.__name__)
-        for function in (reconstruct, scalar)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    ]
+def _name_of_a_statistic(owner, name) -> StandIn:
+    """The one use of ``getattr`` that a history has: naming its own statistics methods."""
+    known = isinstance(owner, StandIn) and owner.name == _NAME
+    if not known or not isinstance(name, str) or name not in HistoryBuffer._statistics_methods:
+        raise UnsafePickleError(f"it looks up {name!r:.80} on {owner!r:.80}")
+    return StandIn(f"{_NAME}.{name}")
 
 
 def allow_mmengine_objects() -> None:
-    """Allow what mmengine's checkpoints hold in ``torch.load(weights_only=True)``."""
-    dtypes = {type(np.dtype(kind)) for kind in (bool, *np.typecodes["AllInteger"], *"efd")}
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            _named(_history_method, "builtins", "getattr"),
-            *_numpy_functions(),
-            np.ndarray,
-            np.dtype,
-            *dtypes,
-            codecs.encode,  # how numpy pickles bytes; torch allows it by itself from 2.5 on
-        ]
-    )
+    """Let checkpoints hold what mmengine puts into them."""
+    register_stand_in(_NAME, _history)
+    register_stand_in("builtins.getattr", _name_of_a_statistic)
+    for name in HistoryBuffer()._statistics_methods:  # as later protocols spell it
+        register_stand_in(f"{_NAME}.{name}", None)
 
 
 def load_from_path(filename: str, map_location=None):
@@ -69,9 +68,19 @@ def load_from_path(filename: str, map_location=None):
     return read_checkpoint(filename, map_location)
 
 
+def load_from_ceph(filename: str, map_location=None, backend: str = "petrel"):
+    """mmengine's loader for object stores."""
+    store = get_file_backend(filename, backend_args={"backend": backend})
+    return read_checkpoint(io.BytesIO(store.get(filename)), map_location)
+
+
 def install_safe_loaders() -> None:
     """Make mmengine read files and addresses safely, for ``load_from`` and ``resume`` too."""
     allow_mmengine_objects()
     CheckpointLoader.register_scheme(
         prefixes=["", "http://", "https://"], loader=load_from_path, force=True
+    )
+    mmengine_loading.load_from_http = load_from_path  # what the catalogues' loaders call
+    CheckpointLoader.register_scheme(
+        prefixes=[r"(\S+\:)?s3://", r"(\S+\:)?petrel://"], loader=load_from_ceph, force=True
     )
