@@ -17,8 +17,8 @@ def fetch(source: str | Path) -> Path:
     """The local file of a checkpoint, downloaded once if it has to be.
 
     Args:
-        source: a path, with or without ``file://``; an http(s) address; ``hf-hub:org/name``, a repository of the Hugging
-            Face hub, optionally with ``@revision``; or ``timm:name``, one of timm's models,
+        source: a path, with or without ``file://``; an http(s) address; ``hf-hub:org/name``, a
+            repository of the Hugging Face hub, optionally with ``@revision``; or ``timm:name``, one of timm's models,
             with its tag (``timm:swin_tiny_patch4_window7_224.ms_in1k``) or, if timm is
             installed, without.
 
