@@ -18,9 +18,9 @@ def fetch(source: str | Path) -> Path:
 
     Args:
         source: a path, with or without ``file://``; an http(s) address; ``hf-hub:org/name``, a
-            repository of the Hugging Face hub, optionally with ``@revision``; or ``timm:name``, one of timm's models,
-            with its tag (``timm:swin_tiny_patch4_window7_224.ms_in1k``) or, if timm is
-            installed, without.
+            repository of the Hugging Face hub, optionally with ``@revision``; or ``timm:name``,
+            one of timm's models, with its tag (``timm:swin_tiny_patch4_window7_224.ms_in1k``) or,
+            if timm is installed, without.
 
     Raises:
         ImportError: if a hub is asked for and ``huggingface_hub`` is not installed.
