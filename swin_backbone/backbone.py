@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -18,7 +18,7 @@ from .layers import (
     PatchEmbed,
     SwinBlock,
     SwinBlockV2,
-    WindowAttentionV2,
+    WindowAttention,
     embed_valid_areas,
     join,
     resize_position_embedding,
@@ -101,6 +101,9 @@ class SwinBackbone(BaseModule):
             side (the original classifiers, transformers, mmpretrain).
         table_interpolation: how bias tables of a checkpoint with another window are resized
             (V1): ``'bicubic'``, as the original does, or ``'log_spaced'``, timm's default.
+        output_norms: whether each map goes through a norm of its own (``norm0`` to ``norm3``), as
+            in mmseg, mmdet and mmpretrain. ``False``: there are none, and maps are as the stages
+            give them, which is what timm, torchvision and transformers' V2 return.
 
     Attributes:
         num_features: channels of each stage.
@@ -148,6 +151,7 @@ class SwinBackbone(BaseModule):
         extra_norm_every_n_blocks: int = 0,
         small_maps: str = "shift",
         table_interpolation: str = "bicubic",
+        output_norms: bool = True,
     ):
         super().__init__(init_cfg=resolve_init_cfg(init_cfg, pretrained))
         embed_dims, depths, num_heads = arguments.resolve_architecture(
@@ -166,6 +170,7 @@ class SwinBackbone(BaseModule):
                 f"rules choose windows by the size of a whole batch's map"
             )
         arguments.check_choice("table_interpolation", table_interpolation, TABLE_INTERPOLATIONS)
+        arguments.check_choice("output_norms", output_norms, (True, False))
         arguments.check_version_options(
             version, qk_scale, pretrained_window_sizes, extra_norm_every_n_blocks
         )
@@ -184,6 +189,7 @@ class SwinBackbone(BaseModule):
         self.mask_padding = mask_padding
         self.packed = packed
         self.small_maps = small_maps
+        self.output_norms = output_norms
         self.checkpoint_report = None
 
         patch_size = arguments.to_pair("patch_size", patch_size)
@@ -227,11 +233,15 @@ class SwinBackbone(BaseModule):
             self.window_sizes,
             self.pretrained_window_sizes,
         )
-        for stage in self.out_indices:
-            self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
+        if output_norms:
+            for stage in self.out_indices:
+                self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
 
         self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
+        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         self._freeze_stages()
+        still = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        self._frozen = trainable - still
 
     @property
     def features_info(self) -> list[FeatureInfo]:
@@ -278,11 +288,13 @@ class SwinBackbone(BaseModule):
         for index, (stage, valid) in enumerate(zip(self.stages, valid_sizes, strict=True)):
             features, x = stage(x, valid, norm=self._output_norm(index))
             if index in self.out_indices:
+                if not self.output_norms:  # else the norm has cleared what is outside
+                    features = clear_padding(features, valid)
                 maps.append(features.permute(0, 3, 1, 2))
         return maps
 
     def _output_norm(self, stage: int) -> nn.Module | None:
-        return getattr(self, f"norm{stage}") if stage in self.out_indices else None
+        return getattr(self, f"norm{stage}", None)
 
     def forward_packed(
         self, images: Sequence[Tensor], batch_size: tuple[int, int] | None = None
@@ -420,9 +432,9 @@ class SwinBackbone(BaseModule):
     def init_weights(self) -> None:
         """Load the checkpoint of ``init_cfg``, or draw random weights as the original does."""
         if self.init_cfg is not None:
-            load_pretrained(self, self.init_cfg["checkpoint"])
+            load_pretrained(self, self.init_cfg)
         else:
-            self._draw_weights()
+            self.draw_weights()
         self._is_init = True
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
@@ -456,26 +468,39 @@ class SwinBackbone(BaseModule):
         """
         return fit_checkpoint(self, checkpoint)
 
-    def _draw_weights(self) -> None:
-        for name, parameter in self.named_parameters():
-            if name.endswith(("absolute_pos_embed", "relative_position_bias_table")):
-                nn.init.trunc_normal_(parameter, std=0.02)
-        blocks = []
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
+    def draw_weights(self, names: Set[str] | None = None) -> None:
+        """Draw random weights as the original does; also what was never set, as on a new device.
+
+        Args:
+            names: only parameters of modules that have one of these names; ``None`` for all.
+        """
+        for prefix, module in self.named_modules():
+            own = {
+                f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)
+            }
+            if own and (names is None or own & names):
+                self._draw_module(module)
+        # Each block of V2 begins as the identity (the original).
+        for prefix, module in self.named_modules():
+            if isinstance(module, SwinBlockV2):
+                for name in ("norm1", "norm2"):
+                    norm = getattr(module, name)
+                    ours = names is None or f"{prefix}.{name}.weight" in names
+                    if ours and isinstance(norm, nn.LayerNorm):
+                        nn.init.zeros_(norm.weight)
+
+    def _draw_module(self, module: nn.Module) -> None:
+        """Parameters of one module, without those of its parts."""
+        if module is self:
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        elif isinstance(module, WindowAttention):
+            nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+        elif isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, WindowAttentionV2):
-                module.reset_parameters()
-            elif isinstance(module, SwinBlockV2):
-                blocks.append(module)
-        for norm in (norm for block in blocks for norm in (block.norm1, block.norm2)):
-            if isinstance(norm, nn.LayerNorm):  # each block begins as the identity (the original)
-                nn.init.zeros_(norm.weight)
+        elif hasattr(module, "reset_parameters"):  # convolutions, norms, V2's attention
+            module.reset_parameters()
 
     def train(self, mode: bool = True) -> SwinBackbone:
         """Switch to training (or evaluation) mode; frozen stages stay in evaluation mode."""
@@ -483,16 +508,21 @@ class SwinBackbone(BaseModule):
         self._freeze_stages()
         return self
 
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """The parameters that ``frozen_stages`` keeps from training, and nothing else does."""
+        parameters = dict(self.named_parameters())
+        return [parameters[name] for name in self._frozen if name in parameters]
+
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
-        frozen = [self.patch_embed, self.drop_after_pos]
-        for stage in range(self.frozen_stages):
-            frozen.append(self.stages[stage])
-            if stage in self.out_indices:
-                frozen.append(getattr(self, f"norm{stage}"))
-        for module in frozen:
+        for module in self._frozen_modules():
             module.eval()
             module.requires_grad_(False)
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        norms = [self._output_norm(stage) for stage in range(self.frozen_stages)]
+        norms = [norm for norm in norms if norm is not None]
+        return [self.patch_embed, self.drop_after_pos, *self.stages[: self.frozen_stages], *norms]

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from mmengine.logging import print_log
-from torch import Tensor
+from mmengine.model import PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
 
 from .checkpoints import (
+    CheckpointError,
     CheckpointReport,
     Target,
     find_backbone,
     fit_state_dict,
-    read_checkpoint,
 )
 
 if TYPE_CHECKING:
     from .backbone import SwinBackbone
 
 
-def resolve_init_cfg(init_cfg: dict | None, pretrained: str | None) -> dict | None:
-    """``init_cfg`` from itself or from ``pretrained``, its old form.
+#: What ``init_cfg`` may hold: mmengine's options of ``Pretrained``, and ``key``.
+OPTIONS = ("checkpoint", "prefix", "map_location", "key")
+_NAMES = ("Pretrained", "PretrainedInit")
+
+
+def resolve_init_cfg(
+    init_cfg: Mapping | Sequence[Mapping] | None, pretrained: str | None
+) -> dict | None:
+    """``init_cfg`` from itself, however it is spelt, or from ``pretrained``, its old form.
+
+    Args:
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)``, or a list with one such entry. The
+            type may be any name that mmengine's registry has for ``PretrainedInit``, with or
+            without a scope, its dotted name, or the class.
+        pretrained: path or address of a checkpoint.
+
+    Returns:
+        ``None``, or a dict with ``type='Pretrained'``, ``checkpoint`` and, if given, ``prefix``,
+        ``map_location`` and ``key``.
 
     Raises:
-        ValueError: if both are given, or ``init_cfg`` names no checkpoint.
-        TypeError: if ``pretrained`` is no text.
+        ValueError: if both are given, ``init_cfg`` has another type or options that are not known,
+            or names no checkpoint.
+        TypeError: if ``pretrained``, a checkpoint, prefix or key is no text, or ``init_cfg`` no
+            dict.
     """
     if pretrained is not None:
         if init_cfg is not None:
@@ -33,13 +57,41 @@ def resolve_init_cfg(init_cfg: dict | None, pretrained: str | None) -> dict | No
         if not isinstance(pretrained, str):
             raise TypeError(f"pretrained must be a path or an address, got {pretrained!r}")
         return {"type": "Pretrained", "checkpoint": pretrained}
-    if init_cfg is not None and (
-        init_cfg.get("type") != "Pretrained" or not init_cfg.get("checkpoint")
-    ):
+    if isinstance(init_cfg, list | tuple) and len(init_cfg) == 1:
+        init_cfg = init_cfg[0]
+    if init_cfg is None:
+        return None
+    if not isinstance(init_cfg, Mapping):
+        raise TypeError(f"init_cfg must be None or one dict, got {init_cfg!r}")
+    options = {k: v for k, v in init_cfg.items() if k not in ("type", "_scope_")}
+    unknown = sorted(options.keys() - set(OPTIONS))
+    if not _is_pretrained(init_cfg.get("type")) or not options.get("checkpoint") or unknown:
         raise ValueError(
-            f"init_cfg must be None or dict(type='Pretrained', checkpoint=...), got {init_cfg}"
+            f"init_cfg must be None or dict(type='Pretrained', checkpoint=...), optionally with "
+            f"{', '.join(OPTIONS[1:])}; got {dict(init_cfg)}"
         )
-    return init_cfg
+    for name in ("checkpoint", "prefix", "key"):
+        if not isinstance(options.get(name), str | PathLike | None):
+            raise TypeError(f"init_cfg's {name} must be text, got {options[name]!r}")
+    options["checkpoint"] = str(options["checkpoint"])
+    return {"type": "Pretrained", **options}
+
+
+def _is_pretrained(kind: object) -> bool:
+    """Whether the type of an ``init_cfg`` is mmengine's ``PretrainedInit``."""
+    if isinstance(kind, str):
+        if kind.split(".")[-1] not in _NAMES:
+            return False
+        if "." not in kind:
+            return True
+        return _is_pretrained(WEIGHT_INITIALIZERS.get(_registered(kind)))
+    return kind is PretrainedInit
+
+
+def _registered(kind: str) -> str:
+    """``mmengine.PretrainedInit`` by the name in the registry; anything else as it is."""
+    scope, _, name = kind.rpartition(".")
+    return f"{scope}.Pretrained" if "." not in scope and name == "PretrainedInit" else kind
 
 
 def fit_checkpoint(
@@ -82,20 +134,51 @@ def adapt_state_dict(module: SwinBackbone, state_dict, prefix, *_) -> None:
     _log_report(f"{type(module).__name__} ({prefix.rstrip('.') or 'alone'})", report)
 
 
-def load_pretrained(module: SwinBackbone, source: str) -> None:
-    """Load a file, from wherever :func:`swin_backbone.checkpoints.read_checkpoint` reads it.
+def load_pretrained(module: SwinBackbone, init_cfg: Mapping) -> None:
+    """Load what an ``init_cfg`` names, from wherever mmengine or we can read it.
 
-    Output norms and the like, which a classifier's checkpoint lacks, keep their values; the
-    report says so.
+    Parameters that the checkpoint lacks, such as the output norms if it is a classifier's, get
+    fresh values; the report says so.
+
+    Args:
+        module: the backbone.
+        init_cfg: what :func:`resolve_init_cfg` returns.
 
     Raises:
         CheckpointError: if the file is damaged or does not fit; nothing was loaded then.
     """
-    tensors, ignored = find_backbone(read_checkpoint(source))
+    source = init_cfg["checkpoint"]
+    checkpoint = read_source(source, init_cfg.get("map_location", "cpu"))
+    tensors, ignored = find_backbone(checkpoint, init_cfg.get("prefix"), init_cfg.get("key"))
+    _, report = fit_checkpoint(module, tensors)
+    if report.missing:
+        module.draw_weights(set(report.missing))
+    if "absolute_pos_embed" in report.missing:  # the weights were trained without it
+        nn.init.zeros_(module.absolute_pos_embed)
     module.load_state_dict(tensors, strict=False)
     if ignored:
         module.checkpoint_report.ignored.update(ignored)
         _log_report(f"whole model {source}", module.checkpoint_report)
+
+
+def read_source(source: str, map_location: object = "cpu") -> object:
+    """What a path or an address of any kind holds.
+
+    mmengine's own loaders read its kinds of addresses, ``torchvision://``, ``open-mmlab://``,
+    ``mmcls://``, ``s3://`` and all that are registered with its ``CheckpointLoader``. Paths, http,
+    the hub and timm are read by :func:`swin_backbone.checkpoints.read_checkpoint`.
+
+    Args:
+        source: a path or an address.
+        map_location: where the tensors go, as in :func:`torch.load`.
+
+    Raises:
+        CheckpointError: if a catalogue of mmengine has no model of this name.
+    """
+    try:
+        return CheckpointLoader.load_checkpoint(source, map_location)
+    except KeyError as error:
+        raise CheckpointError(f"mmengine's catalogue has no {error} ({source!r})") from error
 
 
 def _log_report(what: str, report) -> None:

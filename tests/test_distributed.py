@@ -46,7 +46,12 @@ def results(tmp_path_factory, script_environment):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("what", ["joined batch", "version 2", "other sizes", "with_cp", "masked"])
+FROZEN = ["nothing frozen", "patch embedding frozen", "stage frozen"]
+
+
+@pytest.mark.parametrize(
+    "what", ["joined batch", "version 2", "other sizes", "with_cp", "masked", *FROZEN]
+)
 def test_gradients_of_two_processes_equal_those_of_one(results, what):
     """In float64 only the order of sums differs."""
     assert [result[what] <= 1e-6 for result in results] == [True, True], results

@@ -307,13 +307,24 @@ OFFICIAL = {
         "norm": NO_DECAY,
     }
 }
+BY_NAME = {"custom_keys": {"attn.w_msa": {"lr_mult": 2.0}, "ffn": NO_DECAY}}
 
 
-@pytest.mark.parametrize("paramwise_cfg", [None, OFFICIAL], ids=["one group", "official groups"])
-@pytest.mark.parametrize("use_abs_pos_embed", [False, True])
-def test_a_run_of_mmsegs_backbone_is_continued(scenes, tmp_path, paramwise_cfg, use_abs_pos_embed):
+@pytest.mark.parametrize(
+    ("paramwise_cfg", "use_abs_pos_embed", "frozen_stages"),
+    [
+        (None, False, -1),
+        (OFFICIAL, True, -1),
+        (OFFICIAL, True, 1),
+        (BY_NAME, False, 0),
+    ],
+)
+def test_a_run_of_mmsegs_backbone_is_continued(
+    scenes, tmp_path, paramwise_cfg, use_abs_pos_embed, frozen_stages
+):
     """Weights and moments go over, so both end where mmseg's alone does, but for rounding."""
     options = {"drop_rate": 0.0, "drop_path_rate": 0.0, "use_abs_pos_embed": use_abs_pos_embed}
+    options["frozen_stages"] = frozen_stages
     if use_abs_pos_embed:
         options["pretrain_img_size"] = 32  # mmseg's takes no other
 

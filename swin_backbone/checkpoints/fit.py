@@ -22,6 +22,11 @@ _OPTIONAL = re.compile(r"norm\d+\.|absolute_pos_embed")
 _FINAL_NORM = re.compile(r"norm\.\w+")
 _OUTPUT_NORM = re.compile(r"norm\d+\.\w+")
 NOT_RETURNED = "norm of a stage that the backbone does not return"
+NO_OUTPUT_NORMS = "the backbone has no output norms (output_norms=False)"
+FRESH_OUTPUT_NORMS = (
+    "the checkpoint brings no output norms, so that those of the backbone are fresh and have to be "
+    "trained; output_norms=False gives maps without them, as the checkpoint's own model does"
+)
 _SHOWN = 5
 
 
@@ -72,7 +77,8 @@ def fit_state_dict(
             if _FINAL_NORM.fullmatch(name):
                 report.ignored[key] = CLASSIFIER
             elif _OUTPUT_NORM.fullmatch(name) and _is_stage(name, target):
-                report.ignored[key] = NOT_RETURNED
+                normed = any(map(_OUTPUT_NORM.fullmatch, target.shapes))
+                report.ignored[key] = NOT_RETURNED if normed else NO_OUTPUT_NORMS
             else:
                 report.unexpected.append(key)
                 fitted[key] = tensor
@@ -84,6 +90,10 @@ def fit_state_dict(
     report.unexpected = [*unknown, *report.unexpected]
     fitted |= {key: tensors[key] for key in unknown}
     report.missing = [key for key in target.shapes if key not in fitted]
+    if any(map(_OUTPUT_NORM.fullmatch, report.missing)) and not any(
+        map(_OUTPUT_NORM.fullmatch, source.tensors)
+    ):
+        report.notes.append(FRESH_OUTPUT_NORMS)
     _check_kind(source, target, report)
     if problems:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -127,9 +128,12 @@ def find_backbone(
     found = _backbones(tensors)
     before = _choose(tensors, found, prefix)
     others = tuple(other for other in found if other != before and other.startswith(before))
+    beside = _norms_of_omdet(tensors, before)
     inside = {}
     for name, value in tensors.items():
-        if name == "n_averaged":
+        if name in beside:
+            inside[beside[name]] = value
+        elif name == "n_averaged":
             ignored[name] = "counts the steps of averaged weights"
         elif others and name.startswith(others):
             ignored[name] = "belongs to another backbone"
@@ -147,9 +151,39 @@ def _backbones(tensors: Mapping[str, Tensor]) -> set[str]:
         for landmark in LANDMARKS:
             prefix = key.removesuffix(landmark)
             if prefix != key and (not prefix or prefix.endswith(".")):
-                # Part of transformers' layout, whose output norms are beside it.
-                found.add(prefix.removesuffix("swin.").removesuffix("swinv2."))
+                found.add(_with_norms_beside(prefix, tensors))
     return found
+
+
+def _with_norms_beside(prefix: str, tensors: Mapping[str, Tensor]) -> str:
+    """A prefix without its last part, where transformers has output norms beside that part."""
+    for part in ("swin.", "swinv2.", "model."):
+        outer = prefix.removesuffix(part)
+        norms = f"{outer}hidden_states_norms."
+        if outer != prefix and (part != "model." or any(key.startswith(norms) for key in tensors)):
+            return outer
+    return prefix
+
+
+def _norms_of_omdet(tensors: Mapping[str, Tensor], before: str) -> dict[str, str]:
+    """Our names of the maps' norms, by key, where they are outside of a backbone of timm's.
+
+    transformers' OmDet-Turbo numbers them by map; the channels say which stage's map it is.
+    """
+    outer = before.removesuffix("_backbone.").removesuffix("vision_backbone.")
+    projection = tensors.get(f"{before}patch_embed.proj.weight")
+    if projection is None or before not in (
+        f"{outer}vision_backbone._backbone.",
+        f"{outer}vision_backbone.",
+    ):
+        return {}
+    norms = {}
+    for key, value in tensors.items():
+        found = re.fullmatch(re.escape(outer) + r"layer_norms\.\d+\.(weight|bias)", key)
+        if found:
+            stage = (value.numel() // projection.shape[0]).bit_length() - 1
+            norms[key] = f"norm{stage}.{found[1]}"
+    return norms
 
 
 def _choose(tensors: Mapping[str, Tensor], found: set[str], wanted: str | None) -> str:

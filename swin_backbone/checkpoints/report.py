@@ -27,6 +27,7 @@ class CheckpointReport:
         missing: the module's keys that the checkpoint does not have.
         unexpected: the checkpoint's keys that nothing takes.
         ignored: the checkpoint's keys that are left out on purpose, with the reason.
+        notes: what follows from it for the maps, in words.
     """
 
     layout: str
@@ -36,6 +37,7 @@ class CheckpointReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = (
@@ -55,6 +57,7 @@ class CheckpointReport:
         lines += [
             f"  ignored {_some(keys)}: {reason}" for reason, keys in self._by_reason().items()
         ]
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     def _by_reason(self) -> dict[str, list[str]]:

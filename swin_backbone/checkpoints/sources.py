@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.request import url2pathname
 
 from .downloads import download
 from .folders import INDEX, WEIGHT_FILES, pieces_of
 
+FILE_PREFIX = "file://"
 HUB_PREFIX = "hf-hub:"
 TIMM_PREFIX = "timm:"
 
@@ -15,10 +17,10 @@ def fetch(source: str | Path) -> Path:
     """The local file of a checkpoint, downloaded once if it has to be.
 
     Args:
-        source: a path; an http(s) address; ``hf-hub:org/name``, a repository of the Hugging
-            Face hub, optionally with ``@revision``; or ``timm:name``, one of timm's models,
-            with its tag (``timm:swin_tiny_patch4_window7_224.ms_in1k``) or, if timm is
-            installed, without.
+        source: a path, with or without ``file://``; an http(s) address; ``hf-hub:org/name``, a
+            repository of the Hugging Face hub, optionally with ``@revision``; or ``timm:name``,
+            one of timm's models, with its tag (``timm:swin_tiny_patch4_window7_224.ms_in1k``) or,
+            if timm is installed, without.
 
     Raises:
         ImportError: if a hub is asked for and ``huggingface_hub`` is not installed.
@@ -31,6 +33,8 @@ def fetch(source: str | Path) -> Path:
     text = str(source)
     if text.startswith(("http://", "https://")):
         return download(text)
+    if text.startswith(FILE_PREFIX):
+        return Path(url2pathname(text.removeprefix(FILE_PREFIX).removeprefix("localhost")))
     if text.startswith(HUB_PREFIX):
         return _download_from_hub(text.removeprefix(HUB_PREFIX))
     if text.startswith(TIMM_PREFIX):

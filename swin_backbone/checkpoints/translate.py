@@ -71,6 +71,8 @@ def _rename(tensors: Mapping[str, Tensor], layout: Layout, version: str) -> Tran
     attempt = Translation(layout, version)
     for key, tensor in tensors.items():
         name = layout.rename(key, version)
+        if name is None and _OUTPUT_NORM.fullmatch(key):
+            name = key  # some models add them to a layout that has none, see find_backbone
         reason = layout.why_ignored(key)
         if reason is not None:
             attempt.ignored[key] = reason

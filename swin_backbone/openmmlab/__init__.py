@@ -14,7 +14,7 @@ def prepare_openmmlab() -> None:
 
 
 def register_plugins() -> None:
-    """Import the modules that register hooks and constructors with mmengine."""
+    """Register hooks and constructors with mmengine, and form an optimizer's groups as stock."""
     from . import (  # noqa: F401
         atomic_checkpoints,
         cpu_distributed,
@@ -26,3 +26,6 @@ def register_plugins() -> None:
         step_seed,
         valid_sizes,
     )
+    from .stock_groups import install_stock_groups
+
+    install_stock_groups()

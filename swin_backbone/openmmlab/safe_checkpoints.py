@@ -5,7 +5,8 @@ Besides tensors, mmengine stores its message hub, whose histories are numpy arra
 mmengine cannot resume its own checkpoints; the maintained line tries, and then unpickles
 whatever there is. Here histories are made anew from the arrays of the file, and mmengine's loaders
 for files, addresses and object stores read with :func:`swin_backbone.checkpoints.read_checkpoint`
-and nothing else. Its loaders for catalogues such as ``torchvision://`` are left as they are.
+and nothing else. So do its loaders for catalogues, such as ``torchvision://``: what they look up
+are addresses.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from mmengine.fileio import get_file_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_loading
 
 from ..checkpoints import read_checkpoint
 from ..checkpoints.safe_pickle import Pending, StandIn, UnsafePickleError
@@ -78,6 +80,7 @@ def install_safe_loaders() -> None:
     CheckpointLoader.register_scheme(
         prefixes=["", "http://", "https://"], loader=load_from_path, force=True
     )
+    mmengine_loading.load_from_http = load_from_path  # what the catalogues' loaders call
     CheckpointLoader.register_scheme(
         prefixes=[r"(\S+\:)?s3://", r"(\S+\:)?petrel://"], loader=load_from_ceph, force=True
     )

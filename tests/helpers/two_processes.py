@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -111,6 +113,32 @@ def masked(rank):
     return largest_difference(found, gradients(model, model(both, valid_sizes=torch.cat(sizes))))
 
 
+def frozen(rank, frozen_stages):
+    """Steps of an optimizer by mmengine's DDP and constructor, against one process on all of it.
+
+    mmengine wraps the model first, then forms the optimizer's groups, then sets training mode.
+    """
+    config = {"optimizer": {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}}
+    config["paramwise_cfg"] = {"norm_decay_mult": 0.0}
+    alone, model = (Model(frozen_stages=frozen_stages, out_indices=(1,)) for _ in range(2))
+    before = [p.clone() for p in model.backbone.frozen_parameters()]
+    wrapped = MMDistributedDataParallel(model)
+    wrappers = [build_optim_wrapper(m, config) for m in (wrapped, alone)]
+    assert sum(len(g["params"]) for g in wrappers[0].optimizer.param_groups) == len(
+        list(model.parameters())
+    )
+    wrapped.train()
+    alone.train()
+    for step in range(3):  # a parameter that DDP waits for in vain fails in the second
+        parts = [images(2 * step + other, (20, 28)) for other in range(dist.get_world_size())]
+        wrappers[0].update_params(DistributedDataParallel.forward(wrapped, parts[rank]))
+        wrappers[1].update_params(alone(torch.cat(parts)))
+    after = model.backbone.frozen_parameters()
+    assert (len(after) > 0) == (frozen_stages >= 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    return largest_difference(list(model.parameters()), list(alone.parameters()))
+
+
 def broadcast_bytes(rank, backbone_class):
     """What two steps broadcast, though DDP is asked to broadcast buffers."""
     wrapped = DistributedDataParallel(Model(backbone_class), broadcast_buffers=True)
@@ -132,6 +160,9 @@ def main():
         "other sizes": other_sizes(rank),
         "with_cp": with_cp(rank),
         "masked": masked(rank),
+        "nothing frozen": frozen(rank, -1),
+        "patch embedding frozen": frozen(rank, 0),
+        "stage frozen": frozen(rank, 1),
         "bytes": broadcast_bytes(rank, SwinBackbone),
         "bytes of mmseg's": broadcast_bytes(rank, SwinTransformer),
     }

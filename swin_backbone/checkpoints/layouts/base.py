@@ -54,7 +54,8 @@ class Layout(NamedTuple):
         name: how reports call it.
         names: for each version of Swin that it has, our names and theirs.
         ignored: (pattern, reason) pairs; keys that match hold nothing for the backbone.
-        aliases: (pattern, replacement) pairs for :func:`re.sub`: other spellings of their names.
+        aliases: (pattern, replacement) pairs for :func:`re.sub`, where a replacement is a text or
+            a function of the match: other spellings of their names.
         to_ours: tensors under our names, version -> the same with our contents.
         to_theirs: the way back.
         buffers: tensors under our names, version, windows -> what their modules keep beside
@@ -64,7 +65,7 @@ class Layout(NamedTuple):
     name: str
     names: Mapping[str, NameMap]
     ignored: Sequence[tuple[str, str]] = ()
-    aliases: Sequence[tuple[str, str]] = ()
+    aliases: Sequence[tuple[str, str | Callable[[re.Match], str]]] = ()
     to_ours: Callable[[Tensors, str], Tensors] = lambda tensors, version: tensors
     to_theirs: Callable[[Tensors, str], Tensors] = lambda tensors, version: tensors
     buffers: Callable[[Tensors, str, object], Tensors] = lambda tensors, version, windows: {}

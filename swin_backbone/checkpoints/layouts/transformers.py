@@ -1,4 +1,10 @@
-"""transformers' Swin and Swinv2: files as on the hub, and modules as transformers 5 names them."""
+"""transformers' Swin and Swinv2: files as on the hub, and modules as transformers 5 names them.
+
+Its MaskFormer has a Swin of its own, under ``model.``, and beside it the output norms, as a list
+with a norm for every stage. Its Donut has the names of its Swin.
+"""
+
+import re
 
 from .base import CLASSIFIER, MASK_TOKEN, RECOMPUTED, Layout, swin_names
 from .tensors import join_qkv, merging_to_ours, merging_to_theirs, split_qkv
@@ -12,6 +18,12 @@ _PARTS = {
     "mlp.fc1.": "intermediate.dense.",
     "mlp.fc2.": "output.dense.",
 }
+
+
+def _norm_of_stage(found: re.Match) -> str:
+    return f"hidden_states_norms.stage{int(found[1]) + 1}."
+
+
 _QKV = {f"attn.{part}.{{p}}": f"attention.self.{part}.{{p}}" for part in ("query", "key", "value")}
 
 TRANSFORMERS = Layout(
@@ -38,7 +50,8 @@ TRANSFORMERS = Layout(
         (r"^decoder\.", "reconstructs pixels in pretraining"),
     ],
     aliases=[
-        (r"^(swin|swinv2)\.", ""),
+        (r"^(swin|swinv2|model)\.", ""),
+        (r"^hidden_states_norms\.(\d+)\.", _norm_of_stage),
         (r"\.attention\.q_proj\.", ".attention.self.query."),
         (r"\.attention\.k_proj\.", ".attention.self.key."),
         (r"\.attention\.v_proj\.", ".attention.self.value."),
