@@ -14,7 +14,12 @@ from .model_names import arguments_of
 
 
 def create(
-    name_or_config: str | Path | Mapping, checkpoint: str | None = None, **options: Any
+    name_or_config: str | Path | Mapping,
+    checkpoint: str | None = None,
+    *,
+    prefix: str | None = None,
+    key: str | None = None,
+    **options: Any,
 ) -> SwinBackbone:
     """Make a backbone, load its weights, and put it into evaluation mode.
 
@@ -30,19 +35,28 @@ def create(
             backbone's alone with a ``type``.
         checkpoint: path or address of weights, of the backbone or of a whole model; by default
             those that the name stands for or the config's ``init_cfg`` names, or random ones.
+        prefix: which backbone of the checkpoint, if it holds several, and
+        key: which of its state dicts; see :func:`swin_backbone.checkpoints.find_backbone`.
         options: arguments of the backbone; they come before the config's.
 
     Returns:
         The backbone, in evaluation mode.
 
     Raises:
-        ValueError: if the name is unknown, or the config has no backbone.
+        ValueError: if the name is unknown, the config has no backbone, or ``prefix`` or ``key``
+            is given and there is no checkpoint.
+        CheckpointError: if the checkpoint is damaged or does not fit.
         FileNotFoundError: if the config or checkpoint is not there.
     """
     settings = {**_backbone_config(name_or_config), **options}
     if checkpoint is not None:
         settings.pop("pretrained", None)
         settings["init_cfg"] = {"type": "Pretrained", "checkpoint": str(checkpoint)}
+    choice = {k: v for k, v in (("prefix", prefix), ("key", key)) if v is not None}
+    if choice:
+        if not settings.get("init_cfg"):
+            raise ValueError(f"{' and '.join(choice)} choose from a checkpoint; none is given")
+        settings["init_cfg"] = {**settings["init_cfg"], **choice}
     model = MODELS.build(settings)
     model.init_weights()
     return model.eval()

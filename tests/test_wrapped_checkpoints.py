@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from test_convert_checkpoint import load_tool
 
+import swin_backbone
 from swin_backbone import SwinBackbone
-from swin_backbone.checkpoints import CheckpointError, find_backbone
+from swin_backbone.checkpoints import CheckpointError, find_backbone, read_checkpoint
 from swin_backbone.checkpoints.read import CONTAINERS
 
 SMALL = {"embed_dims": 16, "depths": (1,), "num_heads": (1,), "out_indices": (0,)}
@@ -116,3 +118,59 @@ def test_entries_that_are_no_tensors_are_named_as_ignored():
     tensors, ignored = find_backbone(file)
     assert value_of(tensors) == 1
     assert ignored == {"epoch": "is no tensor, but int", "args": "is no tensor, but dict"}
+
+
+TEACHER = {"teacher": state_of(1), "student": under("backbone.", state_of(2)), "epoch": 3}
+
+
+@pytest.mark.parametrize(
+    ("file", "choice", "value"),
+    [
+        (TEACHER, {"key": "teacher"}, 1),
+        (TEACHER, {"key": "student"}, 2),
+        (BOTH, {"prefix": "teacher"}, 2),
+        ({"params": BOTH, "params_ema": TEACHER["teacher"]}, {"key": "params_ema"}, 1),
+        ({"a": BOTH, "b": BOTH}, {"key": "a", "prefix": "student."}, 1),
+    ],
+)
+def test_every_way_in_chooses_by_key_and_prefix(file, choice, value, tmp_path, capsys):
+    path, out = str(tmp_path / "whole.pth"), tmp_path / "out.pth"
+    torch.save(file, path)
+    config = {"type": "SwinBackbone", **SMALL}
+    made = [swin_backbone.create(config, path, **choice)]
+    init_cfg = {"type": "Pretrained", "checkpoint": path}
+    made.append(swin_backbone.create({**config, "init_cfg": init_cfg}, **choice))
+    made.append(SwinBackbone(**SMALL, init_cfg={**init_cfg, **choice}))
+    made[-1].init_weights()
+    assert [value_of(model.state_dict()) for model in made] == [value] * 3
+    assert "epoch" not in file or "epoch" in made[-1].checkpoint_report.ignored
+    options = [part for name, text in choice.items() for part in (f"--{name}", text)]
+    load_tool().main([path, str(out), "--to", "swin_backbone", *options])
+    assert value_of(read_checkpoint(out)) == value
+    with pytest.raises(CheckpointError, match="choose one with"):
+        swin_backbone.create(config, path)
+    with pytest.raises(SystemExit) as stopped:
+        load_tool().main([path, str(out), "--to", "swin_backbone", "--key", "nothing"])
+    assert stopped.value.code in (1, 2)
+    assert "no state dict under key 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("choice", [{"key": "a"}, {"prefix": "a"}])
+def test_a_choice_without_a_checkpoint_is_an_error(choice):
+    with pytest.raises(ValueError, match="choose from a checkpoint; none is given"):
+        swin_backbone.create({"type": "SwinBackbone", **SMALL}, **choice)
+
+
+def test_dicts_in_dicts_are_an_error_however_they_are_knotted():
+    knot = {"epoch": 1}
+    knot["model"] = knot
+    with pytest.raises(CheckpointError, match="holds no state dict of tensors"):
+        find_backbone(knot)
+    knot["a.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="dicts in dicts, more than 8 deep"):
+        find_backbone(knot)
+    wide = {"a.weight": torch.zeros(1)}
+    for _ in range(40):
+        wide = dict.fromkeys(CONTAINERS, wide)
+    with pytest.raises(CheckpointError, match="dicts in dicts, more than 8 deep"):
+        find_backbone(wide)

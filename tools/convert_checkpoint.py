@@ -2,9 +2,9 @@
 
     python tools/convert_checkpoint.py IN OUT --to timm
 
-IN is a path, an http(s) address, hf-hub:org/name or timm:name; its layout is recognised from keys
-and shapes. OUT is written as safetensors if its name ends so, else as PyTorch does; it appears
-under its name only when it is complete.
+IN is a file or a folder, an http(s) address, hf-hub:org/name or timm:name; its layout is recognised
+from keys and shapes. OUT is written as safetensors if its name ends so, else as PyTorch does; it
+appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -47,11 +47,15 @@ def main(arguments: list[str] | None = None) -> None:
         default=(),
         help="for these buffers: each stage's window in pretraining, 0 for the window itself",
     )
+    parser.add_argument("--key", help="name of the state dict in IN, if it holds several")
+    parser.add_argument("--prefix", help="in front of the backbone's keys, if IN holds several")
     args = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
         checkpoint = read_checkpoint(args.source)
-        tensors, report = convert_checkpoint(checkpoint, args.to, chosen_windows(args))
+        tensors, report = convert_checkpoint(
+            checkpoint, args.to, chosen_windows(args), prefix=args.prefix, key=args.key
+        )
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     write(tensors, args.out, args.to)

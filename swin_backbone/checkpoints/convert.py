@@ -19,7 +19,12 @@ _SHOWN = 5
 
 
 def convert_checkpoint(
-    checkpoint: object, library: str, windows: Windows | None = None
+    checkpoint: object,
+    library: str,
+    windows: Windows | None = None,
+    *,
+    prefix: str | None = None,
+    key: str | None = None,
 ) -> tuple[dict[str, Tensor], CheckpointReport]:
     """Turn what a file holds into what a library's model takes.
 
@@ -28,6 +33,8 @@ def convert_checkpoint(
         library: whose model the result is for, see
             :func:`swin_backbone.checkpoints.to_theirs`.
         windows: see there; ``None`` takes V2's window from the checkpoint, if it says.
+        prefix: which backbone of the file, if it holds several, and
+        key: which of its state dicts; see :func:`swin_backbone.checkpoints.find_backbone`.
 
     Returns:
         Their tensors, and the report: ``layout`` names both sides, and what found no place is
@@ -38,12 +45,12 @@ def convert_checkpoint(
             values are not finite floating-point numbers.
         ValueError: if the library is unknown, or does not have this version of Swin.
     """
-    tensors, outside = find_backbone(checkpoint)
+    tensors, outside = find_backbone(checkpoint, prefix, key)
     source = to_ours(tensors)
     check_complete(source)
     theirs, report = to_theirs(source.tensors, library, windows or find_windows(tensors))
-    origin = {key: source.origin.get(key, key) for key in report.ignored}
-    ignored = {origin[key]: reason for key, reason in report.ignored.items()}
+    origin = {name: source.origin.get(name, name) for name in report.ignored}
+    ignored = {origin[name]: reason for name, reason in report.ignored.items()}
     report.ignored = {**outside, **source.ignored, **ignored}
     report.layout = f"{source.layout.name} to {library}, Swin {source.version.upper()},"
     return theirs, report

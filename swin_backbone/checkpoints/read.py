@@ -12,7 +12,7 @@ from torch import Tensor
 from .folders import INDEX, find_weights, join_pieces
 from .foreign_files import name_foreign_file
 from .report import CheckpointError
-from .safe_pickle import UnknownNameError
+from .safe_pickle import UnknownNameError, UnsafePickleError
 from .sources import fetch
 from .torch_files import Mover, mover, read_pickles, read_safetensors, read_zip
 
@@ -21,6 +21,9 @@ CONTAINERS = (
     *("state_dict", "model", "model_state_dict", "module", "net", "params"),
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema"),
 )
+
+#: How many of them may stand in each other.
+DEEPEST = 8
 
 #: How the convolution of the patch embedding ends in every layout: what is before is a prefix.
 LANDMARKS = (
@@ -84,12 +87,14 @@ def _read_file(file: BinaryIO, name: str, move: Mover):
         ) from error
     except Exception as error:  # damaged bytes can fail at any place of a parser
         kind = name_foreign_file(beginning)
-        reason = f"{type(error).__name__}: {error}" if not str(error) else str(error)
-        raise CheckpointError(
-            f"checkpoint {name!r} is {kind}"
-            if kind is not None
-            else f"checkpoint {name!r} is truncated or no PyTorch file: {reason}"
-        ) from error
+        reason = str(error) or type(error).__name__
+        if kind is not None:
+            message = f"is {kind}"
+        elif isinstance(error, UnsafePickleError):
+            message = f"is damaged, or asks for more than a checkpoint may: {reason}"
+        else:
+            message = f"is truncated or no PyTorch file: {reason}"
+        raise CheckpointError(f"checkpoint {name!r} {message}") from error
 
 
 def find_backbone(
@@ -209,32 +214,32 @@ def _below(tensors: Mapping[str, Tensor], found: set[str], wanted: str) -> str:
     return below.pop() if below else prefix
 
 
-def _unwrap(checkpoint: object, key: str | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _unwrap(
+    checkpoint: object, key: str | None, depth: int = 0
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of the state dict, and the names of everything else with the reason."""
     held = _state_dicts(checkpoint)
-    if key is not None:
-        if not isinstance(checkpoint, Mapping) or key not in held:
-            raise CheckpointError(
-                f"checkpoint has no state dict under key {key!r}; it has {held or 'none'}"
-            )
-        name = key
-    else:
-        name = next((name for name in CONTAINERS if name in held), None)
-        if name is None and _tensors(checkpoint):
-            kinds = {k: v for k, v in checkpoint.items() if not isinstance(v, Tensor)}
-            ignored = {str(k): f"is no tensor, but {type(v).__name__}" for k, v in kinds.items()}
-            return _tensors(checkpoint), ignored
-        if name is None and len(held) > 1:
-            raise CheckpointError(
-                f"checkpoint holds several state dicts, under {held}; choose one with key="
-            )
-        if name is None and held:
-            name = held[0]
-    if name is None:
-        kind = type(checkpoint).__name__
-        found = list(checkpoint)[:5] if isinstance(checkpoint, Mapping) else kind
+    if key is not None and key not in held:
+        raise CheckpointError(
+            f"checkpoint has no state dict under key {key!r}; it has {held or 'none'}"
+        )
+    name = key if key is not None else next((name for name in CONTAINERS if name in held), None)
+    tensors = _tensors(checkpoint)
+    if name is None and tensors:
+        others = {k: v for k, v in checkpoint.items() if k not in tensors}
+        return tensors, {str(k): f"is no tensor, but {type(v).__name__}" for k, v in others.items()}
+    if name is None and len(held) > 1:
+        raise CheckpointError(
+            f"checkpoint holds several state dicts, under {held}; choose one with key="
+        )
+    if name is None and not held:
+        found = type(checkpoint).__name__
+        found = list(checkpoint)[:5] if isinstance(checkpoint, Mapping) else found
         raise CheckpointError(f"checkpoint holds no state dict of tensors; found {found}")
-    tensors, ignored = _unwrap(checkpoint[name], None)
+    if depth == DEEPEST:
+        raise CheckpointError(f"checkpoint holds dicts in dicts, more than {DEEPEST} deep")
+    name = held[0] if name is None else name
+    tensors, ignored = _unwrap(checkpoint[name], None, depth + 1)
     for other in checkpoint:
         if other != name:
             choice = ", another state dict: choose it with key=" if other in held else ""
@@ -243,17 +248,23 @@ def _unwrap(checkpoint: object, key: str | None) -> tuple[dict[str, Tensor], dic
 
 
 def _state_dicts(checkpoint: object) -> list[str]:
-    """Names of the entries that are state dicts, or hold one."""
+    """Names of the entries that are state dicts, or hold one under one of the known names."""
     if not isinstance(checkpoint, Mapping):
         return []
-    return [k for k, v in checkpoint.items() if isinstance(k, str) and (_tensors(v) or _inner(v))]
+    return [k for k, v in checkpoint.items() if isinstance(k, str) and _holds_tensors(v)]
 
 
-def _inner(value: object) -> bool:
-    """Whether a state dict stands under one of the known names, however deep."""
-    if not isinstance(value, Mapping):
-        return False
-    return any(_tensors(value.get(name)) or _inner(value.get(name)) for name in CONTAINERS)
+def _holds_tensors(value: object) -> bool:
+    waiting, seen = [value], set()
+    while waiting:
+        current = waiting.pop()
+        if not isinstance(current, Mapping) or id(current) in seen:
+            continue
+        if _tensors(current):
+            return True
+        seen.add(id(current))  # a file may hold a dict that holds itself
+        waiting += [current.get(name) for name in CONTAINERS]
+    return False
 
 
 def _tensors(value: object) -> dict[str, Tensor]:

@@ -19,16 +19,6 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-#: Opcodes that push what is written behind them.
-_VALUES = frozenset(
-    (
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
-        *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-    )
-)
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _DICTS = (dict, OrderedDict, Counter)
 #: What may be a key of a dict, or a member of a set. Hashing a tuple of tuples of tuples ... uses
 #: the C stack without limit, so that tuples may hold these alone.
@@ -110,19 +100,15 @@ class Reader:
         """
         self.stack, self.marks, self.memory = [], [], {}
         self.handled, start = 0, file.tell()
+        self.waiting: dict[int, Pending] = {}
         for opcode, argument, position in pickletools.genops(file):
             self.allowed = _HANDLED * (position - start) + _HANDLED_BYTES
-            if opcode.name in _VALUES:
-                self.stack.append(argument)
-            elif opcode.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[opcode.name])
-            elif opcode.name in _EMPTY:
-                self.stack.append(_EMPTY[opcode.name]())
-            elif opcode.name not in ("PROTO", "FRAME", "STOP"):
-                step = getattr(self, f"_{opcode.name.lower()}", None)
-                if step is None:
-                    raise UnsafePickleError(f"pickles with {opcode.name} are not read")
-                step(argument)
+            step = _STEPS.get(opcode.name)
+            if step is None:
+                raise UnsafePickleError(f"pickles with {opcode.name} are not read")
+            step(self, argument)
+        if self.waiting:
+            raise UnsafePickleError("it makes an object and never says what it is")
         return self.stack.pop()
 
     def _mark(self, _) -> None:
@@ -218,15 +204,11 @@ class Reader:
             value.places.append(place)
         self.memory[place] = value
 
-    _put = _binput = _long_binput = _remember
-
     def _memoize(self, _) -> None:
         self._remember(len(self.memory))
 
     def _recall(self, place: int) -> None:
         self.stack.append(self.memory[place])
-
-    _get = _binget = _long_binget = _recall
 
     # Names, calls and state.
 
@@ -263,7 +245,10 @@ class Reader:
         if trusted or isinstance(function, _Trusted):
             args = tuple(a.make if isinstance(a, _Trusted) else a for a in args)
         self._handle(args)
-        self.stack.append(function(*args))
+        made = function(*args)
+        if isinstance(made, Pending):
+            self.waiting[id(made)] = made
+        self.stack.append(made)
 
     def _handle(self, values) -> None:
         self.handled += _weight(values)
@@ -276,6 +261,7 @@ class Reader:
         target = self.stack[-1]
         if isinstance(target, Pending):
             self.stack[-1] = made = target.build(state)
+            self.waiting.pop(id(target), None)
             for place in target.places:
                 self.memory[place] = made
         elif type(target) is OrderedDict:
@@ -346,3 +332,37 @@ def _allowed_by_the_user() -> dict[str, _Trusted]:
         if not name.startswith("torch."):
             allowed[name] = _Trusted(name, function)
     return allowed
+
+
+#: Opcodes that push what is written behind them.
+_VALUES = (
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+)
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+#: What each opcode does, of those that are read: all but extensions, instances of old classes,
+#: and buffers beside the pickle.
+_STEPS: dict[str, Callable[[Reader, object], None]] = {
+    **dict.fromkeys(_VALUES, lambda reader, value: reader.stack.append(value)),
+    **{
+        opcode: lambda reader, _, value=value: reader.stack.append(value)
+        for opcode, value in _CONSTANTS.items()
+    },
+    **{
+        opcode: lambda reader, _, kind=kind: reader.stack.append(kind())
+        for opcode, kind in _EMPTY.items()
+    },
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda *_: None),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Reader._remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Reader._recall),
+    **{
+        opcode: getattr(Reader, f"_{opcode.lower()}")
+        for opcode in (
+            *("MARK", "POP", "POP_MARK", "DUP", "MEMOIZE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+            *("LIST", "APPEND", "APPENDS", "DICT", "SETITEM", "SETITEMS", "ADDITEMS", "FROZENSET"),
+            *("GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
+        )
+    },
+}
