@@ -80,11 +80,15 @@ def resolve_init_cfg(
 def _is_pretrained(kind: object) -> bool:
     """Whether the type of an ``init_cfg`` is mmengine's ``PretrainedInit``."""
     if isinstance(kind, str):
-        if kind.split(".")[-1] not in _NAMES:
+        if kind.split(".")[-1] not in _NAMES or not all(kind.split(".")):
             return False
         if "." not in kind:
             return True
-        return _is_pretrained(WEIGHT_INITIALIZERS.get(_registered(kind)))
+        try:
+            found = WEIGHT_INITIALIZERS.get(_registered(kind))
+        except RuntimeError:  # how mmengine says that it cannot import a name
+            return False
+        return found is PretrainedInit
     return kind is PretrainedInit
 
 

@@ -93,6 +93,8 @@ def test_a_model_around_it_initialises_it(save):
         ({"type": "Normal", "checkpoint": "x"}, ValueError, "Normal"),
         ({"type": "elsewhere.Pretrained", "checkpoint": "x"}, ValueError, "elsewhere"),
         ({"type": "mmengine.Kaiming", "checkpoint": "x"}, ValueError, "Kaiming"),
+        ({"type": "mmengine..Pretrained", "checkpoint": "x"}, ValueError, "mmengine"),
+        ({"type": ".Pretrained", "checkpoint": "x"}, ValueError, "Pretrained"),
         ({"type": nn.Linear, "checkpoint": "x"}, ValueError, "Linear"),
         ({"checkpoint": "x"}, ValueError, "Pretrained"),
         ({"type": "Pretrained"}, ValueError, "checkpoint"),
