@@ -145,9 +145,6 @@ def read_zip(file: BinaryIO, move: Mover):
 
 def _root(entries: dict[str, zipfile.ZipInfo]) -> str:
     """The folder that the archive's entries are in."""
-    for name, entry in entries.items():
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise UnsafePickleError(f"{name!r} in it is compressed, which torch.save never does")
     roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("data.pkl")]
     root = min(roots, key=len, default=None)
     if root is None or root.count("/") > 1:
@@ -159,6 +156,9 @@ def _root(entries: dict[str, zipfile.ZipInfo]) -> str:
             "it is a TorchScript program, not a state dict: load it with torch.jit.load, if you "
             "trust it, and save its state_dict()"
         )
+    for name, entry in entries.items():
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise UnsafePickleError(f"{name!r} in it is compressed, which torch.save never does")
     return root
 
 
