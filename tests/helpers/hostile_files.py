@@ -227,9 +227,9 @@ PICKLES: dict[str, Ops] = {
     "counter of a number": call("collections.Counter", HUGE),
     "ordered dict of a number": call("collections.OrderedDict", HUGE),
     "set of a dict": call("builtins.set", {"a": 1}),
-    "key that is deep": ops({nested(200_000): 1}),
-    "member of a set that is deep": call("builtins.set", [nested(200_000)]),
-    "key of an ordered dict that is deep": call("collections.OrderedDict", [[nested(200_000), 1]]),
+    "key that is deep": ops({nested(100_000): 1}),
+    "member of a set that is deep": call("builtins.set", [nested(100_000)]),
+    "key of an ordered dict that is deep": call("collections.OrderedDict", [[nested(100_000), 1]]),
     "items of a tensor": Ops(tensor() + ops(0) + ops(1) + b"s"),
     "append to a tensor": Ops(tensor() + ops(0) + b"a"),
     "one set after the other": again(
