@@ -238,10 +238,8 @@ class SwinBackbone(BaseModule):
                 self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
 
         self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
-        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        self._untrained = {name for name, p in self.named_parameters() if not p.requires_grad}
         self._freeze_stages()
-        still = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        self._frozen = trainable - still
 
     @property
     def features_info(self) -> list[FeatureInfo]:
@@ -510,19 +508,28 @@ class SwinBackbone(BaseModule):
 
     def frozen_parameters(self) -> list[nn.Parameter]:
         """The parameters that ``frozen_stages`` keeps from training, and nothing else does."""
-        parameters = dict(self.named_parameters())
-        return [parameters[name] for name in self._frozen if name in parameters]
+        frozen = set(map(id, self._parameters_to_freeze()))
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if id(parameter) in frozen and name not in self._untrained
+        ]
 
     def _freeze_stages(self) -> None:
-        if self.frozen_stages < 0:
-            return
         for module in self._frozen_modules():
             module.eval()
-            module.requires_grad_(False)
-        if self.use_abs_pos_embed:
-            self.absolute_pos_embed.requires_grad_(False)
+        for parameter in self._parameters_to_freeze():
+            parameter.requires_grad_(False)
+
+    def _parameters_to_freeze(self) -> list[nn.Parameter]:
+        frozen = [p for module in self._frozen_modules() for p in module.parameters()]
+        if self.use_abs_pos_embed and self.frozen_stages >= 0:
+            frozen.append(self.absolute_pos_embed)
+        return frozen
 
     def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
         norms = [self._output_norm(stage) for stage in range(self.frozen_stages)]
         norms = [norm for norm in norms if norm is not None]
         return [self.patch_embed, self.drop_after_pos, *self.stages[: self.frozen_stages], *norms]

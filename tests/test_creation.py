@@ -44,7 +44,8 @@ def test_a_public_checkpoint_by_its_name(tmp_path, monkeypatch):
     """Its architecture, and its weights unless others are given."""
     asked = []
     monkeypatch.setattr(
-        "swin_backbone.backbone.load_pretrained", lambda _, where: asked.append(where)
+        "swin_backbone.backbone.load_pretrained",
+        lambda _, init_cfg: asked.append(init_cfg["checkpoint"]),
     )
     (entry,) = [e for e in list_checkpoints() if e.name == "timm/swin_s3_tiny_224.ms_in1k"]
     for checkpoint in (None, tmp_path / "mine.pth"):

@@ -109,12 +109,16 @@ def test_options_of_the_default_constructor_multiply():
     assert settings("decode_head.conv_seg.weight") == (10 * LR, DECAY)
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_have_groups_and_stay_as_they_are():
+    """So that groups are those of any other ``frozen_stages``."""
     model = segmentor(frozen_stages=1)
-    groups = build(model).optimizer.param_groups
-    given = {id(parameter) for group in groups for parameter in group["params"]}
-    assert {id(p) for p in model.parameters() if p.requires_grad} == given
-    assert not any(id(p) in given for p in model.backbone.stages[0].blocks.parameters())
+    wrapper = build(model)
+    given = {id(p) for group in wrapper.optimizer.param_groups for p in group["params"]}
+    assert given == {id(parameter) for parameter in model.parameters()}
+    before = {name: p.clone() for name, p in model.backbone.named_parameters()}
+    step(model.train(), wrapper, torch.randn(2, 3, 32, 32))
+    for name, parameter in model.backbone.named_parameters():
+        assert torch.equal(parameter, before[name]) == (not parameter.requires_grad), name
 
 
 def test_rate_1_is_the_default_constructor():
