@@ -156,7 +156,9 @@ def test_what_the_user_has_allowed_of_numpy_is_still_read_with_care(tmp_path):
     torch.save({"objects": array}, path)
     with (
         torch.serialization.safe_globals([np.ndarray, np.dtype, array.__reduce__()[0]]),
-        pytest.raises(CheckpointError, match="array of dtype 'O8'; plain numbers are read"),
+        pytest.raises(
+            CheckpointError, match="array of dtype 'O8'; those of plain numbers are read"
+        ),
     ):
         read_checkpoint(path)
 
