@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("mmseg")
 
 
+@pytest.mark.slow
 def test_hostile_files_are_refused_by_every_way_in(scenes, script_environment, tmp_path):
     """One process takes them all: a segmentation fault would be its exit code."""
     done = subprocess.run(

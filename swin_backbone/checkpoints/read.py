@@ -49,6 +49,7 @@ def read_checkpoint(source: str | Path | BinaryIO, map_location="cpu"):
 
     Raises:
         FileNotFoundError: if there is no such file.
+        TypeError: if ``source`` or ``map_location`` is something else.
         CheckpointError: if the file is damaged, claims more than it has, is of another kind, or
             holds objects other than tensors, arrays of plain numbers, plain containers and what
             was allowed with :func:`torch.serialization.add_safe_globals`.
@@ -56,6 +57,8 @@ def read_checkpoint(source: str | Path | BinaryIO, map_location="cpu"):
     """
     move = mover(map_location)
     if not isinstance(source, str | Path):
+        if not hasattr(source, "seek"):
+            raise TypeError(f"source must be a path, an address or an open file, got {source!r}")
         return _read_file(source, getattr(source, "name", "checkpoint"), move)
     path = fetch(source)
     if path.is_dir():

@@ -27,7 +27,7 @@ _HASHED = (str, bytes, int, float, complex, type(None), torch.dtype, torch.devic
 
 #: Calls may handle this many times the bytes of the pickle, and these: a pickle can name the same
 #: long value again and again, and have it copied each time.
-_HANDLED, _HANDLED_BYTES = 32, 64 * 2**20
+_HANDLED, _HANDLED_BYTES = 32, 16 * 2**20
 _PLACE = 64  # bytes that an item of a container costs, about
 
 
@@ -220,6 +220,8 @@ class Reader:
         self._look_up(module, name)
 
     def _look_up(self, module: str, name: str) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise UnsafePickleError("a name that is no text")
         module = "builtins" if module == "__builtin__" else module  # Python 2's
         full = f"{module}.{name}"
         if full in self.names:
@@ -227,7 +229,7 @@ class Reader:
         elif full in self.trusted:
             self.stack.append(self.trusted[full])
         else:
-            raise UnknownNameError(full)
+            raise UnknownNameError(shown(full))
 
     def _reduce(self, _) -> None:
         args, function = self.stack.pop(), self.stack.pop()
@@ -251,7 +253,7 @@ class Reader:
         self.stack.append(made)
 
     def _handle(self, values) -> None:
-        self.handled += _weight(values)
+        self.handled += _weight(values, self.allowed - self.handled)
         if self.handled > self.allowed:
             raise UnsafePickleError("it copies the same values again and again")
 
@@ -288,17 +290,30 @@ def checked_key(key):
     raise UnsafePickleError(f"{type(key).__name__} as a key")
 
 
-def _weight(value, depth: int = 2) -> int:
-    """Bytes of a value, about: of its items too, and of theirs."""
+def _weight(value, limit: int, depth: int = 2) -> int:
+    """Bytes of a value, about: of its items too, and of theirs; it stops counting at a limit."""
     if isinstance(value, str | bytes | bytearray):
         return len(value)
     if isinstance(value, np.ndarray):
         return value.nbytes
     if not isinstance(value, tuple | list | dict | set | frozenset):
         return 0
-    items = value.values() if isinstance(value, dict) else value
-    inside = sum(_weight(item, depth - 1) for item in items) if depth else 0
-    return _PLACE * len(value) + inside
+    weight = _PLACE * len(value)
+    if depth:
+        for item in value.values() if isinstance(value, dict) else value:
+            if weight > limit:
+                break
+            weight += _weight(item, limit - weight, depth - 1)
+    return weight
+
+
+def shown(value) -> str:
+    """A value of a file in words: lists that hold a list many times are endless when written."""
+    if isinstance(value, str | bytes):
+        return repr(value[:80])
+    if isinstance(value, bool | float | None) or (isinstance(value, int) and abs(value) < 2**64):
+        return repr(value)
+    return f"<{type(value).__name__}>"
 
 
 def _set_versions(target: OrderedDict, state) -> None:

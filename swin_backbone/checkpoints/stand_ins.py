@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .safe_pickle import Pending, StandIn, UnsafePickleError, checked_key
+from .safe_pickle import Pending, StandIn, UnsafePickleError, checked_key, shown
 
 #: Dtypes of tensors: every one whose elements are whole bytes and plain numbers.
 TENSOR_DTYPES = tuple(
@@ -67,7 +67,7 @@ def _integers(values, what: str) -> tuple[int, ...]:
     if not isinstance(values, tuple | list | torch.Size):
         raise UnsafePickleError(f"{what} must be integers, got {type(values).__name__}")
     if not all(type(value) is int and 0 <= value < 2**62 for value in values):
-        raise UnsafePickleError(f"{what} must be integers >= 0, got {values!r:.80}")
+        raise UnsafePickleError(f"{what} must be integers from 0 to 2**62")
     if len(values) > 32:
         raise UnsafePickleError(f"{what} has {len(values)} numbers, at most 32 are read")
     return tuple(values)
@@ -139,7 +139,7 @@ class Tensors:
         """What was on a device of a kind that has no storages of its own; it comes to the CPU."""
         data = torch.from_numpy(native(data)) if isinstance(data, np.ndarray) else _tensor(data)
         if dtype not in TENSOR_DTYPES:
-            raise UnsafePickleError(f"a tensor of dtype {dtype!r:.80}")
+            raise UnsafePickleError(f"a tensor of dtype {shown(dtype)}")
         self._account(data.numel() * dtype.itemsize, tuple(data.shape))
         return _with_flags(data.detach().to(dtype), grad, None)
 
@@ -160,7 +160,7 @@ def _parameter(data, grad, hooks=None, state=None) -> torch.nn.Parameter:
 def _of_type(function, kind, args, state=None) -> Tensor:
     """A tensor with attributes, which say nothing of its values; of no other class."""
     if not isinstance(kind, StandIn) or kind.name not in _TENSOR_CLASSES:
-        raise UnsafePickleError(f"a tensor of class {kind!r:.80}")
+        raise UnsafePickleError(f"a tensor of class {shown(kind)}")
     if not isinstance(function, StandIn) or not isinstance(args, tuple):
         raise UnsafePickleError(f"a tensor that {type(function).__name__} makes")
     return _tensor(function(*args))
@@ -174,8 +174,9 @@ def _tensor(value) -> Tensor:
 
 def refuse_odd_booleans(content: torch.UntypedStorage) -> None:
     """A boolean is a byte of 0 or 1; what programs do with another one is undefined."""
-    if content.device.type == "cpu" and content.nbytes():
-        values = torch.empty(0, dtype=torch.uint8).set_(content, 0, (content.nbytes(),), (1,))
+    if content.device.type != "meta" and content.nbytes():
+        values = torch.empty(0, dtype=torch.uint8, device=content.device)
+        values.set_(content, 0, (content.nbytes(),), (1,))
         if values.max() > 1:
             raise UnsafePickleError("booleans that are neither true nor false")
 
@@ -190,7 +191,8 @@ class _Dtype(Pending):
         kind = kind.decode("ascii", "replace") if isinstance(kind, bytes) else kind
         if kind not in ARRAY_DTYPES:
             raise UnsafePickleError(
-                f"an array of dtype {kind!r:.80}; plain numbers are read: {', '.join(ARRAY_DTYPES)}"
+                f"an array of dtype {shown(kind)}; those of plain numbers are read: "
+                f"{', '.join(ARRAY_DTYPES)}"
             )
         self.value = np.dtype(kind)
         super().__init__(self._ordered)
@@ -229,7 +231,7 @@ def _array(content, dtype, shape, order) -> np.ndarray:
 def _reconstruct(kind, shape, typecode) -> Pending:
     """An array that is described afterwards."""
     if not isinstance(kind, StandIn) or kind.name != "numpy.ndarray":
-        raise UnsafePickleError(f"an array of class {kind!r:.80}")
+        raise UnsafePickleError(f"an array of class {shown(kind)}")
 
     def build(state):
         if not isinstance(state, tuple) or len(state) not in (4, 5):
@@ -259,7 +261,7 @@ def native(array: np.ndarray) -> np.ndarray:
 def _encode(text, encoding="latin1") -> bytes:
     """How pickles of old protocols spell bytes."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "ascii", "utf-8"):
-        raise UnsafePickleError(f"bytes in encoding {encoding!r:.80}")
+        raise UnsafePickleError(f"bytes in encoding {shown(encoding)}")
     return text.encode(encoding)
 
 

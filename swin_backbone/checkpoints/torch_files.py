@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from .safe_pickle import Reader, UnsafePickleError
+from .safe_pickle import Reader, UnsafePickleError, shown
 from .stand_ins import (
     STAND_INS,
     Storage,
@@ -74,13 +74,13 @@ class _Storages:
         if not isinstance(key, str) or not isinstance(location, str):
             raise UnsafePickleError("a storage without a name")
         if type(count) is not int or count < 0:
-            raise UnsafePickleError(f"a storage of {count!r:.80} elements")
+            raise UnsafePickleError(f"a storage of {shown(count)} elements")
         if key not in self.loaded:
             content = self.read(key, count * kind.dtype.itemsize, kind.dtype)
             self.tensors.stored += content.nbytes()
             self.loaded[key] = self.move(content, location)
         if count * kind.dtype.itemsize > self.loaded[key].nbytes():
-            raise UnsafePickleError(f"storage {key!r} has fewer than {count} elements")
+            raise UnsafePickleError(f"storage {shown(key)} has fewer than {count} elements")
         return self.typed.setdefault((key, kind.dtype), Storage(self.loaded[key], kind.dtype))
 
 
@@ -127,15 +127,17 @@ def read_zip(file: BinaryIO, move: Mover):
         if f"{root}byteorder" in entries:
             order = archive.read(f"{root}byteorder").decode("ascii", "replace").strip()
         if order not in ("little", "big"):
-            raise UnsafePickleError(f"an order of bytes named {order!r:.80}")
+            raise UnsafePickleError(f"an order of bytes named {order[:20]!r}")
 
         def read(key: str, size: int, dtype: torch.dtype) -> torch.UntypedStorage:
             entry = entries.get(f"{root}data/{key}")
             if entry is None or entry.file_size < size:
                 have = "none" if entry is None else f"{entry.file_size} bytes"
-                raise UnsafePickleError(f"storage {key!r} of {size} bytes, of which it has {have}")
+                raise UnsafePickleError(
+                    f"storage {shown(key)} of {size} bytes, of which it has {have}"
+                )
             with archive.open(entry) as content:
-                storage = _fill(entry.file_size, content, f"storage {key!r}")
+                storage = _fill(entry.file_size, content, f"storage {shown(key)}")
             if order != sys.byteorder:
                 _swap(storage, dtype)
             return storage
@@ -145,9 +147,6 @@ def read_zip(file: BinaryIO, move: Mover):
 
 def _root(entries: dict[str, zipfile.ZipInfo]) -> str:
     """The folder that the archive's entries are in."""
-    for name, entry in entries.items():
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise UnsafePickleError(f"{name!r} in it is compressed, which torch.save never does")
     roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("data.pkl")]
     root = min(roots, key=len, default=None)
     if root is None or root.count("/") > 1:
@@ -159,6 +158,9 @@ def _root(entries: dict[str, zipfile.ZipInfo]) -> str:
             "it is a TorchScript program, not a state dict: load it with torch.jit.load, if you "
             "trust it, and save its state_dict()"
         )
+    for name, entry in entries.items():
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise UnsafePickleError(f"{name!r} in it is compressed, which torch.save never does")
     return root
 
 
@@ -223,8 +225,10 @@ def read_pickles(file: BinaryIO, move: Mover):
         (count,) = struct.unpack("<q", bounded.read(8))
         left = bounded.size - file.tell()
         if size is None or count * dtype.itemsize != size or size > left:
-            raise UnsafePickleError(f"storage {key!r} of {size} bytes, with {left} left to read")
-        contents[key] = _fill(size, bounded, f"storage {key!r}")
+            raise UnsafePickleError(
+                f"storage {shown(key)} of {size} bytes, with {left} left to read"
+            )
+        contents[key] = _fill(size, bounded, f"storage {shown(key)}")
         if little != (sys.byteorder == "little"):
             _swap(contents[key], dtype)
     missing = sorted(set(widths) - set(contents))

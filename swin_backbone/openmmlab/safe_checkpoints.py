@@ -20,7 +20,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_loading
 
 from ..checkpoints import read_checkpoint
-from ..checkpoints.safe_pickle import Pending, StandIn, UnsafePickleError
+from ..checkpoints.safe_pickle import Pending, StandIn, UnsafePickleError, shown
 from ..checkpoints.stand_ins import register_stand_in
 
 _NAME = f"{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}"
@@ -51,7 +51,7 @@ def _name_of_a_statistic(owner, name) -> StandIn:
     """The one use of ``getattr`` that a history has: naming its own statistics methods."""
     known = isinstance(owner, StandIn) and owner.name == _NAME
     if not known or not isinstance(name, str) or name not in HistoryBuffer._statistics_methods:
-        raise UnsafePickleError(f"it looks up {name!r:.80} on {owner!r:.80}")
+        raise UnsafePickleError(f"it looks up {shown(name)} on {shown(owner)}")
     return StandIn(f"{_NAME}.{name}")
 
 

@@ -97,6 +97,16 @@ def again(value: Ops, use: bytes, count: int) -> Ops:
     return Ops(b"](" + value + b"q\xfa0" + use * count + b"e")
 
 
+def laughs(levels: int = 60) -> Ops:
+    """A list that holds a list twice, which holds ...: small, and endless when it is written."""
+    return Ops(ops(["ha"]) + b"".join(b"q\xfb0](h\xfbh\xfbe" for _ in range(levels)))
+
+
+def crowd(count: int = 30_000) -> Ops:
+    """A list of the same long list many times: small, and long when it is counted."""
+    return Ops(b"](" + b"K\0" * count + b"eq\xfc0](" + b"h\xfc" * count + b"e")
+
+
 WEIGHT = struct.pack("<4f", 1, 2, 3, 4)
 OBJECT = Ops(call("numpy.dtype", "O8", False, True))
 ADDRESS = struct.pack("<Q", 0x4141414141414141)
@@ -227,9 +237,18 @@ PICKLES: dict[str, Ops] = {
     "counter of a number": call("collections.Counter", HUGE),
     "ordered dict of a number": call("collections.OrderedDict", HUGE),
     "set of a dict": call("builtins.set", {"a": 1}),
-    "key that is deep": ops({nested(200_000): 1}),
-    "member of a set that is deep": call("builtins.set", [nested(200_000)]),
-    "key of an ordered dict that is deep": call("collections.OrderedDict", [[nested(200_000), 1]]),
+    "dtype that is endless": call("numpy.dtype", laughs()),
+    "encoding that is endless": call("_codecs.encode", "a", laughs()),
+    "name that is endless": Ops(ops("builtins") + laughs() + b"\x93"),
+    "storage that is endless": tensor(laughs()),
+    "shape that is endless": tensor(4, (laughs(),), (1,)),
+    "attribute that is endless": call("builtins.getattr", laughs(), laughs()),
+    "set of a crowd": call("builtins.set", crowd()),
+    "counter of a crowd": call("collections.Counter", crowd()),
+    "array that is a crowd": array((1,), dtype(), crowd()),
+    "key that is deep": ops({nested(100_000): 1}),
+    "member of a set that is deep": call("builtins.set", [nested(100_000)]),
+    "key of an ordered dict that is deep": call("collections.OrderedDict", [[nested(100_000), 1]]),
     "items of a tensor": Ops(tensor() + ops(0) + ops(1) + b"s"),
     "append to a tensor": Ops(tensor() + ops(0) + b"a"),
     "one set after the other": again(
