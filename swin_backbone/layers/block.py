@@ -74,7 +74,9 @@ class SwinBlock(CheckpointedBlock):
         :mod:`swin_backbone.ops.half_blocks` computes."""
         own = self._modules
         attn, mlp = own["attn"], own["mlp"]
-        if not (is_bare(attn, WindowAttention) and is_bare(mlp, Mlp) and mlp.is_plain()):
+        if not (is_bare(attn, WindowAttention) and attn.is_plain()):
+            return None
+        if not (is_bare(mlp, Mlp) and mlp.is_plain() and is_bare(own["drop_path"], DropPath)):
             return None
         products, layers = attn._modules, mlp._modules
         halves = Halves(
@@ -128,4 +130,4 @@ class SwinBlock(CheckpointedBlock):
         first, second = factors or (None, None)
         attended = self.attn(self.attention_input(x), valid_sizes, packing)
         x = x + self.drop_path(attended, packing, first)
-        return x + self.drop_path(self.mlp(self.norm2(x)), packing, second)
+        return x + self.drop_path(self.mlp(apply_norm(self.norm2, x)), packing, second)
