@@ -393,7 +393,7 @@ class SwinBackbone(BaseModule):
 
     def _weights_at_hand(self, x: Tensor) -> AbstractContextManager:
         """Where the blocks' kernels run in low precision, one cast for all of their weights."""
-        if not x.is_cuda or torch.compiler.is_compiling():
+        if not x.is_cuda or torch.compiler.is_compiling() or product_dtype(x) == x.dtype:
             return nullcontext()
         blocks = [block for stage in self.stages for block in stage.blocks]
         weights = [

@@ -62,12 +62,18 @@ class SwinBlock(CheckpointedBlock):
         self.drop_path = DropPath(drop_path_rate)
 
     def product_weights(self) -> list[Tensor]:
-        """What the fused half-blocks read in the dtype of products."""
-        halves = self.halves()
-        if halves is None or self.attn.backend not in ("auto", "triton"):
+        """What the fused half-blocks read in the dtype of products, if it is they that run."""
+        own = self._modules
+        attn, mlp = own["attn"], own["mlp"]
+        if type(attn) is not WindowAttention or type(mlp) is not Mlp:
             return []
-        others = halves.proj.weight, halves.up.weight, halves.down.weight
-        return [tensor for tensor in (*halves.qkv, *others) if tensor is not None]
+        if attn.backend not in ("auto", "triton"):
+            return []
+        inside, layers = attn._modules, mlp._modules
+        qkv, others = inside["qkv"], (inside["proj"], layers["fc1"], layers["fc2"])
+        tensors = [qkv._parameters.get("bias"), qkv._parameters.get("weight")]
+        tensors += [layer._parameters.get("weight") for layer in others]
+        return [tensor for tensor in tensors if tensor is not None]
 
     def halves(self) -> Halves | None:
         """Parameters of both halves, or ``None`` if these are not what

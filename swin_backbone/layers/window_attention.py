@@ -95,7 +95,9 @@ class WindowAttention(nn.Module):
 
     def is_plain(self) -> bool:
         """Whether nothing follows the projection, and the bias table is a tensor and no more."""
-        return is_idle(self._modules["proj_drop"]) and is_plain(self.relative_position_bias_table)
+        table = self._parameters.get("relative_position_bias_table")  # a replica keeps it elsewhere
+        plain = is_plain(self.relative_position_bias_table if table is None else table)
+        return plain and is_idle(self._modules["proj_drop"])
 
     def extra_repr(self) -> str:
         return (
