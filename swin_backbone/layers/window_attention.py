@@ -63,9 +63,7 @@ class WindowAttention(nn.Module):
         """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
         see those within ``valid_sizes`` (B, 2) only."""
         windows, bias_table = self.fit(map_size(x, packing))
-        qkv, padding = project_queries(
-            self.qkv, x, windows.window_size, None, valid_sizes, packing
-        )
+        qkv, padding = project_queries(self.qkv, x, windows.window_size, None, valid_sizes, packing)
         attended = attend(
             qkv,
             bias_table,

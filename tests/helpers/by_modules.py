@@ -5,6 +5,7 @@ and nothing of theirs. Within :func:`calling_modules` every model computes so, w
 its modules; attention itself is the reference operation.
 """
 
+import math
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
@@ -44,7 +45,7 @@ def attention(self, x, valid_sizes=None, packing=None):
 def attention_v2(self, x, valid_sizes=None, packing=None):
     qkv = self.qkv(fill(x, self.window_size))
     bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-    scales = self.logit_scale.clamp(max=torch.log(torch.tensor(100.0)).item()).exp().flatten()
+    scales = self.logit_scale.clamp(max=math.log(100)).exp().flatten()
     table = self.cpb_mlp(self.window_size, self.pretrained_window_size)
     return attend(self, qkv + bias, x.shape, table, logit_scale=scales)
 
