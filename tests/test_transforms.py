@@ -1,16 +1,19 @@
 """Derivatives of every kind, counters of operations and exporters: they take plain operators."""
 
-
 import pytest
 import torch
 from helpers.by_modules import calling_modules
+from packaging.version import Version
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call, grad, jvp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from swin_backbone import SwinBackbone
+from swin_backbone.ops import shifted_window_attention
 
+#: Whether ``torch.onnx.export`` takes the exporter of torch.export without being told.
+NEW_EXPORTER = Version(torch.__version__) >= Version("2.9")
 BACKENDS = ["auto", "reference", "sdpa", "cpu"]
 
 
@@ -168,13 +171,105 @@ def test_counters_count_the_same_with_every_backend(version, grads):
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_plain_export_serves_sizes_that_it_did_not_see(version):
+    """Made with a size that needs no padding anywhere, which it must not take for granted."""
     model = make(version)
     free = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
-    for example in ((2, 3, 37, 45), (2, 3, 64, 64)):
-        program = torch.export.export(model, (draw(*example),), dynamic_shapes=free).module()
-        for size in (example, (1, 3, 50, 33), (3, 3, 64, 96)):
-            images = draw(*size)
-            with torch.no_grad(), calling_modules():
-                expected = model(images)
-            for a, b in zip(program(images), expected, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    program = torch.export.export(model, (draw(2, 3, 64, 64),), dynamic_shapes=free).module()
+    for size in ((1, 3, 50, 33), (3, 3, 64, 96)):
+        images = draw(*size)
+        with torch.no_grad(), calling_modules():
+            expected = model(images)
+        for a, b in zip(program(images), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_plain_onnx_export(version, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    model, images = make(version, depths=(1,), num_heads=(1,), out_indices=(0,)), draw(1, 3, 14, 9)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(model, (images,), path, **({} if NEW_EXPORTER else {"dynamo": True}))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (actual,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(actual), model(images)[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_second_derivatives_of_kernels_are_right_or_an_error(version):
+    """The norms, embedding and merging of a GPU have them with any backend, attention has not."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    options = {"embed_dims": 32, "mlp_ratio": 4}
+    images = draw(2, 3, 26, 30).cuda()
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = True  # without it there are fewer kernels
+        exact = penalty_gradients(
+            make(version, backend="reference", **options).double(), images.double().cpu()
+        )
+        actual = penalty_gradients(make(version, backend="reference", **options).cuda(), images)
+        flat = [
+            torch.cat([g.double().cpu().flatten() for g in gradients if g is not None])
+            for gradients in (actual, exact)
+        ]
+        assert_alike(flat[:1], flat[1:], 2e-2)  # 10 bits of mantissa, through a network twice
+        with pytest.raises(RuntimeError, match="backend='reference'"):
+            penalty_gradients(make(version, **options).cuda(), images)
+        maps = vmap(lambda x: make(version, **options).cuda()(x[None])[0])(images)
+        assert maps.isfinite().all()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
+def test_kernels_behind_no_backend_have_second_derivatives():
+    """The same functions in Triton's interpreter, or on a GPU, each by itself."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    from swin_backbone.ops import fused
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = torch.tensor([[3, 5], [2, 4]], dtype=torch.int32, device=device)
+    generator = torch.Generator().manual_seed(2)
+
+    def learned(*shape):
+        return torch.randn(*shape, generator=generator).to(device).requires_grad_()
+
+    x, image = learned(2, 5, 6, 16), learned(2, 3, 9, 14)
+    norm, wide, weight = (learned(16), learned(16)), (learned(64), learned(64)), learned(32, 64)
+    patches = learned(16, 48), learned(16)
+    low = fused.patch_merging.copy_by_neighbour(weight, torch.float32)
+    calls = [
+        (fused.norm.layer_norm, (x, *norm, 1e-5, False, torch.float32, sizes)),
+        (fused.norm.layer_norm, (x, *wide, 1e-5, True, torch.float32, sizes)),
+        (
+            lambda *inputs: sum(fused.norm.norm_beside(*inputs)),
+            (x, *norm, 1e-5, torch.float32, sizes),
+        ),
+        (fused.patch_merging.merge_reduce, (x, *wide, weight, low, sizes, 1e-5)),
+        (
+            fused.patch_embed.patch_embed,
+            (image, *patches, *norm, patches[0].detach(), 1e-5, [4, 4], torch.float32),
+        ),
+    ]
+    for function, inputs in calls:
+        wanted = [t for t in inputs if isinstance(t, torch.Tensor) and t.requires_grad]
+        first = torch.autograd.grad(function(*inputs).square().sum(), wanted)
+        again = torch.autograd.grad(function(*inputs).square().sum(), wanted, create_graph=True)
+        # tf32 is the products' on a GPU; the interpreter's are float32's
+        assert_alike(again, first, 1e-2 if device == "cuda" else 1e-4)
+        second = torch.autograd.grad(sum(g.square().sum() for g in again), wanted)
+        assert all(g.isfinite().all() and g.norm() > 0 for g in second)
+
+
+def test_attention_kernels_say_what_has_second_derivatives():
+    pytest.importorskip("triton", reason="triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    qkv, table = (torch.randn(*s, device=device) for s in ((1, 4, 4, 96), (49, 2)))
+    options = {"num_heads": 2, "window_size": (4, 4), "backend": "triton"}
+    qkv.requires_grad_()
+    attended = shifted_window_attention(qkv, table, **options)
+    # Of a sum: its gradient is a constant, and PyTorch's own guard lets these pass.
+    (gradient,) = torch.autograd.grad(attended.sum(), qkv, create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        gradient.square().sum().backward()
