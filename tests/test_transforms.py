@@ -271,4 +271,6 @@ def test_attention_kernels_say_what_has_second_derivatives():
     # Of a sum: its gradient is a constant, and PyTorch's own guard lets these pass.
     (gradient,) = torch.autograd.grad(attended.sum(), qkv, create_graph=True)
     with pytest.raises(RuntimeError, match="backend='reference'"):
-        gradient.square().sum().backward()
+        gradient.square().sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        torch.autograd.grad(gradient.square().sum(), qkv)

@@ -46,7 +46,7 @@ def differentiable_once(backward: Callable) -> Callable:
     """A backward pass whose own derivative is an error that says what has one.
 
     PyTorch's ``once_differentiable`` gives zeros, and no error, where the gradients that come in
-    are constants.
+    are constants, and where :func:`torch.autograd.grad` is asked for what the function was given.
     """
 
     @wraps(backward)
@@ -55,19 +55,22 @@ def differentiable_once(backward: Callable) -> Callable:
             return backward(ctx, *gradients)
         with torch.no_grad():
             results = backward(ctx, *gradients)
-        return tuple(None if result is None else _guard(result) for result in results)
+        learned = [t for t in (*gradients, *ctx.saved_tensors) if t is not None and t.requires_grad]
+        if not learned:
+            return results
+        return tuple(
+            None if result is None else _NoDerivative.apply(result, *learned) for result in results
+        )
 
     return guarded
 
 
-def _guard(result: Tensor) -> Tensor:
-    return _NoDerivative.apply(result.detach().requires_grad_())
-
-
 class _NoDerivative(torch.autograd.Function):
+    """The first argument, which depends on the others in a way that has no derivative."""
+
     @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
+    def forward(ctx, result, *learned):
+        return result.view_as(result)
 
     @staticmethod
     def backward(ctx, gradient):
