@@ -22,7 +22,7 @@ DEMO = ["gradio>=5"]
 PROBE = ["scikit-learn", *FEATURES]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 # What the tests need beside the extras that they test.
-TEST_TOOLS = ["pandas", "playwright"]
+TEST_TOOLS = ["pandas", "peft>=0.17", "playwright"]
 
 setup(
     name="swin-backbone",

@@ -329,7 +329,7 @@ class SwinBackbone(BaseModule):
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         batch_size = batch_size and tuple(batch_size)
         packings = self._pack(sizes, images[0].device, batch_size)
-        return self._forward_tokens(self.patch_embed.pack(images), packings, batch_size)
+        return self._forward_tokens(self.patch_embed(images), packings, batch_size)
 
     def _forward_packed_batch(self, x: Tensor, valid_sizes: Tensor) -> list[Tensor]:
         """What :meth:`forward_packed` gives for the images of a padded batch, in fewer steps."""
@@ -341,7 +341,7 @@ class SwinBackbone(BaseModule):
         packings = self._pack(sizes, x.device, (height, width))
         (valid,) = valid_pyramid(valid_sizes, (), x.device)
         x = clear_padding(x, valid, channels_axis=1)
-        tokens = self.patch_embed.pack_batch(x, packings[0].tables.batch)
+        tokens = self.patch_embed(x, packings[0].tables.batch)
         return self._forward_tokens(tokens, packings, (height, width))
 
     def _pack(
@@ -403,7 +403,7 @@ class SwinBackbone(BaseModule):
 
     def _weights_at_hand(self, x: Tensor) -> AbstractContextManager:
         """Where the blocks' kernels run in low precision, one cast for all of their weights."""
-        if not x.is_cuda or torch.compiler.is_compiling():
+        if not x.is_cuda or torch.compiler.is_compiling() or product_dtype(x) == x.dtype:
             return nullcontext()
         blocks = [block for stage in self.stages for block in stage.blocks]
         weights = [

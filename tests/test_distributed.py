@@ -211,11 +211,12 @@ def test_strategies_are_mmengines(name, scenes, tmp_path):
     assert set(cfg.strategy) - {"type"} <= accepted
 
 
-def test_each_swin_block_is_sharded_by_itself():
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_each_swin_block_is_sharded_by_itself(version):
     backbone = SwinBackbone(embed_dims=8, depths=(1, 2), num_heads=(1, 1), strides=(4, 2),
-                            out_indices=(0, 1))  # fmt: skip
+                            out_indices=(0, 1), version=version)  # fmt: skip
     wrapped = [m for m in backbone.modules() if wrap_swin_blocks(m, recurse=False)]
-    assert len(wrapped) == 3
+    assert wrapped == [block for stage in backbone.stages for block in stage.blocks]
     assert wrap_swin_blocks(nn.Linear(1, 1), recurse=True)
 
 

@@ -62,19 +62,27 @@ class SwinBlock(CheckpointedBlock):
         self.drop_path = DropPath(drop_path_rate)
 
     def product_weights(self) -> list[Tensor]:
-        """What the fused half-blocks read in the dtype of products."""
-        halves = self.halves()
-        if halves is None or self.attn.backend not in ("auto", "triton"):
+        """What the fused half-blocks read in the dtype of products, if it is they that run."""
+        own = self._modules
+        attn, mlp = own["attn"], own["mlp"]
+        if type(attn) is not WindowAttention or type(mlp) is not Mlp:
             return []
-        others = halves.proj.weight, halves.up.weight, halves.down.weight
-        return [tensor for tensor in (*halves.qkv, *others) if tensor is not None]
+        if attn.backend not in ("auto", "triton"):
+            return []
+        inside, layers = attn._modules, mlp._modules
+        qkv, others = inside["qkv"], (inside["proj"], layers["fc1"], layers["fc2"])
+        tensors = [qkv._parameters.get("bias"), qkv._parameters.get("weight")]
+        tensors += [layer._parameters.get("weight") for layer in others]
+        return [tensor for tensor in tensors if tensor is not None]
 
     def halves(self) -> Halves | None:
         """Parameters of both halves, or ``None`` if these are not what
         :mod:`swin_backbone.ops.half_blocks` computes."""
         own = self._modules
         attn, mlp = own["attn"], own["mlp"]
-        if not (is_bare(attn, WindowAttention) and is_bare(mlp, Mlp) and mlp.is_plain()):
+        if not (is_bare(attn, WindowAttention) and attn.is_plain()):
+            return None
+        if not (is_bare(mlp, Mlp) and mlp.is_plain() and is_bare(own["drop_path"], DropPath)):
             return None
         products, layers = attn._modules, mlp._modules
         halves = Halves(
@@ -128,4 +136,4 @@ class SwinBlock(CheckpointedBlock):
         first, second = factors or (None, None)
         attended = self.attn(self.attention_input(x), valid_sizes, packing)
         x = x + self.drop_path(attended, packing, first)
-        return x + self.drop_path(self.mlp(self.norm2(x)), packing, second)
+        return x + self.drop_path(self.mlp(apply_norm(self.norm2, x)), packing, second)

@@ -43,9 +43,16 @@ class ContinuousPositionBias(nn.Sequential):
             pretrained or own
             for pretrained, own in zip(pretrained_window_size, window_size, strict=True)
         )
-        weight = self[0].weight
+        weight = self._like()
         # A few hundred rows: rounding them to half precision would save nothing.
         kind = weight.device.type
         with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
             offsets = log_spaced_offsets(window_size, reference, weight.device, weight.dtype)
             return 16 * torch.sigmoid(super().forward(offsets))
+
+    def _like(self) -> Tensor:
+        """A tensor of the device and dtype of the coordinates."""
+        weight = getattr(self[0], "weight", None)
+        if isinstance(weight, Tensor):
+            return weight
+        return next(self.parameters(), torch.empty(0))  # quantised layers have none, on the CPU

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from .parameters import is_bare, is_idle
+
 
 class Mlp(nn.Module):
     """Linear, activation, linear, each followed by dropout.
@@ -32,9 +34,9 @@ class Mlp(nn.Module):
 
     def is_plain(self) -> bool:
         """Whether there is nothing between the linear layers but GELU, not approximated."""
-        act, drop = self._modules["act"], self._modules["drop"]
-        exact = type(act) is nn.GELU and act.approximate == "none"
-        return exact and not (self.training and drop.p > 0.0)
+        act = self._modules["act"]
+        exact = is_bare(act, nn.GELU) and act.approximate == "none"
+        return exact and is_idle(self._modules["drop"])
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""

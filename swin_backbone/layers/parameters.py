@@ -1,39 +1,99 @@
-"""Parameters of layers, read for operations that compute what the layers would.
+"""When a layer computes what its class says, and nothing else: its parameters then stand for it.
 
-They are read at every call, so that whatever puts other tensors in their places (loading, sharding,
-conversions) is seen, and past ``nn.Module.__getattr__``, which takes ten times as long: a backbone
-has hundreds.
+Fast ways compute with parameters, and call no module. So whatever puts something else in the place
+of a module's call has to be seen here, and only here: another class (an adapter, a parametrisation,
+a quantised layer), hooks of a module or of all modules, a ``forward`` of an instance's own, tensors
+that are more than tensors. Where anything does, these functions return ``None`` (or ``False``), and
+the caller calls its modules.
+
+All is looked up at every call, so that whatever puts other tensors in the parameters' places
+(loading, sharding, conversions) is seen too, and past ``nn.Module.__getattr__``, which takes ten
+times as long: a backbone has hundreds.
 """
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from ..ops import LinearParameters, NormParameters
 
+PLAIN = frozenset((nn.Parameter, Tensor, type(None)))
 
-def linear_parameters(layer: nn.Module) -> LinearParameters | None:
-    """Of torch's linear layer; ``None`` for any other module, which may compute something else."""
-    if not is_bare(layer, nn.Linear):
-        return None
-    own = layer._parameters
-    if "weight" in own and "bias" in own:
-        return LinearParameters(own["weight"], own["bias"])
-    return LinearParameters(layer.weight, layer.bias)  # replicas and flat shards keep them there
-
-
-def norm_parameters(norm: nn.Module) -> NormParameters | None:
-    """Of torch's layer norm with weight and bias; ``None`` for any other module."""
-    if not is_bare(norm, nn.LayerNorm):
-        return None
-    own = norm._parameters
-    if "weight" in own and "bias" in own:
-        weight, bias = own["weight"], own["bias"]
-    else:
-        weight, bias = norm.weight, norm.bias
-    return None if weight is None or bias is None else NormParameters(weight, bias, norm.eps)
+#: torch's hooks of all modules. Where a torch does not have them all under these names, what it has
+#: instead is not known: then the place is taken by one that says that modules are to be called.
+_HOOKS_OF_ALL = [
+    getattr(torch_module, f"_global_{kind}_hooks", {"unknown": True})
+    for kind in ("forward", "forward_pre", "backward", "backward_pre")
+]
+_FORWARD, _FORWARD_PRE, _BACKWARD, _BACKWARD_PRE = _HOOKS_OF_ALL
 
 
 def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether ``module`` computes what ``kind`` says: it is no variant, and has no hooks."""
-    return type(module) is kind and not (module._forward_pre_hooks or module._forward_hooks)
+    """Whether a call of ``module`` is one of ``kind.forward``, and nothing sees or changes it."""
+    if _FORWARD or _FORWARD_PRE or _BACKWARD or _BACKWARD_PRE:
+        return False
+    return is_itself(module, kind)
+
+
+def is_itself(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """:func:`is_bare` but for torch's hooks of all modules."""
+    if type(module) is not kind:
+        return False
+    own = module.__dict__
+    return not (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+        or "_compiled_call_impl" in own  # of nn.Module.compile
+    )
+
+
+def is_plain(tensor: Tensor | None) -> bool:
+    """Whether this is a tensor (or none) and no more, which shards and quantised ones are."""
+    return type(tensor) in PLAIN
+
+
+def is_idle(dropout: nn.Module) -> bool:
+    """Whether a dropout lets everything through."""
+    if is_bare(dropout, nn.Dropout):
+        return not (dropout.training and dropout.p > 0.0)
+    return is_bare(dropout, nn.Identity)
+
+
+def linear_parameters(layer: nn.Module) -> LinearParameters | None:
+    """Of torch's linear layer."""
+    if not is_bare(layer, nn.Linear):
+        return None
+    return _plain(layer)
+
+
+def norm_parameters(norm: nn.Module) -> NormParameters | None:
+    """Of torch's layer norm over one axis, with weight and bias."""
+    if not is_bare(norm, nn.LayerNorm):
+        return None
+    own = _plain(norm)
+    if own is None or own[0] is None or own[1] is None or len(norm.normalized_shape) != 1:
+        return None
+    return NormParameters(*own, norm.eps)
+
+
+def patch_parameters(layer: nn.Module, patch: tuple[int, int]) -> LinearParameters | None:
+    """Of torch's convolution whose kernel and stride are ``patch``: (C, channels, *patch), (C,)."""
+    if not is_bare(layer, nn.Conv2d):
+        return None
+    usual = layer.kernel_size == layer.stride == patch and layer.padding == (0, 0)
+    usual = usual and layer.dilation == (1, 1) and layer.groups == 1
+    return _plain(layer) if usual else None
+
+
+def _plain(layer: nn.Module) -> LinearParameters | None:
+    """Weight and bias of a layer, if they are plain."""
+    own = layer.__dict__["_parameters"]
+    if "weight" in own and "bias" in own:
+        weight, bias = own["weight"], own["bias"]
+    else:  # replicas and flat shards keep them there
+        weight, bias = layer.weight, layer.bias
+    return LinearParameters(weight, bias) if is_plain(weight) and is_plain(bias) else None

@@ -6,10 +6,17 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from ..ops import cut_patches, embed_patches, project, project_patches
+from ..ops import (
+    LinearParameters,
+    corner_pad,
+    cut_patches,
+    embed_patches,
+    project,
+    project_patches,
+)
 from .norm import apply_norm
 from .packing import join
-from .parameters import norm_parameters
+from .parameters import norm_parameters, patch_parameters
 
 
 class PatchEmbed(nn.Module):
@@ -35,31 +42,39 @@ class PatchEmbed(nn.Module):
         self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
         self.norm = norm_layer(embed_dims) if norm_layer is not None else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), embed_dims)."""
-        layer, norm = self.projection, self.norm
-        parameters = norm_parameters(norm)
-        if parameters is not None:
-            return embed_patches(x, layer.weight, layer.bias, parameters)
-        return norm(project_patches(x, layer.weight, layer.bias))
-
-    def pack(self, images: Sequence[Tensor]) -> Tensor:
-        """Images (in_channels, H, W) of any sizes to one list of tokens (T, embed_dims)."""
-        return self._project(join(cut_patches(image[None], self.patch_size)[0] for image in images))
-
-    def pack_batch(self, x: Tensor, places: Tensor) -> Tensor:
-        """A padded batch (B, in_channels, H, W), zero outside its images, to the tokens of these.
+    def forward(self, x: Tensor | Sequence[Tensor], places: Tensor | None = None) -> Tensor:
+        """Images to tokens.
 
         Args:
-            x: the batch.
-            places: (T,) int64, where each token's patch lies in (B, ceil(H / patch), ...).
+            x: (B, in_channels, H, W); or images (in_channels, H, W) of any sizes, to be packed.
+            places: (T,) int64, of a padded batch that is zero outside its images, and whose images
+                are to be packed: where each token's patch lies in (B, ceil(H / patch), ...).
 
         Returns:
+            (B, ceil(H / patch), ceil(W / patch), embed_dims), or the packed images' tokens
             (T, embed_dims).
         """
-        patches = cut_patches(x, self.patch_size).flatten(0, 2)
-        return self._project(patches.index_select(0, places))
+        if not isinstance(x, Tensor):
+            patches = (cut_patches(image[None], self.patch_size)[0] for image in x)
+            return self._project(join(patches))
+        if places is not None:
+            patches = cut_patches(x, self.patch_size).flatten(0, 2)
+            return self._project(patches.index_select(0, places))
+        layer, norm = self._parameters_of_projection(), norm_parameters(self.norm)
+        if layer is None:
+            x = corner_pad(x, self.patch_size, self.patch_size, dims=(2, 3))
+            return apply_norm(self.norm, self.projection(x).permute(0, 2, 3, 1))
+        if norm is None or layer.bias is None:
+            return apply_norm(self.norm, project_patches(x, *layer))
+        return embed_patches(x, *layer, norm)
 
     def _project(self, patches: Tensor) -> Tensor:
-        projected = project(patches, self.projection.weight, self.projection.bias)
-        return apply_norm(self.norm, projected)
+        """(T, pixels of a patch) to (T, embed_dims)."""
+        layer = self._parameters_of_projection()
+        if layer is not None:
+            return apply_norm(self.norm, project(patches, *layer))
+        images = patches.unflatten(1, (-1, *self.patch_size))  # of one patch each
+        return apply_norm(self.norm, self.projection(images).flatten(1))
+
+    def _parameters_of_projection(self) -> LinearParameters | None:
+        return patch_parameters(self.projection, self.patch_size)

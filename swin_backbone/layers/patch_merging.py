@@ -56,7 +56,7 @@ class PatchMerging(nn.Module):
         counts as zero, as the border of an image by itself does."""
         tiles = self.stride == (2, 2) if packing is None else _has_places(packing)
         norm, layer = norm_parameters(self.norm), linear_parameters(self.reduction)
-        if tiles and norm is not None and layer is not None:
+        if tiles and norm is not None and layer is not None and layer.bias is None:
             return merge_norm_linear(x, *norm, layer.weight, packing, valid_sizes)
         return self.reduction(self.norm(_merge(x, self.stride, packing, valid_sizes)))
 
@@ -85,9 +85,10 @@ class PatchMergingV2(nn.Module):
         """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
         tokens (T, in_channels) of packed images to fewer; what is outside ``valid_sizes`` (B, 2)
         counts as zero, as the border of an image by itself does."""
-        if packing is not None and _has_places(packing):
-            weight = by_neighbour(self.reduction.weight)
-            return apply_norm(self.norm, F.linear(merge_packed(x, packing), weight))
+        layer = linear_parameters(self.reduction)
+        if layer is not None and packing is not None and _has_places(packing):
+            merged = merge_packed(x, packing)
+            return apply_norm(self.norm, F.linear(merged, by_neighbour(layer.weight), layer.bias))
         return apply_norm(self.norm, self.reduction(_merge(x, self.stride, packing, valid_sizes)))
 
 

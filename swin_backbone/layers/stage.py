@@ -11,6 +11,7 @@ from .block import SwinBlock
 from .block_v2 import SwinBlockV2
 from .drop_path import DropPath, Factors, sample_together
 from .norm import apply_norm, apply_norm_beside
+from .parameters import is_bare
 
 
 class SwinStage(nn.Module):
@@ -64,4 +65,4 @@ class SwinStage(nn.Module):
 
 def _is_drawn_for(block: nn.Module) -> bool:
     """Whether ``block`` gets factors as they are: what wraps one may cast what it is given."""
-    return type(block) in (SwinBlock, SwinBlockV2) and type(block.drop_path) is DropPath
+    return type(block) in (SwinBlock, SwinBlockV2) and is_bare(block.drop_path, DropPath)

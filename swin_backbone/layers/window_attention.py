@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ..ops import Packing, Windows, attend, crop_bias_table, fit_window
 from .packing import map_size
+from .parameters import is_idle, is_plain
+from .queries import crop, project_queries
 
 
 class WindowAttention(nn.Module):
@@ -61,8 +63,9 @@ class WindowAttention(nn.Module):
         """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
         see those within ``valid_sizes`` (B, 2) only."""
         windows, bias_table = self.fit(map_size(x, packing))
+        qkv, padding = project_queries(self.qkv, x, windows.window_size, None, valid_sizes, packing)
         attended = attend(
-            self.qkv(x),
+            qkv,
             bias_table,
             valid_sizes,
             packing,
@@ -70,11 +73,11 @@ class WindowAttention(nn.Module):
             window_size=windows.window_size,
             shift_size=windows.shift_size,
             scale=windows.scale,
-            padding_qkv=self.qkv.bias,
+            padding_qkv=padding,
             dropout_p=windows.dropout_p,
             backend=self.backend,
         )
-        return self.proj_drop(self.proj(attended))
+        return self.proj_drop(self.proj(crop(attended, x)))
 
     def fit(self, size: tuple[int, int]) -> tuple[Windows, Tensor]:
         """Geometry of the attention and bias table for a map of ``size`` tokens, as ``small_maps``
@@ -87,6 +90,12 @@ class WindowAttention(nn.Module):
             table = crop_bias_table(table, self.window_size, window_size)
         dropout_p = self.attn_drop_rate if self.training else 0.0
         return Windows(self.num_heads, window_size, shift_size, self.scale, dropout_p), table
+
+    def is_plain(self) -> bool:
+        """Whether nothing follows the projection, and the bias table is a tensor and no more."""
+        table = self._parameters.get("relative_position_bias_table")  # a replica keeps it elsewhere
+        plain = is_plain(self.relative_position_bias_table if table is None else table)
+        return plain and is_idle(self._modules["proj_drop"])
 
     def extra_repr(self) -> str:
         return (

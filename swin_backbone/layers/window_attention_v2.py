@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..ops import Packing, attend, fit_window
 from .continuous_position_bias import ContinuousPositionBias
 from .packing import map_size
+from .queries import crop, project_queries
 
 #: Attention logits are at most this factor times the cosine (Swin Transformer V2, section 3.2).
 MAX_LOGIT_SCALE = 100.0
@@ -89,9 +90,11 @@ class WindowAttentionV2(nn.Module):
         window_size, shift_size = fit_window(
             map_size(x, packing), self.window_size, self.shift_size, self.small_maps
         )
-        bias = self.qkv_bias()
+        qkv, padding = project_queries(
+            self.qkv, x, window_size, self.qkv_bias(), valid_sizes, packing
+        )
         attended = attend(
-            nn.functional.linear(x, self.qkv.weight, bias),
+            qkv,
             self.cpb_mlp(window_size, self.pretrained_window_size),
             valid_sizes,
             packing,
@@ -99,11 +102,11 @@ class WindowAttentionV2(nn.Module):
             window_size=window_size,
             shift_size=shift_size,
             logit_scale=self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),
-            padding_qkv=bias,
+            padding_qkv=padding,
             dropout_p=self.attn_drop_rate if self.training else 0.0,
             backend=self.backend,
         )
-        return self.proj_drop(self.proj(attended))
+        return self.proj_drop(self.proj(crop(attended, x)))
 
     def extra_repr(self) -> str:
         return (

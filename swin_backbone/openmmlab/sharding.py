@@ -10,21 +10,21 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
-from ..layers import SwinBlock
+from ..layers import SwinBlock, SwinBlockV2
 
 
 @FUNCTIONS.register_module()
 def wrap_swin_blocks(
     module: nn.Module, recurse: bool, nonwrapped_numel: int = 0, **_: object
 ) -> bool:
-    """Policy for ``auto_wrap_policy``: wrap each :class:`SwinBlock`, and look into all else.
+    """Policy for ``auto_wrap_policy``: wrap each block, of V1 and of V2, and look into all else.
 
     Args:
         module: the module in question.
         recurse: whether the question is to look into it, not to wrap it.
         nonwrapped_numel: parameters in it that are not wrapped yet; not needed.
     """
-    return recurse or isinstance(module, SwinBlock)
+    return recurse or isinstance(module, (SwinBlock, SwinBlockV2))
 
 
 def unfuse(optimizer: Optimizer) -> None:

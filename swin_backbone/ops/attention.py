@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .backends import BACKENDS, AttentionInputs
 from .symbolic import has_symbols, is_exporting
+from .watched import is_counted, is_transformed
 from .windows import WindowGrid
 
 logger = logging.getLogger(__name__)
@@ -16,8 +17,9 @@ logger = logging.getLogger(__name__)
 #: Order in which ``backend='auto'`` tries the backends, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
 PREFERENCE_ELSEWHERE = ("cpu", "sdpa", "reference")
-#: The same for a trace that is to serve every size: PyTorch chooses a kernel of ``sdpa`` by size.
-PREFERENCE_SYMBOLIC = ("reference",)
+#: The same where only plain operators will do. A trace is to serve every size, and PyTorch chooses
+#: a kernel of ``sdpa`` by size; not every one of these has every derivative.
+PREFERENCE_PLAIN = ("reference",)
 
 
 def shifted_window_attention(
@@ -93,10 +95,15 @@ def shifted_window_attention(
 def choose_backend(inputs: AttentionInputs, backend: str = "auto") -> str:
     """Name of the backend that will run ``inputs``; the reason goes to the debug log.
 
+    Whichever was asked for, ``'reference'`` runs where operations are counted, so that the count is
+    the same.
+
     Raises:
         ValueError: if the backend is unknown, or was asked for by name and cannot run them.
     """
     check_backend_name(backend)
+    if not torch.compiler.is_compiling() and is_counted():
+        return "reference"
     if backend != "auto":
         reason = BACKENDS[backend].refuses(inputs)
         if reason is not None:
@@ -113,8 +120,10 @@ def choose_backend(inputs: AttentionInputs, backend: str = "auto") -> str:
 
 
 def _preference(qkv: Tensor) -> tuple[str, ...]:
-    if has_symbols(qkv) and (is_exporting() or not qkv.is_cuda):
-        return PREFERENCE_SYMBOLIC
+    if is_exporting() or (has_symbols(qkv) and not qkv.is_cuda):
+        return PREFERENCE_PLAIN
+    if not torch.compiler.is_compiling() and is_transformed():
+        return PREFERENCE_PLAIN
     return PREFERENCE.get(qkv.device.type, PREFERENCE_ELSEWHERE)
 
 

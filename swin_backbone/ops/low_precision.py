@@ -21,18 +21,21 @@ def low_precision_copies(weights: Sequence[Tensor], dtype: torch.dtype) -> Itera
     """Within, :func:`in_low_precision` finds copies of ``weights`` that were made at once.
 
     Args:
-        weights: on one device, all of one dtype.
-        dtype: of the copies; if it is that of the weights, there are none. Nor are there of
-            parameters that are more than tensors, such as the shards of a distributed one.
+        weights: on any devices, of any dtypes.
+        dtype: of the copies. There are none of weights that have it, nor of parameters that are
+            more than tensors, such as the shards of a distributed one.
     """
     copies: dict[int, Tensor] = {}
-    plain = all(type(weight) is nn.Parameter for weight in weights)
-    if plain and weights and weights[0].dtype != dtype:
+    alike: dict[tuple, list[Tensor]] = {}
+    for weight in weights:
+        if type(weight) is nn.Parameter and weight.dtype != dtype:
+            alike.setdefault((weight.device, weight.dtype), []).append(weight)
+    for group in alike.values():
         with torch.no_grad():
-            flat = weights[0].new_empty(sum(w.numel() for w in weights), dtype=dtype)
-            views = torch._utils._unflatten_dense_tensors(flat, weights)
-            torch._foreach_copy_(views, weights)
-        copies = {id(weight): view for weight, view in zip(weights, views, strict=True)}
+            flat = group[0].new_empty(sum(w.numel() for w in group), dtype=dtype)
+            views = torch._utils._unflatten_dense_tensors(flat, group)
+            torch._foreach_copy_(views, group)
+        copies.update({id(weight): view for weight, view in zip(group, views, strict=True)})
     previous = getattr(_current, "copies", {})
     _current.copies = copies
     try:
@@ -51,8 +54,9 @@ def in_low_precision(weights: Sequence[Tensor | None], dtype: torch.dtype) -> li
 
 def _find(copies: dict[int, Tensor], weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     copy = copies.get(id(weight))
-    # A sharded parameter may have had another shape when the copies were made.
-    if copy is not None and copy.dtype == dtype and copy.shape == weight.shape:
+    # A sharded or moved parameter may have had another shape or device when the copies were made.
+    same = copy is not None and copy.shape == weight.shape and copy.device == weight.device
+    if same and copy.dtype == dtype:
         return copy
     return _cast(weight, dtype)
 

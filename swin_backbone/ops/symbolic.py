@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .watched import is_transformed
+
 
 def has_symbols(x: Tensor) -> bool:
     """Whether ``x`` has a size that is a symbol."""
@@ -34,8 +36,8 @@ def contiguous(x: Tensor) -> Tensor:
 
 def has_values(x: Tensor) -> bool:
     """Whether steps on ``x`` compute something now, and are not only traced or captured."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor:  # such as a fake one
-        return False
+    if torch.compiler.is_compiling() or type(x) is not Tensor or is_transformed():
+        return False  # such as a fake one, or one that only stands for many
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..symbolic import contiguous, known_zero
+from ..symbolic import has_symbols, known_zero
 from ..windows import (
     WindowGrid,
     clear_padding,
@@ -122,8 +122,16 @@ def undo_windows(attended: Tensor, inputs: AttentionInputs) -> Tensor:
     x = merge_windows(attended.transpose(2, 3).flatten(-2), grid)
     if grid.is_shifted:
         x = torch.roll(x, grid.shift_size, dims=(1, 2))
-    x = contiguous(x[:, : grid.height, : grid.width])
+    x = _crop(x, grid)
     return clear_padding(x, inputs.valid_sizes)
+
+
+def _crop(x: Tensor, grid: WindowGrid) -> Tensor:
+    if not has_symbols(x):
+        return x[:, : grid.height, : grid.width].contiguous()
+    # The strides of a slice tell whether it is all of the map, and a trace would keep the answer.
+    row, column = (torch.arange(n, device=x.device) for n in (grid.height, grid.width))
+    return x.index_select(1, row).index_select(2, column)
 
 
 def pad_to_windows(qkv: Tensor, padding_qkv: Tensor | None, grid: WindowGrid) -> Tensor:
@@ -138,6 +146,11 @@ def pad_to_windows(qkv: Tensor, padding_qkv: Tensor | None, grid: WindowGrid) ->
     if padding_qkv is None:
         return torch.nn.functional.pad(qkv, (0, 0, 0, right, 0, bottom))
     fill = padding_qkv.to(qkv.dtype)
+    if has_symbols(qkv):  # a trace would keep whether there are none
+        padded = torch.nn.functional.pad(qkv, (0, 0, 0, right, 0, bottom))
+        row = torch.arange(grid.padded_height, device=qkv.device) < grid.height
+        column = torch.arange(grid.padded_width, device=qkv.device) < grid.width
+        return torch.where((row[:, None] & column)[..., None], padded, fill)
     batch, _, _, channels = qkv.shape
     right_fill = fill.expand(batch, grid.height, right, channels)
     bottom_fill = fill.expand(batch, bottom, grid.padded_width, channels)

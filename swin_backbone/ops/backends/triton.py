@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import fused
+from ..watched import why_hidden
 from ..windows import as_kernels_read
 from .base import FEATURES, AttentionInputs, Backend
 
@@ -29,7 +30,7 @@ def why_not_device(x: Tensor) -> str | None:
         return "triton is not installed"
     if not (x.is_cuda or INTERPRETED):
         return f"needs a CUDA device (or TRITON_INTERPRET=1), got {x.device.type}"
-    return None
+    return None if torch.compiler.is_compiling() else why_hidden(x)
 
 
 def why_not_windows(dtype: torch.dtype, window_size: tuple[int, int], head_dim: int) -> str | None:

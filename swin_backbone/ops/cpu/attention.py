@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..second_order import plain_gradients
 from .rows import WindowRows
 
 #: Heads of windows that one step works on, for each thread: their scores, of 49 tokens, fit into a
@@ -91,8 +92,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv, bias, padding, rows, scale, dropout_p):
         heads, tokens = bias.shape[:2]
-        qkv_heads = _gather_heads(qkv, rows, 3, heads, tokens)
-        _token_view(qkv_heads)[_places(rows, tokens)] = padding.view(3, heads, -1)
+        qkv_heads = _gather_windows(qkv, padding, rows, heads, tokens)
         query, key, value = qkv_heads.flatten(1, 2)
         weights = qkv.new_empty(len(query), tokens, tokens)
         attended = torch.empty_like(query)
@@ -107,16 +107,20 @@ class _Attend(torch.autograd.Function):
         if dropout_p > 0:
             kept = torch.empty_like(weights).bernoulli_(1 - dropout_p).div_(1 - dropout_p)
             torch.bmm(weights * kept, value, out=attended)
-        ctx.save_for_backward(qkv_heads, weights, kept)
+        ctx.save_for_backward(qkv, bias, padding, weights, kept)
         ctx.rows, ctx.scale = rows, scale
         return _gather_tokens(attended.view(1, -1, heads, tokens, query.shape[-1]), rows)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
-        qkv_heads, weights, kept = ctx.saved_tensors
+        qkv, bias, padding, weights, kept = ctx.saved_tensors
         rows = ctx.rows
-        _, _, heads, tokens, head_dim = qkv_heads.shape
+        if torch.is_grad_enabled():
+            plain = partial(_attend_plainly, rows=rows, scale=ctx.scale, kept=kept)
+            return *plain_gradients(plain, (qkv, bias, padding), gradient), None, None, None
+        heads, tokens = bias.shape[:2]
+        qkv_heads = _gather_windows(qkv, padding, rows, heads, tokens)
+        head_dim = qkv_heads.shape[-1]
         gradient = _gather_heads(gradient.contiguous(), rows, 1, heads, tokens)
         _token_view(gradient)[_places(rows, tokens)] = 0
         gradient = gradient.view(-1, tokens, head_dim)
@@ -145,6 +149,38 @@ class _Attend(torch.autograd.Function):
         )  # fmt: skip
 
 
+def _attend_plainly(
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor,
+    rows: WindowRows,
+    scale: float,
+    kept: Tensor | None,
+) -> Tensor:
+    """What :class:`_Attend` computes, by operators that have derivatives of every order.
+
+    Args:
+        kept: (windows * heads, N, N) factors of the weights of attention (dropout).
+    """
+    heads, tokens = bias.shape[:2]
+    gathered = qkv.index_select(0, rows.token)
+    gathered = gathered.index_put((rows.padding,), padding)
+    windows = gathered.view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads))
+    query, key, value = windows.permute(2, 0, 3, 1, 4)
+    counts = [count for count, _ in rows.kinds]
+    scores = torch.cat([
+        part if forbidden is None else part.masked_fill(forbidden, float("-inf"))
+        for part, (_, forbidden) in zip(
+            (query @ key.transpose(-2, -1) * scale + bias).split(counts), rows.kinds, strict=True
+        )
+    ])  # fmt: skip
+    weights = scores.softmax(-1)
+    if kept is not None:
+        weights = weights * kept.view_as(weights)
+    attended = (weights @ value).transpose(1, 2).reshape(-1, qkv.shape[1] // 3)
+    return attended.index_select(0, rows.position)
+
+
 def _chunks(
     rows: WindowRows, bias: Tensor | None, dtype: torch.dtype, unit: int | None = None
 ) -> Iterator[tuple[slice, Tensor | None]]:
@@ -169,6 +205,15 @@ def _chunks(
             stop = min(start + step, first + count)
             yield slice(start * unit, stop * unit), None if mask is None else mask[None]
         first += count
+
+
+def _gather_windows(
+    qkv: Tensor, padding: Tensor, rows: WindowRows, heads: int, tokens: int
+) -> Tensor:
+    """(tokens of the maps, 3 C), and (3 C,) for what is padding, to (3, windows, heads, N, d)."""
+    qkv_heads = _gather_heads(qkv, rows, 3, heads, tokens)
+    _token_view(qkv_heads)[_places(rows, tokens)] = padding.view(3, heads, -1)
+    return qkv_heads
 
 
 def _gather_heads(x: Tensor, rows: WindowRows, parts: int, heads: int, tokens: int) -> Tensor:

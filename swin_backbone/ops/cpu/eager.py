@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch import Tensor
+
+from ..watched import why_hidden
 
 
 def why_not_eager(x: Tensor) -> str | None:
@@ -16,10 +16,4 @@ def why_not_eager(x: Tensor) -> str | None:
     """
     if x.device.type != "cpu":
         return f"needs the CPU, got {x.device.type}"
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "is being compiled"
-    if type(x) not in (Tensor, nn.Parameter) or _get_current_dispatch_mode_stack():
-        return "something watches the operators"
-    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        return "has no transforms but plain gradients"
-    return None
+    return "is being compiled" if torch.compiler.is_compiling() else why_hidden(x)

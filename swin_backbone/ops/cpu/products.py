@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..parameters import LinearParameters, NormParameters, product_dtype
 from ..products import factors_of_images
+from ..second_order import plain_gradients
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -90,11 +90,13 @@ class _Linear(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])
+        if torch.is_grad_enabled():
+            bias = rows.sum(0) if need_bias else None
+            return *plain_gradients(F.linear, (x, weight), gradient), bias
         return (
             _product(gradient, weight.t()) if need_x else None,
             rows.t() @ x.reshape(-1, x.shape[-1]) if need_weight else None,

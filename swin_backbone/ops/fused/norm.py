@@ -1,12 +1,16 @@
 """Layer norm as an operator of torch, of a map or of its merged 2 x 2 neighbourhoods."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import List, Optional  # noqa: UP035
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..corner_pad import corner_pad
 from ..kernels.norm import norm_backward, norm_forward, scale_rows
+from ..second_order import plain_gradients
+from ..windows import clear_padding
 from .launch import Launch, looped, rows_of_programs, rows_of_warps
 from .operator import Differentiable, register
 from .sums import summed
@@ -194,7 +198,7 @@ def _(grad_out, x, weight, bias, eps, merge, valid_sizes):
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.eps, ctx.merge, _, valid_sizes = inputs
+    *tensors, ctx.eps, ctx.merge, ctx.dtype, valid_sizes = inputs
     ctx.save_for_backward(*tensors, valid_sizes)
 
 
@@ -205,6 +209,35 @@ def _differentiate_by(gradients):
         return *_like(grads, tensors), None, None, None, None
 
     return differentiate
+
+
+def plain_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    merge: bool,
+    dtype: torch.dtype,
+    valid_sizes: _Maybe,
+) -> Tensor:
+    """:func:`normalise` by plain operators, which have derivatives of every order."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x = x.to(wide)
+    if merge:
+        x = clear_padding(x, valid_sizes)
+        x = corner_pad(x, (2, 2), (2, 2), dims=(1, 2))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 2, 4, 5).flatten(3)
+        weight, bias = (part.view(-1, 4).t().flatten() for part in (weight, bias))
+    x = F.layer_norm(x, weight.shape, weight.to(wide), bias.to(wide), eps)
+    return (x if merge else clear_padding(x, valid_sizes)).to(dtype)
+
+
+def _differentiate_again(ctx, grad_out):
+    *tensors, valid_sizes = ctx.saved_tensors
+    plain = partial(
+        plain_norm, eps=ctx.eps, merge=ctx.merge, dtype=ctx.dtype, valid_sizes=valid_sizes
+    )
+    return *plain_gradients(plain, tensors, grad_out), None, None, None, None
 
 
 #: Layer norm over channels, of tokens or of merged neighbourhoods.
@@ -228,6 +261,7 @@ layer_norm = Differentiable(
     _save,
     _differentiate_by(_layer_norm_backward),
     _differentiate_by(_gradients),
+    _differentiate_again,
 )
 
 
@@ -235,15 +269,20 @@ class _NormBeside(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps, dtype, valid_sizes):
         ctx.save_for_backward(x, weight, bias, valid_sizes)
-        ctx.eps = eps
+        ctx.eps, ctx.dtype = eps, dtype
         ctx.set_materialize_grads(False)
         return normalise(x, weight, bias, eps, False, dtype, valid_sizes), x
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_normed, grad_beside):
         if grad_normed is None:
             return grad_beside, *[None] * 5
+        if torch.is_grad_enabled():
+            ctx.merge = False
+            grad_x, *grads = _differentiate_again(ctx, grad_normed)[:3]
+            if grad_beside is not None:
+                grad_x = grad_beside if grad_x is None else grad_x + grad_beside
+            return grad_x, *grads, None, None, None
         if grad_beside is not None:
             grad_beside = grad_beside.contiguous()
         *tensors, valid_sizes = ctx.saved_tensors

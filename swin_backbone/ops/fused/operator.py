@@ -13,6 +13,8 @@ from functools import wraps
 import torch
 from torch import Tensor
 
+from ..second_order import differentiable_once
+
 
 class Differentiable:
     """An operator of torch that is called in the quickest way there is.
@@ -24,6 +26,8 @@ class Differentiable:
         save: as ``setup_context`` of :meth:`torch.library.CustomOpDef.register_autograd`.
         differentiate: as ``backward`` there, calling ``gradients``'s operator.
         differentiate_eagerly: the same, calling the function behind it.
+        differentiate_again: the same, by plain operators, for gradients that are differentiated
+            themselves. ``None``: that is an error, which names the backend that can.
     """
 
     def __init__(
@@ -33,10 +37,12 @@ class Differentiable:
         save: Callable,
         differentiate: Callable,
         differentiate_eagerly: Callable,
+        differentiate_again: Callable | None = None,
     ):
         operator.register_autograd(differentiate, setup_context=save)
         self.operator = operator
         self.forward = forward
+        once = differentiable_once(differentiate_eagerly)
 
         class Function(torch.autograd.Function):
             @staticmethod
@@ -46,9 +52,10 @@ class Differentiable:
                 return output
 
             @staticmethod
-            @torch.autograd.function.once_differentiable
             def backward(ctx, *grads):
-                return differentiate_eagerly(ctx, *grads)
+                if torch.is_grad_enabled() and differentiate_again is not None:
+                    return differentiate_again(ctx, *grads)
+                return once(ctx, *grads)
 
         self.function = Function
 

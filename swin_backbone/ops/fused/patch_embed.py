@@ -3,14 +3,17 @@
 Nothing but the image is kept for the backward pass: a patch's projection is computed anew.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import List  # noqa: UP035
 
 import torch
+import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from ..corner_pad import corner_pad
 from ..kernels.patch_embed import embed_backward, embed_forward
+from ..second_order import plain_gradients
 from .launch import Launch, looped, precision
 from .operator import Differentiable, register
 from .products import like_parameters
@@ -143,7 +146,7 @@ def _(grad_out, image, bias, norm_weight, low, eps, patch, grad_image):
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.eps, ctx.patch, _ = inputs
+    *tensors, ctx.eps, ctx.patch, ctx.dtype = inputs
     ctx.save_for_backward(*tensors)
 
 
@@ -161,6 +164,22 @@ def _differentiate_by(gradients):
     return differentiate
 
 
+def _plain(image, weight, bias, norm_weight, norm_bias, low, eps, patch, dtype) -> Tensor:
+    """:func:`_embed_forward` by plain operators, from ``weight`` and not from ``low``."""
+    image = corner_pad(image, patch, patch, dims=(2, 3)).to(low.dtype)
+    patches = image.unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))
+    patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    projected = F.linear(patches, weight.to(low.dtype)).float() + bias.float()
+    norm = norm_weight.float(), norm_bias.float()
+    return F.layer_norm(projected, norm_weight.shape, *norm, eps).to(dtype)
+
+
+def _differentiate_again(ctx, grad_out):
+    *learned, low = ctx.saved_tensors
+    plain = partial(_plain, low=low, eps=ctx.eps, patch=ctx.patch, dtype=ctx.dtype)
+    return *plain_gradients(plain, learned, grad_out), *[None] * 4
+
+
 #: Patch embedding; arguments and result as of :func:`_embed_forward`.
 patch_embed = Differentiable(
     _patch_embed,
@@ -168,4 +187,5 @@ patch_embed = Differentiable(
     _save,
     _differentiate_by(_patch_embed_backward),
     _differentiate_by(_embed_backward),
+    _differentiate_again,
 )

@@ -7,13 +7,15 @@ Merged channels are counted neighbour by neighbour here, which keeps the kernels
 contiguous; parameters and their gradients are in the order of ``nn.Unfold``.
 """
 
+from functools import partial
 from typing import List, Optional  # noqa: UP035
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .norm import norm_shares, normalise, normed_shape
+from ..second_order import plain_gradients
+from .norm import norm_shares, normalise, normed_shape, plain_norm
 from .operator import Differentiable, register
 from .products import like_parameters, weight_gradient
 from .sums import summed
@@ -108,6 +110,19 @@ def _differentiate_by(gradients):
     return differentiate
 
 
+def _plain(x, norm_weight, norm_bias, weight, low, valid_sizes, eps) -> Tensor:
+    """:func:`_merge_forward` by plain operators, from ``weight`` and not from ``low``."""
+    normed = plain_norm(x, norm_weight, norm_bias, eps, True, low.dtype, valid_sizes)
+    by_neighbour = weight.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1)
+    return F.linear(normed, by_neighbour.to(low.dtype))
+
+
+def _differentiate_again(ctx, grad_out):
+    *learned, low, valid_sizes = ctx.saved_tensors
+    plain = partial(_plain, low=low, valid_sizes=valid_sizes, eps=ctx.eps)
+    return *plain_gradients(plain, learned, grad_out), *[None] * 3
+
+
 #: Patch merging; arguments and result as of :func:`_merge_forward`.
 merge_reduce = Differentiable(
     _merge_reduce,
@@ -115,4 +130,5 @@ merge_reduce = Differentiable(
     _save,
     _differentiate_by(_merge_reduce_backward),
     _differentiate_by(_merge_backward),
+    _differentiate_again,
 )
