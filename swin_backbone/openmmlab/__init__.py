@@ -17,6 +17,7 @@ def register_plugins() -> None:
     """Import the modules that register hooks and constructors with mmengine."""
     from . import (  # noqa: F401
         atomic_checkpoints,
+        classifiers,
         cpu_distributed,
         label_check,
         layer_decay,
