@@ -109,6 +109,37 @@ def test_gradients_of_deformable_convolutions(geometry):
 
 
 @pytest.mark.usefixtures("served")
+def test_offsets_of_a_larger_map_are_read_as_they_lie_in_memory():
+    """As DyHead gives them, with what mmcv makes of them."""
+    geometry = GEOMETRIES[3]
+    x, offset, mask, weight, bias = deformable_inputs(geometry)
+    sizes = mask.shape[2:]
+    larger = [
+        torch.randn(2, values.shape[1], 2 * sizes[0] + 1, 2 * sizes[1], dtype=torch.float64)
+        for values in (offset, mask)
+    ]
+    read = [
+        values.flatten(1)[:, : small[0].numel()].view_as(small)
+        for values, small in zip(larger, (offset, mask), strict=True)
+    ]
+    expected = slow_deformable_convolution(x, *read, weight, bias, geometry)
+    inputs = [x, *larger, weight, bias]
+    torch.testing.assert_close(ops.modulated_deform_conv2d(*inputs, *geometry), expected)
+    # The same numbers in another order of memory: the order of the shape counts.
+    inputs[1] = inputs[1].contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(ops.modulated_deform_conv2d(*inputs, *geometry), expected)
+    inputs = [value.requires_grad_() for value in inputs]
+    assert torch.autograd.gradcheck(
+        lambda *x: ops.modulated_deform_conv2d(*x, *geometry), inputs, fast_mode=True
+    )
+    for index, name in [(1, "offset"), (2, "mask")]:
+        short = list(inputs)
+        short[index] = short[index][:, :, :1, :1]
+        with pytest.raises(ValueError, match=name):
+            ops.modulated_deform_conv2d(*short, *geometry)
+
+
+@pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("needed", range(3))
 def test_only_the_gradient_that_is_needed(needed):
     """Each is computed by itself: frozen weights, or a backbone that gets none."""

@@ -41,8 +41,9 @@ def modulated_deform_conv_forward(
         weight: (D, C / group, kernel_h, kernel_w).
         bias: (D,), or of no elements.
         ones: not needed.
-        offset: (B, 2 deformable_group kernel_h kernel_w, H', W'), y and x in pixels.
-        mask: (B, deformable_group kernel_h kernel_w, H', W'), factors on the samples.
+        offset: (B, 2 deformable_group kernel_h kernel_w, H', W'), y and x in pixels; of a larger
+            map, the first numbers in memory are read as one of the output's size.
+        mask: (B, deformable_group kernel_h kernel_w, H', W'), factors on the samples; likewise.
         output: (B, D, H', W'), written.
         columns: not needed.
         kernel_h: rows of the kernel.
@@ -56,8 +57,13 @@ def modulated_deform_conv_forward(
         group: groups of channels that are convolved separately.
         deformable_group: groups of channels that have offsets of their own.
         with_bias: whether ``bias`` is one.
+
+    Raises:
+        ValueError: if ``offset`` or ``mask`` has fewer numbers than the output needs.
     """
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    places, size = deformable_group * kernel_h * kernel_w, output.shape[2:]
+    offset, mask = _read("offset", offset, 2 * places, size), _read("mask", mask, places, size)
     output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -90,8 +96,14 @@ def modulated_deform_conv_backward(
     """Gradients of :func:`modulated_deform_conv_forward`, written to the tensors named ``grad_*``
     (``grad_bias`` with ``with_bias`` only)."""
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    *found, found_bias = _differentiate(grad_output, input, weight, offset, mask, geometry)
-    write((grad_input, grad_weight, grad_offset, grad_mask), found)
+    places, size = deformable_group * kernel_h * kernel_w, grad_output.shape[2:]
+    offset, mask = _read("offset", offset, 2 * places, size), _read("mask", mask, places, size)
+    found_input, found_weight, found_offset, found_mask, found_bias = _differentiate(
+        grad_output, input, weight, offset, mask, geometry
+    )
+    write((grad_input, grad_weight), (found_input, found_weight))
+    _write_what_was_read(grad_offset, found_offset)
+    _write_what_was_read(grad_mask, found_mask)
     if with_bias:
         grad_bias.copy_(found_bias)
 
@@ -178,6 +190,30 @@ def deform_conv_backward_parameters(
     weight = gradWeight.new_zeros(gradWeight.shape)
     found = _differentiate(gradOutput, input, weight, offset, None, geometry)
     gradWeight.copy_(scale * found[1])
+
+
+def _read(name: str, values: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """Offsets or mask of an output of ``size``, (B, channels, *size).
+
+    DyHead, by design or not, gives those of a map of twice the size where it convolves the next
+    level. mmcv takes their memory as it is, and published weights were trained like that.
+    """
+    needed = channels * size[0] * size[1]
+    values = values.flatten(1)
+    if values.shape[1] < needed:
+        raise ValueError(
+            f"{name} must have {needed} numbers for each image ({channels} channels of "
+            f"{size[0]} x {size[1]}), got {values.shape[1]}"
+        )
+    return values[:, :needed].view(-1, channels, *size)
+
+
+def _write_what_was_read(grad: Tensor, found: Tensor) -> None:
+    """The gradient of what :func:`_read` took; the rest has none."""
+    whole = found.new_zeros(len(grad), grad[0].numel())
+    found = found.flatten(1)
+    whole[:, : found.shape[1]] = found
+    grad.copy_(whole.view(grad.shape))
 
 
 def _convolve(input, weight, offset, mask, bias, geometry) -> Tensor:
