@@ -24,10 +24,10 @@ def device_or_skip(name):
     return name
 
 
-def serve(monkeypatch, *modules):
-    """Let modules of ``mmcv.ops`` call the served ops, compiled ones or not."""
+def serve(monkeypatch, *modules, ops=served_ops):
+    """Let modules of ``mmcv.ops`` call the served ops, whether mmcv has compiled ones or not."""
     for module in modules:
-        monkeypatch.setattr(importlib.import_module(f"mmcv.ops.{module}"), "ext_module", served_ops)
+        monkeypatch.setattr(importlib.import_module(f"mmcv.ops.{module}"), "ext_module", ops)
 
 
 def assert_as_compiled(monkeypatch, modules, run):
