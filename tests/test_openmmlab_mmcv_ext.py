@@ -103,26 +103,25 @@ def test_segmentors_train(head):
     assert losses[-1] < losses[0]
 
 
-def rotated_nms(ops):
-    return ops.nms_rotated(torch.rand(4, 5), torch.rand(4), 0.5)
+def quadri_nms(ops):
+    return ops.nms_quadri(torch.rand(4, 8), torch.rand(4), 0.5)
 
 
 def border_align(ops):
     return ops.border_align(torch.rand(1, 4, 8, 8), torch.rand(1, 64, 4), 2)
 
 
-def softmax_focal_loss(ops):
-    targets = torch.zeros(4, dtype=torch.long)
-    return ops.softmax_focal_loss(torch.rand(4, 3), targets, 2.0, 0.25, None, "mean")
+def psa_mask(ops):
+    return ops.PSAMask("collect", (2, 2))(torch.rand(1, 4, 3, 3))
 
 
 @without_ops
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        ("nms_rotated", rotated_nms),
+        ("nms_quadri", quadri_nms),
         ("border_align_forward", border_align),
-        ("softmax_focal_loss_forward", softmax_focal_loss),
+        ("psamask_forward", psa_mask),
     ],
 )
 def test_an_op_that_is_not_served_says_its_name_and_the_way_out(name, call):

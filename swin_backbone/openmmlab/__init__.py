@@ -17,6 +17,7 @@ def register_plugins() -> None:
     """Register hooks and constructors with mmengine, and form an optimizer's groups as stock."""
     from . import (  # noqa: F401
         atomic_checkpoints,
+        classifiers,
         cpu_distributed,
         label_check,
         layer_decay,

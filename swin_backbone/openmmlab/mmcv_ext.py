@@ -7,8 +7,8 @@ mmseg's models at all, or mmdet's.
 
 We append a finder to ``sys.meta_path``. Python asks it only after every other finder said that
 there is no ``mmcv._ext``, so a compiled mmcv is never touched, and one that is compiled but
-broken still says why. Where it is asked, it serves a module in which every op exists: the few
-that our detectors call are in :mod:`.served_ops`, and calling another raises
+broken still says why. Where it is asked, it serves a module in which every op exists: those
+that detectors with a Swin reach are in :mod:`.served_ops`, and calling another raises
 :class:`MissingOpError`. mmengine asks whether the module is there before it looks for
 mmcv's layers in a model (``mmcv_full_available``); it is, and their classes are, so that works.
 """

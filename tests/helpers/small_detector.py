@@ -50,7 +50,7 @@ def shrink(value, integers: set[str] = frozenset()) -> None:
         for name, item in value.items():
             if name in integers and isinstance(item, int):
                 value[name] = item // SHRINK
-            elif name in ("scale", "crop_size"):
+            elif name in ("scale", "crop_size") and not isinstance(item, int):
                 value[name] = tuple(side // SHRINK for side in item)
             elif name == "scales" and isinstance(item[0], (list, tuple)):
                 value[name] = [tuple(side // SHRINK for side in scale) for scale in item]
