@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import swin_backbone
+from swin_backbone.images import read_image
 from swin_backbone.preprocessing import preprocessing_of
 from swin_backbone.visualization.sheet import feature_sheet
 
@@ -35,9 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with Image.open(arguments.image) as image:
-        image = image.convert("RGB")
-        image.thumbnail((arguments.longest, arguments.longest))
+    image = Image.fromarray(read_image(arguments.image))
+    image.thumbnail((arguments.longest, arguments.longest))
     model = swin_backbone.create(arguments.config, checkpoint).to(device)
     sheet = feature_sheet(
         model,

@@ -18,6 +18,7 @@ def register_plugins() -> None:
     from . import (  # noqa: F401
         atomic_checkpoints,
         cpu_distributed,
+        image_loading,
         label_check,
         layer_decay,
         parameter_groups,
