@@ -31,10 +31,10 @@ def find_files(
         path = Path(entry)
         if path.suffix == ".txt" and os.path.isfile(path):
             files = [(listed, Path(listed.name or "unnamed")) for listed in _listed(path)]
-        elif os.path.isdir(path):
+        elif os.path.isdir(entry):
             inside = sorted(p for p in path.rglob("*") if _is_file(p, suffixes))
             files = [(p, p.relative_to(path)) for p in inside]
-        elif os.path.lexists(path):
+        elif os.path.lexists(entry):
             files = [(path, Path(path.name))]
         else:
             matches = sorted(map(Path, glob.glob(entry, recursive=True)))

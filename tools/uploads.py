@@ -69,11 +69,14 @@ def open_upload(path: str | Path, limits: Limits) -> np.ndarray:
 def smaller_copy(image: np.ndarray, megapixels: float) -> np.ndarray:
     """(H, W, C) uint8, reduced to this many pixels where it has more; the aspect stays."""
     height, width = image.shape[:2]
-    factor = math.sqrt(megapixels * 1e6 / (height * width))
-    if factor >= 1:
+    most = max(int(megapixels * 1e6), 1)
+    if height * width <= most:
         return image
-    size = max(int(width * factor), 1), max(int(height * factor), 1)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    factor = math.sqrt(most / (height * width))
+    rows = max(int(height * factor), 1)
+    columns = max(min(int(width * factor), most // rows), 1)
+    rows = min(rows, most // columns)  # a side of one pixel leaves the other too long
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def _check_dimensions(size: tuple[int, int], limits: Limits) -> None:
