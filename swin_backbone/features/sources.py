@@ -61,11 +61,12 @@ def _count_frames(path: Path) -> int:
 
 
 def _open_video(path: str) -> cv2.VideoCapture | None:
-    """Where OpenCV takes the name: it must be text, and in UTF-8."""
+    """``None`` for a name that is not UTF-8: OpenCV would end the process."""
     try:
-        return cv2.VideoCapture(path)
-    except (cv2.error, TypeError, ValueError):
+        path.encode()
+    except UnicodeEncodeError:
         return None
+    return cv2.VideoCapture(path)
 
 
 class Reader:
