@@ -30,7 +30,7 @@ from torch import nn
 from uploads import Limits, RefusedError, open_upload, smaller_copy
 
 from swin_backbone.extras import from_extra
-from swin_backbone.memory import is_out_of_memory
+from swin_backbone.memory import give_back_memory, is_out_of_memory
 from swin_backbone.preprocessing import preprocessing_of
 from swin_backbone.visualization.maps import principal_colours
 
@@ -40,6 +40,8 @@ with from_extra("demo"):
 
 #: A segmentor sees larger images in tiles, which bound its memory.
 TILES = Sliding("auto", window=768, large=768 * 768)
+#: Megapixels whose features are pictured; the backbone sees them at once, not in tiles.
+PICTURED = 0.25
 #: Seconds that uploads and pictures are kept.
 KEPT = 600
 
@@ -108,8 +110,7 @@ class Page:
                 raise
             return f"{size}: more than the memory holds.", None, []
         finally:
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()  # other programs may need it before the next image does
+            give_back_memory()  # others may need it before the next image does
         steps = ", ".join(f"{step} {1e3 * seconds:.0f} ms" for step, seconds in times.items())
         return f"{size}: {steps}", picture, stages
 
@@ -118,7 +119,8 @@ class Page:
         """Prediction and pictures of the stages, and how long each took."""
         bgr = np.ascontiguousarray(image[..., ::-1])
         picture = _timed(times, "prediction", lambda: model.paint(bgr))
-        return picture, _timed(times, "features", lambda: stage_pictures(model.network, image))
+        copy = smaller_copy(image, PICTURED)
+        return picture, _timed(times, "features", lambda: stage_pictures(model.network, copy))
 
     def build(self) -> gr.Blocks:
         """The page."""
