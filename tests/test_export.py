@@ -312,7 +312,7 @@ def test_card_of_a_segmentor_comes_from_its_config(upernet):
 @needs_onnx
 def test_windows_of_an_onnx_file_are_bounded(upernet):
     predictor = OnnxPredictor(upernet[2], Sliding("always", 2))
-    with pytest.raises(TooManyWindowsError, match="--window 2 would cut 107x80 pixels into"):
+    with pytest.raises(TooManyWindowsError, match="--window 2 would cut 96x72 pixels into"):
         predictor.labels(np.zeros((72, 96, 3), np.uint8))
 
 

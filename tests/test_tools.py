@@ -220,7 +220,7 @@ def test_windows_that_would_be_too_many_are_refused_by_name(run, tmp_path):
     with pytest.raises(TooManyWindowsError, match=r"--window 2 would cut 96x72 pixels into 6745"):
         predictor.labels(np.zeros((72, 96, 3), np.uint8))
     reason = paint(Segmentor(predictor), tmp_path / "image.png", tmp_path / "picture.png")
-    assert reason.endswith("at most 1024 are seen; choose a larger --window")
+    assert reason.endswith(f"at most {MOST_WINDOWS} are seen; choose a larger --window")
     assert not (tmp_path / "picture.png").exists()
 
 

@@ -19,9 +19,9 @@ from swin_backbone.export import ModelCard, load
 LARGE = 2048 * 1024
 
 
-#: Most windows that an image is cut into. More are a matter of minutes, and of a slip in
+#: Most windows that an image is cut into. A thousand take minutes on a CPU, and more are a slip in
 #: ``--window``: an image of the most pixels that are read has 400 of the default's size.
-MOST_WINDOWS = 1024
+MOST_WINDOWS = 4096
 
 
 class TooManyWindowsError(ValueError):
@@ -52,8 +52,16 @@ class Sliding:
             raise ValueError(f"--window must be at least 1, got {self.window}")
 
     def applies(self, image: np.ndarray) -> bool:
+        """Whether this image is cut.
+
+        Raises:
+            TooManyWindowsError: if it would be cut into too many.
+        """
         large = image.shape[0] * image.shape[1] > self.large
-        return self.mode == "always" or (self.mode == "auto" and large)
+        if self.mode == "never" or not (large or self.mode == "always"):
+            return False
+        self.starts(*image.shape[:2])
+        return True
 
     @property
     def stride(self) -> int:

@@ -195,6 +195,7 @@ def write_bad_files(folder: Path) -> dict[Path, str]:
         "nan.tif": (tiff(nan), "float32 values must lie in 0 to 1, got nan to nan"),
         "photons.tif": (tiff(np.float64([[0, 300.5]])), "must lie in 0 to 1, got 0 to 300.5"),
         "signed.tif": (tiff(np.int32([[-1, 70]])), "int32 values must lie in 0 to 65535, got -1"),
+        "negative.tif": (tiff(np.int16([[-1, 7000]])), "int16 values must lie in 0 to 65535, got"),
         "wide-range.tif": (tiff(np.int32([[0, 65536]])), "must lie in 0 to 65535, got 0 to 65536"),
         "dark.tif": (tiff(np.int32([[0, 255]])), "all would be black, got 0 to 255"),
         "half.tif": (tiff(np.float16([[0, 1]])), "not a readable image"),
