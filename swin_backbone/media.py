@@ -40,7 +40,9 @@ def find_files(
             matches = sorted(map(Path, glob.glob(entry, recursive=True)))
             files = [(p, Path(p.name)) for p in matches if _is_file(p, suffixes)]
         if not files:
-            raise FileNotFoundError(f"input {entry!r} names no image, video, folder, glob or list")
+            raise FileNotFoundError(
+                f"input {entry!r} is no image, and names no image, video, folder, glob or list"
+            )
         found += files
     return found
 

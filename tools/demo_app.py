@@ -36,7 +36,6 @@ from swin_backbone.visualization.maps import principal_colours
 
 with from_extra("demo"):
     import gradio as gr
-    from starlette.middleware import Middleware
 
 #: A segmentor sees larger images in tiles, which bound its memory.
 TILES = Sliding("auto", window=768, large=768 * 768)
@@ -190,6 +189,8 @@ def main() -> None:
 
 def serve(page: Page, arguments: argparse.Namespace) -> None:
     """Serve a page until the process is told to end; what was uploaded then goes."""
+    from starlette.middleware import Middleware  # gradio's
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     hosts = Middleware(HostCheck, host=arguments.host, names=arguments.allow_host)
     with tempfile.TemporaryDirectory(prefix="swin_backbone_page_") as folder:
