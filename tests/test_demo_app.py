@@ -5,23 +5,23 @@ import os
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.image_files import png_header
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+from hosts import HostCheck  # noqa: E402
 from uploads import Limits, RefusedError, open_upload  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -31,19 +31,6 @@ FLAGS = [
 ]  # fmt: skip
 CONFIG = next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py"))
 DETECTOR = next((ROOT / "configs" / "swin_det").glob("mask-rcnn_*_nuclei.py"))
-
-
-def png_header(width, height):
-    """A PNG that claims to have any number of pixels, in about a hundred bytes."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def test_an_image_is_decoded_as_rgb(tmp_path):
@@ -114,6 +101,101 @@ def test_a_detectors_boxes_are_drawn(detector, tmp_path):
         assert (line == distinct_colour(0)).all()
 
 
+class Recorder:
+    """Takes the place of a model."""
+
+    network = None
+
+    def paint(self, image):
+        self.seen = image
+        return Image.new("RGB", (1, 1))
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """A page, and what its model and its pictures of the stages got."""
+    demo_app = pytest.importorskip("demo_app", reason="needs the extra 'demo'")
+    model = Recorder()
+    monkeypatch.setattr(
+        demo_app, "stage_pictures", lambda network, image: setattr(model, "staged", image) or []
+    )
+    return demo_app.Page({"model": model}, Limits(work_megapixels=0.5)), model
+
+
+def test_no_more_pixels_are_worked_on_than_the_limit(recorded, tmp_path):
+    """24 megapixels; what is within the limit is seen as it is."""
+    page, model = recorded
+    Image.new("RGB", (6000, 4000), (9, 8, 7)).save(tmp_path / "large.png")
+    message, _, _ = page.answer(str(tmp_path / "large.png"), "model")
+    assert message.startswith("6000x4000 pixels, seen as 866x577: reading ")
+    assert (model.seen.shape, model.staged.shape) == ((577, 866, 3), (408, 612, 3))
+    assert tuple(model.seen[0, 0]) == (7, 8, 9)  # BGR
+    photo(tmp_path)
+    message, _, _ = page.answer(str(tmp_path / "photo.png"), "model")
+    assert message.startswith("90x61 pixels: reading ")
+    assert np.array_equal(model.staged, np.asarray(Image.open(tmp_path / "photo.png")))
+
+
+def test_what_goes_wrong_is_said_on_the_page(recorded, tmp_path, monkeypatch):
+    page, model = recorded
+    message, _, _ = page.answer(str(tmp_path / "deleted.png"), "model")
+    assert message == "**Refused.** The file is not kept any more; drop it again."
+    photo(tmp_path)
+
+    def paint(image):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B")
+
+    monkeypatch.setattr(model, "paint", paint)
+    message, picture, stages = page.answer(str(tmp_path / "photo.png"), "model")
+    assert message == "90x61 pixels: more than the memory holds."
+    assert (picture, stages) == (None, [])
+
+
+def test_uploads_are_kept_for_ten_minutes(recorded):
+    assert recorded[0].build().delete_cache == (60, 600)
+
+
+def segmentor_checkpoint(folder):
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    init_default_scope("mmseg")
+    model = MODELS.build(Config.fromfile(CONFIG).model)
+    model.init_weights()
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / "segmentor.pth")
+    return str(folder / "segmentor.pth")
+
+
+def test_a_segmentor_sees_large_images_in_tiles(tmp_path, monkeypatch):
+    demo_app = pytest.importorskip("demo_app", reason="needs the extra 'demo'")
+    monkeypatch.setattr(demo_app, "TILES", demo_app.Sliding("auto", window=48, large=48 * 48))
+    model = demo_app.load_model(str(CONFIG), segmentor_checkpoint(tmp_path), "cpu")
+    sizes = []
+    model.network.backbone.register_forward_pre_hook(
+        lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:]))
+    )
+    assert model.paint(np.zeros((60, 100, 3), np.uint8)).width > 100
+    assert set(sizes) == {(48, 48)}
+    assert len(sizes) == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "own", "foreign"),
+    [
+        ("127.0.0.1", [], ["127.0.0.1:7860", "localhost", "LOCALHOST.:80", "[::1]:7860"],
+         ["evil.example", "evil.example:7860", "192.168.0.7", "127.0.0.1.evil.example", "",
+          "localhost@evil.example", "[::1", "0.0.0.0", "127.0.0.1, evil.example"]),
+        ("0.0.0.0", ["lab.example"], ["localhost", "192.168.0.7:7860", "[fe80::1]", "lab.example",
+         "Lab.Example:7860", socket.gethostname()], ["evil.example", "lab.example.evil", ""]),
+    ],
+)  # fmt: skip
+def test_requests_for_another_host_are_foreign(host, names, own, foreign):
+    check = HostCheck(None, host, names)
+    assert [name for name in own if not check.takes(name)] == []
+    assert [name for name in foreign if check.takes(name)] == []
+
+
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or not all(map(importlib.util.find_spec, ("gradio", "playwright"))),
     reason="needs the extra 'demo', playwright, and chromium",
@@ -122,17 +204,11 @@ needs_browser = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, detector):
-    """The page, served with a small segmentor and a small detector."""
-    from mmengine.config import Config
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
-
+    """The page, served with a small segmentor and a small detector; it leaves nothing behind."""
     folder = tmp_path_factory.mktemp("page")
-    init_default_scope("mmseg")
-    model = MODELS.build(Config.fromfile(CONFIG).model)
-    model.init_weights()
-    torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / "segmentor.pth")
-    models = [str(CONFIG), str(folder / "segmentor.pth"), *detector]
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    models = [str(CONFIG), segmentor_checkpoint(folder), *detector]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -140,7 +216,12 @@ def address(tmp_path_factory, detector):
     command = [sys.executable, str(ROOT / "tools" / "demo_app.py"), *models, "--port", str(port)]
     process = subprocess.Popen(
         [*command, "--max-megabytes", "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "TMPDIR": str(temporary),
+        },
         stdout=log,
         stderr=subprocess.STDOUT,
     )
@@ -156,6 +237,7 @@ def address(tmp_path_factory, detector):
     process.terminate()
     process.wait(30)
     log.close()
+    assert not [path for path in temporary.rglob("*") if path.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +324,15 @@ def test_the_page_listens_on_this_machine_alone(address):
              if line.split()[3] == "0A"}  # fmt: skip
     listening = [host for host in hosts if int(host.split(":")[1], 16) == port]
     assert listening == [f"0100007F:{port:04X}"]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_requests_for_another_host_are_refused(address):
+    for host, status in (("localhost", 200), ("evil.example", 421), ("evil.example:7860", 421)):
+        request = urllib.request.Request(f"{address}/config", headers={"Host": host})
+        try:
+            answer = urllib.request.urlopen(request, timeout=30)
+        except urllib.error.HTTPError as error:
+            answer = error
+        assert answer.status == status

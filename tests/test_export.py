@@ -36,7 +36,12 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import export as export_tool  # noqa: E402
 from exporting import backbone_and_card, segmentor_and_card  # noqa: E402
-from predictors import CheckpointPredictor, OnnxPredictor, Sliding  # noqa: E402
+from predictors import (  # noqa: E402
+    CheckpointPredictor,
+    OnnxPredictor,
+    Sliding,
+    TooManyWindowsError,
+)
 
 DEMO_CONFIG = next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py"))
 
@@ -302,6 +307,13 @@ def test_card_of_a_segmentor_comes_from_its_config(upernet):
     assert card.classes == tuple(cfg.metainfo.classes)
     assert card.palette == tuple(map(tuple, cfg.metainfo.palette))
     assert (card.resize, card.keep_aspect) == ((120, 80), True)
+
+
+@needs_onnx
+def test_windows_of_an_onnx_file_are_bounded(upernet):
+    predictor = OnnxPredictor(upernet[2], Sliding("always", 2))
+    with pytest.raises(TooManyWindowsError, match="--window 2 would cut 96x72 pixels into"):
+        predictor.labels(np.zeros((72, 96, 3), np.uint8))
 
 
 @needs_onnx

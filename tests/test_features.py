@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.image_files import write_bad_files
 from PIL import Image
 
 for package in ("pyarrow", "safetensors"):
@@ -32,6 +33,7 @@ from swin_backbone.features import (  # noqa: E402
     read_index,
 )
 from swin_backbone.features.shards import write_index  # noqa: E402
+from swin_backbone.media import as_text, on_one_line  # noqa: E402
 from swin_backbone.preprocessing import IMAGENET  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -132,22 +134,60 @@ def test_index_opens_in_pandas_and_pyarrow(model, photos, tmp_path):
     assert pq.read_table(tmp_path / "out" / "index.parquet").num_rows == len(SIZES)
 
 
-def test_corrupt_images_are_named_and_skipped(model, photos, tmp_path):
+def test_bad_files_are_named_and_skipped(model, photos, tmp_path):
+    """Whatever their names: cut off, claiming anything, no files, videos that are none."""
     (photos / "3.png").write_bytes((photos / "3.png").read_bytes()[:60])  # cut off
-    (photos / "8.jpg").write_text("no image")
+    bad = photos / "bad"
+    bad.mkdir()
+    reasons = {photos / "3.png": "not a readable image", **write_bad_files(bad)}
+    reasons[bad / "clip.mp4"] = "frame 0 cannot be decoded"
+    reasons[Path(os.fsdecode(os.fsencode(bad) + b"/\xff.avi"))] = "must be in UTF-8"
+    for name in ("clip.mp4", os.fsdecode(b"\xff.avi")):
+        (bad / name).write_bytes(b"no video")
     out = tmp_path / "out"
     arguments = [photos, out, "--model", model[0], "--checkpoint", model[1], "--stages", 1]
     done = run_tool(*arguments, check=False)
     assert done.returncode == 1
-    for name in ("3.png", "8.jpg"):
-        assert f"{name}: not a readable image" in done.stderr
-    rows = {Path(row["path"]).name: row for row in read_index(out).to_pylist()}
-    assert [name for name, row in rows.items() if row["status"] != "ok"] == ["3.png", "8.jpg"]
-    assert rows["8.jpg"]["error"].startswith("not a readable image")
-    with pytest.raises(ValueError, match=r"8\.jpg has no features"):
-        load_features(out, rows["8.jpg"], 1)
-    expected = alone(model, rows["4.png"]["path"], 1).mean(dim=(1, 2))
-    torch.testing.assert_close(load_features(out, rows["4.png"], 1), expected, rtol=1e-4, atol=1e-5)
+    assert "Traceback" not in done.stderr
+    assert f"features of {len(SIZES) - 1} images" in done.stderr
+    rows = {row["path"]: row for row in read_index(out).to_pylist()}
+    assert {path for path, row in rows.items() if row["status"] != "ok"} == set(
+        map(as_text, reasons)
+    )
+    for path, reason in reasons.items():
+        assert reason in rows[as_text(path)]["error"]
+        (line,) = (x for x in done.stderr.splitlines() if f"skipped {on_one_line(path)}: " in x)
+        assert reason in line
+    with pytest.raises(ValueError, match=r"text\.jpg has no features: not a readable image"):
+        load_features(out, rows[str(bad / "text.jpg")], 1)
+    row = rows[str(photos / "4.png")]
+    expected = alone(model, row["path"], 1).mean(dim=(1, 2))
+    torch.testing.assert_close(load_features(out, row, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_that_needs_too_much_memory_is_named_and_skipped(model, photos, tmp_path):
+    """A batch that does not fit is tried image by image."""
+    job = Job(tmp_path / "out", find_items(str(photos)), ExtractorSettings(*model, stages=(1,)))
+    job.start()
+    worker = ShardWorker(job, "cpu")
+    extract = worker.extractor
+
+    class Small:
+        batch_size = extract.batch_size
+
+        def __call__(self, images):
+            if sum(image.size for image in images) > 3 * 40 * 40:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return extract(images)
+
+    worker.extractor = Small()
+    assert worker.run(0) == 2
+    rows = write_index(job.out, 1).to_pylist()
+    assert {row["path"]: row["error"] for row in rows if row["status"] != "ok"} == {
+        str(photos / f"{index}.png"): "too large for the memory: 61x33 pixels" for index in (0, 4)
+    }
+    expected = alone(model, rows[3]["path"], 1).mean(dim=(1, 2))
+    torch.testing.assert_close(load_features(job.out, rows[3], 1), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_killed_job_goes_on_where_it_was(model, tmp_path):

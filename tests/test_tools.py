@@ -6,13 +6,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+import torch
+from helpers.image_files import write_bad_files
 from PIL import Image
+
+from swin_backbone.media import find_files, on_one_line
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / "tools"
+sys.path.insert(0, str(TOOLS))
+
+from painters import Segmentor  # noqa: E402
+from predict import name_pictures, paint  # noqa: E402
+from predictors import (  # noqa: E402
+    MOST_WINDOWS,
+    CheckpointPredictor,
+    Sliding,
+    TooManyWindowsError,
+)
+
 CONFIG = next((ROOT / "configs" / "demo").glob("*.py"))
 
 
@@ -157,31 +171,109 @@ def test_predict_paints_a_picture_for_each_image(kind, run, data, tmp_path):
     assert np.abs(painted - np.asarray(image)).mean() > 5
 
 
-def test_predict_reports_and_skips_what_it_cannot_read(run, data, tmp_path):
-    good = next((data / "img_dir" / "val").iterdir())
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "good.jpg").write_bytes(good.read_bytes())
-    (tmp_path / "in" / "broken.jpg").write_bytes(b"not an image")
-    out = tmp_path / "out"
-    done = run_tool(
-        "predict.py", CONFIG, run / "iter_2.pth", tmp_path / "in", "--out", out, check=False
-    )
+def test_predict_reports_and_skips_what_it_cannot_do(run, data, tmp_path):
+    """Files that are no images, whatever their names, and a picture that cannot be written."""
+    good, blocked, *_ = (data / "img_dir" / "val").iterdir()
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    reasons = write_bad_files(folder)
+    (folder / "good.jpg").write_bytes(good.read_bytes())
+    (folder / "blocked.jpg").write_bytes(blocked.read_bytes())
+    (out / "blocked.png").mkdir(parents=True)
+    done = run_tool("predict.py", CONFIG, run / "iter_2.pth", folder, "--out", out, check=False)
     assert done.returncode == 1
-    assert "broken.jpg" in done.stderr.replace("\n", "")
-    assert [path.name for path in out.iterdir()] == ["good.png"]
+    assert "Traceback" not in done.stderr
+    assert f"1 pictures in {out}" in done.stderr
+    for path, reason in reasons.items():
+        (line,) = (x for x in done.stderr.splitlines() if f"skipped {on_one_line(path)}: " in x)
+        assert reason in line
+    assert f"blocked.jpg: {out / 'blocked.png'} cannot be written: Is a directory" in done.stderr
+    assert [path.name for path in out.iterdir() if path.is_file()] == ["good.png"]
 
 
-def test_predict_refuses_two_images_for_one_picture(run, data, tmp_path):
-    image = cv2.imread(str(next((data / "img_dir" / "val").iterdir())))
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        cv2.imwrite(str(tmp_path / folder / "same.png"), image)
-    done = run_tool(
-        "predict.py", CONFIG, run / "iter_2.pth", tmp_path / "a" / "same.png",
-        tmp_path / "b" / "same.png", "--out", tmp_path / "out", check=False,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "would both become" in done.stderr
+def test_pictures_have_names_of_their_own(tmp_path):
+    """Images that differ in their suffix alone have it in their pictures' names."""
+    images = {Path("in", name): Path(name) for name in ("a.jpg", "a.png", "b.png", "c/a.png")}
+    named = {path: str(below) for path, below in name_pictures(images, Path()).items()}
+    assert list(named.values()) == ["a.jpg.png", "a.png.png", "b.png", "c/a.png"]
+    assert list(named) == list(images)
+    images[Path("other", "b.png")] = Path("b.png")
+    with pytest.raises(
+        ValueError, match=r"in/b\.png and other/b\.png would both become b\.png\.png"
+    ):
+        name_pictures(images, Path())
+
+
+def test_no_picture_replaces_an_image(tmp_path):
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"would replace the image .*; choose another --out"):
+        name_pictures(dict(find_files([str(tmp_path)])), tmp_path / "x" / "..")
+
+
+def test_windows_that_would_be_too_many_are_refused_by_name(run, tmp_path):
+    """And the job goes on with the next image."""
+    Image.new("RGB", (96, 72)).save(tmp_path / "image.png")
+    predictor = CheckpointPredictor(
+        str(CONFIG), str(run / "iter_2.pth"), "cpu", Sliding("always", 2)
+    )
+    with pytest.raises(TooManyWindowsError, match=r"--window 2 would cut 96x72 pixels into 6745"):
+        predictor.labels(np.zeros((72, 96, 3), np.uint8))
+    reason = paint(Segmentor(predictor), tmp_path / "image.png", tmp_path / "picture.png")
+    assert reason.endswith(f"at most {MOST_WINDOWS} are seen; choose a larger --window")
+    assert not (tmp_path / "picture.png").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (72, 96), (1000, 3), (13_377, 13_377)])
+@pytest.mark.parametrize("window", [1, 2, 64, 512, 1024])
+def test_windows_cover_the_image_and_are_never_more_than_the_limit(size, window):
+    sliding = Sliding("always", window)
+    try:
+        rows, columns = sliding.starts(*size)
+    except TooManyWindowsError:
+        assert window < 1024  # the default serves every image that is read
+        return
+    assert len(rows) * len(columns) <= MOST_WINDOWS
+    for starts, length in zip((rows, columns), size, strict=True):
+        covered = np.zeros(length, bool)
+        for start in starts:
+            covered[start : start + window] = True
+        assert covered.all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [((("auto"), 0), "--window must be at least 1, got 0"), ((("some"), 5), "mode must be 'auto'")],
+)
+def test_sliding_refuses_what_it_cannot_do(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sliding(*options)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (MemoryError(), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_an_image_that_needs_too_much_memory_does_not_end_a_job(error, reason, tmp_path):
+    class Painter:
+        def paint(self, image):
+            raise error
+
+    Image.new("RGB", (6, 4)).save(tmp_path / "image.png")
+    arguments = Painter(), tmp_path / "image.png", tmp_path / "picture.png"
+    if reason:
+        assert paint(*arguments) == "too large for the memory: 6x4 pixels"
+    else:
+        with pytest.raises(RuntimeError, match="shape mismatch"):
+            paint(*arguments)
 
 
 def test_predict_in_windows_agrees_with_whole_where_one_window_suffices(run, data, tmp_path):

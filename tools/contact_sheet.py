@@ -11,7 +11,6 @@ from pathlib import Path
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
@@ -20,6 +19,7 @@ from mmseg.apis import init_model
 from mmseg.registry import DATASETS
 from PIL import Image
 
+from swin_backbone.images import read_image
 from swin_backbone.visualization import contact_sheet
 
 
@@ -57,9 +57,9 @@ def paint_sheet(cfg: Config, checkpoint: Path, count: int, cell: int = 220) -> I
         truth = sample["data_samples"].gt_sem_seg.data[0].numpy()
         with torch.no_grad():
             (predicted,) = model.test_step(pseudo_collate([sample]))
-        image = cv2.imread(sample["data_samples"].img_path, cv2.IMREAD_COLOR)
+        image = read_image(sample["data_samples"].img_path)
         labels = predicted.pred_sem_seg.data[0].cpu().numpy()
-        rows.append((cv2.cvtColor(image, cv2.COLOR_BGR2RGB), truth, labels))
+        rows.append((image, truth, labels))
     return contact_sheet(rows, dataset.metainfo["classes"], dataset.metainfo["palette"], cell)
 
 

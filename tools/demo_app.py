@@ -9,6 +9,10 @@ prediction, the principal components of each stage and the time of each step.
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,18 +21,28 @@ import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 # isort: split
 import numpy as np
 import torch
+from hosts import HostCheck
 from mmengine.config import Config
 from painters import Detector, Segmentor, is_detector
 from PIL import Image
+from predictors import Sliding
 from torch import nn
-from uploads import Limits, RefusedError, open_upload
+from uploads import Limits, RefusedError, open_upload, smaller_copy
 
 from swin_backbone.extras import from_extra
+from swin_backbone.memory import give_back_memory, is_out_of_memory
 from swin_backbone.preprocessing import preprocessing_of
 from swin_backbone.visualization.maps import principal_colours
 
 with from_extra("demo"):
     import gradio as gr
+
+#: A segmentor sees larger images in tiles, which bound its memory.
+TILES = Sliding("auto", window=768, large=768 * 768)
+#: Megapixels whose features are pictured; the backbone sees them at once, not in tiles.
+PICTURED = 0.25
+#: Seconds that uploads and pictures are kept.
+KEPT = 600
 
 
 def load_model(config: str, checkpoint: str, device: str) -> Segmentor | Detector:
@@ -36,8 +50,9 @@ def load_model(config: str, checkpoint: str, device: str) -> Segmentor | Detecto
     for name, path in (("config", config), ("checkpoint", checkpoint)):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
-    make = Detector if is_detector(Config.fromfile(config)) else Segmentor.from_checkpoint
-    return make(config, checkpoint, device)
+    if is_detector(Config.fromfile(config)):
+        return Detector(config, checkpoint, device)
+    return Segmentor.from_checkpoint(config, checkpoint, device, sliding=TILES)
 
 
 def stage_pictures(network: nn.Module, image: np.ndarray) -> list[tuple[Image.Image, str]]:
@@ -82,17 +97,36 @@ class Page:
             image = _timed(times, "reading", lambda: open_upload(path, self.limits))
         except RefusedError as refusal:
             return f"**Refused.** {refusal}", None, []
-        model = self.models[name]
+        size = f"{image.shape[1]}x{image.shape[0]} pixels"
+        copy = smaller_copy(image, self.limits.work_megapixels)
+        if copy is not image:
+            size += f", seen as {copy.shape[1]}x{copy.shape[0]}"
+        del image
+        try:
+            picture, stages = self._pictures(copy, self.models[name], times)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return f"{size}: more than the memory holds.", None, []
+        finally:
+            give_back_memory()  # others may need it before the next image does
+        steps = ", ".join(f"{step} {1e3 * seconds:.0f} ms" for step, seconds in times.items())
+        return f"{size}: {steps}", picture, stages
+
+    @staticmethod
+    def _pictures(image: np.ndarray, model: Segmentor | Detector, times: dict[str, float]):
+        """Prediction and pictures of the stages, and how long each took."""
         bgr = np.ascontiguousarray(image[..., ::-1])
         picture = _timed(times, "prediction", lambda: model.paint(bgr))
-        stages = _timed(times, "features", lambda: stage_pictures(model.network, image))
-        steps = ", ".join(f"{step} {1e3 * seconds:.0f} ms" for step, seconds in times.items())
-        return f"{image.shape[1]}x{image.shape[0]} pixels: {steps}", picture, stages
+        copy = smaller_copy(image, PICTURED)
+        return picture, _timed(times, "features", lambda: stage_pictures(model.network, copy))
 
     def build(self) -> gr.Blocks:
         """The page."""
         names = list(self.models)
-        with gr.Blocks(title="swin_backbone", analytics_enabled=False) as page:
+        cache = (KEPT // 10, KEPT)
+        title = "swin_backbone"
+        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=cache) as page:
             gr.Markdown("# swin_backbone\nDrop an image to see what a model makes of it.")
             with gr.Row():
                 upload = gr.File(label="image", file_count="single", type="filepath")
@@ -126,6 +160,19 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max-megabytes", type=float, default=Limits().megabytes)
     parser.add_argument("--max-megapixels", type=float, default=Limits().megapixels)
+    parser.add_argument(
+        "--work-megapixels",
+        type=float,
+        default=Limits().work_megapixels,
+        help="that models see; of larger images, a smaller copy",
+    )
+    parser.add_argument(
+        "--allow-host",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="further names that the page is reached by; requests for others are refused",
+    )
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     arguments = parser.parse_args()
     if len(arguments.models) % 2:
@@ -136,14 +183,27 @@ def main() -> None:
         f"{Path(config).stem}, {Path(checkpoint).name}": load_model(config, checkpoint, device)
         for config, checkpoint in pairs
     }
-    limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
-    Page(models, limits).build().launch(
-        server_name=arguments.host,
-        server_port=arguments.port,
-        max_file_size=int(arguments.max_megabytes * 1e6),
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        share=False,
-    )
+    limits = Limits(arguments.max_megabytes, arguments.max_megapixels, arguments.work_megapixels)
+    serve(Page(models, limits), arguments)
+
+
+def serve(page: Page, arguments: argparse.Namespace) -> None:
+    """Serve a page until the process is told to end; what was uploaded then goes."""
+    from starlette.middleware import Middleware  # gradio's
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    hosts = Middleware(HostCheck, host=arguments.host, names=arguments.allow_host)
+    with tempfile.TemporaryDirectory(prefix="swin_backbone_page_") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page.build().launch(
+            server_name=arguments.host,
+            server_port=arguments.port,
+            max_file_size=int(page.limits.megabytes * 1e6),
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            share=False,
+            ssr_mode=False,
+            app_kwargs={"middleware": [hosts]},
+        )
 
 
 if __name__ == "__main__":

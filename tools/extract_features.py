@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,6 +31,7 @@ from rich.progress import (
 from swin_backbone.features import DTYPES, ExtractorSettings, Job, find_items
 from swin_backbone.features.engines import run_locally, run_on_ray
 from swin_backbone.features.shards import write_index
+from swin_backbone.media import on_one_line
 
 console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
@@ -78,9 +80,12 @@ def main() -> int:
         run(job, shards, arguments)
     index = write_index(out, job.num_shards).to_pylist()
     unreadable = [row for row in index if row["status"] != "ok"]
-    console.print(f"features of {len(index) - len(unreadable)} images in {arguments.out}")
+    console.print(
+        f"features of {len(index) - len(unreadable)} images in {escape(str(arguments.out))}"
+    )
     for row in unreadable:
-        console.print(f"[red]skipped[/red] {row['path']}: {row['error']}", highlight=False)
+        skipped = escape(f"{on_one_line(row['path'])}: {row['error']}")
+        console.print(f"[red]skipped[/red] {skipped}", highlight=False)
     return 1 if unreadable else 0
 
 

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from swin_backbone.extras import from_extra
 from swin_backbone.features import Extractor, ExtractorSettings
+from swin_backbone.images import read_image
 
 with from_extra("probe"):
     from sklearn.dummy import DummyClassifier
@@ -79,7 +80,10 @@ def draw_pixels(
     features, labels = [], []
     for path in track(images, split, console=console):
         label_map = np.asarray(Image.open(data / "ann_dir" / split / f"{path.stem}.png"))
-        maps = extractor([np.asarray(Image.open(path).convert("RGB"))])[0]
+        image = read_image(path)
+        if image.shape[:2] != label_map.shape:
+            raise ValueError(f"{path} has {image.shape[:2]} pixels, its labels {label_map.shape}")
+        maps = extractor([image])[0]
         rows, columns = np.nonzero(label_map != IGNORED)
         chosen = rng.choice(len(rows), min(per_image, len(rows)), replace=False)
         rows, columns = rows[chosen], columns[chosen]

@@ -40,9 +40,11 @@ class Segmentor:
         self.opacity = opacity
 
     @classmethod
-    def from_checkpoint(cls, config: str, checkpoint: str, device: str) -> Segmentor:
-        """The model of a config and a checkpoint, with its config's own test mode."""
-        return cls(CheckpointPredictor(config, checkpoint, device, Sliding()))
+    def from_checkpoint(
+        cls, config: str, checkpoint: str, device: str, sliding: Sliding | None = None
+    ) -> Segmentor:
+        """The model of a config and a checkpoint; ``sliding``: which images it sees in windows."""
+        return cls(CheckpointPredictor(config, checkpoint, device, sliding or Sliding()))
 
     @property
     def network(self) -> nn.Module:

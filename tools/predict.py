@@ -3,29 +3,40 @@
     python tools/predict.py CONFIG CHECKPOINT INPUT [INPUT ...] --out DIR
     python tools/predict.py MODEL.onnx INPUT [INPUT ...] --out DIR
 
-An INPUT is an image, a folder (searched through) or a quoted glob. Each image becomes
-``DIR/NAME.png``: of a segmentor with a legend of the classes found in it, of a detector with boxes,
-masks, names and scores. A segmentor sees large images in overlapping windows. An image that cannot
-be read is reported and skipped, and the exit status is then 1.
+An INPUT is an image, a folder (searched through), a quoted glob, or a .txt list of paths. Each
+image becomes ``DIR/NAME.png``: of a segmentor with a legend of the classes found in it, of a
+detector with boxes, masks, names and scores. A segmentor sees large images in overlapping windows.
+An image that cannot be read, or whose picture cannot be made or written, is reported and skipped,
+and the exit status is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
-import cv2
 import torch
-from images import find_images
 from mmengine.config import Config
 from painters import LEAST_SCORE, OPACITY, Detector, Segmentor, is_detector
-from predictors import LARGE, CheckpointPredictor, OnnxPredictor, Sliding
+from predictors import (
+    LARGE,
+    CheckpointPredictor,
+    OnnxPredictor,
+    Sliding,
+    TooManyWindowsError,
+)
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
+
+from swin_backbone.images import UnreadableImageError, read_image
+from swin_backbone.media import find_files, on_one_line
+from swin_backbone.memory import is_out_of_memory
 
 console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
@@ -66,20 +77,38 @@ def main() -> int:
     for name, path in arguments.files.items():
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
-    pictures = name_pictures(find_images(arguments.inputs), arguments.out)
+    pictures = name_pictures(dict(find_files(arguments.inputs)), arguments.out)
     painter = load_painter(arguments)
-    unreadable = []
+    skipped = {}
     for path, picture in track(pictures.items(), "predicting", console=console):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            unreadable.append(path)
-            continue
+        reason = paint(painter, path, picture)
+        if reason:
+            skipped[path] = reason
+    console.print(f"{len(pictures) - len(skipped)} pictures in {escape(str(arguments.out))}")
+    for path, reason in skipped.items():
+        console.print(f"[red]skipped[/red] {escape(on_one_line(path))}: {escape(reason)}")
+    return 1 if skipped else 0
+
+
+def paint(painter: Segmentor | Detector, path: Path, picture: Path) -> str:
+    """Write the picture of one image, or say why there is none: one image never ends a job."""
+    try:
+        image = read_image(path, "BGR")
+        painted = painter.paint(image)
+    except UnreadableImageError as error:
+        return error.reason
+    except TooManyWindowsError as error:
+        return str(error)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return f"too large for the memory: {image.shape[1]}x{image.shape[0]} pixels"
+    try:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        painter.paint(image).save(picture)
-    console.print(f"{len(pictures) - len(unreadable)} pictures in {arguments.out}")
-    for path in unreadable:
-        console.print(f"[red]skipped[/red] {path}: not a readable image")
-    return 1 if unreadable else 0
+        painted.save(picture)
+    except OSError as error:
+        return f"{on_one_line(picture)} cannot be written: {error.strerror or error}"
+    return ""
 
 
 def load_painter(arguments: argparse.Namespace) -> Segmentor | Detector:
@@ -101,17 +130,28 @@ def load_painter(arguments: argparse.Namespace) -> Segmentor | Detector:
 
 
 def name_pictures(images: dict[Path, Path], out: Path) -> dict[Path, Path]:
-    """Where each image's picture goes.
+    """Where each image's picture goes: ``NAME.png``, or, where several images have that name,
+    ``NAME.jpg.png`` and so on.
 
     Raises:
-        ValueError: if two images would have the same picture.
+        ValueError: if two images would have the same picture, or a picture would replace an image.
     """
+    short = Counter(below.with_suffix(".png") for below in images.values())
     sources: dict[Path, Path] = {}
     for path, below in images.items():
-        picture = out / below.with_suffix(".png")
+        picture = below.with_suffix(".png")
+        if short[picture] > 1:
+            picture = below.with_name(f"{below.name}.png")
+        picture = out / picture
         if picture in sources:
             raise ValueError(f"{sources[picture]} and {path} would both become {picture}")
         sources[picture] = path
+    inputs = {path.resolve() for path in images}
+    for picture, path in sources.items():
+        if picture.resolve() in inputs:
+            raise ValueError(
+                f"the picture of {path} would replace the image {picture}; choose another --out"
+            )
     return {path: picture for picture, path in sources.items()}
 
 

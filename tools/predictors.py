@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import mmcv
 import numpy as np
@@ -18,24 +19,68 @@ from swin_backbone.export import ModelCard, load
 LARGE = 2048 * 1024
 
 
-class Sliding(NamedTuple):
+#: Most windows that an image is cut into. A thousand take minutes on a CPU, and more are a slip in
+#: ``--window``: an image of the most pixels that are read has 400 of the default's size.
+MOST_WINDOWS = 4096
+
+
+class TooManyWindowsError(ValueError):
+    """An image that would be cut into more than :data:`MOST_WINDOWS` windows."""
+
+
+@dataclass(frozen=True)
+class Sliding:
     """Whether an image is seen in windows, which overlap by a third.
 
-    Attributes:
-        mode: ``'auto'`` (images over :data:`LARGE` pixels), ``'always'`` or ``'never'``.
+    Args:
+        mode: ``'auto'`` (images over ``large`` pixels), ``'always'`` or ``'never'``.
         window: side of a window, in pixels.
+        large: pixels that an image may have in ``'auto'`` without being cut.
+
+    Raises:
+        ValueError: for another mode, or a window below 1.
     """
 
     mode: str = "auto"
     window: int = 1024
+    large: int = LARGE
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "always", "never"):
+            raise ValueError(f"mode must be 'auto', 'always' or 'never', got {self.mode!r}")
+        if self.window < 1:
+            raise ValueError(f"--window must be at least 1, got {self.window}")
 
     def applies(self, image: np.ndarray) -> bool:
-        large = image.shape[0] * image.shape[1] > LARGE
-        return self.mode == "always" or (self.mode == "auto" and large)
+        """Whether this image is cut.
+
+        Raises:
+            TooManyWindowsError: if it would be cut into too many.
+        """
+        large = image.shape[0] * image.shape[1] > self.large
+        if self.mode == "never" or not (large or self.mode == "always"):
+            return False
+        self.starts(*image.shape[:2])
+        return True
 
     @property
     def stride(self) -> int:
         return max(2 * self.window // 3, 1)
+
+    def starts(self, height: int, width: int) -> tuple[list[int], list[int]]:
+        """First rows and first columns of the windows that cover an image.
+
+        Raises:
+            TooManyWindowsError: if they are too many.
+        """
+        rows, columns = (_starts(side, self.window, self.stride) for side in (height, width))
+        if len(rows) * len(columns) > MOST_WINDOWS:
+            raise TooManyWindowsError(
+                f"--window {self.window} would cut {width}x{height} pixels into "
+                f"{len(rows) * len(columns)} windows, at most {MOST_WINDOWS} are seen; choose a "
+                f"larger --window"
+            )
+        return rows, columns
 
 
 class Predictor(Protocol):
@@ -76,11 +121,11 @@ class CheckpointPredictor:
         return inference_model(self.model, image).pred_sem_seg.data[0].cpu().numpy()
 
     def _test_mode(self, image: np.ndarray) -> ConfigDict:
-        own, (mode, side) = self._own_mode, self._sliding
+        own, side, stride = self._own_mode, self._sliding.window, self._sliding.stride
         if self._sliding.applies(image):
-            stride = self._sliding.stride
+            self._sliding.starts(*_tested_size(self.model.cfg, *image.shape[:2]))
             return ConfigDict(own, mode="slide", crop_size=(side, side), stride=(stride, stride))
-        return ConfigDict(own, mode="whole") if mode == "never" else own
+        return ConfigDict(own, mode="whole") if self._sliding.mode == "never" else own
 
 
 class OnnxPredictor:
@@ -118,8 +163,9 @@ class OnnxPredictor:
         """Mean of the scores of all windows that see a pixel."""
         total = count = 0
         side, (height, width) = self._sliding.window, images.shape[2:]
-        for top in _starts(height, side, self._sliding.stride):
-            for left in _starts(width, side, self._sliding.stride):
+        rows, columns = self._sliding.starts(height, width)
+        for top in rows:
+            for left in columns:
                 bottom, right = min(top + side, height), min(left + side, width)
                 scores = self.model(images[:, :, top:bottom, left:right])[0]
                 around = (left, width - right, top, height - bottom)
@@ -132,6 +178,16 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     """First pixels of windows that cover ``length``; the last ends with it."""
     last = max(length - side, 0)
     return [*range(0, last, stride), last]
+
+
+def _tested_size(cfg: ConfigDict, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of an image of this size after a config's test pipeline."""
+    for step in cfg.get("test_pipeline", []):
+        scale = step.get("scale") if step["type"] == "Resize" else None
+        if scale is not None:
+            keeps = step.get("keep_ratio", False)
+            width, height = mmcv.rescale_size((width, height), scale) if keeps else scale
+    return height, width
 
 
 def resize_as_tested(image: np.ndarray, card: ModelCard) -> np.ndarray:

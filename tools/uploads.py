@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+from swin_backbone.images import UnreadableImageError, decode_image, read_bytes, read_header
 
 #: Longest side of an image, in pixels; more would make a map of a few rows and huge strides.
 LONGEST_SIDE = 16384
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+#: MPO: several JPEGs in one, as some cameras write them.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
 
 
 class RefusedError(ValueError):
@@ -20,44 +23,60 @@ class RefusedError(ValueError):
 
 
 class Limits(NamedTuple):
-    """What is accepted.
+    """What is accepted, and how much work is done for it.
 
     Attributes:
         megabytes: of the file.
         megapixels: of the image.
+        work_megapixels: that models see; of a larger image, a smaller copy.
     """
 
     megabytes: float = 10
     megapixels: float = 25
+    work_megapixels: float = 1
 
 
 def open_upload(path: str | Path, limits: Limits) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an uploaded file.
+    """(H, W, 3) uint8 RGB of an uploaded file, as every tool reads it.
 
     Sizes are read from the headers, and compared with the limits, before a pixel is decoded: a file
     of a few kilobytes may unfold to gigabytes.
 
     Raises:
-        RefusedError: if the file is too large, has too many pixels, or is no image.
+        RefusedError: if the file is too large, has too many pixels, is no image, or is gone.
     """
-    megabytes = os.path.getsize(path) / 1e6
+    try:
+        megabytes = os.path.getsize(path) / 1e6
+    except OSError as error:
+        raise RefusedError("The file is not kept any more; drop it again.") from error
     if megabytes > limits.megabytes:
         raise RefusedError(
             f"The file has {megabytes:.1f} MB; at most {limits.megabytes:g} MB are taken."
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is below
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            _check_dimensions(image.size, limits)
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except RefusedError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise RefusedError(f"The image has far too many pixels: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise RefusedError(f"The file is no readable image ({', '.join(FORMATS)}).") from error
+        content = read_bytes(path)
+        header = read_header(content)
+        if header.format not in FORMATS:
+            raise UnreadableImageError(f"{header.format} is not taken")
+        _check_dimensions((header.width, header.height), limits)
+        return decode_image(content)
+    except UnreadableImageError as error:
+        raise RefusedError(
+            f"The file is no readable image ({', '.join(FORMATS)}): {error.reason}."
+        ) from error
+
+
+def smaller_copy(image: np.ndarray, megapixels: float) -> np.ndarray:
+    """(H, W, C) uint8, reduced to this many pixels where it has more; the aspect stays."""
+    height, width = image.shape[:2]
+    most = max(int(megapixels * 1e6), 1)
+    if height * width <= most:
+        return image
+    factor = math.sqrt(most / (height * width))
+    rows = max(int(height * factor), 1)
+    columns = max(min(int(width * factor), most // rows), 1)
+    rows = min(rows, most // columns)  # a side of one pixel leaves the other too long
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def _check_dimensions(size: tuple[int, int], limits: Limits) -> None:

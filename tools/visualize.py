@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import swin_backbone
+from swin_backbone.images import read_image
 from swin_backbone.preprocessing import preprocessing_of
 from swin_backbone.visualization.sheet import feature_sheet
 
@@ -35,20 +36,25 @@ def main() -> None:
     arguments = parser.parse_args()
     checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with Image.open(arguments.image) as image:
-        image = image.convert("RGB")
-        image.thumbnail((arguments.longest, arguments.longest))
+    image = read_thumbnail(arguments.image, arguments.longest)
     model = swin_backbone.create(arguments.config, checkpoint).to(device)
     sheet = feature_sheet(
         model,
         preprocessing_of(arguments.config),
-        np.asarray(image),
+        image,
         tuple(arguments.pixel) if arguments.pixel else None,
         arguments.cell,
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(arguments.out)
     print(f"wrote {arguments.out}, {sheet.width}x{sheet.height}")
+
+
+def read_thumbnail(path: Path, longest: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image, its longer side reduced to ``longest`` pixels."""
+    image = Image.fromarray(read_image(path))
+    image.thumbnail((longest, longest))
+    return np.asarray(image)
 
 
 if __name__ == "__main__":

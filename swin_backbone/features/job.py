@@ -9,7 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from ..images import UnreadableImageError
+from ..media import as_text
+from ..memory import is_out_of_memory
 from .extractor import Extractor, ExtractorSettings
 from .shards import is_done, write_shard, write_whole
 from .sources import Item, Reader
@@ -105,17 +109,30 @@ class ShardWorker:
         rows, features = [], []
         for items, images in self._decoded_ahead(self.job.items_of(shard)):
             readable = [image for image in images if isinstance(image, np.ndarray)]
-            extracted = iter(self.extractor(readable))
+            extracted = iter(self._extracted(readable))
             for item, image in zip(items, images, strict=True):
-                if isinstance(image, np.ndarray):
-                    rows.append(_row(item, shard, image=image, row=len(features)))
-                    features.append(next(extracted))
+                result = next(extracted) if isinstance(image, np.ndarray) else image
+                if isinstance(result, UnreadableImageError):
+                    rows.append(_row(item, shard, error=result.reason))
                 else:
-                    rows.append(_row(item, shard, error=str(image)))
+                    rows.append(_row(item, shard, image=image, row=len(features)))
+                    features.append(result)
             on_progress(len(items))
         settings = self.job.settings
         write_shard(self.job.out, shard, rows, features, settings.stages, settings.pooled)
         return len(rows) - len(features)
+
+    def _extracted(self, images: Sequence[np.ndarray]) -> list[list[Tensor] | UnreadableImageError]:
+        """Features of each image; or, where they need more memory than there is, the error."""
+        try:
+            return self.extractor(images)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(images) == 1:
+            height, width = images[0].shape[:2]
+            return [UnreadableImageError(f"too large for the memory: {width}x{height} pixels")]
+        return [self._extracted([image])[0] for image in images]
 
     def _decoded_ahead(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], list]]:
         """Chunks of items with their images, the next being decoded while one is in use.
@@ -138,7 +155,8 @@ class ShardWorker:
 def _row(item: Item, shard: int, image: np.ndarray | None = None, row: int = -1, error: str = ""):
     height, width = (-1, -1) if image is None else image.shape[:2]
     return {
-        **item._asdict(),
+        "path": as_text(item.path),
+        "frame": item.frame,
         "status": "unreadable" if image is None else "ok",
         "error": error,
         "height": height,

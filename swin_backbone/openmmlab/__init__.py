@@ -19,6 +19,7 @@ def register_plugins() -> None:
         atomic_checkpoints,
         classifiers,
         cpu_distributed,
+        image_loading,
         label_check,
         layer_decay,
         parameter_groups,
