@@ -88,8 +88,8 @@ def resized_argmax(
     """The class of each pixel of an image, from scores at a head's own size.
 
     Equal to ``argmax`` of the scores that :func:`resized_scores` gives, except where the two best
-    differ by less than the rounding of an interpolation. With one class, 1 where its sigmoid exceeds
-    ``threshold``, else 0.
+    differ by less than the rounding of an interpolation. With one class, 1 where its sigmoid
+    exceeds ``threshold``, else 0.
 
     Args:
         logits: (B, K, h, w), floating point, in any layout.

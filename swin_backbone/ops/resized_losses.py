@@ -50,10 +50,10 @@ def resized_cross_entropy(
     """Cross entropy of scores resized bilinearly to the labels.
 
     As ``F.interpolate(logits, labels.shape[1:], mode='bilinear', align_corners=align_corners)``
-    and ``F.cross_entropy``, reduced as mmseg's ``CrossEntropyLoss`` does. A mean is the weighted sum
-    divided by ``avg_factor`` or, without one, by the number of pixels; by that of pixels not ignored
-    with ``avg_non_ignore``; by the sum of their labels' class weights with ``class_weight``. 1.2e-7
-    is added to the divisor.
+    and ``F.cross_entropy``, reduced as mmseg's ``CrossEntropyLoss`` does. A mean is the weighted
+    sum divided by ``avg_factor`` or, without one, by the number of pixels; by that of pixels not
+    ignored with ``avg_non_ignore``; by the sum of their labels' class weights with
+    ``class_weight``. 1.2e-7 is added to the divisor.
 
     Args:
         logits: (B, K, h, w), floating point, in any layout. Only they get a gradient.
@@ -100,10 +100,10 @@ def resized_binary_cross_entropy(
 ) -> ResizedLoss:
     """Binary cross entropy of each class, of scores resized bilinearly to the labels.
 
-    As mmseg's ``CrossEntropyLoss(use_sigmoid=True)``. A label is the one class that is present; with
-    one class, labels are 0 (absent) and 1 (present). A mean is over pixels and classes: the weighted
-    sum divided by ``avg_factor``; without one by K times the number of pixels, or of pixels not
-    ignored with ``avg_non_ignore``.
+    As mmseg's ``CrossEntropyLoss(use_sigmoid=True)``. A label is the one class that is present;
+    with one class, labels are 0 (absent) and 1 (present). A mean is over pixels and classes: the
+    weighted sum divided by ``avg_factor``; without one by K times the number of pixels, or of
+    pixels not ignored with ``avg_non_ignore``.
 
     Args:
         logits: as of :func:`resized_cross_entropy`, as are all arguments that are not listed.
@@ -147,7 +147,7 @@ def reduced(loss, labels, terms: Terms, terms_each: int, reduction, avg_non_igno
         own = weight[torch.where(known, labels, 0).long()]
         return total / (torch.where(known, own, 0).sum() + EPSILON)
     if avg_non_ignore:
-        return total / (counted.sum() * terms_each + EPSILON)
+        return total / (counted.sum(dtype=loss.dtype) * terms_each + EPSILON)
     return total / (labels.numel() * terms_each + (0 if terms.sigmoid else EPSILON))
 
 
