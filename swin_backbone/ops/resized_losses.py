@@ -15,11 +15,8 @@ from torch import Tensor
 from . import fused
 from . import resized_losses_reference as reference
 from . import resized_losses_tiled as tiled
-from .backends.triton import DTYPES, MAX_ELEMENTS, why_not_device
+from .resize import chosen_impl
 from .resized_losses_terms import Mean, Terms
-
-#: Images of a batch that kernels take: the most programs along an axis of their grid.
-MAX_IMAGES = 65535
 
 
 class ResizedLoss(NamedTuple):
@@ -127,39 +124,6 @@ def _loss(logits: Tensor, labels: Tensor, terms: Terms, mean: Mean, impl: str) -
     check(logits, labels, terms, mean)
     run = IMPLEMENTATIONS[chosen_impl(impl, logits)]
     return ResizedLoss(*run(logits, labels, terms, mean))
-
-
-def chosen_impl(impl: str, logits: Tensor) -> str:
-    """The implementation for scores (B, K, h, w).
-
-    Raises:
-        ValueError: for one that there is not, or that cannot run.
-    """
-    if impl not in ("auto", *IMPLEMENTATIONS):
-        choices = ", ".join(["auto", *IMPLEMENTATIONS])
-        raise ValueError(f"impl must be one of {choices}, got {impl!r}")
-    if impl == "auto":
-        return "triton" if logits.is_cuda and why_not_kernels(logits) is None else "tiled"
-    if impl == "triton":
-        reason = why_not_kernels(logits)
-        if reason is not None:
-            raise ValueError(f"impl 'triton' cannot run: {reason}")
-    return impl
-
-
-def why_not_kernels(logits: Tensor) -> str | None:
-    """Why kernels cannot read scores (B, K, h, w), or ``None`` if they can."""
-    reason = why_not_device(logits)
-    if reason is not None:
-        return reason
-    if logits.dtype not in DTYPES:
-        return f"computes in {', '.join(map(str, DTYPES))}, got {logits.dtype}"
-    if logits.shape[1:].numel() > MAX_ELEMENTS or len(logits) > MAX_IMAGES:
-        return (
-            f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} scores, got "
-            f"{tuple(logits.shape)}"
-        )
-    return None if len(logits) else "there are no images"
 
 
 def _in_torch(pixel_losses):
