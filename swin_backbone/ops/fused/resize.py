@@ -6,15 +6,20 @@ import torch
 import triton
 from torch import Tensor
 
-from ..kernels.resize import resize_backward, resize_forward
+from ..kernels.resize import (
+    resize_backward,
+    resize_backward_last,
+    resize_forward,
+    resize_forward_last,
+)
 from ..resampling import axis
 from .launch import Launch
 from .operator import Differentiable, register
 
-#: Elements of a block, by 4 warps.
-ELEMENTS, WARPS = 1024, 4
-#: Channels of a block, of maps that are contiguous; pixels share their places among them.
-CHANNELS = 4
+#: Pixels or samples of a block of a contiguous map.
+PIXELS, WARPS = 256, 4
+#: The most channels of a block of a channels-last map, and rows of samples that a program takes.
+CHANNELS, ROWS = 512, 8
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -30,11 +35,20 @@ def as_read(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _launch(kernel, batch, channels, pixels, numbers, last) -> Launch:
-    block = min(ELEMENTS // 16, triton.next_power_of_2(channels)) if last else CHANNELS
-    constants = {"CHANNELS": block, "PIXELS": ELEMENTS // block, "LAST": last}
-    grid = (triton.cdiv(pixels, ELEMENTS // block), triton.cdiv(channels, block), batch)
-    return Launch(kernel, grid, (channels, *numbers), constants, {"num_warps": WARPS})
+def _launch(kernel, planes, pixels, numbers) -> Launch:
+    """Of a contiguous map: with no more than so many pixels, a grid of two axes is enough."""
+    grid = (triton.cdiv(planes, 4), triton.cdiv(pixels, PIXELS))
+    options = {"num_warps": WARPS}
+    return Launch(kernel, grid, (planes, *numbers), {"BLOCK": PIXELS}, options)
+
+
+@lru_cache(maxsize=256)
+def _launch_last(kernel, batch, channels, programs, numbers, constants) -> Launch:
+    """Of a channels-last map."""
+    block = min(CHANNELS, max(32, triton.next_power_of_2(channels)))
+    constants = {"CHANNELS": channels, "BLOCK": block, **dict(constants)}
+    grid = (programs, triton.cdiv(channels, block), batch)
+    return Launch(kernel, grid, numbers, constants, {"num_warps": max(1, block // 256)})
 
 
 def _axes(low: tuple[int, int], size: tuple[int, int], align_corners: bool, device):
@@ -58,8 +72,12 @@ def _forward(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     rows, columns = _axes(low, (height, width), align_corners, x.device)
     out = _empty(x, height, width, last)
     sizes = (height, width, *low)
-    launch = _launch(resize_forward, batch, channels, height * width, sizes, last)
-    launch(x, rows.lower, rows.weight, columns.lower, columns.weight, out)
+    if last:
+        launch = _launch_last(resize_forward_last, batch, channels, low[0] * low[1], sizes, ())
+        launch(x, rows.first, rows.weight, columns.first, columns.weight, out)
+    else:
+        launch = _launch(resize_forward, batch * channels, height * width, sizes)
+        launch(x, rows.lower, rows.weight, columns.lower, columns.weight, out)
     return out
 
 
@@ -71,12 +89,21 @@ def _backward(grad_out: Tensor, low_height: int, low_width: int, align_corners: 
     low = (low_height, low_width)
     rows, columns = _axes(low, (height, width), align_corners, grad_out.device)
     grad_x = _empty(grad_out, *low, last)
-    sizes = (height, width, *low, rows.reach, columns.reach)
-    launch = _launch(resize_backward, batch, channels, low_height * low_width, sizes, last)
-    launch(
-        grad_out, rows.first, rows.lower, rows.weight, columns.first, columns.lower,
-        columns.weight, grad_x,
-    )  # fmt: skip
+    sizes = (height, width, *low)
+    if last:
+        programs = low_width * triton.cdiv(low_height, ROWS)
+        rows_each = (("ROWS", ROWS),)
+        launch = _launch_last(resize_backward_last, batch, channels, programs, sizes, rows_each)
+        launch(
+            grad_out, rows.first, rows.weight, columns.first, columns.lower, columns.weight, grad_x
+        )
+    else:
+        sizes = (*sizes, rows.reach, columns.reach)
+        launch = _launch(resize_backward, batch * channels, low_height * low_width, sizes)
+        launch(
+            grad_out, rows.first, rows.lower, rows.weight, columns.first, columns.lower,
+            columns.weight, grad_x,
+        )  # fmt: skip
     return grad_x
 
 

@@ -16,8 +16,8 @@ from .launch import Config, Launch
 from .operator import Differentiable, register
 
 _Maybe = Optional[Tensor]  # noqa: UP045
-#: Columns are pixels of a block, or samples; depth is classes; rows are those of a strip.
-FORWARD = Config(columns=256, depth=8, warps=4, stages=1)
+#: Columns and rows are of samples, depth is classes.
+FORWARD = Config(columns=32, depth=4, warps=1, stages=1)
 BACKWARD = Config(rows=8, columns=128, depth=8, warps=4, stages=1)
 #: Sums of programs that the last kernel holds at once, and its warps.
 SUMS, WARPS = 4096, 8
@@ -33,10 +33,9 @@ def _constants(config: Config, classes: int, flags: tuple) -> dict:
 @lru_cache(maxsize=256)
 def _forward_launch(shape, ignore_index, label_smoothing, flags) -> Launch:
     batch, classes, low_height, low_width, height, width = shape
-    pixels = height * width
-    numbers = (pixels, width, low_height, low_width, ignore_index, label_smoothing)
+    numbers = (height, width, low_height, low_width, ignore_index, label_smoothing)
     constants = _constants(FORWARD, classes, flags)
-    grid = (triton.cdiv(pixels, FORWARD.columns), batch)
+    grid = (low_height * triton.cdiv(low_width, FORWARD.columns), batch)
     return Launch(loss_forward, grid, numbers, constants, FORWARD.options)
 
 
@@ -117,7 +116,7 @@ def _forward(
     losses = logits.new_empty(labels.shape if each else (), **wide)
     launch(
         logits, labels, logits if class_weight is None else class_weight,
-        logits if pixel_weight is None else pixel_weight, rows.lower, rows.weight, columns.lower,
+        logits if pixel_weight is None else pixel_weight, rows.first, rows.weight, columns.first,
         columns.weight, kept, losses, shares,
     )  # fmt: skip
     total = logits.new_empty((), **wide) if each else losses

@@ -7,15 +7,35 @@ from .jit import kernel
 
 
 @triton.jit
-def _across(line, samples, weights, column, positions, live, there, TAPS: tl.constexpr):
-    """Scores of a row of samples, at the columns of pixels."""
+def _score(
+    source, row_samples, row_weights, column_samples, column_weights, row, column, height, width,
+    low_width, live, ROW_TAPS: tl.constexpr, COLUMN_TAPS: tl.constexpr,
+):  # fmt: skip
+    """One class's scores of pixels; ``source`` is its plane."""
     score = 0.0
-    for tap in tl.static_range(TAPS):
-        sample = tl.load(samples + tap * positions + column, mask=live, other=0)
-        weight = tl.load(weights + tap * positions + column, mask=live, other=0.0)
-        value = tl.load(line + sample[None, :], mask=live[None, :] & there, other=0.0)
-        score += weight[None, :] * value.to(tl.float32)
+    for down in tl.static_range(ROW_TAPS):
+        sample = tl.load(row_samples + down * height + row, mask=live, other=0)
+        weight = tl.load(row_weights + down * height + row, mask=live, other=0.0)
+        line = source + sample * low_width
+        part = 0.0
+        for across in tl.static_range(COLUMN_TAPS):
+            beside = tl.load(column_samples + across * width + column, mask=live, other=0)
+            share = tl.load(column_weights + across * width + column, mask=live, other=0.0)
+            part += share * tl.load(line + beside, mask=live, other=0.0).to(tl.float32)
+        score += weight * part
     return score
+
+
+@triton.jit
+def _plain_score(corner, beside, below, across, down, live):
+    """One class's scores of pixels, each between four samples."""
+    upper = tl.load(corner, mask=live, other=0.0).to(tl.float32)
+    upper_next = tl.load(corner + beside, mask=live, other=0.0).to(tl.float32)
+    lower = tl.load(corner + below, mask=live, other=0.0).to(tl.float32)
+    lower_next = tl.load(corner + below + beside, mask=live, other=0.0).to(tl.float32)
+    upper += across * (upper_next - upper)
+    lower += across * (lower_next - lower)
+    return upper + down * (lower - upper)
 
 
 @kernel("height", "width", "low_height", "low_width")
@@ -52,23 +72,28 @@ def argmax(
     source = logits + image * CLASSES * plane
     best = tl.full([BLOCK], float("-inf"), tl.float32)
     best_class = tl.zeros([BLOCK], tl.int32)
+    if ROW_TAPS + COLUMN_TAPS == 4:
+        top = tl.load(row_samples + row, mask=live, other=0)
+        left = tl.load(column_samples + column, mask=live, other=0)
+        below = (tl.load(row_samples + height + row, mask=live, other=0) - top) * low_width
+        beside = tl.load(column_samples + width + column, mask=live, other=0) - left
+        down = tl.load(row_weights + height + row, mask=live, other=0.0)
+        across = tl.load(column_weights + width + column, mask=live, other=0.0)
+        corner = source + top * low_width + left
     for start in range(0, CLASSES, UNROLL):
-        k = start + tl.arange(0, UNROLL)
-        there = (k < CLASSES)[:, None]
-        score = tl.zeros([UNROLL, BLOCK], tl.float32)
-        for tap in tl.static_range(ROW_TAPS):
-            sample = tl.load(row_samples + tap * height + row, mask=live, other=0)
-            weight = tl.load(row_weights + tap * height + row, mask=live, other=0.0)
-            line = source + (k * plane)[:, None] + (sample * low_width)[None, :]
-            score += weight[None, :] * _across(
-                line, column_samples, column_weights, column, width, live, there, COLUMN_TAPS
-            )
-        score = tl.where(there, score, float("-inf"))
-        highest = tl.max(score, 0)
-        winner = tl.min(tl.where(score == highest[None, :], k[:, None], CLASSES - 1), 0)
-        higher = highest > best
-        best_class = tl.where(higher, winner, best_class)
-        best = tl.where(higher, highest, best)
+        for step in tl.static_range(UNROLL):
+            k = start + step
+            known = live & (k < CLASSES)
+            if ROW_TAPS + COLUMN_TAPS == 4:
+                score = _plain_score(corner + k * plane, beside, below, across, down, known)
+            else:
+                score = _score(
+                    source + k * plane, row_samples, row_weights, column_samples, column_weights,
+                    row, column, height, width, low_width, known, ROW_TAPS, COLUMN_TAPS,
+                )  # fmt: skip
+            higher = (score > best) & (k < CLASSES)
+            best_class = tl.where(higher, k, best_class)
+            best = tl.where(higher, score, best)
     place = image * height * width + pixel
     tl.store(classes + place, best_class.to(tl.int64), mask=live)
     if WITH_SCORES:

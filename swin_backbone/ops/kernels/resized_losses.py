@@ -1,10 +1,12 @@
 """Losses on scores that are interpolated where they are needed, as Triton kernels.
 
-Scores are (B, K, h, w), contiguous, and a block of them is UNROLL classes by as many pixels as a
-program has: the classes of a pixel lie in one thread, whose sums and maxima over them need no
-exchange. Tables of both axes say which samples a pixel lies between
-(:class:`swin_backbone.ops.resampling.Axis`). Exponentials are powers of two, of scores times
-log2(e); what is kept of a pixel is the logarithm to base two of the sum over its classes.
+Scores are (B, K, h, w), contiguous. Threads lie along columns of samples, and a thread has UNROLL
+classes of its column, whose sums and maxima need no exchange. It takes the pixels between its
+column and the next; tables of both axes say which they are and what they mix
+(:class:`swin_backbone.ops.resampling.Axis`). What a thread reads of a sample's neighbours lies one
+element beside, a distance that the compiler knows: for others it may turn blocks the other way.
+Exponentials are powers of two, of scores times log2(e); what is kept of a pixel is the logarithm to
+base two of the sum over its classes.
 """
 
 import triton
@@ -17,18 +19,15 @@ _LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _interpolate(corner, right, below, across, down, known):
-    """Score between the samples at ``corner``, ``right`` beside it and ``below`` it.
+def _read(pointer, known):
+    """Scores in float32."""
+    return tl.load(pointer, mask=known, other=0.0).to(tl.float32)
 
-    One order of operations, each rounded once, so that a score is the same wherever it is computed.
-    """
-    upper = tl.load(corner, mask=known, other=0.0).to(tl.float32)
-    upper_next = tl.load(corner + right, mask=known, other=0.0).to(tl.float32)
-    lower = tl.load(corner + below, mask=known, other=0.0).to(tl.float32)
-    lower_next = tl.load(corner + below + right, mask=known, other=0.0).to(tl.float32)
-    upper = tl.fma(across, upper_next - upper, upper)
-    lower = tl.fma(across, lower_next - lower, lower)
-    return tl.fma(down, lower - upper, upper)
+
+@triton.jit
+def _mix(first, second, part):
+    """``part`` of the second and the rest of the first, rounded the same way wherever it is."""
+    return tl.fma(part, second - first, first)
 
 
 @triton.jit
@@ -49,20 +48,85 @@ def _read_label(labels, place, live, ignore_index, CLASSES: tl.constexpr, SIGMOI
     return label, counted, counted & (label >= 0) & (label < LABELS)
 
 
-@kernel("pixels", "width", "low_height", "low_width", "ignore_index")
+@triton.jit
+def _fold(score, there, best, total, SIGMOID: tl.constexpr):
+    """A chunk of a pixel's scores joins what is known of the others: the best of all, and the sum
+    of their powers relative to it; with ``SIGMOID``, the sum of their losses if absent."""
+    score = tl.where(there, score, float("-inf"))
+    higher = tl.maximum(best, tl.max(score, 0))
+    if SIGMOID:
+        return higher, total + tl.sum(tl.where(there, _softplus(score), 0.0), 0)
+    scaled = higher * _LOG2_E
+    power = tl.sum(tl.exp2(score * _LOG2_E - scaled[None, :]), 0)
+    return higher, total * tl.exp2(best * _LOG2_E - scaled) + power
+
+
+@triton.jit
+def _own_score(samples, beside, below, across, down, plane, own_class, live):
+    """The score of each pixel's own class."""
+    corner = samples + own_class * plane
+    upper = _mix(_read(corner, live), _read(corner + beside, live), across)
+    lower = _mix(_read(corner + below, live), _read(corner + below + beside, live), across)
+    return _mix(upper, lower, down)
+
+
+@triton.jit
+def _end_pixel(
+    samples, beside, below, across, down, plane, live, row, last_row, x, width, image_place, labels,
+    class_weight, pixel_weight, kept, losses, ignore_index, label_smoothing, best, total, smooth,
+    all_weights, CLASSES: tl.constexpr, SIGMOID: tl.constexpr, SMOOTH: tl.constexpr,
+    CLASS_WEIGHT: tl.constexpr, PIXEL_WEIGHT: tl.constexpr, EACH: tl.constexpr,
+):  # fmt: skip
+    """Loss of a row's pixels, whether they are right, and what they count, from what all of their
+    scores came to."""
+    live = live & (row < last_row)
+    place = image_place + row * width + x
+    label, counted, known = _read_label(labels, place, live, ignore_index, CLASSES, SIGMOID)
+    has_own = known & (label < CLASSES)
+    own_class = tl.where(has_own, label, 0)
+    own = _own_score(samples, beside, below, across, down, plane, own_class, live)
+    share = tl.where(counted, 1.0, 0.0)
+    if CLASS_WEIGHT:
+        weight = tl.load(class_weight + own_class, mask=live, other=0.0).to(tl.float32)
+    if SIGMOID:
+        present = label == 1 if CLASSES == 1 else known
+        if_present = _softplus(own) - own
+        if CLASS_WEIGHT:
+            if_present *= weight
+        loss = total + tl.where(present, if_present - _softplus(own), 0.0)
+    else:
+        power = tl.log2(total)
+        tl.store(kept + place, best * _LOG2_E + power, mask=live)
+        log_sum = best + _LN_2 * power
+        loss = log_sum - own
+        if CLASS_WEIGHT:
+            loss *= weight
+            share = tl.where(known, weight, 0.0)
+        if SMOOTH:
+            spread = label_smoothing / CLASSES
+            loss = loss * (1.0 - label_smoothing) + spread * (all_weights * log_sum - smooth)
+    if PIXEL_WEIGHT:
+        loss *= tl.load(pixel_weight + place, mask=live, other=0.0).to(tl.float32)
+    loss = tl.where(counted, tl.where(known, loss, float("nan")), 0.0)
+    if EACH:
+        tl.store(losses + place, loss, mask=live)
+    return loss, tl.where(has_own & (own >= best), 1.0, 0.0), share
+
+
+@kernel("height", "width", "low_height", "low_width", "ignore_index")
 def loss_forward(
     logits,
     labels,
     class_weight,
     pixel_weight,
-    row_lower,
+    row_first,
     row_weight,
-    column_lower,
+    column_first,
     column_weight,
     kept,
     losses,
     shares,
-    pixels,
+    height,
     width,
     low_height,
     low_width,
@@ -77,84 +141,91 @@ def loss_forward(
     PIXEL_WEIGHT: tl.constexpr,
     EACH: tl.constexpr,
 ):
-    """Losses of BLOCK pixels of an image, and their sums.
+    """Losses of the pixels between two rows of samples, and their sums.
 
-    The grid is blocks of pixels, then images. ``kept`` (B, pixels) is left for the backward pass,
-    but with ``SIGMOID``; ``losses`` (B, pixels) is written with ``EACH``. ``shares`` (3, programs)
-    gets each program's sum of losses, right pixels, and pixels that count (softmax with
+    The grid is rows of samples times blocks of columns, then images. A thread takes four rows of
+    pixels at once, which share what they mix. ``kept`` (B, height, width) is left for the backward
+    pass, but with ``SIGMOID``; ``losses``, alike, is written with ``EACH``. ``shares`` (3,
+    programs) gets each program's sum of losses, right pixels, and pixels that count (softmax with
     ``CLASS_WEIGHT``: of their labels' weights).
     """
     image = tl.program_id(1).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = pixel < pixels
-    row = pixel // width
-    column = pixel % width
-    x = tl.load(column_lower + column, mask=live, other=0)
-    across = tl.load(column_weight + column, mask=live, other=0.0)
-    y = tl.load(row_lower + row, mask=live, other=0)
-    down = tl.load(row_weight + row, mask=live, other=0.0)
-    right = tl.where(x + 1 < low_width, 1, 0)
-    below = tl.where(y + 1 < low_height, low_width, 0)
+    blocks = tl.cdiv(low_width, BLOCK)
+    gap = tl.program_id(0) // blocks
+    column = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = column < low_width
+    has_next = (column + 1 < low_width)[None, :]
     plane = low_height * low_width
-    corner = logits + image * (CLASSES * plane) + y * low_width + x
-    place = image * pixels + pixel
-    label, counted, known = _read_label(labels, place, live, ignore_index, CLASSES, SIGMOID)
-
-    best = tl.full([BLOCK], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    smooth = tl.zeros([BLOCK], tl.float32)
-    all_weights = 0.0
-    for start in range(0, CLASSES, UNROLL):
-        k = start + tl.arange(0, UNROLL)
-        there = (k < CLASSES)[:, None]
-        score = _interpolate(
-            corner[None, :] + (k * plane)[:, None], right[None, :], below[None, :],
-            across[None, :], down[None, :], live[None, :] & there,
-        )  # fmt: skip
-        if SMOOTH:
-            weight = tl.load(class_weight + k, mask=k < CLASSES, other=0.0).to(tl.float32)
-            smooth += tl.sum(score * weight[:, None], 0)
-            all_weights += tl.sum(weight, 0)
-        score = tl.where(there, score, float("-inf"))
-        higher = tl.maximum(best, tl.max(score, 0))
-        if SIGMOID:
-            total += tl.sum(tl.where(there, _softplus(score), 0.0), 0)
-        else:
-            scaled = higher * _LOG2_E
-            power = tl.exp2(score * _LOG2_E - scaled[None, :])
-            total = total * tl.exp2(best * _LOG2_E - scaled) + tl.sum(power, 0)
-        best = higher
-
-    own_class = tl.where(known & (label < CLASSES), label, 0)
-    own = _interpolate(corner + own_class * plane, right, below, across, down, live)
-    weight_of_own = tl.full([BLOCK], 1.0, tl.float32)
-    if CLASS_WEIGHT:
-        weight_of_own = tl.load(class_weight + own_class, mask=live, other=0.0).to(tl.float32)
-    share = tl.where(counted, 1.0, 0.0)
-    if SIGMOID:
-        present = label == 1 if CLASSES == 1 else known
-        plus = _softplus(own)
-        loss = total + tl.where(present, weight_of_own * (plus - own) - plus, 0.0)
-    else:
-        if CLASS_WEIGHT:
-            share = tl.where(known, weight_of_own, 0.0)
-        tl.store(kept + place, best * _LOG2_E + tl.log2(total), mask=live)
-        log_sum = best + _LN_2 * tl.log2(total)
-        loss = weight_of_own * (log_sum - own)
-        if SMOOTH:
-            spread = label_smoothing / CLASSES
-            loss = loss * (1.0 - label_smoothing) + spread * (all_weights * log_sum - smooth)
-    if PIXEL_WEIGHT:
-        loss = loss * tl.load(pixel_weight + place, mask=live, other=0.0).to(tl.float32)
-    loss = tl.where(counted, tl.where(known, loss, float("nan")), 0.0)
-    if EACH:
-        tl.store(losses + place, loss, mask=live)
-    is_right = known & (label < CLASSES) & (own >= best)
+    below = tl.where(gap + 1 < low_height, low_width, 0)
+    samples = logits + image * CLASSES * plane + gap * low_width + column
+    beside = tl.where(column + 1 < low_width, 1, 0)
+    image_place = image * height * width
+    begin = tl.load(column_first + column, mask=inside, other=0)
+    end = tl.load(column_first + column + 1, mask=inside, other=0)
+    reach = tl.max(end - begin, 0)
+    last_row = tl.load(row_first + gap + 1)
+    loss_sum = tl.zeros([BLOCK], tl.float32)
+    right_sum = tl.zeros([BLOCK], tl.float32)
+    share_sum = tl.zeros([BLOCK], tl.float32)
+    lowest = tl.full([BLOCK], float("-inf"), tl.float32)
+    zeros = tl.zeros([BLOCK], tl.float32)
+    for row in range(tl.load(row_first + gap), last_row, 4):
+        down_0 = tl.load(row_weight + row)
+        down_1 = tl.load(row_weight + tl.minimum(row + 1, height - 1))
+        down_2 = tl.load(row_weight + tl.minimum(row + 2, height - 1))
+        down_3 = tl.load(row_weight + tl.minimum(row + 3, height - 1))
+        for step in range(reach):
+            x = begin + step
+            live = x < end
+            across = tl.load(column_weight + x, mask=live, other=0.0)
+            best_0, best_1, best_2, best_3 = lowest, lowest, lowest, lowest
+            total_0, total_1, total_2, total_3 = zeros, zeros, zeros, zeros
+            smooth_upper = zeros
+            smooth_lower = zeros
+            all_weights = 0.0
+            for start in range(0, CLASSES, UNROLL):
+                k = start + tl.arange(0, UNROLL)
+                there = (k < CLASSES)[:, None]
+                known = there & inside[None, :]
+                corner = samples[None, :] + (k * plane)[:, None]
+                upper, upper_next = _read(corner, known), _read(corner + 1, known & has_next)
+                corner += below
+                lower, lower_next = _read(corner, known), _read(corner + 1, known & has_next)
+                upper = _mix(upper, upper_next, across[None, :])
+                lower = _mix(lower, lower_next, across[None, :])
+                if SMOOTH:
+                    weight = tl.load(class_weight + k, mask=k < CLASSES, other=0.0).to(tl.float32)
+                    smooth_upper += tl.sum(upper * weight[:, None], 0)
+                    smooth_lower += tl.sum(lower * weight[:, None], 0)
+                    all_weights += tl.sum(weight, 0)
+                best_0, total_0 = _fold(_mix(upper, lower, down_0), there, best_0, total_0, SIGMOID)
+                best_1, total_1 = _fold(_mix(upper, lower, down_1), there, best_1, total_1, SIGMOID)
+                best_2, total_2 = _fold(_mix(upper, lower, down_2), there, best_2, total_2, SIGMOID)
+                best_3, total_3 = _fold(_mix(upper, lower, down_3), there, best_3, total_3, SIGMOID)
+            for part in tl.static_range(4):
+                if part == 0:
+                    down, best, total = down_0, best_0, total_0
+                elif part == 1:
+                    down, best, total = down_1, best_1, total_1
+                elif part == 2:
+                    down, best, total = down_2, best_2, total_2
+                else:
+                    down, best, total = down_3, best_3, total_3
+                smooth = _mix(smooth_upper, smooth_lower, down)
+                loss, is_right, share = _end_pixel(
+                    samples, beside, below, across, down, plane, live, row + part, last_row, x,
+                    width, image_place, labels, class_weight, pixel_weight, kept, losses,
+                    ignore_index, label_smoothing, best, total, smooth, all_weights, CLASSES,
+                    SIGMOID, SMOOTH, CLASS_WEIGHT, PIXEL_WEIGHT, EACH,
+                )  # fmt: skip
+                loss_sum += loss
+                right_sum += is_right
+                share_sum += share
     programs = tl.num_programs(0) * tl.num_programs(1)
     mine = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(shares + mine, tl.sum(loss, 0))
-    tl.store(shares + programs + mine, tl.sum(tl.where(is_right, 1.0, 0.0), 0))
-    tl.store(shares + 2 * programs + mine, tl.sum(share, 0))
+    tl.store(shares + mine, tl.sum(loss_sum, 0))
+    tl.store(shares + programs + mine, tl.sum(right_sum, 0))
+    tl.store(shares + 2 * programs + mine, tl.sum(share_sum, 0))
 
 
 @kernel("programs")
@@ -192,12 +263,10 @@ def loss_finish(
 
 
 @triton.jit
-def _three(line, left, right, known):
+def _three(line, known, has_before, has_after):
     """Samples of a line: the one before, the one at hand, the one after."""
-    before = tl.load(line - left, mask=known, other=0.0).to(tl.float32)
-    here = tl.load(line, mask=known, other=0.0).to(tl.float32)
-    after = tl.load(line + right, mask=known, other=0.0).to(tl.float32)
-    return before, here, after
+    before, after = _read(line - 1, known & has_before), _read(line + 1, known & has_after)
+    return before, _read(line, known), after
 
 
 @kernel("height", "width", "low_height", "low_width", "ignore_index", "reach")
@@ -250,8 +319,7 @@ def loss_backward(
     known = (k < CLASSES)[:, None] & inside[None, :]
     plane = low_height * low_width
     source = (image * CLASSES * plane) + (k * plane)[:, None] + column[None, :]
-    left = tl.where(column > 0, 1, 0)[None, :]
-    right = tl.where(column + 1 < low_width, 1, 0)[None, :]
+    has_before, has_after = (column > 0)[None, :], (column + 1 < low_width)[None, :]
     begin = tl.load(column_first + tl.maximum(column - 1, 0), mask=inside, other=0)
     end = tl.load(column_first + column + 1, mask=inside, other=0)
     place_of_image = image * height * width
@@ -270,9 +338,9 @@ def loss_backward(
     above = tl.zeros([UNROLL, BLOCK], tl.float32)
     for gap in range(tl.maximum(first_row - 1, 0), tl.minimum(first_row + ROWS, low_height)):
         line = logits + source + gap * low_width
-        top_before, top, top_after = _three(line, left, right, known)
+        top_before, top, top_after = _three(line, known, has_before, has_after)
         line += tl.where(gap + 1 < low_height, low_width, 0)
-        low_before, low, low_after = _three(line, left, right, known)
+        low_before, low, low_after = _three(line, known, has_before, has_after)
         below = tl.zeros([UNROLL, BLOCK], tl.float32)
         for row in range(tl.load(row_first + gap), tl.load(row_first + gap + 1)):
             down = tl.load(row_weight + row)
