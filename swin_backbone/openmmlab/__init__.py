@@ -16,6 +16,7 @@ def prepare_openmmlab() -> None:
 def register_plugins() -> None:
     """Import the modules that register hooks and constructors with mmengine."""
     from . import (  # noqa: F401
+        accelerate_hook,
         atomic_checkpoints,
         cpu_distributed,
         label_check,
