@@ -18,6 +18,14 @@ from .packing import Packing, pack_pyramid
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .patches import cut_patches, embed_patches, project, project_patches
 from .products import scale_images
+from .resize import resize_bilinear
+from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
+from .resized_losses import (
+    ResizedLoss,
+    count_correct,
+    resized_binary_cross_entropy,
+    resized_cross_entropy,
+)
 from .windows import (
     SMALL_MAP_RULES,
     WindowGrid,
@@ -32,9 +40,12 @@ __all__ = [
     "SMALL_MAP_RULES",
     "AttentionInputs",
     "Backend",
+    "ClassMap",
+    "Geometry",
     "LinearParameters",
     "NormParameters",
     "Packing",
+    "ResizedLoss",
     "WindowGrid",
     "Windows",
     "attend",
@@ -43,6 +54,7 @@ __all__ = [
     "choose_backend",
     "clear_padding",
     "corner_pad",
+    "count_correct",
     "crop_bias_table",
     "cut_patches",
     "embed_patches",
@@ -60,6 +72,11 @@ __all__ = [
     "project_patches",
     "residual_attention",
     "residual_mlp",
+    "resize_bilinear",
+    "resized_argmax",
+    "resized_binary_cross_entropy",
+    "resized_cross_entropy",
+    "resized_scores",
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",

@@ -1,0 +1,70 @@
+"""Which two neighbours a bilinear resize mixes, along one axis, and how much of each.
+
+Rows and columns are independent, so that two short tables describe a resize of any map. Sizes are
+turned into positions as ``torch.nn.functional.interpolate`` does, in the dtype that it uses.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Axis(NamedTuple):
+    """One axis of a bilinear resize from ``n`` samples to ``N``.
+
+    Attributes:
+        lower: (N,) int32, the sample before each position.
+        weight: (N,), of the sample after it; that of the one before is what is left of one. Zero
+            where there is no sample after it.
+        first: (n + 1,) int32. Positions ``first[i]`` to ``first[i + 1] - 1`` have ``lower == i``,
+            so those that sample ``i`` is a part of are ``first[i - 1]`` to ``first[i + 1] - 1``.
+        reach: the most positions that one sample is a part of.
+    """
+
+    lower: Tensor
+    weight: Tensor
+    first: Tensor
+    reach: int
+
+
+@lru_cache(maxsize=256)
+def axis(
+    samples: int,
+    positions: int,
+    align_corners: bool,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Axis:
+    """The tables of an axis; remembered, since a training asks for the same sizes each step.
+
+    Args:
+        samples: that there are.
+        positions: that are wanted.
+        align_corners: whether the first and last samples and positions coincide, rather than the
+            ends of the areas they stand for.
+        dtype: float32 or float64, of the positions' arithmetic and of the weights.
+        device: of the tables.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        source = _source(samples, positions, align_corners, dtype)
+        lower = source.long().clamp(max=samples - 1)
+        weight = (source - lower).clamp(0, 1)
+        weight = torch.where(lower == samples - 1, torch.zeros_like(weight), weight)
+        first = torch.searchsorted(lower, torch.arange(samples + 1))
+        begin = torch.cat([first[:1], first[:-2]])
+        reach = int((first[1:] - begin).max())
+        return Axis(lower.int().to(device), weight.to(device), first.int().to(device), reach)
+
+
+def _source(samples: int, positions: int, align_corners: bool, dtype: torch.dtype) -> Tensor:
+    """Where positions lie among samples."""
+    place = torch.arange(positions, dtype=dtype)
+    if align_corners:
+        steps = torch.tensor(samples - 1, dtype=dtype) / max(positions - 1, 1)
+        return place * (steps if positions > 1 else 0)
+    scale = torch.tensor(samples, dtype=dtype) / positions
+    return ((place + 0.5) * scale - 0.5).clamp(min=0)
