@@ -10,6 +10,8 @@ from swin_backbone import accelerate
 
 # Sums of some thousand float64 terms, taken in another order.
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
+# mmseg takes labels as float32 to binary cross entropy, which then is one.
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def losses_and_gradients(model, images, samples):
@@ -21,17 +23,18 @@ def losses_and_gradients(model, images, samples):
     return {name: value.detach() for name, value in losses.items()}, gradients
 
 
-def assert_same(stock, fast, images, samples):
+def assert_same(stock, fast, images, samples, tolerance=TOLERANCE):
     expected, gradients = losses_and_gradients(stock, images, samples)
     losses, found = losses_and_gradients(fast, images, samples)
     assert losses.keys() == expected.keys()
     for name, value in losses.items():
         assert value.shape == expected[name].shape
-        torch.testing.assert_close(value.double(), expected[name].double(), **TOLERANCE)
+        own = FLOAT32 if "acc" in name else tolerance  # accuracy is one for mmseg and for us
+        torch.testing.assert_close(value.double(), expected[name].double(), **own)
     for name, gradient in found.items():
         assert (gradient is None) == (gradients[name] is None)
         if gradient is not None:
-            torch.testing.assert_close(gradient, gradients[name], **TOLERANCE)
+            torch.testing.assert_close(gradient, gradients[name], **tolerance)
 
 
 @pytest.mark.parametrize("sizes", [(32, 40), (33, 29)], ids=str)
@@ -47,13 +50,13 @@ def test_losses_and_gradients_are_those_of_the_stock_model(head, align_corners, 
 
 LOSSES = {
     "non-ignored": {**LOSS, "avg_non_ignore": True},
-    "class weights": {**LOSS, "class_weight": [0.5, 1.0, 2.0, 1.5, 0.1], "avg_non_ignore": True},
+    "class weights": {**LOSS, "class_weight": [0.5, 1.0, 2.0, 1.5, 0.1]},
     "sum": {**LOSS, "reduction": "sum"},
     "sigmoid": {**LOSS, "use_sigmoid": True},
     "sigmoid, non-ignored": {**LOSS, "use_sigmoid": True, "avg_non_ignore": True},
     "two": [LOSS, {"type": "DiceLoss", "loss_name": "loss_dice", "ignore_index": 255}],
     "twice": [LOSS, {**LOSS, "loss_weight": 3.0}],
-    "of another kind": {"type": "LovaszLoss", "reduction": "none"},
+    "of another kind": {"type": "TverskyLoss", "ignore_index": 255},
 }
 
 
@@ -63,7 +66,8 @@ def test_every_setting_of_cross_entropy(loss, ignored):
     stock = segmentor(loss_decode=LOSSES[loss]).double()
     fast = copy.deepcopy(stock)
     accelerate(fast)
-    assert_same(stock, fast, *batch((30, 34), ignored=ignored))
+    tolerance = FLOAT32 if "sigmoid" in loss else TOLERANCE
+    assert_same(stock, fast, *batch((30, 34), ignored=ignored), tolerance)
 
 
 def test_scores_that_a_sampler_weighs():
@@ -82,7 +86,7 @@ def test_one_class():
     ).double()  # fmt: skip
     fast = copy.deepcopy(stock)
     accelerate(fast)
-    assert_same(stock, fast, *batch((32, 40), classes=2))
+    assert_same(stock, fast, *batch((32, 40), classes=2), FLOAT32)
 
 
 def test_reverting_leaves_the_stock_model():
@@ -104,9 +108,10 @@ def test_a_copy_of_an_accelerated_model_is_its_own():
     with torch.no_grad():
         clone.decode_head.conv_seg.weight.zero_()
     images, samples = batch((32, 32))
-    assert clone.loss(images, samples)["decode.loss_ce"] != model.loss(images, samples)[
-        "decode.loss_ce"
-    ]
+    assert (
+        clone.loss(images, samples)["decode.loss_ce"]
+        != model.loss(images, samples)["decode.loss_ce"]
+    )
 
 
 def test_the_report_says_what_was_left_and_why():
@@ -130,7 +135,7 @@ def test_the_report_says_what_was_left_and_why():
 def test_bad_arguments_are_named():
     with pytest.raises(TypeError, match="model must be"):
         accelerate("model")
-    with pytest.raises(ValueError, match="switches.*loses"):
+    with pytest.raises(ValueError, match=r"switches.*loses"):
         accelerate(torch.nn.Linear(1, 1), loses=True)
     with pytest.raises(TypeError, match="losses must be"):
         accelerate(torch.nn.Linear(1, 1), losses=1)

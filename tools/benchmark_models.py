@@ -1,13 +1,13 @@
 """Compare whole models, not backbones: a training step and a prediction of UPerNet.
 
     python tools/benchmark_models.py --csv results.csv --plot results.png
-    python tools/benchmark_models.py --tasks T16train T1predict --ways mmseg "SwinBackbone, accelerated"
+    python tools/benchmark_models.py --tasks T16train T1predict --ways mmseg transformers
     python tools/benchmark_models.py --profile T16train
 
 mmseg's model with its own backbone, with ours, each stock and accelerated, mmseg's under
-``torch.compile``, and transformers' UperNet: random weights and images, 150 classes, bfloat16 autocast on a GPU,
-AdamW. A task is an architecture's first letter, the batch and what is done. In each round every
-way has a turn; medians are reported. What fails is a row with the reason.
+``torch.compile``, and transformers' UperNet: random weights and images, 150 classes, AdamW, and
+bfloat16 autocast on a GPU. A task is an architecture's first letter, the batch and what is done.
+In each round every way has a turn; medians are reported. What fails is a row with the reason.
 """
 
 from __future__ import annotations

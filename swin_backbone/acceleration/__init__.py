@@ -1,13 +1,13 @@
 """Make whole models faster in place: same parameters, same names, same losses.
 
-Each file of this package that holds a ``Rewrite`` is one idea: what it finds, why not, what it does.
+Each file that holds a ``Rewrite`` is one idea: what it finds, why not, what it does.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from . import channels_last, mmseg_losses, mmseg_predictions, mmseg_resizes
+from . import channels_last, mmseg_losses, mmseg_predictions, mmseg_resizes, mmseg_tta
 from .report import Report, Row
 from .rewrite import Rewrite
 
@@ -17,6 +17,7 @@ __all__ = ["REWRITES", "Report", "Rewrite", "Row", "accelerate"]
 REWRITES = (
     mmseg_losses.REWRITE,
     mmseg_predictions.REWRITE,
+    mmseg_tta.REWRITE,
     mmseg_resizes.REWRITE,
     channels_last.REWRITE,
 )
@@ -63,7 +64,7 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
 
 
 def _check(switches: dict[str, bool]) -> None:
-    known = [rewrite.name for rewrite in REWRITES]
+    known = list(dict.fromkeys(rewrite.name for rewrite in REWRITES))
     for name, value in switches.items():
         if name not in known:
             raise ValueError(f"accelerate has the switches {', '.join(known)}, got {name!r}")

@@ -12,7 +12,10 @@ from .rewrite import Rewrite, Undo
 
 
 def finds(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d and min(module.kernel_size) >= 1
+    if type(module) is not nn.Conv2d:
+        return False
+    # Patch embeddings are products of patches, and kernels read their weights as these lie.
+    return module.kernel_size != module.stride or module.kernel_size == (1, 1)
 
 
 def why_not(convolution: nn.Module) -> str | None:

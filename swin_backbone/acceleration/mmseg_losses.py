@@ -102,7 +102,7 @@ class _Scores:
             self.labels,
             align_corners=self.align_corners,
             ignore_index=self.ignore_index,
-            class_weight=_class_weight(loss, self.logits.device),
+            class_weight=_class_weight(loss, self.logits),
             pixel_weight=weight,
             reduction=loss.reduction,
             avg_non_ignore=loss.avg_non_ignore,
@@ -131,20 +131,22 @@ def _takes_scores(loss: nn.Module) -> bool:
     module = sys.modules.get("mmseg.models.losses.cross_entropy_loss")
     if module is None or type(loss) is not module.CrossEntropyLoss or loss.use_mask:
         return False
-    watched = "forward" in loss.__dict__ or loss._forward_hooks or loss._forward_pre_hooks
-    return not watched and loss.reduction in ("mean", "sum", "none")
+    if "forward" in loss.__dict__ or loss._forward_hooks or loss._forward_pre_hooks:
+        return False
+    if loss.use_sigmoid:  # without reduction a loss of each class; weights are mmseg's to refuse
+        return loss.class_weight is None and loss.reduction in ("mean", "sum")
+    return loss.reduction in ("mean", "sum", "none")
 
 
-def _class_weight(loss: nn.Module, device: torch.device) -> Tensor | None:
-    """The loss's weights of classes, float32, moved to the device once."""
+def _class_weight(loss: nn.Module, logits: Tensor) -> Tensor | None:
+    """The loss's weights of classes, at least float32, moved to the scores' device once."""
     if loss.class_weight is None:
         return None
-    kept = loss.__dict__.setdefault("_class_weights_by_device", {})
-    if device not in kept:
-        kept[device] = torch.tensor(loss.class_weight, dtype=torch.float32, device=device)
-    return kept[device]
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    kept = loss.__dict__.setdefault("_class_weights", {})
+    if (dtype, logits.device) not in kept:
+        kept[dtype, logits.device] = logits.new_tensor(loss.class_weight, dtype=dtype)
+    return kept[dtype, logits.device]
 
 
-REWRITE = Rewrite(
-    "losses", "cross entropy from the head's own scores", finds, why_not, apply
-)
+REWRITE = Rewrite("losses", "cross entropy from the head's own scores", finds, why_not, apply)

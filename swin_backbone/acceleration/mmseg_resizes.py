@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ..ops import resize_bilinear
 from .rewrite import Rewrite, Undo, replace_methods, with_globals
 
+#: Methods that other rewrites replace: what they resize is scores, not feature maps.
+NOT_FEATURES = ("loss_by_feat", "predict_by_feat")
+
 
 def _stock_resize():
     module = sys.modules.get("mmseg.models.utils.wrappers")
@@ -44,11 +47,11 @@ def _callers(module: nn.Module) -> dict[str, FunctionType]:
     for kind in reversed(type(module).__mro__):
         for name, function in vars(kind).items():
             found.pop(name, None)  # a subclass's own comes instead
-            if not isinstance(function, FunctionType) or name == "loss_by_feat":
+            if not isinstance(function, FunctionType) or name in NOT_FEATURES:
                 continue
-            if "resize" in function.__code__.co_names:
-                if function.__globals__.get("resize") is stock:
-                    found[name] = function
+            calls = "resize" in function.__code__.co_names
+            if calls and function.__globals__.get("resize") is stock:
+                found[name] = function
     return found
 
 
@@ -63,8 +66,7 @@ def why_not(module: nn.Module) -> str | None:
 
 def apply(module: nn.Module) -> Undo:
     methods = {
-        name: with_globals(function, resize=resize)
-        for name, function in _callers(module).items()
+        name: with_globals(function, resize=resize) for name, function in _callers(module).items()
     }
     return replace_methods(module, methods)
 

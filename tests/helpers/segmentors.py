@@ -1,6 +1,7 @@
 """Small segmentors of mmseg with each of its usual heads, and batches for them."""
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 
 CHANNELS = [8, 16, 32, 64]
@@ -74,7 +75,7 @@ HEADS = {
         )
     ],
     "Segformer": [_head("SegformerHead", **ALL)],
-    "OCR": [FCN, _head("OCRHead", in_channels=64, in_index=3, ocr_channels=8)],
+    "OCR": [FCN, _head("OCRHead", in_channels=32, in_index=2, ocr_channels=8)],
     "KNet": [_knet()],
 }
 
@@ -104,13 +105,15 @@ def segmentor(head="UPer", auxiliary=True, backbone="SwinBackbone", align_corner
             "drop_path_rate": 0.0,
         },
         "decode_head": heads if cascade else heads[0],
-        "auxiliary_head": {**FCN, "loss_decode": {**LOSS, "loss_weight": 0.4}} if auxiliary else None,
+        "auxiliary_head": {**FCN, "loss_decode": {**LOSS, "loss_weight": 0.4}}
+        if auxiliary
+        else None,
         "train_cfg": {},
         "test_cfg": {"mode": "whole"},
     }
     if cascade:
         config["num_stages"] = len(heads)
-    model = MODELS.build(config)
+    model = MODELS.build(ConfigDict(config))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():  # scores that differ, and norms that do something
         noise = torch.randn(parameter.shape, generator=generator)
