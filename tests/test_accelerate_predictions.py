@@ -119,7 +119,7 @@ def test_augmented_images(monkeypatch, mode):
         expected = tta.eval().test_step(copy.deepcopy(data))[0]
         found = fast.test_step(copy.deepcopy(data))[0]
     labels, own = expected.pred_sem_seg.data, found.pred_sem_seg.data
-    assert own.shape == labels.shape == (35, 44)
+    assert own.shape == labels.shape == (1, 35, 44)
     assert (own != labels).float().mean() < 2e-3  # ties within float32's rounding
     assert torch.equal(found.gt_sem_seg.data, expected.gt_sem_seg.data)
     assert found.metainfo["img_path"] == "x.png"

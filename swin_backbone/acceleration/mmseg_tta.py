@@ -35,7 +35,7 @@ def apply(tta: nn.Module) -> Undo:
 
 
 def test_step(tta: nn.Module, data: dict) -> list:
-    """``SegTTAModel.test_step``: data samples with ``pred_sem_seg`` (H, W).
+    """``SegTTAModel.test_step``: data samples with ``pred_sem_seg`` (1, H, W).
 
     Args:
         tta: the model, around a segmentor.
