@@ -72,6 +72,7 @@ class Runner:
 
 def build_upernet(arch: str, backbone: str) -> nn.Module:
     """mmseg's UPerNet as its Swin configs have it, with random weights."""
+    from mmengine.config import ConfigDict
     from mmseg.registry import MODELS
     from mmseg.utils import register_all_modules
 
@@ -84,7 +85,7 @@ def build_upernet(arch: str, backbone: str) -> nn.Module:
         "align_corners": False,
         "dropout_ratio": 0.1,
     }
-    return MODELS.build(
+    config = ConfigDict(
         {
             "type": "EncoderDecoder",
             "data_preprocessor": {"type": "SegDataPreProcessor"},
@@ -119,6 +120,7 @@ def build_upernet(arch: str, backbone: str) -> nn.Module:
             "test_cfg": {"mode": "whole"},
         }
     )
+    return MODELS.build(config)
 
 
 def draw_samples(task: Task, device: str) -> list:
