@@ -68,3 +68,60 @@ def _source(samples: int, positions: int, align_corners: bool, dtype: torch.dtyp
         return place * (steps if positions > 1 else 0)
     scale = torch.tensor(samples, dtype=dtype) / positions
     return ((place + 0.5) * scale - 0.5).clamp(min=0)
+
+
+class Taps(NamedTuple):
+    """One axis of two bilinear resizes, one after the other, as one step.
+
+    Attributes:
+        samples: (taps, N) int32; which samples each of ``N`` positions mixes.
+        weights: (taps, N), what each counts.
+    """
+
+    samples: Tensor
+    weights: Tensor
+
+
+@lru_cache(maxsize=256)
+def taps(
+    samples: int,
+    size: int,
+    before: int,
+    after: int,
+    flipped: bool,
+    positions: int,
+    align_corners: bool,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Taps:
+    """Resize to ``size``, cut off some of both ends, turn round, and resize to ``positions``.
+
+    Two taps where the second resize changes nothing, else four.
+
+    Args:
+        samples: that there are.
+        size: of the first resize.
+        before: positions that are cut off at the beginning.
+        after: and at the end.
+        flipped: whether what is left is turned round.
+        positions: of the second resize.
+        align_corners: of both.
+        device: of the tables.
+        dtype: float32 or float64.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        length = size - before - after
+        first, second = (
+            axis(*sizes, align_corners, dtype) for sizes in ((samples, size), (length, positions))
+        )
+        middle = second.lower.long()
+        parts = [(middle, 1 - second.weight)]
+        if length != positions:
+            parts.append(((middle + 1).clamp(max=length - 1), second.weight))
+        places, weights = [], []
+        for place, weight in parts:
+            place = before + (length - 1 - place if flipped else place)
+            lower, upper_weight = first.lower.long()[place], first.weight[place]
+            places += [lower, (lower + 1).clamp(max=samples - 1)]
+            weights += [weight * (1 - upper_weight), weight * upper_weight]
+        return Taps(torch.stack(places).int().to(device), torch.stack(weights).to(device))

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from . import fused
+from .backends.triton import DTYPES, MAX_ELEMENTS, why_not_device
+from .resampling import Axis, axis
+
+#: Images of a batch that kernels take: the most programs along an axis of their grid.
+MAX_IMAGES = 65535
+IMPLEMENTATIONS = ("auto", "reference", "tiled", "triton")
 
 
 def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
@@ -26,7 +35,42 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool = Fals
         TypeError: for another dtype.
     """
     check(x, size)
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=bool(align_corners))
+    height, width = map(int, size)
+    if not x.is_cuda or len(x) == 0:  # where PyTorch's own gathers, too
+        return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
+    if why_not_kernels(x) is None and height * width <= MAX_ELEMENTS:
+        return fused.resize.resize(fused.resize.as_read(x), height, width, align_corners)
+    return by_products(x, height, width, align_corners)
+
+
+def by_products(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    """The same as products with two matrices, whose gradients add up in a fixed order too."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows, columns = (
+        mixing(axis(samples, positions, align_corners, dtype, x.device), samples)
+        for samples, positions in zip(x.shape[2:], (height, width), strict=True)
+    )
+    return (rows @ x.to(dtype) @ columns.T).to(x.dtype)
+
+
+def mixing(table: Axis, samples: int) -> Tensor:
+    """(positions, samples), which part of each position each sample is."""
+    number = torch.arange(samples, device=table.weight.device)
+    distance, weight = number - table.lower[:, None], table.weight[:, None]
+    return (distance == 0) * (1 - weight) + (distance == 1) * weight
+
+
+def why_not_kernels(x: Tensor) -> str | None:
+    """Why kernels cannot read (B, C, h, w), or ``None`` if they can."""
+    reason = why_not_device(x)
+    if reason is not None:
+        return reason
+    if x.dtype not in DTYPES:
+        return f"computes in {', '.join(map(str, DTYPES))}, got {x.dtype}"
+    if x.shape[1:].numel() > MAX_ELEMENTS or len(x) > MAX_IMAGES:
+        shape = tuple(x.shape)
+        return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
+    return None if len(x) else "there are no images"
 
 
 def check(x: Tensor, size: tuple[int, int]) -> None:
@@ -37,3 +81,20 @@ def check(x: Tensor, size: tuple[int, int]) -> None:
         raise TypeError(f"x must be floating point, got {x.dtype}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be two numbers from 1, got {tuple(size)}")
+
+
+def chosen_impl(impl: str, logits: Tensor) -> str:
+    """The implementation for scores (B, K, h, w) that is asked for.
+
+    Raises:
+        ValueError: for one that there is not, or that cannot run.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    if impl == "auto":
+        return "triton" if logits.is_cuda and why_not_kernels(logits) is None else "tiled"
+    if impl == "triton":
+        reason = why_not_kernels(logits)
+        if reason is not None:
+            raise ValueError(f"impl 'triton' cannot run: {reason}")
+    return impl

@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import fused
+from .resize import chosen_impl
+from .symbolic import is_exporting
+
 #: By the name that mmseg gives a flip, the axis of (B, K, H, W) that it turns round.
 FLIPS = {"horizontal": 3, "vertical": 2}
 
@@ -105,7 +109,28 @@ def resized_argmax(
     """
     geometry = geometry.checked()
     check(logits, threshold)
+    impl = "reference" if is_exporting() and impl == "auto" else chosen_impl(impl, logits)
+    if impl == "triton":
+        return _by_kernel(logits, geometry, threshold, with_scores)
     return classes_of(resized_scores(logits, geometry), threshold, with_scores)
+
+
+def _by_kernel(logits, geometry: Geometry, threshold, with_scores: bool) -> ClassMap:
+    single = threshold is not None
+    left, right, top, bottom = geometry.padding
+    steps = zip(
+        geometry.size, ((top, bottom), (left, right)), ("vertical", "horizontal"), geometry.final,
+        strict=True,
+    )  # fmt: skip
+    rows, columns = (
+        [size, *ends, int(geometry.flip == flip), final] for size, ends, flip, final in steps
+    )
+    classes, scores = fused.resized_argmax.classes_of(
+        logits.detach().contiguous(), rows, columns, geometry.align_corners, with_scores or single
+    )
+    if single:
+        return classes_of(scores.unsqueeze(1), threshold, with_scores)
+    return ClassMap(classes, scores if with_scores else None)
 
 
 def resized_scores(logits: Tensor, geometry: Geometry) -> Tensor:

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import fused
 from . import resized_losses_reference as reference
-from .resized_losses_terms import Terms
-
-#: Added to what a mean divides by, as mmseg does, so that no label at all gives zero.
-EPSILON = torch.finfo(torch.float32).eps
-REDUCTIONS = ("mean", "sum", "none")
+from . import resized_losses_tiled as tiled
+from .resize import chosen_impl
+from .resized_losses_terms import Mean, Terms
 
 
 class ResizedLoss(NamedTuple):
@@ -44,7 +43,7 @@ def resized_cross_entropy(
     pixel_weight: Tensor | None = None,
     reduction: str = "mean",
     avg_non_ignore: bool = False,
-    avg_factor: float | None = None,
+    avg_factor: float | Tensor | None = None,
     impl: str = "auto",
 ) -> ResizedLoss:
     """Cross entropy of scores resized bilinearly to the labels.
@@ -78,11 +77,8 @@ def resized_cross_entropy(
         bool(align_corners), ignore_index, class_weight, pixel_weight, float(label_smoothing),
         False, logits.shape[1] if logits.dim() == 4 else 0,
     )  # fmt: skip
-    check(logits, labels, terms, reduction, avg_factor)
-    loss, correct = reference.softmax_loss(logits, labels, terms)
-    return ResizedLoss(
-        reduced(loss, labels, terms, 1, reduction, avg_non_ignore, avg_factor), correct
-    )
+    mean = Mean(reduction, avg_non_ignore, avg_factor)
+    return _loss(logits, labels, terms, mean, impl)
 
 
 def resized_binary_cross_entropy(
@@ -95,7 +91,7 @@ def resized_binary_cross_entropy(
     pixel_weight: Tensor | None = None,
     reduction: str = "mean",
     avg_non_ignore: bool = False,
-    avg_factor: float | None = None,
+    avg_factor: float | Tensor | None = None,
     impl: str = "auto",
 ) -> ResizedLoss:
     """Binary cross entropy of each class, of scores resized bilinearly to the labels.
@@ -116,42 +112,52 @@ def resized_binary_cross_entropy(
         ValueError: as :func:`resized_cross_entropy`.
         TypeError: likewise.
     """
-    classes = logits.shape[1] if logits.dim() == 4 else 0
     terms = Terms(
-        bool(align_corners), ignore_index, class_weight, pixel_weight, 0.0, True, max(classes, 2)
-    )
-    check(logits, labels, terms, reduction, avg_factor)
-    loss, correct = reference.sigmoid_loss(logits, labels, terms)
-    return ResizedLoss(
-        reduced(loss, labels, terms, classes, reduction, avg_non_ignore, avg_factor), correct
-    )
+        bool(align_corners), ignore_index, class_weight, pixel_weight, 0.0, True,
+        logits.shape[1] if logits.dim() == 4 else 0,
+    )  # fmt: skip
+    return _loss(logits, labels, terms, Mean(reduction, avg_non_ignore, avg_factor), impl)
 
 
-def reduced(loss, labels, terms: Terms, terms_each: int, reduction, avg_non_ignore, avg_factor):
-    """A loss of each pixel, (B, H, W), reduced.
-
-    Args:
-        terms_each: summands that a pixel's loss is the sum of, which a mean divides by too.
-    """
-    if reduction == "none":
-        return loss
-    total = loss.sum()
-    if reduction == "sum":
-        return total
-    if avg_factor is not None:
-        return total / (avg_factor + EPSILON)
-    counted = terms.counted(labels)
-    if terms.class_weight is not None and not terms.sigmoid:
-        weight = terms.class_weight.to(loss.dtype)
-        known = counted & reference.is_class(labels, weight[None])
-        own = weight[torch.where(known, labels, 0).long()]
-        return total / (torch.where(known, own, 0).sum() + EPSILON)
-    if avg_non_ignore:
-        return total / (counted.sum(dtype=loss.dtype) * terms_each + EPSILON)
-    return total / (labels.numel() * terms_each + (0 if terms.sigmoid else EPSILON))
+def _loss(logits: Tensor, labels: Tensor, terms: Terms, mean: Mean, impl: str) -> ResizedLoss:
+    """Either loss, by the implementation that is asked for."""
+    check(logits, labels, terms, mean)
+    run = IMPLEMENTATIONS[chosen_impl(impl, logits)]
+    return ResizedLoss(*run(logits, labels, terms, mean))
 
 
-def check(logits: Tensor, labels: Tensor, terms: Terms, reduction: str, avg_factor) -> None:
+def _in_torch(pixel_losses):
+    def run(logits, labels, terms: Terms, mean: Mean) -> tuple[Tensor, Tensor]:
+        loss, correct = pixel_losses(logits, labels, terms)
+        return mean.of(loss, labels, terms), correct
+
+    return run
+
+
+def _in_kernels(logits, labels, terms: Terms, mean: Mean) -> tuple[Tensor, Tensor]:
+    class_weight = terms.class_weight
+    if class_weight is None and terms.label_smoothing:
+        class_weight = torch.ones(terms.classes, device=logits.device)
+    as_read = lambda x: None if x is None else x.contiguous()  # noqa: E731
+    divisor, per_pixel = mean.divisor(labels, terms)
+    by_tensor = isinstance(divisor, Tensor)
+    loss, correct, *_ = fused.resized_losses.resized_loss(
+        logits.contiguous(), labels.contiguous(), as_read(class_weight),
+        as_read(terms.pixel_weight), terms.align_corners, terms.ignore_index,
+        terms.label_smoothing, terms.sigmoid, mean.reduction == "none",
+        1.0 if by_tensor else divisor, per_pixel,
+    )  # fmt: skip
+    return loss / divisor if by_tensor else loss, correct
+
+
+IMPLEMENTATIONS = {
+    "reference": _in_torch(reference.pixel_losses),
+    "tiled": _in_torch(tiled.pixel_losses),
+    "triton": _in_kernels,
+}
+
+
+def check(logits: Tensor, labels: Tensor, terms: Terms, mean: Mean) -> None:
     """Raise what the losses say of arguments that do not fit."""
     if logits.dim() != 4 or 0 in logits.shape[1:]:
         raise ValueError(
@@ -170,10 +176,7 @@ def check(logits: Tensor, labels: Tensor, terms: Terms, reduction: str, avg_fact
     _check_weight("pixel_weight", terms.pixel_weight, labels.shape)
     if not 0 <= terms.label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1, got {terms.label_smoothing}")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if reduction == "sum" and avg_factor is not None:
-        raise ValueError(f"avg_factor must be None with reduction='sum', got {avg_factor}")
+    mean.check()
     _check_labels(labels, terms)
 
 
@@ -190,10 +193,10 @@ def _check_labels(labels: Tensor, terms: Terms) -> None:
     """Not where it would make the host wait for a GPU."""
     if labels.is_cuda or torch.compiler.is_compiling() or labels.numel() == 0:
         return
-    wrong = labels[terms.counted(labels) & ((labels < 0) | (labels >= terms.classes))]
+    wrong = labels[terms.counted(labels) & ~reference.is_class(labels, terms.labels)]
     if len(wrong):
         raise ValueError(
-            f"labels must be from 0 to {terms.classes - 1}, or ignore_index "
+            f"labels must be from 0 to {terms.labels - 1}, or ignore_index "
             f"({terms.ignore_index}), got {wrong[0].item()}"
         )
 
@@ -213,5 +216,5 @@ def count_correct(scores: Tensor, labels: Tensor, ignore_index: int = -100) -> T
         () int64, on the device of ``scores``.
     """
     labels = labels.long()
-    counted = (labels != ignore_index) & reference.is_class(labels, scores)
+    counted = (labels != ignore_index) & reference.is_class(labels, scores.shape[1])
     return reference.count_best(scores, labels, counted)

@@ -9,6 +9,11 @@ from torch import Tensor
 from .resized_losses_terms import Terms
 
 
+def pixel_losses(logits: Tensor, labels: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
+    """:func:`sigmoid_loss` or :func:`softmax_loss`, as ``terms`` say."""
+    return (sigmoid_loss if terms.sigmoid else softmax_loss)(logits, labels, terms)
+
+
 def softmax_loss(logits: Tensor, labels: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
     """Cross entropy of each pixel, and how many have their label's score as the best one.
 
@@ -22,7 +27,7 @@ def softmax_loss(logits: Tensor, labels: Tensor, terms: Terms) -> tuple[Tensor, 
         () int64.
     """
     scores, labels = resized(logits, labels, terms), labels.long()
-    counted, known = terms.counted(labels), is_class(labels, scores)
+    counted, known = terms.counted(labels), is_class(labels, scores.shape[1])
     loss = F.cross_entropy(
         scores,
         torch.where(counted & known, labels, terms.ignore_index),
@@ -42,7 +47,7 @@ def sigmoid_loss(logits: Tensor, labels: Tensor, terms: Terms) -> tuple[Tensor, 
     absent where it is 0.
     """
     scores, labels = resized(logits, labels, terms), labels.long()
-    counted, known = terms.counted(labels), is_class(labels, scores, terms.classes)
+    counted, known = terms.counted(labels), is_class(labels, terms.labels)
     classes = torch.arange(scores.shape[1], device=labels.device)
     if scores.shape[1] == 1:
         classes = classes + 1
@@ -54,7 +59,7 @@ def sigmoid_loss(logits: Tensor, labels: Tensor, terms: Terms) -> tuple[Tensor, 
     ).sum(1)  # fmt: skip
     loss = torch.where(counted, loss, torch.zeros_like(loss))
     loss = terms.weighted(torch.where(counted & ~known, torch.nan, loss))
-    return loss, count_best(scores, labels, counted & is_class(labels, scores))
+    return loss, count_best(scores, labels, counted & is_class(labels, scores.shape[1]))
 
 
 def resized(logits: Tensor, labels: Tensor, terms: Terms) -> Tensor:
@@ -73,9 +78,9 @@ def as_dtype(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if x is None else x.to(dtype)
 
 
-def is_class(labels: Tensor, scores: Tensor, classes: int | None = None) -> Tensor:
-    """Where labels name one of the classes of ``scores``, or of ``classes``."""
-    return (labels >= 0) & (labels < (scores.shape[1] if classes is None else classes))
+def is_class(labels: Tensor, classes: int) -> Tensor:
+    """Where labels name one of so many classes."""
+    return (labels >= 0) & (labels < classes)
 
 
 def count_best(scores: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
