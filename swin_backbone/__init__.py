@@ -4,6 +4,7 @@ from .openmmlab import prepare_openmmlab, register_plugins
 
 prepare_openmmlab()  # says what to install, before anything else can fail
 
+from .acceleration import accelerate  # noqa: E402
 from .backbone import SwinBackbone  # noqa: E402
 from .checkpoints import list_checkpoints  # noqa: E402
 from .creation import create  # noqa: E402
@@ -12,4 +13,11 @@ from .version import __version__  # noqa: E402
 
 register_plugins()
 
-__all__ = ["SwinBackbone", "__version__", "create", "list_architectures", "list_checkpoints"]
+__all__ = [
+    "SwinBackbone",
+    "__version__",
+    "accelerate",
+    "create",
+    "list_architectures",
+    "list_checkpoints",
+]

@@ -16,6 +16,7 @@ def prepare_openmmlab() -> None:
 def register_plugins() -> None:
     """Register hooks and constructors with mmengine, and form an optimizer's groups as stock."""
     from . import (  # noqa: F401
+        accelerate_hook,
         atomic_checkpoints,
         classifiers,
         cpu_distributed,

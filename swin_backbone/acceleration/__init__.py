@@ -1,0 +1,72 @@
+"""Make whole models faster in place: same parameters, same names, same losses.
+
+Each file that holds a ``Rewrite`` is one idea: what it finds, why not, what it does.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from . import channels_last, mmseg_losses, mmseg_predictions, mmseg_resizes, mmseg_tta
+from .report import Report, Row
+from .rewrite import Rewrite
+
+__all__ = ["REWRITES", "Report", "Rewrite", "Row", "accelerate"]
+
+#: In the order in which they are applied.
+REWRITES = (
+    mmseg_losses.REWRITE,
+    mmseg_predictions.REWRITE,
+    mmseg_tta.REWRITE,
+    mmseg_resizes.REWRITE,
+    channels_last.REWRITE,
+)
+
+
+def accelerate(model: nn.Module, **switches: bool) -> Report:
+    """Replace what a model computes by faster ways to the same results, where it is known how.
+
+        report = swin_backbone.accelerate(model)
+        print(report)        # what was replaced, what was not and why
+        report.revert()
+
+    Parameters, buffers, their names, ``state_dict`` and hooks stay as they are. Only methods of
+    the model's own modules are replaced, never those of a class. Works before or after the model
+    is moved, cast or wrapped for distributed training. What is accelerated already stays so.
+
+    Args:
+        model: any module; what is not known in it stays as it is.
+        switches: for each rewrite, by its name in :data:`REWRITES`, whether to use it. All are
+            used unless set to ``False``.
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: if ``model`` is no module, or a switch is no bool.
+        ValueError: if a switch has the name of no rewrite.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    _check(switches)
+    rows, undos = [], []
+    for rewrite in REWRITES:
+        if not switches.get(rewrite.name, True):
+            continue
+        for name, module in model.named_modules():
+            if rewrite.finds(module):
+                reason = rewrite.why_not(module)
+                what = "" if reason else rewrite.what
+                rows.append(Row(rewrite.name, (name,), type(module).__name__, what, reason or ""))
+                if reason is None:
+                    undos.append(rewrite.apply(module))
+    return Report(rows, undos)
+
+
+def _check(switches: dict[str, bool]) -> None:
+    known = list(dict.fromkeys(rewrite.name for rewrite in REWRITES))
+    for name, value in switches.items():
+        if name not in known:
+            raise ValueError(f"accelerate has the switches {', '.join(known)}, got {name!r}")
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")

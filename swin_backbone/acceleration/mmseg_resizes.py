@@ -1,0 +1,74 @@
+"""Bilinear resizing of feature maps in mmseg's heads and necks, with a gradient that gathers.
+
+mmseg's modules call one function, ``resize``. A module whose methods call it gets copies of these
+methods that find :func:`resize` of this file under that name.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FunctionType
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import resize_bilinear
+from .rewrite import Rewrite, Undo, replace_methods, with_globals
+
+#: Methods that other rewrites replace: what they resize is scores, not feature maps.
+NOT_FEATURES = ("loss_by_feat", "predict_by_feat")
+
+
+def _stock_resize():
+    module = sys.modules.get("mmseg.models.utils.wrappers")
+    return None if module is None else module.resize
+
+
+def resize(
+    input: Tensor,
+    size=None,
+    scale_factor=None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    warning: bool = True,
+) -> Tensor:
+    """mmseg's ``resize``; without its advice on sizes, which it has given for the stock model."""
+    if mode == "bilinear" and size is not None and input.dim() == 4:
+        return resize_bilinear(input, size, align_corners=bool(align_corners))
+    return F.interpolate(input, size, scale_factor, mode, align_corners)
+
+
+def _callers(module: nn.Module) -> dict[str, FunctionType]:
+    """The methods of a module's class that call mmseg's ``resize``."""
+    stock = _stock_resize()
+    found: dict[str, FunctionType] = {}
+    if stock is None:
+        return found
+    for kind in reversed(type(module).__mro__):
+        for name, function in vars(kind).items():
+            found.pop(name, None)  # a subclass's own comes instead
+            if not isinstance(function, FunctionType) or name in NOT_FEATURES:
+                continue
+            calls = "resize" in function.__code__.co_names
+            if calls and function.__globals__.get("resize") is stock:
+                found[name] = function
+    return found
+
+
+def finds(module: nn.Module) -> bool:
+    return bool(_callers(module))
+
+
+def why_not(module: nn.Module) -> str | None:
+    replaced = [name for name in _callers(module) if name in module.__dict__]
+    return f"its {', '.join(replaced)} was replaced" if replaced else None
+
+
+def apply(module: nn.Module) -> Undo:
+    methods = {
+        name: with_globals(function, resize=resize) for name, function in _callers(module).items()
+    }
+    return replace_methods(module, methods)
+
+
+REWRITE = Rewrite("resizes", "resizing whose gradient gathers", finds, why_not, apply)

@@ -1,0 +1,75 @@
+"""What a rewrite is: it finds modules, says why one cannot be rewritten, and rewrites one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FunctionType, MethodType
+
+from torch import nn
+
+#: Takes back what a rewrite did.
+Undo = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One way to make models faster. Parameters, buffers and their names stay as they are.
+
+    Attributes:
+        name: its switch in :func:`swin_backbone.accelerate`.
+        what: what it puts in place, in a few words, for the report.
+        finds: whether a module is of the kind that it is about.
+        why_not: why this module is left alone, or ``None`` if it is rewritten.
+        apply: rewrites a module and returns what takes it back.
+    """
+
+    name: str
+    what: str
+    finds: Callable[[nn.Module], bool]
+    why_not: Callable[[nn.Module], str | None]
+    apply: Callable[[nn.Module], Undo]
+
+
+def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:
+    """Give one module other methods; its class and all other modules keep theirs.
+
+    A copy of the module (``copy.deepcopy``) has the same methods, bound to itself.
+
+    Args:
+        module: the module.
+        functions: by the name of the method, what takes its place; the first argument is the
+            module.
+    """
+    for name, function in functions.items():
+        module.__dict__[name] = MethodType(function, module)
+
+    def undo() -> None:
+        for name, function in functions.items():
+            if getattr(module.__dict__.get(name), "__func__", None) is function:
+                del module.__dict__[name]
+
+    return undo
+
+
+def with_globals(function: FunctionType, **others: object) -> FunctionType:
+    """The same function, which finds other objects under some of its global names."""
+    changed = FunctionType(
+        function.__code__,
+        {**function.__globals__, **others},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    changed.__kwdefaults__ = function.__kwdefaults__
+    changed.__doc__ = function.__doc__
+    return changed
+
+
+def own_method(module: nn.Module, name: str, stock: type) -> str | None:
+    """Why a method is not the one that ``stock`` defines, or ``None`` if it is."""
+    if name in module.__dict__:
+        return f"its {name} was replaced"
+    if getattr(type(module), name, None) is not getattr(stock, name):
+        return f"{type(module).__name__} has a {name} of its own"
+    return None

@@ -1,0 +1,241 @@
+"""Whole segmentors: one UPerNet, each way of running it that a user can choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from swin_backbone import accelerate
+from swin_backbone.arguments import ARCHITECTURES
+
+CLASSES = 150
+#: Labels are constant in squares of so many pixels, as objects make them.
+LABEL_SQUARE = 32
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured.
+
+    Args:
+        arch: name of the architecture.
+        batch: images at a time.
+        mode: ``'train'``: forward, losses, backward, a step of AdamW; ``'predict'``: class maps.
+        size: rows and columns of the images, in pixels.
+    """
+
+    arch: str
+    batch: int
+    mode: str
+    size: tuple[int, int] = (512, 512)
+
+    @property
+    def title(self) -> str:
+        rows, columns = self.size
+        return f"UPerNet Swin-{self.arch[0].upper()} {rows}x{columns} b{self.batch} {self.mode}"
+
+
+@dataclass
+class Runner:
+    """One way of running a task, ready to be timed.
+
+    Attributes:
+        name: of the way.
+        model: what runs.
+        images: what it gets.
+        step: one call.
+        samples: seconds of the timed calls.
+        reason: why there is no measurement.
+        peak_bytes: of memory on a GPU.
+    """
+
+    name: str
+    model: nn.Module
+    images: Tensor
+    step: Step
+    calls: int = 1
+    in_a_row: bool = True
+    samples: list[float] = field(default_factory=list)
+    reason: str | None = None
+    peak_bytes: int | None = None
+
+    def fail(self, error: Exception) -> None:
+        self.reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+
+    def release(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+
+
+def build_upernet(arch: str, backbone: str) -> nn.Module:
+    """mmseg's UPerNet as its Swin configs have it, with random weights."""
+    from mmengine.config import ConfigDict
+    from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+    register_all_modules(init_default_scope=True)
+    embed_dims, depths, num_heads = ARCHITECTURES[arch]
+    channels = [embed_dims * 2**stage for stage in range(4)]
+    head = {
+        "num_classes": CLASSES,
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "align_corners": False,
+        "dropout_ratio": 0.1,
+    }
+    config = ConfigDict(
+        {
+            "type": "EncoderDecoder",
+            "data_preprocessor": {"type": "SegDataPreProcessor"},
+            "backbone": {
+                "type": backbone,
+                "embed_dims": embed_dims,
+                "depths": depths,
+                "num_heads": num_heads,
+                "window_size": 7,
+                "drop_path_rate": 0.3,
+            },
+            "decode_head": {
+                "type": "UPerHead",
+                "in_channels": channels,
+                "in_index": [0, 1, 2, 3],
+                "pool_scales": (1, 2, 3, 6),
+                "channels": 512,
+                "loss_decode": {"type": "CrossEntropyLoss"},
+                **head,
+            },
+            "auxiliary_head": {
+                "type": "FCNHead",
+                "in_channels": channels[2],
+                "in_index": 2,
+                "channels": 256,
+                "num_convs": 1,
+                "concat_input": False,
+                "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 0.4},
+                **head,
+            },
+            "train_cfg": {},
+            "test_cfg": {"mode": "whole"},
+        }
+    )
+    return MODELS.build(config)
+
+
+def draw_samples(task: Task, device: str) -> list:
+    """Data samples with label maps that are constant in squares, and one in 20 is ignored."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    rows, columns = (-(-side // LABEL_SQUARE) for side in task.size)
+    samples = []
+    for _ in range(task.batch):
+        labels = torch.randint(CLASSES, (rows, columns), device=device)
+        labels[torch.rand(rows, columns, device=device) < 0.05] = 255
+        labels = labels.repeat_interleave(LABEL_SQUARE, 0).repeat_interleave(LABEL_SQUARE, 1)
+        sample = SegDataSample(
+            metainfo={"img_shape": task.size, "pad_shape": task.size, "ori_shape": task.size}
+        )
+        sample.gt_sem_seg = PixelData(data=labels[None, : task.size[0], : task.size[1]].clone())
+        samples.append(sample)
+    return samples
+
+
+def mmseg_runner(task: Task, device: str, name: str) -> Runner:
+    """A :class:`Runner` of mmseg's segmentor, one of :data:`WAYS`."""
+    backbone, is_fast, is_compiled = WAYS[name]
+    model = build_upernet(task.arch, backbone).to(device)
+    if is_fast:
+        accelerate(model)
+    images = torch.randn(task.batch, 3, *task.size, device=device)
+    samples = draw_samples(task, device)
+    if task.mode == "predict":
+        return Runner(name, model.eval(), images, _predict_step(model, images, samples, device))
+    loss = torch.compile(model.loss, dynamic=False) if is_compiled else model.loss
+
+    def losses() -> Tensor:
+        found = loss(images, samples)
+        return sum(value.mean() for key, value in found.items() if "loss" in key)
+
+    return Runner(name, model.train(), images, _train_step(model, losses, device))
+
+
+def transformers_runner(task: Task, device: str, name: str) -> Runner:
+    """transformers' UperNet, with the same channels, of the same task."""
+    from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    embed_dims, depths, num_heads = ARCHITECTURES[task.arch]
+    backbone = SwinConfig(
+        embed_dim=embed_dims,
+        depths=list(depths),
+        num_heads=list(num_heads),
+        window_size=7,
+        drop_path_rate=0.3,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = UperNetConfig(
+        backbone_config=backbone,
+        num_labels=CLASSES,
+        hidden_size=512,
+        auxiliary_in_channels=embed_dims * 4,
+        auxiliary_channels=256,
+    )
+    model = UperNetForSemanticSegmentation(config).to(device)
+    images = torch.randn(task.batch, 3, *task.size, device=device)
+    if task.mode == "predict":
+        return Runner(name, model.eval(), images, _labels_step(model, images, device))
+    labels = torch.stack([s.gt_sem_seg.data[0] for s in draw_samples(task, device)])
+
+    def losses() -> Tensor:
+        return model(pixel_values=images, labels=labels).loss
+
+    return Runner(name, model.train(), images, _train_step(model, losses, device))
+
+
+def _train_step(model: nn.Module, losses: Callable[[], Tensor], device: str) -> Step:
+    optimizer = torch.optim.AdamW(model.parameters(), 6e-5, fused=device == "cuda")
+
+    def step() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = losses()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def _predict_step(model: nn.Module, images: Tensor, samples: list, device: str) -> Step:
+    def step() -> list:
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return model.predict(images, [sample.clone() for sample in samples])
+
+    return step
+
+
+def _labels_step(model: nn.Module, images: Tensor, device: str) -> Step:
+    def step() -> Tensor:
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return model(pixel_values=images).logits.argmax(dim=1)
+
+    return step
+
+
+#: Backbone, whether the model is accelerated, and whether mmseg's ``loss`` is compiled.
+WAYS = {
+    "mmseg": ("SwinTransformer", False, False),
+    "mmseg, accelerated": ("SwinTransformer", True, False),
+    "mmseg, compiled": ("SwinTransformer", False, True),
+    "SwinBackbone": ("SwinBackbone", False, False),
+    "SwinBackbone, accelerated": ("SwinBackbone", True, False),
+}
+PEER = "transformers"
+NAMES = (*WAYS, PEER)
+
+
+def make_runner(name: str, task: Task, device: str) -> Runner:
+    """The way of that name, ready to run ``task``."""
+    make = transformers_runner if name == PEER else mmseg_runner
+    return make(task, device, name)
