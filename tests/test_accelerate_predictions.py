@@ -7,7 +7,8 @@ import torch
 from helpers.segmentors import HEADS, batch, segmentor
 
 from swin_backbone import accelerate
-from swin_backbone.acceleration import score_rows
+from swin_backbone.acceleration import mmseg_predictions
+from swin_backbone.ops import resized_bands
 
 
 def both(model, images, samples):
@@ -42,7 +43,7 @@ def test_whole_images(head):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 def test_padding_flips_and_windows(monkeypatch, mode, align_corners, padding, flip):
-    monkeypatch.setattr(score_rows, "BAND_BYTES", 4 * 5 * 61 * 7)  # bands of seven rows
+    monkeypatch.setattr(resized_bands, "BAND", 5 * 61 * 7)  # bands of seven rows
     model = segmentor(align_corners=align_corners).double()
     if mode == "slide":
         model.test_cfg.update(mode="slide", crop_size=(24, 20), stride=(15, 13))
@@ -93,12 +94,15 @@ def test_scores_are_kept_where_they_are_asked_for():
         assert model.eval().predict(images, samples)[0].seg_logits.data.shape == (5, 32, 40)
 
 
+@pytest.mark.filterwarnings("ignore:For binary segmentation")
+@pytest.mark.parametrize("classes", [5, 1])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_augmented_images(monkeypatch, mode):
+def test_augmented_images(monkeypatch, mode, classes):
     from mmseg.registry import MODELS
 
-    monkeypatch.setattr(score_rows, "BAND_BYTES", 4 * 5 * 48 * 5)
-    model = segmentor().double()
+    monkeypatch.setattr(resized_bands, "BAND", 5 * 48 * 5)
+    one = {"num_classes": 2, "out_channels": 1, "threshold": 0.6} if classes == 1 else {}
+    model = segmentor(auxiliary=False, **one).double()
     model.data_preprocessor.forward = lambda data, training: data  # the images are ready
     if mode == "slide":
         model.test_cfg.update(mode="slide", crop_size=(24, 20), stride=(15, 13))
@@ -126,19 +130,19 @@ def test_augmented_images(monkeypatch, mode):
 
 
 def test_windows_run_once_and_only_those_of_the_rows_at_hand_are_kept(monkeypatch):
-    monkeypatch.setattr(score_rows, "BAND_BYTES", 4 * 5 * 32 * 8)
+    monkeypatch.setattr(resized_bands, "BAND", 5 * 32 * 8)
     model = segmentor().double().eval()
     model.test_cfg.update(mode="slide", crop_size=(16, 16), stride=(16, 16))
     accelerate(model)
     rows_kept, windows = [], []
-    stock = score_rows.SlidScores.rows
+    stock = mmseg_predictions.SlidingWindows.__call__
 
-    def rows(scores, start, stop):
-        result = stock(scores, start, stop)
-        rows_kept.append(len(scores._kept))
-        return result
+    def call(sliding, rows):
+        found = stock(sliding, rows)
+        rows_kept.append(len(sliding.kept))
+        return found
 
-    monkeypatch.setattr(score_rows.SlidScores, "rows", rows)
+    monkeypatch.setattr(mmseg_predictions.SlidingWindows, "__call__", call)
     model.backbone.register_forward_pre_hook(lambda _, inputs: windows.append(len(inputs[0])))
     images, samples = batch((96, 32))
     with torch.no_grad():

@@ -2,8 +2,8 @@
 
 Stock segmentors resize K scores to the network's input, and again to the original image, and take
 the best. Here neither is written: see :func:`swin_backbone.ops.resized_argmax`, and for images seen
-in windows :mod:`.score_rows`. Data samples get ``pred_sem_seg``, and ``seg_logits`` only where
-``test_cfg`` has ``keep_logits=True``.
+in windows or several times :func:`swin_backbone.ops.merged_argmax`. Data samples get
+``pred_sem_seg``, and ``seg_logits`` only where ``test_cfg`` has ``keep_logits=True``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from ..ops import Geometry, resized_argmax
+from ..ops import Geometry, View, Window, merged_argmax, resized_argmax
 from .rewrite import Rewrite, Undo, own_method, replace_methods
-from .score_rows import SlidScores, View, WholeScores, bands
 
 METHODS = ("predict", "inference", "whole_inference", "slide_inference", "postprocess_result")
 #: Windows of an image that the network sees at a time.
@@ -98,16 +97,26 @@ def predict(model: nn.Module, inputs: Tensor, data_samples: list | None = None) 
 
 def class_maps(model: nn.Module, inputs: Tensor, data_samples: list | None) -> list[Tensor]:
     """(H, W) classes of each image; int64, or as the scores where there is one class."""
-    threshold = last_head(model).threshold if model.out_channels == 1 else None
     if model.test_cfg.get("mode", "whole") == "slide":
-        return [map_of_bands([view], threshold) for view in views(model, inputs, data_samples)]
+        return [merged(model, [view]) for view in views(model, inputs, data_samples)]
     logits, geometries = _whole(model, inputs, data_samples)
+    threshold = _threshold(model)
     if len(set(geometries)) == 1:  # as a rule: one call for all
         return _typed(resized_argmax(logits, geometries[0], threshold=threshold).classes, logits)
     return [
         _typed(resized_argmax(one[None], geometry, threshold=threshold).classes, logits)[0]
         for one, geometry in zip(logits, geometries, strict=True)
     ]
+
+
+def merged(model: nn.Module, views: list[View]) -> Tensor:
+    """(H, W) classes of one image, from one view of it or several."""
+    classes = merged_argmax(views, threshold=_threshold(model)).classes
+    return _typed(classes, views[0].example())[0]
+
+
+def _threshold(model: nn.Module) -> float | None:
+    return last_head(model).threshold if model.out_channels == 1 else None
 
 
 def _typed(classes: Tensor, logits: Tensor) -> list[Tensor]:
@@ -117,38 +126,14 @@ def _typed(classes: Tensor, logits: Tensor) -> list[Tensor]:
 
 def views(model: nn.Module, inputs: Tensor, data_samples: list | None) -> list[View]:
     """Each image's scores, whole or in windows as ``test_cfg`` says."""
-    if model.test_cfg.get("mode", "whole") == "slide":
-        metas = _metas(inputs, data_samples)
-        size = tuple(inputs.shape[2:])
-        geometries = [_geometry(model, size, meta) for meta in _own(data_samples, metas)]
-        return [
-            View(_slide(model, inputs[index : index + 1], metas[index]), geometry)
-            for index, geometry in enumerate(geometries)
-        ]
-    logits, geometries = _whole(model, inputs, data_samples)
+    if model.test_cfg.get("mode", "whole") != "slide":
+        logits, geometries = _whole(model, inputs, data_samples)
+        return [View.whole(one[None], own) for one, own in zip(logits, geometries, strict=True)]
+    metas, size = _metas(inputs, data_samples), tuple(inputs.shape[2:])
     return [
-        View(WholeScores(one[None], geometry.size, model.align_corners), geometry)
-        for one, geometry in zip(logits, geometries, strict=True)
+        View(SlidingWindows(model, image[None], meta), _geometry(model, size, own))
+        for image, meta, own in zip(inputs, metas, _own(data_samples, metas), strict=True)
     ]
-
-
-def map_of_bands(views: list[View], threshold: float | None) -> Tensor:
-    """(H, W) classes of an image from one view, or from the mean of several views' probabilities.
-
-    Args:
-        views: of the image; all end at its size.
-        threshold: where there is one class.
-    """
-    pieces = []
-    for scores in bands(views):
-        if threshold is not None:
-            mean = sum(one.sigmoid() for one in scores) / len(scores)
-            pieces.append((mean > threshold).to(mean.dtype)[0, 0])
-        else:
-            if len(scores) > 1:
-                scores = [sum(one.softmax(dim=1) for one in scores)]
-            pieces.append(scores[0].argmax(dim=1)[0])
-    return torch.cat(pieces)
 
 
 def _whole(model, inputs: Tensor, data_samples) -> tuple[Tensor, list[Geometry]]:
@@ -181,25 +166,43 @@ def _geometry(model: nn.Module, size: tuple[int, int], meta: dict) -> Geometry:
     return Geometry(size, tuple(padding), flip, out_size, model.align_corners).checked()
 
 
-def _slide(model: nn.Module, image: Tensor, meta: dict) -> SlidScores:
-    """The windows of ``test_cfg`` over (1, 3, H, W), as ``slide_inference`` lays them."""
-    size = tuple(image.shape[2:])
-    crop, stride = model.test_cfg.crop_size, model.test_cfg.stride
-    window = tuple(map(min, crop, size))
-    starts = tuple(map(_starts, size, crop, stride))
+class SlidingWindows:
+    """The windows of ``test_cfg`` over an image, as ``slide_inference`` lays them. They run when
+    rows are asked for, and only those that reach into the rows asked for last are kept.
 
-    def run(corners: list[tuple[int, int]]) -> Tensor:
-        scores = []
-        for index in range(0, len(corners), WINDOWS_AT_ONCE):
-            crops = [
-                image[:, :, top : top + window[0], left : left + window[1]]
-                for top, left in corners[index : index + WINDOWS_AT_ONCE]
+    Args:
+        model: the segmentor.
+        image: (1, 3, H, W).
+        meta: its metadata.
+    """
+
+    def __init__(self, model: nn.Module, image: Tensor, meta: dict):
+        self.model, self.image, self.meta = model, image, meta
+        size, crop, stride = image.shape[2:], model.test_cfg.crop_size, model.test_cfg.stride
+        self.window = tuple(map(min, crop, size))
+        self.tops, self.lefts = map(_starts, size, crop, stride)
+        self.kept: dict[int, list[Window]] = {}
+
+    def __call__(self, rows: slice) -> list[Window]:
+        """Windows that reach into these rows."""
+        height = self.window[0]
+        tops = [top for top in self.tops if top < rows.stop and top + height > rows.start]
+        self.kept = {top: self.kept.get(top) or self._run(top) for top in tops}
+        return [window for windows in self.kept.values() for window in windows]
+
+    def _run(self, top: int) -> list[Window]:
+        """One row of windows."""
+        windows, (height, width) = [], self.window
+        for index in range(0, len(self.lefts), WINDOWS_AT_ONCE):
+            lefts = self.lefts[index : index + WINDOWS_AT_ONCE]
+            crops = [self.image[..., top : top + height, left : left + width] for left in lefts]
+            metas = [{**self.meta, "img_shape": crops[0].shape[2:]}] * len(crops)
+            scores = self.model.encode_decode(torch.cat(crops), Unresized(metas))
+            windows += [
+                Window(one[None], top, left, height, width)
+                for one, left in zip(scores, lefts, strict=True)
             ]
-            own = {**meta, "img_shape": crops[0].shape[2:]}
-            scores.append(model.encode_decode(torch.cat(crops), Unresized([own] * len(crops))))
-        return torch.cat(scores)
-
-    return SlidScores(run, starts, window, size, model.out_channels, model.align_corners)
+        return windows
 
 
 def _starts(side: int, crop: int, stride: int) -> list[int]:

@@ -48,13 +48,10 @@ def test_step(tta: nn.Module, data: dict) -> list:
         view = model.data_preprocessor({"inputs": inputs, "data_samples": own}, False)
         samples.append(view["data_samples"])
         found.append(mmseg_predictions.views(model, view["inputs"], view["data_samples"]))
-    threshold = None
-    if model.out_channels == 1:
-        threshold = mmseg_predictions.last_head(model).threshold
     merged = []
     for own, views in zip(zip(*samples, strict=True), zip(*found, strict=True), strict=True):
         sample = own[-1]  # as mmseg: the last view's, with what the first knows
-        classes = mmseg_predictions.map_of_bands(list(views), threshold)
+        classes = mmseg_predictions.merged(model, list(views))
         sample.set_data({"pred_sem_seg": PixelData(data=classes)})
         if hasattr(own[0], "gt_sem_seg"):
             sample.set_data({"gt_sem_seg": own[0].gt_sem_seg})

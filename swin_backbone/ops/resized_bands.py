@@ -5,7 +5,7 @@ All scores exist for a band only, so that memory does not grow with the image's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,16 +42,26 @@ class View(NamedTuple):
 
     Attributes:
         windows: that cover ``geometry.size``; where they overlap, the mean of their scores counts.
+            Or a function from rows of the padded image to the windows that reach into them, so
+            that not all need be there at once; rows are asked for in one direction.
         geometry: from the padded image to the result.
     """
 
-    windows: Sequence[Window]
+    windows: Sequence[Window] | Callable[[slice], Sequence[Window]]
     geometry: Geometry
 
     @classmethod
     def whole(cls, logits: Tensor, geometry: Geometry) -> View:
         """Of scores of all of it at once."""
         return cls([Window(logits, 0, 0, *geometry.size)], geometry)
+
+    def windows_at(self, rows: slice) -> Sequence[Window]:
+        """At least those windows that reach into these rows of the padded image."""
+        return self.windows(rows) if callable(self.windows) else self.windows
+
+    def example(self) -> Tensor:
+        """Scores of a window, for their shape, dtype and device."""
+        return self.windows_at(slice(0, 1))[0].logits
 
 
 def merged_argmax(
@@ -71,27 +81,36 @@ def merged_argmax(
     Raises:
         ValueError: for no view, views of different sizes, and windows that leave a part out.
     """
-    views = [View(list(view.windows), view.geometry.checked()) for view in views]
+    views = [View(view.windows, view.geometry.checked()) for view in views]
     _check(views, threshold)
-    first = views[0].windows[0].logits
+    examples = [view.example() for view in views]
+    first = examples[0]
     height, width = views[0].geometry.final
     size = (len(first), height, width)
     classes = torch.empty(size, dtype=torch.int64, device=first.device)
     scores = first.new_empty(size, dtype=_dtype(first)) if with_scores else None
     for rows in _bands(first, height, width):
-        found = _merged(views, rows, threshold, with_scores)
+        parts = map(view_scores, views, [rows] * len(views), examples)
+        found = _merged(parts, len(views), threshold, with_scores)
         classes[:, rows] = found.classes
         if scores is not None:
             scores[:, rows] = found.scores
     return ClassMap(classes, scores)
 
 
-def view_scores(view: View, rows: slice) -> Tensor:
-    """Scores (B, K, rows, W) of some rows of the result."""
+def view_scores(view: View, rows: slice, example: Tensor | None = None) -> Tensor:
+    """Scores (B, K, rows, W) of some rows of the result.
+
+    Args:
+        view: of the image.
+        rows: of the result.
+        example: the view's, where it is at hand.
+    """
     geometry = view.geometry
     left, _, top, _ = geometry.padding
-    (height, width), device = geometry.cropped, view.windows[0].logits.device
-    dtype = _dtype(view.windows[0].logits)
+    height, width = geometry.cropped
+    example = view.example() if example is None else example
+    dtype, device = _dtype(example), example.device
     table = axis(height, geometry.final[0], geometry.align_corners, dtype, device)
     lower = axis(height, geometry.final[0], geometry.align_corners, dtype).lower[rows].tolist()
     is_sized = height == geometry.final[0]  # rows are as they are to be
@@ -111,12 +130,13 @@ def view_scores(view: View, rows: slice) -> Tensor:
 def _padded_scores(view: View, rows: slice, dtype: torch.dtype) -> Tensor:
     """(B, K, rows, W) of the padded image: the mean of windows."""
     width, align_corners = view.geometry.size[1], view.geometry.align_corners
-    first = view.windows[0].logits
-    if len(view.windows) == 1:
-        return _window_scores(view.windows[0], rows, align_corners, dtype)
+    windows = view.windows_at(rows)
+    if len(windows) == 1 and windows[0].width == width:
+        return _window_scores(windows[0], rows, align_corners, dtype)
+    first = windows[0].logits
     total = first.new_zeros(*first.shape[:2], rows.stop - rows.start, width, dtype=dtype)
     count = first.new_zeros(rows.stop - rows.start, width, dtype=dtype)
-    for window in view.windows:
+    for window in windows:
         begin = max(rows.start, window.top)
         end = min(rows.stop, window.top + window.height)
         if begin < end:
@@ -152,10 +172,11 @@ def _columns(x: Tensor, width: int, align_corners: bool) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 
 
-def _merged(views, rows: slice, threshold: float | None, with_scores: bool) -> ClassMap:
-    if len(views) == 1:
-        return classes_of(view_scores(views[0], rows), threshold, with_scores)
-    mean = sum(_chances(view_scores(view, rows)) for view in views) / len(views)
+def _merged(parts, count: int, threshold: float | None, with_scores: bool) -> ClassMap:
+    """Classes from the scores of each of ``count`` views."""
+    if count == 1:
+        return classes_of(next(parts), threshold, with_scores)
+    mean = sum(map(_chances, parts)) / count
     if threshold is not None:
         mean = mean[:, 0]
         return ClassMap((mean > threshold).long(), mean)
@@ -178,15 +199,16 @@ def _dtype(logits: Tensor) -> torch.dtype:
 
 
 def _check(views: Sequence[View], threshold: float | None) -> None:
-    if not views or not all(view.windows for view in views):
+    given = [view for view in views if not callable(view.windows)]
+    if not views or not all(view.windows for view in given):
         raise ValueError("views must be at least one, each of at least one window")
     sizes = {view.geometry.final for view in views}
     if len(sizes) > 1:
         raise ValueError(f"views must have results of one size, got {sorted(sizes)}")
-    shapes = {tuple(window.logits.shape[:2]) for view in views for window in view.windows}
+    shapes = {tuple(window.logits.shape[:2]) for view in given for window in view.windows}
     if len(shapes) > 1:
         raise ValueError(f"windows must have the same images and classes, got {sorted(shapes)}")
-    for view in views:
+    for view in given:
         check(view.windows[0].logits, threshold)
         if not _covers(view):
             raise ValueError(f"windows must cover all of {view.geometry.size}, and no more")
