@@ -111,8 +111,8 @@ def class_maps(model: nn.Module, inputs: Tensor, data_samples: list | None) -> l
 
 def merged(model: nn.Module, views: list[View]) -> Tensor:
     """(H, W) classes of one image, from one view of it or several."""
-    classes = merged_argmax(views, threshold=_threshold(model)).classes
-    return _typed(classes, views[0].example())[0]
+    example = views[0].example()  # while its windows are those of the first rows
+    return _typed(merged_argmax(views, threshold=_threshold(model)).classes, example)[0]
 
 
 def _threshold(model: nn.Module) -> float | None:
