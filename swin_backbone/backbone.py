@@ -483,8 +483,8 @@ class SwinBackbone(BaseModule):
             if isinstance(module, SwinBlockV2):
                 for name in ("norm1", "norm2"):
                     norm = getattr(module, name)
-                    ours = names is None or f"{prefix}.{name}.weight" in names
-                    if ours and isinstance(norm, nn.LayerNorm):
+                    chosen = names is None or f"{prefix}.{name}.weight" in names
+                    if chosen and isinstance(norm, nn.LayerNorm) and norm.weight is not None:
                         nn.init.zeros_(norm.weight)
 
     def _draw_module(self, module: nn.Module) -> None:
