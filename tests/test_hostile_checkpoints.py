@@ -16,7 +16,7 @@ def test_hostile_files_are_refused_by_every_way_in(scenes, script_environment, t
         env={**script_environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     faults = [line for line in done.stdout.splitlines() if line.startswith("FAULT")]
     assert not faults, "\n".join(faults[:20])

@@ -29,14 +29,13 @@ from .tiny_run import tiny_config
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 ARGUMENTS = {"depths": (1,), "num_heads": (3,), "out_indices": (0,)}
 SMALL = {"type": "SwinBackbone", **ARGUMENTS}
-FUZZED = 60  # pickles a name
+FUZZED = 40  # pickles a name
 MOST_MEMORY = 700  # MB more than before
 #: For the ways that take long: one of each kind of thing that a file may name.
 SHORT_LIST = (
     "dtype with an object sub-array, zip",
     "rows by stride 0, zip",
-    "key that is deep, bare",
-    "safetensors of more than its bytes",
+    "key that is deep, zip",
 )
 
 
@@ -239,7 +238,7 @@ if __name__ == "__main__":
     for number, (what, content) in enumerate(hostile.hostile_files().items()):
         path = FOLDER / f"hostile{number}.pth"
         path.write_bytes(content)
-        ways = FAST if what.endswith("zip") else FAST[:1]
+        ways = FAST if what.endswith("zip") and len(content) < 20_000 else FAST[:1]
         for way in ways + (SLOW if what in SHORT_LIST else []):
             refused += offer(way, what, path)
         path.unlink()
