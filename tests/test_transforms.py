@@ -216,7 +216,8 @@ def test_second_derivatives_of_kernels_are_right_or_an_error(version):
         assert_alike(flat[:1], flat[1:], 2e-2)  # 10 bits of mantissa, through a network twice
         with pytest.raises(RuntimeError, match="backend='reference'"):
             penalty_gradients(make(version, **options).cuda(), images)
-        maps = vmap(lambda x: make(version, **options).cuda()(x[None])[0])(images)
+        model = make(version, **options).cuda()
+        maps = vmap(lambda x: model(x[None])[0])(images)
         assert maps.isfinite().all()
     finally:
         torch.backends.cuda.matmul.allow_tf32 = matmul

@@ -159,7 +159,7 @@ _layer_norm = register("layer_norm", normalise)
 
 
 @_layer_norm.register_fake
-def _(x, weight, bias, eps, merge, dtype, valid_sizes):
+def _(x, weight, bias, eps, merge, dtype, valid_sizes=None):
     return x.new_empty(normed_shape(x, merge), dtype=dtype)
 
 
