@@ -20,6 +20,7 @@ from .patches import cut_patches, embed_patches, project, project_patches
 from .products import scale_images
 from .resize import resize_bilinear
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
+from .resized_bands import View, Window, merged_argmax, view_scores
 from .resized_losses import (
     ResizedLoss,
     count_correct,
@@ -46,6 +47,8 @@ __all__ = [
     "NormParameters",
     "Packing",
     "ResizedLoss",
+    "View",
+    "Window",
     "WindowGrid",
     "Windows",
     "attend",
@@ -65,6 +68,7 @@ __all__ = [
     "merge_neighbours",
     "merge_norm_linear",
     "merge_packed",
+    "merged_argmax",
     "norm_beside",
     "pack_pyramid",
     "product_dtype",
@@ -80,4 +84,5 @@ __all__ = [
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",
+    "view_scores",
 ]

@@ -12,8 +12,6 @@ from .resampling import Axis, axis
 
 #: Images of a batch that kernels take: the most programs along an axis of their grid.
 MAX_IMAGES = 65535
-#: Pixels of a map: 65,535 programs, of 256 each.
-MAX_PIXELS = 2**24 - 256
 IMPLEMENTATIONS = ("auto", "reference", "tiled", "triton")
 
 
@@ -40,7 +38,8 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool = Fals
     height, width = map(int, size)
     if not x.is_cuda or len(x) == 0:  # where PyTorch's own gathers, too
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
-    if why_not_kernels(x) is None and height * width <= MAX_PIXELS:
+    is_small = x.shape[:2].numel() <= 4 * MAX_IMAGES and height * width <= MAX_ELEMENTS
+    if is_small and why_not_kernels(x) is None:
         return fused.resize.resize(fused.resize.as_read(x), height, width, align_corners)
     return by_products(x, height, width, align_corners)
 

@@ -107,11 +107,16 @@ def resized_argmax(
         ValueError: for other shapes, and for a threshold that is missing or has no use.
         TypeError: for other dtypes.
     """
+    from . import resized_bands  # which builds on this module
+
     geometry = geometry.checked()
     check(logits, threshold)
     impl = "reference" if is_exporting() and impl == "auto" else chosen_impl(impl, logits)
     if impl == "triton":
         return _by_kernel(logits, geometry, threshold, with_scores)
+    if impl == "tiled":
+        views = [resized_bands.View.whole(logits, geometry)]
+        return resized_bands.merged_argmax(views, threshold=threshold, with_scores=with_scores)
     return classes_of(resized_scores(logits, geometry), threshold, with_scores)
 
 

@@ -36,8 +36,8 @@ def as_read(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _launch(kernel, planes, pixels, numbers) -> Launch:
-    """Of a contiguous map: with no more than so many pixels, a grid of two axes is enough."""
-    grid = (triton.cdiv(planes, 4), triton.cdiv(pixels, PIXELS))
+    """Of a contiguous map."""
+    grid = (triton.cdiv(pixels, PIXELS), triton.cdiv(planes, 4))
     options = {"num_warps": WARPS}
     return Launch(kernel, grid, (planes, *numbers), {"BLOCK": PIXELS}, options)
 

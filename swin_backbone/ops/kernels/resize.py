@@ -35,9 +35,9 @@ def resize_forward(
 ):
     """``out`` (planes, height, width) of ``x`` (planes, low_height, low_width).
 
-    The grid is groups of four planes, then blocks of pixels.
+    The grid is blocks of pixels, then groups of four planes.
     """
-    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     pixels = height * width
     live = pixel < pixels
     row, column = pixel // width, pixel % width
@@ -49,7 +49,7 @@ def resize_forward(
     below = tl.where(top + 1 < low_height, low_width, 0)
     corner = x + top * low_width + left
     for step in tl.static_range(4):
-        plane = tl.program_id(0).to(tl.int64) * 4 + step
+        plane = tl.program_id(1).to(tl.int64) * 4 + step
         known = live & (plane < planes)
         source = corner + plane * low_height * low_width
         upper = tl.load(source, mask=known, other=0.0).to(tl.float32)
@@ -90,10 +90,10 @@ def resize_backward(
 ):
     """``grad_x`` (planes, low_height, low_width): what pixels give the samples they mix.
 
-    The grid is groups of four planes, then blocks of samples. A sample is a part of at most
+    The grid is blocks of samples, then groups of four planes. A sample is a part of at most
     ``row_reach`` rows and ``column_reach`` columns.
     """
-    sample = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    sample = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     pixels, samples = (height * width).to(tl.int64), low_height * low_width
     live = sample < samples
     row, column = sample // low_width, sample % low_width
@@ -101,7 +101,7 @@ def resize_backward(
     last_row = tl.load(row_first + row + 1, mask=live, other=0)
     first_column = tl.load(column_first + tl.maximum(column - 1, 0), mask=live, other=0)
     last_column = tl.load(column_first + column + 1, mask=live, other=0)
-    plane = tl.program_id(0).to(tl.int64) * 4
+    plane = tl.program_id(1).to(tl.int64) * 4
     source = grad_out + plane * pixels
     has_1, has_2, has_3 = plane + 1 < planes, plane + 2 < planes, plane + 3 < planes
     total_0 = tl.zeros([BLOCK], tl.float32)
