@@ -192,3 +192,21 @@ def test_tables(samples, positions, align_corners):
         torch.testing.assert_close(mixed, expected, rtol=0, atol=tolerance)
         counts = table.first.diff()
         assert torch.equal(torch.arange(samples).repeat_interleave(counts), lower)
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_compiled(sigmoid):
+    """In one graph, forward and backward."""
+    x, y = draw(4, (3, 3), (6, 7))
+
+    def loss_of(x):
+        loss, correct = ours(x, y, sigmoid, "auto", avg_non_ignore=True)
+        return 2 * loss, correct
+
+    compiled = torch.compile(loss_of, backend="aot_eager", fullgraph=True)
+    (actual, correct), (expected, right) = compiled(x), loss_of(x)
+    torch.testing.assert_close(actual, expected)
+    assert correct == right
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, x)[0], torch.autograd.grad(expected, x)[0]
+    )

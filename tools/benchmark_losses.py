@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "card": torch.cuda.get_device_name() if device == "cuda" else "CPU",
         "torch": torch.__version__,
+        "triton": version("triton") if device == "cuda" else "",
         "shape": "x".join(map(str, arguments.shape)),
         "dtype": arguments.dtype,
     }

@@ -130,9 +130,12 @@ def _padded_scores(view: View, rows: slice, dtype: torch.dtype) -> Tensor:
 
 def _window_scores(window: Window, rows: slice, align_corners: bool, dtype: torch.dtype) -> Tensor:
     """Scores of some of a window's own rows."""
-    logits = window.logits.to(dtype)
-    table = axis(logits.shape[2], window.height, align_corners, dtype, logits.device)
-    mixed = _rows(logits, table.lower[rows].long(), table.weight[rows])
+    samples, device = window.logits.shape[2], window.logits.device
+    table = axis(samples, window.height, align_corners, dtype, device)
+    lower = axis(samples, window.height, align_corners, dtype).lower
+    first, last = int(lower[rows.start]), int(lower[rows.stop - 1])
+    logits = window.logits[:, :, first : last + 2].to(dtype)
+    mixed = _rows(logits, table.lower[rows].long() - first, table.weight[rows])
     return _columns(mixed, window.width, align_corners)
 
 
