@@ -51,7 +51,7 @@ def assert_same(a, b, x, tolerance):
     grad = torch.randn_like(b)
     torch.testing.assert_close(a.to(b.dtype), b, rtol=tolerance, atol=tolerance)
     (grad_a,) = torch.autograd.grad(a, x, grad.to(a.dtype))
-    (grad_b,) = torch.autograd.grad(b, x, grad)
+    (grad_b,) = torch.autograd.grad(b, x, grad, retain_graph=True)
     torch.testing.assert_close(grad_a, grad_b, rtol=tolerance, atol=tolerance)
 
 
