@@ -60,6 +60,14 @@ def axis(
         return Axis(lower.int().to(device), weight.to(device), first.int().to(device), reach)
 
 
+def mixing(table: Axis, rows: slice, samples: slice) -> Tensor:
+    """(rows, samples): what some positions of an axis have of some samples."""
+    number = torch.arange(samples.start, samples.stop, device=table.weight.device)
+    distance = number - table.lower[rows, None]
+    weight = table.weight[rows, None]
+    return (distance == 0) * (1 - weight) + (distance == 1) * weight
+
+
 def _source(samples: int, positions: int, align_corners: bool, dtype: torch.dtype) -> Tensor:
     """Where positions lie among samples."""
     place = torch.arange(positions, dtype=dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import fused
 from .backends.triton import DTYPES, MAX_ELEMENTS, why_not_device
-from .resampling import Axis, axis
+from .resampling import axis, mixing
 
 #: Images of a batch that kernels take: the most programs along an axis of their grid.
 MAX_IMAGES = 65535
@@ -48,17 +48,12 @@ def by_products(x: Tensor, height: int, width: int, align_corners: bool) -> Tens
     """The same as products with two matrices, whose gradients add up in a fixed order too."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows, columns = (
-        mixing(axis(samples, positions, align_corners, dtype, x.device), samples)
+        mixing(
+            axis(samples, positions, align_corners, dtype, x.device), slice(None), slice(0, samples)
+        )
         for samples, positions in zip(x.shape[2:], (height, width), strict=True)
     )
     return (rows @ x.to(dtype) @ columns.T).to(x.dtype)
-
-
-def mixing(table: Axis, samples: int) -> Tensor:
-    """(positions, samples), which part of each position each sample is."""
-    number = torch.arange(samples, device=table.weight.device)
-    distance, weight = number - table.lower[:, None], table.weight[:, None]
-    return (distance == 0) * (1 - weight) + (distance == 1) * weight
 
 
 def why_not_kernels(x: Tensor) -> str | None:

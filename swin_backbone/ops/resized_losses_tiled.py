@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fused.operator import Differentiable, register
-from .resampling import Axis, axis
+from .resampling import axis, mixing
 from .resized_losses_reference import as_dtype, count_best, is_class, loss_dtype
 from .resized_losses_terms import Terms
 
@@ -67,15 +67,7 @@ def _bands(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Iterat
         for start in range(0, height, step):
             rows = slice(start, min(start + step, height))
             samples = slice(int(lower[rows.start]), min(int(lower[rows.stop - 1]) + 2, low_height))
-            yield _Band(image, rows, samples, _mixing(table, rows, samples))
-
-
-def _mixing(table: Axis, rows: slice, samples: slice) -> Tensor:
-    """(rows, samples): what each row of pixels has of each row of samples."""
-    number = torch.arange(samples.start, samples.stop, device=table.weight.device)
-    distance = number - table.lower[rows, None]
-    weight = table.weight[rows, None]
-    return (distance == 0) * (1 - weight) + (distance == 1) * weight
+            yield _Band(image, rows, samples, mixing(table, rows, samples))
 
 
 def _forward(
