@@ -1,9 +1,34 @@
-"""Checks of what users configure: each error names the argument, what it got, what it takes."""
+"""Checks of what users configure: each error names the argument, what it got, what it takes.
+
+:data:`KINDS` says what each argument takes by itself; the functions below it, what arguments take
+together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+from .checkpoints import TABLE_INTERPOLATIONS
+from .ops import BACKENDS, SMALL_MAP_RULES
+from .ops.kinds import (
+    INT32_MAX,
+    POSITIVE,
+    RATE,
+    Dict,
+    Each,
+    Either,
+    Flag,
+    Integer,
+    Kind,
+    OneOf,
+    Optional,
+    Pair,
+    Text,
+    is_sequence,
+)
+from .stages import VERSIONS
 
 #: embed_dims, depths and num_heads of the published architectures (Swin Transformer, section 3.3).
 ARCHITECTURES = {
@@ -13,17 +38,95 @@ ARCHITECTURES = {
     "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
 
+_STAGES = Each(Integer(1), "integers >= 1, one a stage")
+_SIZE = Either(Integer(1), Pair())
+_WINDOWS = Each(_SIZE, "one integer >= 1 or two, for all stages or for each")
+_LAYER = Dict("a dict with a 'type'")
+
+
+def _only_entry(name: str, value: object) -> Mapping:
+    """A dict, or the one in a list of them, as mmengine has it."""
+    if is_sequence(value) and len(value) == 1:
+        (value,) = value
+    return Dict()(name, value)
+
+
+#: What each argument of ``SwinBackbone`` takes.
+KINDS: dict[str, Kind] = {
+    "pretrain_img_size": Pair(),
+    "in_channels": Integer(1),
+    "embed_dims": Integer(1),
+    "patch_size": Pair(),
+    "window_size": Either(Pair(), _WINDOWS),
+    "mlp_ratio": POSITIVE,
+    "depths": _STAGES,
+    "num_heads": _STAGES,
+    "strides": Each(_SIZE, "integers >= 1, or pairs of them, one a stage"),
+    "out_indices": Each(Integer(0), "ascending stage indices"),
+    "qkv_bias": Flag(),
+    "qk_scale": Optional(POSITIVE),
+    "patch_norm": Flag(),
+    "drop_rate": RATE,
+    "attn_drop_rate": RATE,
+    "drop_path_rate": RATE,
+    "use_abs_pos_embed": Flag(),
+    "act_cfg": _LAYER,
+    "norm_cfg": _LAYER,
+    "with_cp": Flag(),
+    "pretrained": Optional(Text("a path or an address")),
+    "frozen_stages": Integer(-1),
+    "init_cfg": Optional(_only_entry),
+    "arch": Optional(OneOf(tuple(ARCHITECTURES))),
+    "backend": OneOf(("auto", *BACKENDS)),
+    "mask_padding": Flag(),
+    "packed": Flag(),
+    "convert_weights": Flag(),
+    "version": OneOf(VERSIONS),
+    "pretrained_window_sizes": Optional(
+        Each(
+            Either(Integer(0), Pair(0)),
+            "integers >= 0, or pairs of them, one a stage",
+            form="have one entry a stage",
+        )
+    ),
+    "extra_norm_every_n_blocks": Integer(0),
+    "small_maps": OneOf(SMALL_MAP_RULES),
+    "table_interpolation": OneOf(TABLE_INTERPOLATIONS),
+    "output_norms": Flag(),
+}
+
+
+def checked(kinds: Mapping[str, Kind]) -> Callable[[Callable], Callable]:
+    """Decorate a function so that it gets what ``kinds`` make of its arguments, or raises.
+
+    Args:
+        kinds: by name of the argument; others pass as they are.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            for name, value in bound.arguments.items():
+                if name in kinds:
+                    bound.arguments[name] = kinds[name](name, value)
+            return function(*bound.args, **bound.kwargs)
+
+        return call
+
+    return decorate
+
 
 def resolve_architecture(
     arch: str | None, embed_dims: int, depths: Sequence[int], num_heads: Sequence[int]
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """embed_dims, depths and num_heads: those of ``arch``, or as given where it is ``None``."""
-    given = (embed_dims, tuple(depths), tuple(num_heads))
+    given = (embed_dims, depths, num_heads)
     if arch is None:
         return given
-    if arch not in ARCHITECTURES:
-        known = ", ".join(map(repr, ARCHITECTURES))
-        raise ValueError(f"arch must be one of {known} or None, got {arch!r}")
     defaults, chosen = ARCHITECTURES["tiny"], ARCHITECTURES[arch]
     names = ("embed_dims", "depths", "num_heads")
     for name, value, default, wanted in zip(names, given, defaults, chosen, strict=True):
@@ -39,11 +142,11 @@ def check_stages(embed_dims: int, depths: Sequence[int], num_heads: Sequence[int
             f"depths and num_heads must have one entry a stage each, "
             f"got depths={tuple(depths)} and num_heads={tuple(num_heads)}"
         )
-    if not depths or min(depths) < 1:
-        raise ValueError(f"depths must be integers >= 1, got {tuple(depths)}")
+    if not depths:
+        raise ValueError("depths must be integers >= 1, one a stage, got none")
     for stage, heads in enumerate(num_heads):
         channels = embed_dims * 2**stage
-        if heads < 1 or channels % heads:
+        if channels % heads:
             raise ValueError(
                 f"num_heads must divide the channels of its stage: stage {stage} has {channels} "
                 f"(embed_dims={embed_dims} doubled {stage} times), got num_heads={heads}"
@@ -52,8 +155,7 @@ def check_stages(embed_dims: int, depths: Sequence[int], num_heads: Sequence[int
 
 def check_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int, ...]:
     """Check that the indices of the returned stages exist, ascend and do not repeat."""
-    out_indices = tuple(out_indices)
-    valid = all(isinstance(i, Integral) and 0 <= i < num_stages for i in out_indices)
+    valid = all(0 <= i < num_stages for i in out_indices)
     if not out_indices or not valid or list(out_indices) != sorted(set(out_indices)):
         raise ValueError(
             f"out_indices must be ascending stage indices in [0, {num_stages - 1}] without "
@@ -68,16 +170,26 @@ def check_frozen_stages(frozen_stages: int, num_stages: int) -> None:
         raise ValueError(f"frozen_stages must lie in [-1, {num_stages}], got {frozen_stages}")
 
 
-def check_rate(name: str, value: float) -> None:
-    """Check a probability of dropping."""
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}")
+def check_hidden_channels(mlp_ratio: float, embed_dims: int) -> None:
+    """Check that perceptrons have hidden channels, and not more than numbers count."""
+    if not 1 <= mlp_ratio * embed_dims <= INT32_MAX:
+        raise ValueError(
+            f"mlp_ratio must give 1 to 2**31 - 1 hidden channels, got {mlp_ratio} with "
+            f"embed_dims={embed_dims}"
+        )
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Check that a value is one of a few names."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+def check_position_grid(
+    pretrain_img_size: tuple[int, int], patch_size: tuple[int, int], use_abs_pos_embed: bool
+) -> tuple[int, int]:
+    """Rows and columns of the absolute position embedding; there is one if it is used."""
+    grid = tuple(size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True))
+    if use_abs_pos_embed and min(grid) < 1:
+        raise ValueError(
+            f"pretrain_img_size must be at least patch_size={patch_size} with "
+            f"use_abs_pos_embed=True, got {pretrain_img_size}"
+        )
+    return grid
 
 
 def check_version_options(
@@ -91,12 +203,6 @@ def check_version_options(
         raise ValueError(
             f"version='v2' learns the factor on cosines; leave out qk_scale={qk_scale}"
         )
-    if not isinstance(extra_norm_every_n_blocks, Integral):
-        raise TypeError(
-            f"extra_norm_every_n_blocks must be an integer, got {extra_norm_every_n_blocks!r}"
-        )
-    if extra_norm_every_n_blocks < 0:
-        raise ValueError(f"extra_norm_every_n_blocks must be >= 0, got {extra_norm_every_n_blocks}")
     if version == "v1" and (pretrained_window_sizes is not None or extra_norm_every_n_blocks):
         raise ValueError(
             f"pretrained_window_sizes and extra_norm_every_n_blocks are options of version='v2', "
@@ -105,71 +211,46 @@ def check_version_options(
 
 
 def resolve_window_sizes(
-    window_size: int | Sequence[int] | Sequence[Sequence[int]], num_stages: int
+    window_size: tuple[int | tuple[int, int], ...], num_stages: int
 ) -> tuple[tuple[int, int], ...]:
     """Rows and columns of each stage's windows, from one size for all or one a stage."""
     name = "window_size"
-    per_stage = (
-        isinstance(window_size, Sequence)
-        and not isinstance(window_size, str)
-        and (len(window_size) > 2 or any(isinstance(size, Sequence) for size in window_size))
-    )
-    if not per_stage:
-        return (to_pair(name, window_size),) * num_stages
+    if len(window_size) <= 2 and all(isinstance(size, int) for size in window_size):
+        return (Pair()(name, window_size),) * num_stages
     if len(window_size) != num_stages:
         raise ValueError(
             f"{name} must be one integer, rows and columns, or {num_stages} entries, one a stage, "
-            f"got {tuple(window_size)}"
+            f"got {window_size}"
         )
-    return tuple(to_pair(name, size) for size in window_size)
+    return tuple(Pair()(name, size) for size in window_size)
 
 
 def resolve_pretrained_windows(
-    sizes: Sequence[int | Sequence[int]] | None, num_stages: int
+    sizes: tuple[int | tuple[int, int], ...] | None, num_stages: int
 ) -> tuple[tuple[int, int], ...]:
     """Rows and columns of the window each stage was trained with, (0, 0) where not known.
 
     Raises:
-        TypeError: if ``sizes`` is no sequence of integers or pairs.
-        ValueError: if there is not one for each stage, or a number is negative.
+        ValueError: if there is not one for each stage, or one has a zero beside another number.
     """
     if sizes is None:
         return ((0, 0),) * num_stages
     name = "pretrained_window_sizes"
-    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
-        raise TypeError(f"{name} must have one entry a stage, got {sizes!r}")
     if len(sizes) != num_stages:
-        raise ValueError(f"{name} must have {num_stages} entries, got {tuple(sizes)}")
-    return tuple((0, 0) if size in (0, (0, 0), [0, 0]) else to_pair(name, size) for size in sizes)
+        raise ValueError(f"{name} must have {num_stages} entries, got {sizes}")
+    return tuple((0, 0) if size in (0, (0, 0)) else Pair()(name, size) for size in sizes)
 
 
 def check_strides(
-    strides: Sequence[int], patch_size: tuple[int, int], num_stages: int
+    strides: tuple[int | tuple[int, int], ...], patch_size: tuple[int, int], num_stages: int
 ) -> list[tuple[int, int]]:
     """Rows and columns of each stride; the first must be that of the patches."""
     if len(strides) < num_stages:
-        raise ValueError(f"strides must have {num_stages} entries, got {tuple(strides)}")
-    pairs = [to_pair("strides", stride) for stride in strides]
+        raise ValueError(f"strides must have {num_stages} entries, got {strides}")
+    pairs = [Pair()("strides", stride) for stride in strides]
     if pairs[0] != patch_size:
         raise ValueError(
             f"strides[0] must equal patch_size (patches do not overlap), "
             f"got strides[0]={strides[0]} and patch_size={patch_size}"
         )
     return pairs
-
-
-def to_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """Rows and columns from one positive integer or two.
-
-    Raises:
-        TypeError: if ``value`` is neither.
-        ValueError: if a number is below 1, or there are not one or two of them.
-    """
-    values = (value,) if isinstance(value, Integral) else value
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(f"{name} must be an integer or two, got {value!r}")
-    if not all(isinstance(v, Integral) for v in values):
-        raise TypeError(f"{name} must be an integer or two, got {value!r}")
-    if len(values) not in (1, 2) or min(values) < 1:
-        raise ValueError(f"{name} must be one integer >= 1 or two, got {value!r}")
-    return int(values[0]), int(values[-1])

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from . import arguments
-from .checkpoints import TABLE_INTERPOLATIONS, CheckpointError, CheckpointReport
+from .checkpoints import CheckpointError, CheckpointReport
 from .factories import act_factory, norm_factory
 from .features_info import FeatureInfo, describe_features
 from .layers import (
@@ -27,16 +27,16 @@ from .layers import (
 )
 from .loading import adapt_state_dict, fit_checkpoint, load_pretrained, resolve_init_cfg
 from .ops import (
-    SMALL_MAP_RULES,
     Packing,
-    check_backend_name,
     clear_padding,
     low_precision_copies,
     pack_pyramid,
     product_dtype,
 )
+from .ops.kinds import Optional, Pair, is_sequence, show
 from .ops.packing import shrink
-from .stages import VERSIONS, StageOptions, build_stages
+from .ops.valid_sizes import check_valid_sizes
+from .stages import StageOptions, build_stages
 
 
 @MODELS.register_module()
@@ -62,7 +62,8 @@ class SwinBackbone(BaseModule):
         depths: blocks per stage.
         num_heads: attention heads per stage.
         strides: stride of the patch embedding (equal to ``patch_size``) and of each merging.
-        out_indices: stages whose maps are returned, ascending.
+        out_indices: stages whose maps are returned, ascending. Stages past the last of them are not
+            run; their parameters stay in the state dict and need no gradients.
         qkv_bias: whether queries, keys and values have a bias.
         qk_scale: factor on q k^T; ``None`` for ``head_dim ** -0.5``.
         patch_norm: whether patch embedding and patch merging have a norm.
@@ -115,6 +116,7 @@ class SwinBackbone(BaseModule):
         TypeError: for a value of the wrong kind.
     """
 
+    @arguments.checked(arguments.KINDS)
     def __init__(
         self,
         pretrain_img_size: int | Sequence[int] = 224,
@@ -159,18 +161,12 @@ class SwinBackbone(BaseModule):
         )
         arguments.check_stages(embed_dims, depths, num_heads)
         arguments.check_frozen_stages(frozen_stages, len(depths))
-        for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
-            arguments.check_rate(name, locals()[name])
-        check_backend_name(backend)
-        arguments.check_choice("version", version, VERSIONS)
-        arguments.check_choice("small_maps", small_maps, SMALL_MAP_RULES)
+        arguments.check_hidden_channels(mlp_ratio, embed_dims)
         if (mask_padding or packed) and small_maps != "shift":
             raise ValueError(
                 f"mask_padding and packed need small_maps='shift', got {small_maps!r}: the other "
                 f"rules choose windows by the size of a whole batch's map"
             )
-        arguments.check_choice("table_interpolation", table_interpolation, TABLE_INTERPOLATIONS)
-        arguments.check_choice("output_norms", output_norms, (True, False))
         arguments.check_version_options(
             version, qk_scale, pretrained_window_sizes, extra_norm_every_n_blocks
         )
@@ -192,14 +188,12 @@ class SwinBackbone(BaseModule):
         self.output_norms = output_norms
         self.checkpoint_report = None
 
-        patch_size = arguments.to_pair("patch_size", patch_size)
         self.strides = strides = arguments.check_strides(strides, patch_size, len(depths))
-        pretrain_img_size = arguments.to_pair("pretrain_img_size", pretrain_img_size)
-        self.position_grid = tuple(
-            size // patch for size, patch in zip(pretrain_img_size, patch_size, strict=True)
+        self.position_grid = arguments.check_position_grid(
+            pretrain_img_size, patch_size, use_abs_pos_embed
         )
         self.strides = strides[: len(depths)]
-        norm_layer = norm_factory(norm_cfg)
+        norm_layer = norm_factory(norm_cfg, embed_dims)
         patch_norm_layer = norm_layer if patch_norm else None
 
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, patch_norm_layer)
@@ -217,7 +211,7 @@ class SwinBackbone(BaseModule):
             attn_drop_rate=attn_drop_rate,
             norm_layer=norm_layer,
             patch_norm_layer=patch_norm_layer,
-            act_layer=act_factory(act_cfg),
+            act_layer=act_factory(act_cfg, embed_dims),
             with_cp=with_cp,
             backend=backend,
             small_maps=small_maps,
@@ -242,6 +236,11 @@ class SwinBackbone(BaseModule):
         self._freeze_stages()
 
     @property
+    def num_run_stages(self) -> int:
+        """How many stages run: those up to the last whose map is returned."""
+        return self.out_indices[-1] + 1
+
+    @property
     def features_info(self) -> list[FeatureInfo]:
         """What :meth:`forward` returns, one entry a map."""
         return describe_features(self.out_indices, self.num_features, self.strides)
@@ -250,9 +249,13 @@ class SwinBackbone(BaseModule):
         """Extract the hierarchy of feature maps.
 
         Args:
-            x: (B, in_channels, H, W) images, normalised, floating point, any H, W >= 1.
-            valid_sizes: with ``mask_padding`` or ``packed``: (B, 2) integers, the rows and
-                columns of each image in pixels; it lies at the top left, the rest is padding.
+            x: (B, in_channels, H, W) images, normalised, in the dtype of the weights (under
+                autocast, any but float64), any B >= 0, H, W >= 1.
+            valid_sizes: with ``mask_padding`` or ``packed``: (B, 2) integers >= 1, the rows and
+                columns of each image in pixels, as a tensor, an array or lists; it lies at the top
+                left, the rest is padding. More than the batch has means all of it. Of a tensor on a
+                device, which is not waited for unless ``packed`` is set, less than 1 means an image
+                without pixels, whose maps are zero.
                 ``None``: an attribute of that name on ``x``, which our data preprocessors set;
                 if there is none either, all of ``x`` is valid.
 
@@ -263,17 +266,21 @@ class SwinBackbone(BaseModule):
             inside what the image gives by itself.
 
         Raises:
-            TypeError: if ``x`` is not floating point, or ``valid_sizes`` not of integers.
+            TypeError: if ``x`` is no tensor, not floating point, or of another dtype than the
+                weights outside autocast; if ``valid_sizes`` is not of integers.
             ValueError: if ``x`` has another number of axes or channels, or no pixels; if
-                ``valid_sizes`` has another shape, or is given without either option.
+                ``valid_sizes`` has another shape, is below 1 or beyond 2**31, or is given without
+                either option.
         """
         self._check_images(x)
         valid_sizes = self._valid_sizes(x, valid_sizes)
+        if x.shape[0] == 0:
+            return self._forward_no_images(x)
         if self.packed:
             return self._forward_packed_batch(x, valid_sizes)
-        levels = [None] * (len(self.stages) + 1)
+        levels = [None] * (self.num_run_stages + 1)
         if valid_sizes is not None:
-            levels = valid_pyramid(valid_sizes, self.strides, x.device)
+            levels = valid_pyramid(valid_sizes, self.strides[: self.num_run_stages], x.device)
         x = self.patch_embed(clear_padding(x, levels[0], channels_axis=1))
         if self.use_abs_pos_embed:
             x = x + self._position_embedding(tuple(x.shape[1:3]), levels[1])
@@ -281,10 +288,20 @@ class SwinBackbone(BaseModule):
         with self._weights_at_hand(x):
             return self._forward_stages(x, levels[1:])
 
+    def _forward_no_images(self, x: Tensor) -> list[Tensor]:
+        """Maps of a batch (0, in_channels, H, W): what a blank image gives, cut away. So they have
+        the shapes and dtypes of any batch's, and gradients of zeros reach every parameter, which
+        DDP waits for; operations need not be made for nothing."""
+        blank = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
+        sizes = torch.tensor([x.shape[2:]]) if self.mask_padding or self.packed else None
+        return [features[:0] for features in self.forward(blank, sizes)]
+
     def _forward_stages(self, x: Tensor, valid_sizes: list[Tensor | None]) -> list[Tensor]:
         maps = []
-        for index, (stage, valid) in enumerate(zip(self.stages, valid_sizes, strict=True)):
-            features, x = stage(x, valid, norm=self._output_norm(index))
+        last = self.num_run_stages - 1
+        for index, valid in enumerate(valid_sizes):
+            norm = self._output_norm(index)
+            features, x = self.stages[index](x, valid, norm=norm, merge=index < last)
             if index in self.out_indices:
                 if not self.output_norms:  # else the norm has cleared what is outside
                     features = clear_padding(features, valid)
@@ -304,8 +321,8 @@ class SwinBackbone(BaseModule):
 
         Args:
             images: (in_channels, H, W) each, normalised, floating point, any H, W >= 1.
-            batch_size: rows and columns, in pixels, of the batch that a head expects, at least
-                those of every image.
+            batch_size: rows and columns (or one integer for both), in pixels, of the batch that a
+                head expects, at least those of every image.
 
         Returns:
             For each entry of ``out_indices``, with ``batch_size`` a map (B, C, rows, columns)
@@ -313,21 +330,24 @@ class SwinBackbone(BaseModule):
             (C, rows, columns). Both are what each image gives by itself.
 
         Raises:
-            TypeError: if an image is not floating point.
+            TypeError: if an image is no tensor, not floating point, or of another dtype than the
+                weights outside autocast; if ``batch_size`` is not of integers.
             ValueError: if there is no image, one has another number of axes or channels or no
-                pixels, or one is larger than ``batch_size``.
+                pixels, or one is larger than ``batch_size``; if that is below 1 or beyond 2**31.
         """
+        if not is_sequence(images) and not isinstance(images, Tensor):
+            raise TypeError(f"images must be a list of tensors, got {show(images)}")
         if len(images) == 0:
-            raise ValueError("forward_packed needs at least one image")
+            raise ValueError("forward_packed needs at least one image, got images=[]")
         if self.small_maps != "shift":
             raise ValueError(
                 f"packed images need small_maps='shift', got {self.small_maps!r}: the other rules "
                 f"choose windows by the size of a map, and these have many"
             )
         for image in images:
-            self._check_images(image[None])
+            self._check_images(image[None] if isinstance(image, Tensor) else image)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        batch_size = batch_size and tuple(batch_size)
+        batch_size = Optional(Pair())("batch_size", batch_size)
         packings = self._pack(sizes, images[0].device, batch_size)
         return self._forward_tokens(self.patch_embed(images), packings, batch_size)
 
@@ -336,8 +356,6 @@ class SwinBackbone(BaseModule):
         height, width = x.shape[2:]
         # More than the batch has means all of it.
         sizes = [(min(rows, height), min(cols, width)) for rows, cols in valid_sizes.tolist()]
-        if min(map(min, sizes), default=0) < 1:
-            raise ValueError(f"packed images need valid_sizes >= 1, got {valid_sizes.tolist()}")
         packings = self._pack(sizes, x.device, (height, width))
         (valid,) = valid_pyramid(valid_sizes, (), x.device)
         x = clear_padding(x, valid, channels_axis=1)
@@ -350,9 +368,9 @@ class SwinBackbone(BaseModule):
         device: torch.device,
         batch_size: tuple[int, int] | None,
     ) -> list[Packing]:
-        return pack_pyramid(
-            sizes, self.strides, self.window_sizes, device, batch_size, self.mask_padding
-        )
+        strides = self.strides[: self.num_run_stages]
+        window_sizes = self.window_sizes[: self.num_run_stages]
+        return pack_pyramid(sizes, strides, window_sizes, device, batch_size, self.mask_padding)
 
     def _forward_tokens(
         self, x: Tensor, packings: list[Packing], batch_size: tuple[int, int] | None
@@ -367,10 +385,12 @@ class SwinBackbone(BaseModule):
         self, x: Tensor, packings: list[Packing], batch_size: tuple[int, int] | None
     ) -> list[Tensor] | list[list[Tensor]]:
         maps = []
-        for index, (stage, packing) in enumerate(zip(self.stages, packings, strict=True)):
+        last = len(packings) - 1
+        for index, packing in enumerate(packings):
             if batch_size is not None:
                 batch_size = shrink(batch_size, self.strides[index])
-            features, x = stage(x, None, packing, self._output_norm(index))
+            norm = self._output_norm(index)
+            features, x = self.stages[index](x, None, packing, norm, merge=index < last)
             if index in self.out_indices:
                 if batch_size is None:
                     maps.append([part.permute(2, 0, 1) for part in packing.split(features)])
@@ -389,12 +409,10 @@ class SwinBackbone(BaseModule):
         sizes = getattr(x, "valid_sizes", None) if given is None else given
         if sizes is None:
             warn_of_missing_sizes(len(x))
-            sizes = torch.tensor(x.shape[2:]).expand(len(x), 2)
-        if sizes.is_floating_point() or sizes.dtype == torch.bool:
-            raise TypeError(f"valid_sizes must be integers, got {sizes.dtype}")
-        if tuple(sizes.shape) != (x.shape[0], 2):
-            raise ValueError(f"valid_sizes must be ({x.shape[0]}, 2), got {tuple(sizes.shape)}")
-        return sizes
+            return torch.tensor(x.shape[2:]).expand(len(x), 2)
+        if self.packed and isinstance(sizes, Tensor):
+            sizes = sizes.cpu()  # tables are made there
+        return check_valid_sizes(sizes, x.shape[0])
 
     def _position_embedding(self, size: tuple[int, int], valid_sizes: Tensor | None) -> Tensor:
         if valid_sizes is None:
@@ -405,7 +423,8 @@ class SwinBackbone(BaseModule):
         """Where the blocks' kernels run in low precision, one cast for all of their weights."""
         if not x.is_cuda or torch.compiler.is_compiling() or product_dtype(x) == x.dtype:
             return nullcontext()
-        blocks = [block for stage in self.stages for block in stage.blocks]
+        run = list(self.stages)[: self.num_run_stages]
+        blocks = [block for stage in run for block in stage.blocks]
         weights = [
             weight
             for block in blocks
@@ -415,6 +434,8 @@ class SwinBackbone(BaseModule):
         return low_precision_copies(weights, product_dtype(x))
 
     def _check_images(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"images must be a tensor, got {show(x)}")
         if not x.is_floating_point():
             raise TypeError(
                 f"images must be floating point and normalised, got {x.dtype}; "
@@ -426,6 +447,12 @@ class SwinBackbone(BaseModule):
             )
         if x.shape[2] < 1 or x.shape[3] < 1:
             raise ValueError(f"images must have H, W >= 1, got {tuple(x.shape)}")
+        weights = self.patch_embed.input_dtype()
+        if weights not in (None, x.dtype) and not _autocast_joins(x, weights):
+            raise TypeError(
+                f"images must have the dtype of the weights outside autocast, got images of "
+                f"{x.dtype} and weights of {weights}; use x.to({weights}), or convert the model"
+            )
 
     def init_weights(self) -> None:
         """Load the checkpoint of ``init_cfg``, or draw random weights as the original does."""
@@ -507,7 +534,7 @@ class SwinBackbone(BaseModule):
         return self
 
     def frozen_parameters(self) -> list[nn.Parameter]:
-        """The parameters that ``frozen_stages`` keeps from training, and nothing else does."""
+        """The parameters that ``frozen_stages`` or ``out_indices`` alone keeps from training."""
         frozen = set(map(id, self._parameters_to_freeze()))
         return [
             parameter
@@ -525,7 +552,12 @@ class SwinBackbone(BaseModule):
         frozen = [p for module in self._frozen_modules() for p in module.parameters()]
         if self.use_abs_pos_embed and self.frozen_stages >= 0:
             frozen.append(self.absolute_pos_embed)
-        return frozen
+        return frozen + [p for module in self._idle_modules() for p in module.parameters()]
+
+    def _idle_modules(self) -> list[nn.Module]:
+        """What is past the last map that is returned; DDP would wait for gradients of it."""
+        idle = list(self.stages)[self.num_run_stages :]
+        return [*idle, self.stages[self.num_run_stages - 1].downsample] if idle else []
 
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
@@ -533,3 +565,9 @@ class SwinBackbone(BaseModule):
         norms = [self._output_norm(stage) for stage in range(self.frozen_stages)]
         norms = [norm for norm in norms if norm is not None]
         return [self.patch_embed, self.drop_after_pos, *self.stages[: self.frozen_stages], *norms]
+
+
+def _autocast_joins(x: Tensor, weights: torch.dtype) -> bool:
+    """Whether autocast gives images and weights one dtype; it leaves float64 as it is."""
+    enabled = torch.is_autocast_enabled(x.device.type)
+    return enabled and torch.float64 not in (x.dtype, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmengine.registry import MODELS
 
 from .backbone import SwinBackbone
 from .model_names import arguments_of
+from .ops.kinds import Optional, Text, show
 
 
 def create(
@@ -43,15 +45,18 @@ def create(
         The backbone, in evaluation mode.
 
     Raises:
-        ValueError: if the name is unknown, the config has no backbone, or ``prefix`` or ``key``
-            is given and there is no checkpoint.
+        ValueError: if the name is unknown, the config has no backbone or another's, or ``prefix``
+            or ``key`` is given and there is no checkpoint.
+        TypeError: if an argument is of another kind, or an option is unknown.
         CheckpointError: if the checkpoint is damaged or does not fit.
         FileNotFoundError: if the config or checkpoint is not there.
     """
+    checkpoint = Optional(Text("a path or an address"))("checkpoint", checkpoint)
     settings = {**_backbone_config(name_or_config), **options}
+    _check_type(settings["type"])
     if checkpoint is not None:
         settings.pop("pretrained", None)
-        settings["init_cfg"] = {"type": "Pretrained", "checkpoint": str(checkpoint)}
+        settings["init_cfg"] = {"type": "Pretrained", "checkpoint": checkpoint}
     choice = {k: v for k, v in (("prefix", prefix), ("key", key)) if v is not None}
     if choice:
         if not settings.get("init_cfg"):
@@ -62,10 +67,23 @@ def create(
     return model.eval()
 
 
+def _check_type(name: Any) -> None:
+    """Raise unless a config's ``type`` is this backbone, or a class made from it."""
+    found = MODELS.get(name) if isinstance(name, str) else name
+    if not (isinstance(found, type) and issubclass(found, SwinBackbone)):
+        raise ValueError(
+            f"name_or_config must have a backbone of type 'SwinBackbone', got type={show(name)}"
+        )
+
+
 def _backbone_config(source: str | Path | Mapping) -> dict[str, Any]:
     """The backbone's own settings."""
     if isinstance(source, Mapping | Config):
         return _find_backbone(source, "the config")
+    if not isinstance(source, str | PathLike):
+        raise TypeError(
+            f"name_or_config must be a name, a config or the path of one, got {show(source)}"
+        )
     if str(source).endswith(".py"):
         if not Path(source).is_file():
             raise FileNotFoundError(f"config {str(source)!r} is not a file")
@@ -75,7 +93,14 @@ def _backbone_config(source: str | Path | Mapping) -> dict[str, Any]:
 
 def _find_backbone(config: Mapping | Config, what: str) -> dict[str, Any]:
     model = config.get("model", config)
-    backbone = model.get("backbone", model)
+    backbone = model.get("backbone", model) if isinstance(model, Mapping | Config) else model
+    if not isinstance(backbone, Mapping | Config):
+        raise TypeError(
+            f"name_or_config must have a dict as its model.backbone, got {show(backbone)}"
+        )
     if "type" not in backbone:
-        raise ValueError(f"{what} has no model.backbone, and no 'type' of its own")
+        raise ValueError(
+            f"name_or_config must name a backbone: {what} has no model.backbone, and no 'type' of "
+            f"its own"
+        )
     return dict(backbone)

@@ -136,6 +136,64 @@ def test_frozen_stages_neither_train_nor_leave_evaluation_mode(frozen_stages):
     assert model.drop_after_pos.training == (frozen_stages < 0)
 
 
+@pytest.mark.parametrize("out_indices", [(0,), (0, 1), (2,), (1, 3)])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("mode", [{}, {"mask_padding": True}, {"packed": True}])
+def test_stages_past_the_last_map_are_not_run(out_indices, version, mode):
+    """The maps are those of the whole model, whose checkpoints load; all that is trained learns."""
+    whole = make(version=version, **mode).double()
+    model = make(version=version, out_indices=out_indices, **mode).double()
+    norms = {f"norm{i}." for i in range(4) if i not in out_indices}
+    state = {k: v for k, v in whole.state_dict().items() if k[:6] not in norms}
+    assert state.keys() == model.state_dict().keys()
+    model.load_state_dict(state)
+    run = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: run.append(name))
+    images, sizes = (
+        torch.randn(2, 3, 36, 44, dtype=torch.float64),
+        torch.tensor([[36, 9], [20, 44]]),
+    )
+    sizes = [sizes] if mode else []
+    with torch.no_grad():
+        expected = whole.eval()(images, *sizes)
+        for found, index in zip(model.eval()(images, *sizes), out_indices, strict=True):
+            torch.testing.assert_close(found, expected[index], rtol=1e-12, atol=1e-12)
+    last = out_indices[-1]
+    idle = (f"stages.{last}.downsample", *(f"stages.{i}" for i in range(last + 1, 4)))
+    assert f"stages.{last}" in run
+    assert not [name for name in run if name.startswith(idle)]
+    sum(x.square().mean() for x in model.train()(images, *sizes)).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.requires_grad != name.startswith(idle), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"drop_path_rate": 0.9},  # branches of all images dropped
+        {"drop_path_rate": 0.9, "with_cp": True},
+        {"version": "v2", "drop_path_rate": 0.9, "extra_norm_every_n_blocks": 1},
+        {"frozen_stages": 2, "use_abs_pos_embed": True, "out_indices": (1, 2)},
+        {"patch_norm": False, "qkv_bias": False, "small_maps": "shrink"},
+        {"norm_cfg": {"type": "LN", "bias": False}, "use_abs_pos_embed": True},
+        {"mask_padding": True, "use_abs_pos_embed": True},
+        {"packed": True, "drop_path_rate": 0.9},
+    ],
+)
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_all_that_is_trained_gets_a_gradient(options, images):
+    """DDP stops where a parameter gets none; zeros will do."""
+    model = make(**options).train()
+    for _ in range(3):
+        model.zero_grad()
+        sum(x.sum() for x in model(torch.randn(images, 3, 20, 28))).backward()
+        for name, parameter in model.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
 def test_train_and_eval_return_the_module():
     model = make()
     assert model.eval() is model
@@ -254,3 +312,30 @@ def test_bad_arguments_are_named(options, error, message):
 def test_bad_images_are_named(images, error, message):
     with pytest.raises(error, match=message):
         make()(images)
+
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("weights", DTYPES)
+@pytest.mark.parametrize("images", DTYPES)
+@pytest.mark.parametrize("mode", [{}, {"mask_padding": True}, {"packed": True}, "forward_packed"])
+def test_images_have_the_dtype_of_the_weights(weights, images, mode):
+    """Or float32 and autocast joins them, as it does but for float64; else an error names both."""
+    model = SwinBackbone(**TINY_TWO_STAGES, strides=(4, 2), **(mode if type(mode) is dict else {}))
+    model.to(weights).eval()
+    x = torch.rand(1, 3, 9, 9, dtype=images)
+
+    def run():
+        with torch.no_grad():
+            return model.forward_packed(list(x)) if mode == "forward_packed" else model(x)
+
+    message = f"images of {images} and weights of {weights}"
+    for autocast in [False, True][: 1 + (weights == torch.float32)]:
+        joined = autocast and torch.float64 not in (images, weights)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            if images == weights or joined:
+                run()
+            else:
+                with pytest.raises(TypeError, match=message):
+                    run()

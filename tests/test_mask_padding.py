@@ -1,8 +1,12 @@
 """With ``mask_padding``, an image's maps do not depend on what it is batched with."""
 
+import contextlib
 import importlib
+import itertools
+import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from helpers.small_detector import small_detector
@@ -10,7 +14,8 @@ from mmengine.registry import init_default_scope
 from test_detection_configs import FOLDER
 
 from swin_backbone import SwinBackbone
-from swin_backbone.ops import BACKENDS
+from swin_backbone.ops import BACKENDS, shifted_window_attention
+from swin_backbone.ops.windows import as_kernels_read
 
 ARGUMENTS = {
     "embed_dims": 16,
@@ -173,6 +178,131 @@ def test_sizes_that_got_lost_are_missed():
 def test_wrong_sizes_are_named(changes, sizes, error, message):
     with pytest.raises(error, match=message):
         make(torch.float32, **changes)(torch.rand(1, 3, 8, 8), torch.tensor(sizes))
+
+
+MODES = {
+    "mask_padding": {"mask_padding": True},
+    "packed": {"mask_padding": False, "packed": True},
+    "both": {"mask_padding": True, "packed": True},
+}
+#: The same two sizes, in every form.
+FORMS = {
+    "tensor": torch.tensor([[5, 8], [8, 3]]),
+    **{
+        str(dtype): torch.tensor([[5, 8], [8, 3]], dtype=dtype)
+        for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.uint16,
+                      torch.uint32, torch.uint64)
+    },
+    "lists": [[5, 8], [8, 3]],
+    "tuples": ((5, 8), (8, 3)),
+    "torch.Size": [torch.Size([5, 8]), torch.Size([8, 3])],
+    "array": np.array([[5, 8], [8, 3]]),
+    "uint16 array": np.array([[5, 8], [8, 3]], np.uint16),
+    "list of arrays": [np.array([5, 8]), np.array([8, 3])],
+    "list of tensors": [torch.tensor([5, 8]), torch.tensor([8, 3])],
+    "numpy's integers": [[np.int64(5), np.uint8(8)], [8, 3]],
+    "tensors of no axes": [[torch.tensor(5), 8], [8, torch.tensor(3)]],
+    "not contiguous": torch.tensor([[5, 8], [8, 3]]).t().contiguous().t(),
+}  # fmt: skip
+#: What is refused, and how it begins to be told; a tensor and lists of the same numbers alike.
+REFUSED = {
+    "zero": ([[5, 8], [0, 3]], ValueError, "images need valid_sizes >= 1"),
+    "negative": ([[5, 8], [8, -3]], ValueError, "images need valid_sizes >= 1"),
+    "beyond int32": ([[5, 8], [2**31, 3]], ValueError, "images need valid_sizes >= 1"),
+    "beyond int64": ([[5, 8], [2**64, 3]], ValueError, "images need valid_sizes >= 1"),
+    "unsigned beyond int64": (np.array([[5, 8], [2**63, 3]], np.uint64), ValueError, "valid_sizes"),
+    "float": ([[5.0, 8.0], [8.0, 3.0]], TypeError, "valid_sizes must be integers"),
+    "nan": ([[math.nan, 8.0], [8.0, 3.0]], TypeError, "valid_sizes must be integers"),
+    "complex": ([[5, 8], [8, 3j]], TypeError, "valid_sizes must be integers"),
+    "bool": ([[True, True], [True, True]], TypeError, "valid_sizes must be integers"),
+    "text": ([["5", "8"], ["8", "3"]], TypeError, "valid_sizes must be integers"),
+    "None within": ([[5, 8], [8, None]], TypeError, "valid_sizes must be integers"),
+    "one image": ([[5, 8]], ValueError, r"valid_sizes must be \(2, 2\), got \(1, 2\)"),
+    "one number": (8, (TypeError, ValueError), r"valid_sizes must be \(2, 2\), got"),
+    "one axis": ([5, 8], ValueError, r"valid_sizes must be \(2, 2\)"),
+    "three numbers": ([[5, 8, 3], [8, 3, 3]], ValueError, r"valid_sizes must be \(2, 2\)"),
+    "ragged": ([[5, 8], [8]], ValueError, r"valid_sizes must be \(2, 2\)"),
+    "a name": ("58", TypeError, r"valid_sizes must be \(2, 2\)"),
+    "a dict": ({0: [5, 8]}, TypeError, r"valid_sizes must be \(2, 2\)"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sizes_may_have_any_form(mode):
+    backbone, batch = make(torch.float32, **MODES[mode]), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = backbone(batch, FORMS["tensor"])
+        for form, sizes in FORMS.items():
+            for a, b in zip(backbone(batch, sizes), expected, strict=True):
+                assert torch.equal(a, b), form
+            batch.valid_sizes = sizes
+            assert torch.equal(backbone(batch)[0], expected[0]), form
+            del batch.valid_sizes
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_wrong_sizes_are_refused_alike(what):
+    """By every mode, as lists and as tensors, given and attached, and by the operation."""
+    sizes, error, message = REFUSED[what]
+    forms = [sizes]
+    with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        forms.append(torch.tensor(sizes))
+    for changes, form in itertools.product(MODES.values(), forms):
+        backbone, batch = make(torch.float32, **changes), torch.rand(2, 3, 8, 8)
+        with pytest.raises(error, match=message):
+            backbone(batch, form)
+        batch.valid_sizes = form
+        with pytest.raises(error, match=message):
+            backbone(batch)
+
+
+@pytest.mark.parametrize("what", [what for what in REFUSED if what != "zero"])
+def test_the_operation_refuses_the_same_sizes(what):
+    """But zero, which a map on which nothing is an image's may have."""
+    sizes, error, message = REFUSED[what]
+    with pytest.raises(error, match=message.replace(">= 1", ">= 0")):
+        shifted_window_attention(
+            torch.rand(2, 8, 8, 24), torch.rand(9, 2), num_heads=2, window_size=(2, 2),
+            valid_sizes=sizes,
+        )  # fmt: skip
+
+
+def test_sizes_on_a_device_are_not_waited_for():
+    """What cannot be looked at is defined all the same: less than zero is none, more is all."""
+    sizes = torch.tensor([[-3, 8], [2**40, 3], [2**31, 2**31 - 1]])
+    assert as_kernels_read(sizes).tolist() == [[0, 8], [2**31 - 1, 3], [2**31 - 1, 2**31 - 1]]
+    assert as_kernels_read(sizes.int()).dtype == torch.int32
+    backbone = make(torch.float32).to("meta")
+    maps = backbone(torch.rand(2, 3, 8, 8, device="meta"), sizes[:2].to("meta"))
+    assert maps[0].shape == (2, 16, 2, 2)
+
+
+@pytest.mark.parametrize("mode", ["plain", *MODES])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_an_empty_batch_gives_empty_maps(mode, version):
+    """Of the shapes of a batch that is not, and gradients of zeros for all that is trained."""
+    changes = {"mask_padding": False, **MODES.get(mode, {})}
+    for backend, with_cp, out_indices in [
+        ("auto", False, (0, 1, 2)), ("reference", True, (0, 2)), ("sdpa", False, (0, 1)),
+        *[("triton", False, (0,))] * (mode == "plain"),
+    ]:  # fmt: skip
+        backbone = make(
+            torch.float32, **changes, version=version, backend=backend, with_cp=with_cp,
+            depths=(1, 1, 1), out_indices=out_indices, drop_path_rate=0.5, use_abs_pos_embed=True,
+        ).train()  # fmt: skip
+        images = torch.rand(0, 3, 9, 18, requires_grad=True)
+        maps = backbone(images, *([torch.zeros(0, 2).long()] if mode in MODES else []))
+        whole = backbone(torch.rand(1, 3, 9, 18))
+        assert [x.shape for x in maps] == [(0, *x.shape[1:]) for x in whole]
+        assert {x.dtype for x in maps} == {torch.float32}
+        sum(x.square().sum() for x in maps).backward()
+        assert images.grad.shape == images.shape
+        for name, parameter in backbone.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, name
+                assert (parameter.grad == 0).all(), name
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            assert backbone.eval()(images)[0].shape[0] == 0
 
 
 def backbone_maps(model, data, training):

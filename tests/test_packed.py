@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from test_mask_padding import ARGUMENTS, SIZES, assert_equal_alone, draw, pad, stock_detector
@@ -171,6 +172,42 @@ def test_a_detector_trains_with_it():
 )
 def test_wrong_images_are_named(images, message):
     with pytest.raises(ValueError, match=message):
+        make(torch.float32).forward_packed(images)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "error"),
+    [
+        ((0, 8), ValueError), ((-8, 8), ValueError), ((8, 2**31), ValueError), ([], ValueError),
+        ((8, 8, 8), ValueError), (0, ValueError), ((8.0, 8), TypeError), ((8, 8j), TypeError),
+        ((True, 8), TypeError), ("88", TypeError), (torch.tensor([8.0, 8.0]), TypeError),
+        (False, TypeError), ({8: 8}, TypeError),
+    ],
+)  # fmt: skip
+def test_wrong_sizes_of_the_batch_are_named(batch_size, error):
+    for changes in ({}, {"mask_padding": True}, {"packed": True}):
+        with pytest.raises(error, match="batch_size must be"):
+            make(torch.float32, **changes).forward_packed([torch.rand(3, 8, 8)], batch_size)
+
+
+def test_the_batchs_size_may_have_any_form():
+    backbone, images = make(torch.float32), [torch.rand(3, 5, 8), torch.rand(3, 8, 8)]
+    forms = [(8, 8), [8, 8], np.array([8, 8]), torch.Size([8, 8]), 8, np.int64(8)]
+    with torch.no_grad():
+        maps = [backbone.forward_packed(images, form) for form in forms]
+    assert all(torch.equal(a, b) for own in maps for a, b in zip(own, maps[0], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "error"),
+    [
+        (None, TypeError), (3, TypeError), ("images", TypeError), ([None], TypeError),
+        ([[1.0]], TypeError), ([torch.rand(3, 8, 8), torch.rand(3, 8, 8).double()], TypeError),
+        ([torch.rand(3, 8)], ValueError), ([torch.rand(3, 0, 8)], ValueError), ({}, TypeError),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_images_is_named(images, error):
+    with pytest.raises(error, match="images"):
         make(torch.float32).forward_packed(images)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..ops.kinds import OneOf, Optional
+
 IN1K = "ImageNet-1k"
 IN22K = "ImageNet-22k"
 IN22K_IN1K = "ImageNet-22k, then ImageNet-1k"
@@ -57,7 +59,13 @@ def list_checkpoints(
         version: only these of ``'v1'`` or ``'v2'``.
         library: only those in the layout of ``'official'``, ``'mmseg'``, ``'mmpretrain'``,
             ``'timm'``, ``'torchvision'`` or ``'transformers'``.
+
+    Raises:
+        ValueError: if there is no such version or library.
+        TypeError: if one of them is no text.
     """
+    Optional(OneOf(("v1", "v2")))("version", version)
+    Optional(OneOf(tuple(sorted({entry.library for entry in CATALOGUE}))))("library", library)
     return [
         entry
         for entry in CATALOGUE

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..extras import from_extra
+from ..ops.valid_sizes import check_valid_sizes
 from ..preprocessing import Preprocessing
 from .card import KEY, ModelCard
 
@@ -31,12 +32,13 @@ class ExportedModel:
 
         Args:
             images: (B, channels, H, W) float32, normalised as the card says.
-            valid_sizes: (B, 2) integers, for a model with ``mask_padding``: rows and columns of
-                each image in pixels; it lies at the top left, the rest is padding. ``None``: all
-                of it is image.
+            valid_sizes: (B, 2) integers >= 1, for a model with ``mask_padding``: rows and columns
+                of each image in pixels; it lies at the top left, the rest is padding. ``None``:
+                all of it is image.
 
         Raises:
-            ValueError: if ``valid_sizes`` has another shape, or the model has no such input.
+            ValueError: if ``valid_sizes`` has another shape, a number is out of range, or the
+                model has no such input.
             TypeError: if ``valid_sizes`` is not of integers.
         """
         inputs = [images]
@@ -57,12 +59,7 @@ def _checked_sizes(images: Tensor, valid_sizes: Tensor | None) -> Tensor:
     """(B, 2) int64 on the device of ``images``."""
     if valid_sizes is None:
         valid_sizes = torch.tensor([tuple(images.shape[2:])] * images.shape[0])
-    if valid_sizes.is_floating_point() or valid_sizes.dtype == torch.bool:
-        raise TypeError(f"valid_sizes must be integers, got {valid_sizes.dtype}")
-    if tuple(valid_sizes.shape) != (images.shape[0], 2):
-        raise ValueError(
-            f"valid_sizes must be ({images.shape[0]}, 2), got {tuple(valid_sizes.shape)}"
-        )
+    valid_sizes = check_valid_sizes(valid_sizes, images.shape[0])
     return valid_sizes.to(images.device, torch.int64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..ops import (
@@ -41,6 +42,13 @@ class PatchEmbed(nn.Module):
         self.patch_size = patch_size
         self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
         self.norm = norm_layer(embed_dims) if norm_layer is not None else nn.Identity()
+
+    def input_dtype(self) -> torch.dtype | None:
+        """The dtype that images have to have outside autocast; ``None`` where the projection is not
+        torch's own layer, which may cast."""
+        if type(self) is not PatchEmbed or type(self.projection) is not nn.Conv2d:
+            return None  # such as one that is sharded
+        return self.projection.weight.dtype
 
     def forward(self, x: Tensor | Sequence[Tensor], places: Tensor | None = None) -> Tensor:
         """Images to tokens.

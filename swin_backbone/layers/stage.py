@@ -33,6 +33,7 @@ class SwinStage(nn.Module):
         valid_sizes: Tensor | None = None,
         packing: Packing | None = None,
         norm: nn.Module | None = None,
+        merge: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Run the stage.
 
@@ -41,14 +42,15 @@ class SwinStage(nn.Module):
             valid_sizes: (B, 2) rows and columns that belong to each image, or ``None`` for all.
             packing: where the tokens of each image lie.
             norm: of the stage's own map, not of what the next stage gets; ``None`` for no norm.
+            merge: whether the next stage is wanted.
 
         Returns:
             The stage's own map (B, H, W, C), which only ``norm`` clears outside ``valid_sizes``,
-            and the next stage's input (the map before its norm where there is no next stage).
+            and the next stage's input (the map before its norm where no next stage is).
         """
         for block, factors in zip(self.blocks, self._sample(x, packing), strict=True):
             x = block(x, valid_sizes, packing, factors)
-        if self.downsample is None:
+        if self.downsample is None or not merge:
             return x if norm is None else apply_norm(norm, x, valid_sizes), x
         features = x
         if norm is not None:

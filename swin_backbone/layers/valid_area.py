@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..ops.windows import as_kernels_read
+
 
 def valid_pyramid(
     valid_sizes: Tensor, strides: Sequence[tuple[int, int]], device: torch.device
@@ -21,7 +23,8 @@ def valid_pyramid(
     where the images' are, on the host as a rule, and moved to the device together.
 
     Args:
-        valid_sizes: (B, 2) rows and columns of each image, in pixels.
+        valid_sizes: (B, 2) rows and columns of each image, in pixels, of any integer dtype; see
+            :func:`swin_backbone.ops.windows.as_kernels_read` for numbers out of range.
         strides: step from the pixels to the first level's tokens, and from each level to the next.
         device: where they are wanted.
 
@@ -29,7 +32,9 @@ def valid_pyramid(
         One more than there are strides, the images' first: (B, 2) int32, contiguous.
     """
     images = valid_sizes.shape[0]
-    sizes = valid_sizes.int().repeat(2, 1)  # so that each level begins at a multiple of 16 bytes
+    sizes = as_kernels_read(valid_sizes).repeat(
+        2, 1
+    )  # so that each level begins at a multiple of 16 bytes
     levels = [sizes]
     for stride in strides:
         sides = [-(-side // step) for side, step in zip(sizes.unbind(1), stride, strict=True)]

@@ -14,7 +14,8 @@ def prepare_openmmlab() -> None:
 
 
 def register_plugins() -> None:
-    """Register hooks and constructors with mmengine, and form an optimizer's groups as stock."""
+    """Register hooks and constructors with mmengine, under every package's scope, and form an
+    optimizer's groups as stock."""
     from . import (  # noqa: F401
         accelerate_hook,
         atomic_checkpoints,
@@ -29,6 +30,8 @@ def register_plugins() -> None:
         step_seed,
         valid_sizes,
     )
+    from .scopes import join_scopes  # once all is registered
     from .stock_groups import install_stock_groups
 
+    join_scopes()
     install_stock_groups()

@@ -13,8 +13,9 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..arguments import ARCHITECTURES, check_rate
+from ..arguments import ARCHITECTURES
 from ..backbone import SwinBackbone
+from ..ops.kinds import RATE
 from .layer_decay import layer_index
 
 #: Swin V2 (https://arxiv.org/abs/2111.09883), section 3.4: embed_dims, depths, num_heads.
@@ -93,7 +94,7 @@ class SwinClassifierBackbone(SwinBackbone):
             given = options.pop(name, value)
             if given != value:
                 raise ValueError(f"{name} must be left at {value!r}, got {given!r}")
-        check_rate("drop_rate", drop_rate)
+        drop_rate = RATE("drop_rate", drop_rate)
         architecture = _architecture(arch, options.get("version", "v1"))
         stages = len(architecture["depths"])
         super().__init__(

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from .backends import BACKENDS, AttentionInputs
+from .kinds import FINITE, RATE, Integer, OneOf, check_tensor, two_integers
 from .symbolic import has_symbols, is_exporting
+from .valid_sizes import check_valid_sizes
 from .watched import is_counted, is_transformed
 from .windows import WindowGrid
 
@@ -20,6 +22,8 @@ PREFERENCE_ELSEWHERE = ("cpu", "sdpa", "reference")
 #: The same where only plain operators will do. A trace is to serve every size, and PyTorch chooses
 #: a kernel of ``sdpa`` by size; not every one of these has every derivative.
 PREFERENCE_PLAIN = ("reference",)
+
+_HEADS = Integer(1)
 
 
 def shifted_window_attention(
@@ -56,10 +60,11 @@ def shifted_window_attention(
             https://arxiv.org/abs/2111.09883, equation 2): queries and keys are divided by their
             length (at least 1e-12), and q k^T is multiplied by its head's factor, as given.
             ``None``: dot products.
-        valid_sizes: (B, 2) integers: rows and columns, from the top left, that belong to each
-            image; more than the map has means all of it. Tokens outside, and tokens that only
-            fill up windows, are keys for no one, and their outputs are zero. ``None``: tokens
-            that fill up windows are seen, as the original does.
+        valid_sizes: (B, 2) integers >= 0: rows and columns, from the top left, that belong to each
+            image; more than the map has means all of it. A tensor, an array or lists; of a tensor
+            on a device, which is not looked at, less than 0 means 0. Tokens outside, and tokens
+            that only fill up windows, are keys for no one, and their outputs are zero. ``None``:
+            tokens that fill up windows are seen, as the original does.
         padding_qkv: (3 * C,) query, key and value of a token that only fills up a window: the
             bias of the projection, since the original pads zeros before it. ``None``: zeros.
             Of no effect beside ``valid_sizes``.
@@ -71,13 +76,16 @@ def shifted_window_attention(
 
     Raises:
         ValueError: if a shape does not fit, or the backend is unknown or cannot run the inputs.
-        TypeError: if ``qkv`` or ``logit_scale`` is not floating point, or ``valid_sizes`` is.
+        TypeError: if an argument is of another kind: ``qkv`` or ``logit_scale`` not floating
+            point, ``valid_sizes`` or a size not of integers, ...
     """
+    check_tensor("qkv", qkv)
     if qkv.dim() != 4 or qkv.shape[1] < 1 or qkv.shape[2] < 1:
         raise ValueError(f"qkv must be (B, H, W, 3*C) with H, W >= 1, got {tuple(qkv.shape)}")
     check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p)
     check_options(qkv, num_heads, scale, logit_scale)
-    _check_valid_sizes(qkv, valid_sizes)
+    if valid_sizes is not None:
+        valid_sizes = check_valid_sizes(valid_sizes, qkv.shape[0], at_least=0).to(qkv.device)
     inputs = AttentionInputs(
         qkv=qkv,
         bias_table=bias_table,
@@ -128,10 +136,8 @@ def _preference(qkv: Tensor) -> tuple[str, ...]:
 
 
 def check_backend_name(backend: str) -> None:
-    """Raise ``ValueError`` unless ``backend`` is ``'auto'`` or a known backend."""
-    if backend != "auto" and backend not in BACKENDS:
-        known = ", ".join(repr(name) for name in ("auto", *BACKENDS))
-        raise ValueError(f"backend must be one of {known}, got {backend!r}")
+    """Raise unless ``backend`` is ``'auto'`` or a known backend."""
+    OneOf(("auto", *BACKENDS))("backend", backend)
 
 
 def _log_choice(name: str, refused: list[str]) -> None:
@@ -142,15 +148,18 @@ def _log_choice(name: str, refused: list[str]) -> None:
 
 def check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p):
     """Raise for what does not fit, on a batch of maps or on packed images."""
+    check_tensor("bias_table", bias_table)
+    check_tensor("padding_qkv", padding_qkv, optional=True)
     if not qkv.is_floating_point():
         raise TypeError(f"qkv must be floating point, got {qkv.dtype}")
-    if num_heads < 1 or qkv.shape[-1] % (3 * num_heads):
+    _HEADS("num_heads", num_heads)
+    if qkv.shape[-1] % (3 * num_heads):
         raise ValueError(
             f"num_heads must divide C where qkv has 3*C channels, "
             f"got num_heads={num_heads} and {qkv.shape[-1]} channels"
         )
-    if len(window_size) != 2 or min(window_size) < 1:
-        raise ValueError(f"window_size must be two integers >= 1, got {window_size}")
+    two_integers("window_size", window_size, 1)
+    two_integers("shift_size", shift_size, 0)
     if not all(0 <= s < w for s, w in zip(shift_size, window_size, strict=True)):
         raise ValueError(
             f"shift_size must be >= 0 and below window_size={window_size}, got {shift_size}"
@@ -160,12 +169,14 @@ def check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qk
         raise ValueError(f"bias_table must be {expected}, got {tuple(bias_table.shape)}")
     if padding_qkv is not None and tuple(padding_qkv.shape) != (qkv.shape[-1],):
         raise ValueError(f"padding_qkv must be ({qkv.shape[-1]},), got {tuple(padding_qkv.shape)}")
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p must lie in [0, 1), got {dropout_p}")
+    RATE("dropout_p", dropout_p)
 
 
 def check_options(qkv, num_heads, scale, logit_scale):
     """Raise for scores that cannot be scaled so."""
+    check_tensor("logit_scale", logit_scale, optional=True)
+    if scale is not None:
+        FINITE("scale", scale)
     if logit_scale is not None:
         if scale is not None:
             raise ValueError(f"give scale or logit_scale, not both; got scale={scale}")
@@ -182,14 +193,3 @@ def resolve_scale(qkv, num_heads, scale, logit_scale) -> float:
     if scale is not None:
         return scale
     return 1.0 if logit_scale is not None else (qkv.shape[-1] // (3 * num_heads)) ** -0.5
-
-
-def _check_valid_sizes(qkv, valid_sizes):
-    if valid_sizes is not None:
-        if valid_sizes.is_floating_point() or valid_sizes.dtype == torch.bool:
-            raise TypeError(f"valid_sizes must be integers, got {valid_sizes.dtype}")
-        if tuple(valid_sizes.shape) != (qkv.shape[0], 2):
-            raise ValueError(
-                f"valid_sizes must be ({qkv.shape[0]}, 2), rows and columns of each image, "
-                f"got {tuple(valid_sizes.shape)}"
-            )

@@ -18,8 +18,10 @@ from .attention import (
     shifted_window_attention,
 )
 from .backends.triton import run_kernels, why_not_tensors
+from .kinds import Flag, check_tensor
 from .packing import Packing
 from .symbolic import is_exporting
+from .valid_sizes import check_valid_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +134,7 @@ def shifted_window_attention_packed(
 
     Args:
         qkv: (T, 3 * C), the tokens of all images, one image after the other, each row by row.
-        sizes: rows H and columns W of each image's map; their products add up to T. Or a
+        sizes: rows H and columns W of each image's map, all >= 1; their products add up to T. Or a
             :class:`Packing`, which keeps what kernels need to know, and ``mask_padding``.
         bias_table: as for one map.
         num_heads: as for one map.
@@ -158,7 +160,9 @@ def shifted_window_attention_packed(
     check_backend_name(backend)
     packing = sizes
     if not isinstance(sizes, Packing):
-        packing = Packing(tuple((int(rows), int(cols)) for rows, cols in sizes), mask_padding)
+        own = check_valid_sizes(sizes, name="sizes").tolist()
+        packing = Packing(tuple(map(tuple, own)), Flag()("mask_padding", mask_padding))
+    check_tensor("qkv", qkv)
     _check_tokens(qkv, packing)
     check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p)
     check_options(qkv, num_heads, scale, logit_scale)

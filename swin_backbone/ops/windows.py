@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .kinds import INT32_MAX, OneOf, two_integers
 from .symbolic import contiguous
 
 
@@ -60,6 +61,7 @@ class WindowGrid:
 
 #: What becomes of windows on a map that is no larger than they are, see :func:`fit_window`.
 SMALL_MAP_RULES = ("shift", "no_shift", "shrink", "shrink_square")
+_SMALL_MAP_RULE = OneOf(SMALL_MAP_RULES)
 
 
 def fit_window(
@@ -81,7 +83,15 @@ def fit_window(
 
     Returns:
         Window and shift to use.
+
+    Raises:
+        ValueError: if the rule is unknown, or a number is out of range.
+        TypeError: if ``size``, ``window_size`` or ``shift_size`` are not two integers each.
     """
+    _SMALL_MAP_RULE("rule", rule)
+    two_integers("size", size, 1)
+    two_integers("window_size", window_size, 1)
+    two_integers("shift_size", shift_size, 0)
     if rule == "shift":
         return window_size, shift_size
     if rule == "shrink_square":
@@ -174,8 +184,14 @@ def valid_tokens(height: int, width: int, valid_sizes: Tensor) -> Tensor:
 
 
 def as_kernels_read(valid_sizes: Tensor | None) -> Tensor | None:
-    """Valid sizes (B, 2) in the layout of kernels; a model's are in it already."""
-    return None if valid_sizes is None else valid_sizes.int().contiguous()
+    """Valid sizes (B, 2) in the layout of kernels; a model's are in it already.
+
+    Those on a device have not been looked at, since it would have to be waited for. A number below
+    zero counts as zero there, and one beyond 2**31 - 1 as that, which is all of a map.
+    """
+    if valid_sizes is None or valid_sizes.dtype == torch.int32:
+        return None if valid_sizes is None else valid_sizes.contiguous()
+    return valid_sizes.long().clamp(0, INT32_MAX).int().contiguous()
 
 
 def clear_padding(x: Tensor, valid_sizes: Tensor | None, channels_axis: int = -1) -> Tensor:

@@ -48,7 +48,7 @@ def images(rank, size):
 def gradients(model, loss):
     model.zero_grad()
     loss.backward()
-    return [p.grad.clone() for p in model.parameters()]
+    return [p.grad.clone() for p in model.parameters() if p.requires_grad]
 
 
 def largest_difference(a, b):
@@ -139,6 +139,31 @@ def frozen(rank, frozen_stages):
     return largest_difference(list(model.parameters()), list(alone.parameters()))
 
 
+def early_maps(rank):
+    """Steps of DDP on maps of the first stages only, against one process on all of it."""
+    model = Model(depths=(1, 1, 1), num_heads=(1, 2, 4), strides=(4, 2, 2), out_indices=(0, 1))
+    wrapped = DistributedDataParallel(model)
+    differences = []
+    for step in range(3):  # a parameter that DDP waits for in vain fails in the second
+        parts = [images(2 * step + other, (20, 28)) for other in range(2)]
+        found = gradients(model, wrapped(parts[rank]))
+        differences.append(largest_difference(found, gradients(model, model(torch.cat(parts)))))
+    return torch.tensor(differences).max().item()
+
+
+def empty_batch(rank, **changes):
+    """Steps of DDP in which one process has no images: the mean of gradients and zeros."""
+    model = Model(**changes)
+    wrapped = DistributedDataParallel(model)
+    differences = []
+    for step in range(2):
+        batch = images(step, (20, 28))
+        found = gradients(model, wrapped(batch[: 0 if rank == step else 2]))
+        half = [gradient / 2 for gradient in gradients(model, model(batch))]
+        differences.append(largest_difference(found, half))
+    return torch.tensor(differences).max().item()
+
+
 def broadcast_bytes(rank, backbone_class):
     """What two steps broadcast, though DDP is asked to broadcast buffers."""
     wrapped = DistributedDataParallel(Model(backbone_class), broadcast_buffers=True)
@@ -163,6 +188,9 @@ def main():
         "nothing frozen": frozen(rank, -1),
         "patch embedding frozen": frozen(rank, 0),
         "stage frozen": frozen(rank, 1),
+        "early maps": early_maps(rank),
+        "empty batch": empty_batch(rank),
+        "empty batch, version 2, packed": empty_batch(rank, version="v2", packed=True),
         "bytes": broadcast_bytes(rank, SwinBackbone),
         "bytes of mmseg's": broadcast_bytes(rank, SwinTransformer),
     }
