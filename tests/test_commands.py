@@ -215,6 +215,8 @@ def grid():
         ("benchmark", ["--show", "{F}/no.json"], "no.json"),
         ("benchmark", ["--show", "{F}/text.pth"], "text.pth"),
         ("benchmark", ["--batch", "1", "2"], "--batch"),
+        ("benchmark_losses", ["--repeats", "0"], "--repeats"),
+        ("benchmark_models", ["--no-such-option"], "--no-such-option"),
         ("benchmark", ["--plot", "{O}/p.txt"], "--plot"),
     )  # fmt: skip
 
