@@ -80,7 +80,7 @@ CHECKPOINTS = {
     "nowhere.pth": "nowhere.pth",
     "{F}/text.pth": "text.pth",
     "{F}/foreign.pth": "missing|not of a|lacks",
-    "{F}/empty": "not a file",
+    "{F}/empty": "not a file|is a folder",
 }
 DEVICES = {"nonsense": "nonsense", "cuda:99": "cuda:99", "meta": "meta"}
 

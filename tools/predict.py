@@ -92,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, path in arguments.files.items():
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise NotADirectoryError(f"--out {str(arguments.out)!r} is a file, and no folder")
     pictures = name_pictures(dict(find_files(arguments.inputs)), arguments.out)
     painter = load_painter(arguments)
     skipped = {}
