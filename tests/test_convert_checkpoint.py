@@ -126,7 +126,7 @@ def test_a_broken_checkpoint_is_an_error_and_writes_nothing(fault, tmp_path, cap
         convert_checkpoint(state, "timm")
     with pytest.raises(SystemExit) as caught:
         tool.main([str(source), str(out), "--to", "timm"])
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert out.read_bytes() == b"what was there"
 

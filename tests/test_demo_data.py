@@ -149,9 +149,9 @@ def test_another_folder_is_not_overwritten(tmp_path, content):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--train", "0"], "train must be >= 1, got 0"),
-        (["--val", "-1"], "val must be >= 1, got -1"),
-        (["--seed", "-2"], "seed must be >= 0, got -2"),
+        (["--train", "0"], "--train: must be an integer >= 1, got '0'"),
+        (["--val", "-1"], "--val: must be an integer >= 1, got '-1'"),
+        (["--seed", "-2"], "--seed: must be an integer >= 0"),
     ],
 )
 def test_arguments_out_of_range(tmp_path, capsys, arguments, told):

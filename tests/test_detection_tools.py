@@ -1,6 +1,9 @@
 """The command line tools with a detector, run as users run them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,10 @@ from test_tools import run_tool
 
 import swin_backbone  # noqa: F401  (lets mmdet import without compiled ops)
 
-pytest.importorskip("mmdet")
+mmdet = pytest.importorskip("mmdet")
 
-CONFIG = Path(__file__).parents[1] / "configs/swin_det/mask-rcnn_swin-t-p4-w7_fpn_1xb8-2k_nuclei.py"
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/swin_det/mask-rcnn_swin-t-p4-w7_fpn_1xb8-2k_nuclei.py"
 SIZES = [(48, 64), (64, 48), (56, 56), (40, 72)]
 
 
@@ -83,6 +87,28 @@ def test_predict_does_not_cut_images_for_a_detector(config, run, tmp_path):
     )  # fmt: skip
     assert done.returncode != 0
     assert "--slide always is for segmentors" in done.stderr
+
+
+@pytest.mark.slow
+def test_mmdets_own_test_runs_without_compiled_ops(config, run, tmp_path):
+    """As docs/detection.md says; by itself, mmdet's command asks for the ops when it starts."""
+    command = next(
+        block for block in (ROOT / "docs/detection.md").read_text().split("```") if "runpy" in block
+    )
+    script = Path(mmdet.__file__).parent / ".mim" / "tools" / "test.py"
+    words = {"MMDET/tools/test.py": script, "CONFIG": config, "CHECKPOINT": run / "iter_2.pth"}
+    for word, meaning in words.items():
+        command = command.replace(word, str(meaning))
+    command = command.removeprefix("bash\n").replace("python ", f"{sys.executable} ", 1)
+    done = subprocess.run(
+        ["bash", "-ec", f"{command.strip()} --work-dir {tmp_path}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "coco/bbox_mAP" in done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -10,19 +10,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-#: What hides a package, what then needs it, and the extra that has it.
+#: A package that is hidden, a command that needs it, with arguments, and the extra that has it.
 CASES = {
-    "pyarrow": ("tools/extract_features.py", "features"),
-    "sklearn": ("tools/linear_probe.py", "probe"),
-    "gradio": ("tools/demo_app.py", "demo"),
+    "pyarrow": ("tools/extract_features.py", [], "features"),
+    "sklearn": ("tools/linear_probe.py", ["tiny", "random", "--data", "data"], "probe"),
+    "gradio": ("tools/demo_app.py", ["config.py", "checkpoint.pth"], "demo"),
 }
 
 
 @pytest.mark.parametrize("package", CASES)
 def test_a_tool_says_what_to_install(package):
-    tool, extra = CASES[package]
+    tool, arguments, extra = CASES[package]
     script = (
         f"import sys; sys.path.insert(0, 'tools'); sys.modules[{package!r}] = None\n"
+        f"sys.argv[1:] = {arguments!r}\n"
         f"import runpy; runpy.run_path({tool!r}, run_name='__main__')"
     )
     done = subprocess.run(
@@ -33,9 +34,9 @@ def test_a_tool_says_what_to_install(package):
         text=True,
         timeout=200,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     message = done.stderr.splitlines()[-1]
-    assert message.startswith("ModuleNotFoundError: ")
+    assert message.startswith(f"{Path(tool).name}: error: ")
     assert package in message
     assert f"pip install 'swin-backbone[{extra}]'" in message
 

@@ -13,11 +13,14 @@ import pytest
 import torch
 from helpers import tiny_run
 from helpers.tiny_run import tiny_config
+from mmengine.config import Config
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from swin_backbone.checkpoints import read_checkpoint
-from swin_backbone.openmmlab.atomic_checkpoints import AtomicLocalBackend
+from swin_backbone.checkpoints import CheckpointError, read_checkpoint
+from swin_backbone.openmmlab.atomic_checkpoints import AtomicCheckpointHook, AtomicLocalBackend
+from swin_backbone.openmmlab.resuming import find_checkpoint_to_resume
 from swin_backbone.openmmlab.seeded_data import (
     SeededDataset,
     _EndlessBatches,
@@ -293,6 +296,80 @@ def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     backend.put_text("newer", path)
     assert path.read_bytes() == b"newer"
     assert [file.name for file in path.parent.iterdir()] == ["file"]
+
+
+#: What a crash, a full disk or a move may have made of the pointer, given the last checkpoint.
+POINTERS = {
+    "missing": None,
+    "empty": "",
+    "of zeros": "\0" * 20,
+    "of a missing file": "/nowhere/iter_9.pth",
+    "of a broken file": "{folder}/iter_30.pth",
+    "of a folder that moved": "/moved/iter_20.pth",
+}
+
+
+def write_checkpoints(folder):
+    """Three whole ones, of which the last is cut off after it was written."""
+    content = {"state_dict": {"a": torch.ones(50)}, "optimizer": {}, "meta": {"iter": 1}}
+    for step in (3, 10, 20, 30):
+        torch.save(content, folder / f"iter_{step}.pth")
+    os.truncate(folder / "iter_30.pth", 700)
+    best = {"state_dict": {"a": torch.ones(50)}, "meta": {}}
+    torch.save(best, folder / "best_mIoU_iter_25.pth")
+    (folder / f".{'1' * 8}-{'2' * 8}-1-0.unfinished.pth").write_bytes(b"part")
+
+
+@pytest.mark.parametrize("pointer", POINTERS)
+def test_the_newest_whole_checkpoint_is_found(pointer, tmp_path):
+    write_checkpoints(tmp_path)
+    if POINTERS[pointer] is not None:
+        (tmp_path / "last_checkpoint").write_text(POINTERS[pointer].format(folder=tmp_path))
+    assert find_checkpoint_to_resume(tmp_path) == str(tmp_path / "iter_20.pth")
+
+
+def test_a_whole_checkpoint_that_is_pointed_to_comes_first(tmp_path):
+    write_checkpoints(tmp_path)
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_10.pth"))
+    assert find_checkpoint_to_resume(tmp_path) == str(tmp_path / "iter_10.pth")
+    (tmp_path / "last_checkpoint").write_text("s3://bucket/iter_5.pth")
+    assert find_checkpoint_to_resume(tmp_path) == "s3://bucket/iter_5.pth"
+
+
+def test_checkpoints_in_a_folder_of_their_own(tmp_path):
+    work_dir, out_dir = tmp_path / "runs" / "mine", tmp_path / "checkpoints"
+    (out_dir / "mine").mkdir(parents=True)
+    work_dir.mkdir(parents=True)
+    write_checkpoints(out_dir / "mine")
+    found = find_checkpoint_to_resume(work_dir, out_dir)
+    assert found == str(out_dir / "mine" / "iter_20.pth")
+
+
+def test_without_a_whole_checkpoint(tmp_path):
+    assert find_checkpoint_to_resume(tmp_path) is None
+    assert find_checkpoint_to_resume(tmp_path / "nowhere") is None
+    (tmp_path / "last_checkpoint").write_text("")
+    assert find_checkpoint_to_resume(tmp_path) is None
+    (tmp_path / "iter_1.pth").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"can be resumed from: .*iter_1\.pth"):
+        find_checkpoint_to_resume(tmp_path)
+
+
+def configs_of_the_project():
+    folder = Path(__file__).parents[1] / "configs"
+    return sorted(path for path in folder.rglob("*.py") if "_base_" not in path.parts)
+
+
+def test_every_config_keeps_its_checkpoints_through_a_kill():
+    wrong = {}
+    for path in configs_of_the_project():
+        hook = Config.fromfile(path).default_hooks.checkpoint
+        if HOOKS.get(hook.type) is not AtomicCheckpointHook:
+            wrong[path.name] = hook.type
+    assert not wrong
+    assert len(configs_of_the_project()) > 40
+    for path in (Path(__file__).parents[1] / "configs").rglob("*.py"):
+        assert '"CheckpointHook"' not in path.read_text(), path
 
 
 # Some gradients are zero but for rounding (those of the keys' bias), and AdamW would turn their

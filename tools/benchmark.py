@@ -17,9 +17,11 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from argument_types import number, picture, positive
 from benchmarking.cases import DTYPES, MODES, Case
 from benchmarking.comparison import Options, measure_all, plan
 from benchmarking.implementations import DEFAULT_IMPLEMENTATIONS, IMPLEMENTATIONS
@@ -28,15 +30,18 @@ from benchmarking.results import Benchmark, Peer, describe_device, environment_v
 from benchmarking.roofline import measure_ceilings
 from benchmarking.tables import as_markdown, show
 from benchmarking.timing import Deadline
+from commands import Parser, command
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.atomic_files import write_text
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     check(arguments, parser)
     console = Console()
     if not console.is_terminal:
@@ -51,14 +56,14 @@ def main() -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        __file__, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add = parser.add_argument
     add("--archs", nargs="+", choices=ARCHITECTURES, default=["tiny"])
     add("--sizes", nargs="+", type=size, default=[(512, 512)], metavar="HxW", help="in pixels")
-    add("--batch", nargs="+", type=int, help="images; one number, or one for each size")
+    add("--batch", nargs="+", type=positive, help="images; one number, or one for each size")
     add("--dtype", choices=DTYPES, default="bf16" if device == "cuda" else "fp32")
     add("--modes", nargs="+", choices=MODES, help="latency is forward of one image", default=MODES)
     add(
@@ -71,17 +76,22 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--compile", action="store_true", help="also each with torch.compile, a minute or more each"
     )
-    add("--repeats", type=int, default=15, help="rounds; default 15")
-    add("--time-limit", type=float, metavar="SECONDS", help="what is not measured by then is named")
+    add("--repeats", type=positive, default=15, help="rounds; default 15")
+    add(
+        "--time-limit",
+        type=number(0),
+        metavar="SECONDS",
+        help="what is not measured by then is named",
+    )
     add("--device", choices=["cuda", "cpu"], default=device)
-    add("--threads", type=int, help="on the CPU; default: PyTorch's")
+    add("--threads", type=positive, help="on the CPU; default: PyTorch's")
     add("--cpu-memory", action="store_true", help="on the CPU, measure memory too, 10 s each")
     add("--json", type=Path, help="write the results, after each case")
-    add("--plot", type=Path, metavar="PNG", help="write them as bars")
+    add("--plot", type=picture, metavar="PNG", help="write them as bars")
     add("--markdown", type=Path, help="write them as tables for a document")
     add(
         "--profile",
-        type=Path,
+        type=picture,
         metavar="PNG",
         help="instead: where the time of a forward and of a training step of one implementation "
         "goes, for the first architecture and size",
@@ -107,8 +117,6 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
             f"--batch takes one number or one for each of {len(arguments.sizes)} sizes, "
             f"got {len(arguments.batch)}"
         )
-    if min(*arguments.batch, arguments.repeats) < 1:
-        parser.error("--batch and --repeats must be at least 1")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device")
     if arguments.profile:
@@ -143,7 +151,7 @@ def report_benchmark(arguments: argparse.Namespace, console: Console) -> None:
     benchmark = Benchmark.load(arguments.show) if arguments.show else measure(arguments, console)
     show(benchmark, console)
     if arguments.markdown:
-        arguments.markdown.write_text(as_markdown(benchmark))
+        write_text(arguments.markdown, as_markdown(benchmark))
         console.print(f"wrote {arguments.markdown}")
     if arguments.plot:
         from benchmarking.pictures import plot_benchmark  # a picture may be made elsewhere
@@ -219,4 +227,4 @@ def command_line() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

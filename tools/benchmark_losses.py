@@ -11,36 +11,41 @@ under ``torch.compile``, and image by image with recomputation.
 
 from __future__ import annotations
 
-import argparse
 import csv
+import io
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from argument_types import positive
+from commands import Parser, command
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from swin_backbone import ops
+from swin_backbone.atomic_files import write_text
 
 IGNORED = 255
 FIELDS = ("what", "way", "forward ms", "both ms", "peak MB")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", type=int, nargs=6, default=(16, 150, 128, 128, 512, 512),
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", type=positive, nargs=6, default=(16, 150, 128, 128, 512, 512),
                         metavar=("B", "K", "h", "w", "H", "W"))  # fmt: skip
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--repeats", type=positive, default=11)
     parser.add_argument("--compiled", action="store_true", help="torch.compile the peers too")
     parser.add_argument("--only", help="measure what has this in its name")
     parser.add_argument("--out", type=Path, help="CSV file for the results")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     about = {
         "date": date.today().isoformat(),
@@ -58,10 +63,11 @@ def main() -> None:
         print(*(f"{v:12.3f}" if isinstance(v, float) else f"{v:34}" for v in row.values()))
         rows.append(about | row)
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0] if rows else [*about, *FIELDS])
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0] if rows else [*about, *FIELDS])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(arguments.out, text.getvalue())
 
 
 def cases(arguments, device: str):
@@ -218,4 +224,4 @@ def _wait() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,16 +28,19 @@ from benchmarking.profiling import as_table, take_apart
 from benchmarking.results import describe_device, environment_versions, now
 from benchmarking.segmentors import NAMES, Runner, Task, make_runner
 from benchmarking.timing import Deadline, interleave, seconds, wall_seconds
+from commands import Parser, command
 from rich.console import Console
 from rich.table import Table
 
 from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.atomic_files import write_text, write_whole
 
 TASKS = ("T16train", "T2train", "B8train", "T1predict", "T8predict")
 WARM_UP = 5
 COLUMNS = ("date", "device", "torch", "task", "way", "ms", "images_per_second", "peak_gb", "reason")
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     warnings.filterwarnings("ignore")
@@ -60,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        __file__, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add = parser.add_argument
@@ -161,8 +164,7 @@ def write_csv(path: Path, lines: list[dict]) -> None:
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     writer.writerows(lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def plot(lines: list[dict], path: Path) -> None:
@@ -184,8 +186,7 @@ def plot(lines: list[dict], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(lines[0]["device"] + ", torch " + lines[0]["torch"], fontsize=10)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=110))
 
 
 def show_profile(options: argparse.Namespace, console: Console) -> None:

@@ -16,16 +16,21 @@ import argparse
 import json
 import math
 import random
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from argument_types import not_negative, number, positive
+from commands import Parser, command
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from swin_backbone import SwinBackbone
 from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.atomic_files import write_text
 
 LONGEST, DIVISOR = 1333, 32
 #: Mean and deviation of log(height / width): 5 % lie below log(0.6), 5 % above log(1.5).
@@ -33,16 +38,22 @@ LOG_MEAN, LOG_DEVIATION = -0.0527, 0.2785
 MODES = {"padded": {}, "masked": {"mask_padding": True}, "packed": {"packed": True}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description=__doc__.split("\n")[0])
     parser.add_argument("--arch", choices=ARCHITECTURES, default="tiny")
-    parser.add_argument("--batch", type=int, default=16, help="images a batch")
-    parser.add_argument("--batches", type=int, default=8, help="batches, three steps each")
-    parser.add_argument("--seed", type=int, default=0, help="of the sizes")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all sizes, to try the script")
+    parser.add_argument("--batch", type=positive, default=16, help="images a batch")
+    parser.add_argument("--batches", type=positive, default=8, help="batches, three steps each")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of the sizes")
+    parser.add_argument(
+        "--scale",
+        type=number(0, 1, above=True),
+        default=1.0,
+        help="of all sizes, to try the script",
+    )
     parser.add_argument("--backend", default="auto", help="attention backend")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = random.Random(arguments.seed)
     batches = [
@@ -53,7 +64,7 @@ def main() -> None:
     print_table(rows, waste, arguments)
     if arguments.out is not None:
         about = {**vars(arguments), "out": None, "torch": torch.__version__, "padding": waste}
-        arguments.out.write_text(json.dumps({**about, "modes": rows}))
+        write_text(arguments.out, json.dumps({**about, "modes": rows}))
 
 
 def draw_sizes(count: int, generator: random.Random, scale: float = 1.0) -> list[tuple[int, int]]:
@@ -137,4 +148,4 @@ def print_table(rows: dict, waste: float, arguments: argparse.Namespace) -> None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

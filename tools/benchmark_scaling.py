@@ -23,10 +23,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from argument_types import not_negative, port, positive
+from argument_types import number as number_type
+from commands import Parser, command
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -36,6 +40,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import swin_backbone  # noqa: F401  (first: it lets mmseg import without compiled ops)
 from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
 
 # isort: split
@@ -51,25 +56,33 @@ CUDA = torch.cuda.is_available()
 console = Console(stderr=True, width=160)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(__file__, description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--processes", type=int, nargs="+", help="default: 1, 2, 4 ... all GPUs")
+    parser.add_argument(
+        "--processes", type=positive, nargs="+", help="default: 1, 2, 4 ... all GPUs"
+    )
     parser.add_argument("--arch", nargs="+", choices=SIZES, default=["tiny", "base", "large"])
-    parser.add_argument("--batch", type=int, nargs="+", default=[4, 16], help="images a process")
+    parser.add_argument(
+        "--batch", type=positive, nargs="+", default=[4, 16], help="images a process"
+    )
     parser.add_argument("--strategy", nargs="+", choices=["ddp", "fsdp"], default=["ddp", "fsdp"])
-    parser.add_argument("--size", type=int, default=512, help="side of an image, pixels")
+    parser.add_argument("--size", type=positive, default=512, help="side of an image, pixels")
     parser.add_argument("--norm", choices=["SyncBN", "BN"], default="SyncBN", help="of the heads")
-    parser.add_argument("--steps", type=int, default=30, help="timed steps of each setting")
-    parser.add_argument("--warm-up", type=int, default=10, help="steps before them")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds a number of processes")
-    parser.add_argument("--port", type=int, default=29500)
+    parser.add_argument("--steps", type=positive, default=30, help="timed steps of each setting")
+    parser.add_argument("--warm-up", type=not_negative, default=10, help="steps before them")
+    parser.add_argument(
+        "--timeout", type=number_type(0), default=1800, help="seconds a number of processes"
+    )
+    parser.add_argument("--port", type=port, default=29500)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    arguments = parse_arguments()
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse_arguments(argv)
     if arguments.worker is not None:
         work(arguments)
         return 0
@@ -80,17 +93,19 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows, failed = [], False
     for number in sorted(numbers):
-        found, code = launch(number, arguments)
+        found, code = launch(number, arguments, argv)
         rows += found
         failed |= code != 0
         if not found:
             console.print(f"[red]{number} processes: no result, exit status {code}[/red]")
     add_efficiency(rows)
-    report(rows, arguments)
+    report(rows, arguments, argv)
     return 1 if failed or not rows else 0
 
 
-def launch(number: int, arguments: argparse.Namespace) -> tuple[list[dict], int]:
+def launch(
+    number: int, arguments: argparse.Namespace, argv: Sequence[str]
+) -> tuple[list[dict], int]:
     """Run all settings in ``number`` processes; the results that were written, and the status."""
     path = arguments.out / f"processes_{number}.jsonl"
     path.unlink(missing_ok=True)
@@ -98,7 +113,7 @@ def launch(number: int, arguments: argparse.Namespace) -> tuple[list[dict], int]
         *(sys.executable, "-m", "torch.distributed.run"),
         *(f"--nproc_per_node={number}", "--master_addr=127.0.0.1"),
         *(f"--master_port={arguments.port}", __file__),
-        *sys.argv[1:],
+        *argv,
         *("--worker", path),
     ]
     console.print(f"{number} processes")
@@ -274,17 +289,17 @@ def add_efficiency(rows: list[dict]) -> None:
             row["efficiency"] = each / base[1]
 
 
-def report(rows: list[dict], arguments: argparse.Namespace) -> None:
+def report(rows: list[dict], arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     """Write JSON, Markdown and a plot; print the table."""
     about = {
-        "command": " ".join(["python", "tools/benchmark_scaling.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "tools/benchmark_scaling.py", *argv]),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "size": arguments.size,
     }
-    (arguments.out / "scaling.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
+    write_text(arguments.out / "scaling.json", json.dumps({**about, "rows": rows}, indent=1))
     table = as_markdown(rows)
-    (arguments.out / "scaling.md").write_text(table + "\n")
+    write_text(arguments.out / "scaling.md", table + "\n")
     print(table)
     draw([row for row in rows if "error" not in row], arguments.out / "scaling.png")
 
@@ -341,7 +356,7 @@ def draw(rows: list[dict], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=110))
 
 
 if __name__ == "__main__":

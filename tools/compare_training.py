@@ -21,18 +21,26 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from argument_types import number, picture
+from argument_types import seed as seed_type
+from commands import Parser, command
+from launching import add_config_options, build_runner
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import swin_backbone  # noqa: F401  (registers SwinBackbone)
 from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.atomic_files import write_text, write_whole
+from swin_backbone.openmmlab.config_files import change_config, read_config
+from swin_backbone.openmmlab.whole_models import kind_of
 
 #: Variants that are known by name; what they change in the config. ``{scope}`` is the config's.
 VARIANTS = {
@@ -71,8 +79,9 @@ class VariantAction(DictAction):
         setattr(namespace, self.dest, variants)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="train the config")
     train.add_argument("config")
@@ -85,7 +94,7 @@ def main() -> None:
         metavar=("NAME", "KEY=VALUE"),
         help=f"a variant to train; default: {' and '.join(VARIANTS)}",
     )
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=seed_type, default=0)
     train.add_argument(
         "--cuda-graphs",
         action="store_true",
@@ -97,26 +106,28 @@ def main() -> None:
         action="store_true",
         help="keep convolutions' weights in the memory layout that the GPU computes in",
     )
-    train.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
+    add_config_options(train)
     train.set_defaults(run=run_training)
     plot = commands.add_parser("plot", help="draw the curves of runs")
     plot.add_argument("folders", type=Path, nargs="+")
-    plot.add_argument("--to", type=Path, required=True, help="PNG to write")
+    plot.add_argument("--to", type=picture, required=True, help="PNG to write")
     plot.add_argument(
-        "--smoothing", type=float, default=0.9, help="weight of the past in the losses, [0, 1)"
+        "--smoothing",
+        type=number(0, 0.999),
+        default=0.9,
+        help="weight of the past in the losses, [0, 1)",
     )
     plot.set_defaults(run=run_plot)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     arguments.run(arguments)
 
 
 def run_training(arguments: argparse.Namespace) -> None:
     for name, changes in (arguments.variants or VARIANTS).items():
         cfg = make_config(arguments, name, changes)
-        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
         description = {"variant": name, "seed": arguments.seed, "config": arguments.config}
-        Path(cfg.work_dir, DESCRIPTION).write_text(json.dumps(description))
-        runner = Runner.from_cfg(cfg)
+        write_text(Path(cfg.work_dir, DESCRIPTION), json.dumps(description))
+        runner = build_runner(cfg)
         if arguments.channels_last:
             runner.register_hook(ChannelsLastHook())
         if arguments.cuda_graphs:
@@ -126,9 +137,9 @@ def run_training(arguments: argparse.Namespace) -> None:
 
 def make_config(arguments: argparse.Namespace, name: str, changes: dict) -> Config:
     """The config of one variant."""
-    cfg = Config.fromfile(arguments.config)
-    cfg.merge_from_dict(arguments.cfg_options)
-    cfg.merge_from_dict(changes)
+    cfg = read_config(arguments.config, arguments.cfg_options)
+    kind_of(cfg, f"config {arguments.config!r}")
+    change_config(cfg, changes)
     cfg.model.backbone.type = cfg.model.backbone.type.format(scope=cfg.default_scope)
     cfg.model.backbone = spell_out_arch(cfg.model.backbone)
     cfg.randomness = {"seed": arguments.seed}
@@ -284,8 +295,7 @@ def draw(runs: list[dict], path: Path, smoothing: float) -> None:
         panel.legend()
     figure.suptitle(", ".join(sorted({Path(run["config"]).stem for run in runs})), fontsize=10)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=110))
 
 
 def smooth(values: list[float], weight: float) -> list[float]:
@@ -299,4 +309,4 @@ def smooth(values: list[float], weight: float) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

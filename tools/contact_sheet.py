@@ -5,7 +5,8 @@ python tools/contact_sheet.py CONFIG CHECKPOINT --out sheet.png [--images 6] [--
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
@@ -13,30 +14,36 @@ import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 # isort: split
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from argument_types import picture, positive
+from commands import Parser, command
+from launching import add_config_options
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmseg.apis import init_model
 from mmseg.registry import DATASETS
 from PIL import Image
 
+from swin_backbone.atomic_files import write_whole
 from swin_backbone.images import read_image
+from swin_backbone.openmmlab.config_files import blamed_on, read_config
+from swin_backbone.openmmlab.whole_models import load_whole_model
 from swin_backbone.visualization import contact_sheet
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description=__doc__.split("\n")[0])
     parser.add_argument("config")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--images", type=int, default=6, help="rows, evenly spread over the split")
-    parser.add_argument("--cell", type=int, default=220, help="side of each picture, pixels")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
-    arguments = parser.parse_args()
-    cfg = Config.fromfile(arguments.config)
-    cfg.merge_from_dict(arguments.cfg_options)
+    parser.add_argument("--out", type=picture, required=True, help="PNG to write")
+    parser.add_argument(
+        "--images", type=positive, default=6, help="rows, evenly spread over the split"
+    )
+    parser.add_argument("--cell", type=positive, default=220, help="side of each picture, pixels")
+    add_config_options(parser)
+    arguments = parser.parse_args(argv)
+    cfg = read_config(arguments.config, arguments.cfg_options)
     sheet = paint_sheet(cfg, arguments.checkpoint, arguments.images, arguments.cell)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(arguments.out)
+    write_whole(arguments.out, sheet.save)
 
 
 def paint_sheet(cfg: Config, checkpoint: Path, count: int, cell: int = 220) -> Image.Image:
@@ -48,8 +55,9 @@ def paint_sheet(cfg: Config, checkpoint: Path, count: int, cell: int = 220) -> I
     if not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint {str(checkpoint)!r} is not a file")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = init_model(cfg, str(checkpoint), device=device)
-    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    model = load_whole_model(cfg, checkpoint, device, kind="segmentor")
+    with blamed_on("the config's val_dataloader cannot be built"):
+        dataset = DATASETS.build(cfg.val_dataloader.dataset)
     spread = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
     rows = []
     for index in spread.tolist():
@@ -64,4 +72,4 @@ def paint_sheet(cfg: Config, checkpoint: Path, count: int, cell: int = 220) -> I
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

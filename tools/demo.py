@@ -6,8 +6,10 @@ python tools/demo.py --out demo_output
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
@@ -16,23 +18,29 @@ import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 import make_demo_data
 import numpy as np
 import torch
+from argument_types import positive
+from argument_types import seed as seed_type
+from commands import Parser, command
 from contact_sheet import paint_sheet
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 from rich.console import Console
 
+from swin_backbone.atomic_files import write_whole
+
 CONFIG = Path(__file__).parent.parent / "configs" / "demo" / "swin-demo_upernet_demo-112x112.py"
 SHOWN = 6  # images on the contact sheet
 console = Console()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train and evaluate on generated scenes.")
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description="Train and evaluate on generated scenes.")
     parser.add_argument("--out", type=Path, default=Path("demo_output"))
-    parser.add_argument("--iters", type=int, help="training steps; default: the config's")
-    parser.add_argument("--seed", type=int, default=0, help="of data and training")
-    arguments = parser.parse_args()
+    parser.add_argument("--iters", type=positive, help="training steps; default: the config's")
+    parser.add_argument("--seed", type=seed_type, default=0, help="of data and training")
+    arguments = parser.parse_args(argv)
     warnings.filterwarnings("ignore")  # of libraries, about things that are as they should be
     torch.set_num_threads(1)  # for a model this small, threads wait longer than they work
     start = time.time()
@@ -43,7 +51,7 @@ def main() -> None:
     score = runner.val()["mIoU"]
     checkpoint = Path(cfg.work_dir) / f"iter_{cfg.train_cfg.max_iters}.pth"
     sheet = arguments.out / "predictions.png"
-    paint_sheet(cfg, checkpoint, SHOWN).save(sheet)
+    write_whole(sheet, paint_sheet(cfg, checkpoint, SHOWN).save)
     console.print(f"mIoU            [bold]{score:.1f} %[/bold]")
     console.print(f"majority class  {majority_score(data, len(make_demo_data.CLASSES)):.1f} %")
     console.print(f"pictures        {sheet}")
@@ -92,4 +100,4 @@ def majority_score(data: Path, num_classes: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

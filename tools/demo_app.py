@@ -14,16 +14,20 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
 import numpy as np
 import torch
+from argument_types import device as device_type
+from argument_types import number, port
+from commands import Parser, command
 from hosts import HostCheck
-from mmengine.config import Config
-from painters import Detector, Segmentor, is_detector
+from painters import Detector, Segmentor
 from PIL import Image
 from predictors import Sliding
 from torch import nn
@@ -31,10 +35,12 @@ from uploads import Limits, RefusedError, open_upload, smaller_copy
 
 from swin_backbone.extras import from_extra
 from swin_backbone.memory import give_back_memory, is_out_of_memory
+from swin_backbone.openmmlab.config_files import read_config
+from swin_backbone.openmmlab.whole_models import is_detector
 from swin_backbone.preprocessing import preprocessing_of
 from swin_backbone.visualization.maps import principal_colours
 
-with from_extra("demo"):
+if TYPE_CHECKING:
     import gradio as gr
 
 #: A segmentor sees larger images in tiles, which bound its memory.
@@ -45,14 +51,16 @@ PICTURED = 0.25
 KEPT = 600
 
 
-def load_model(config: str, checkpoint: str, device: str) -> Segmentor | Detector:
+def load_model(
+    config: str, checkpoint: str, device: str, allow_missing: bool = False
+) -> Segmentor | Detector:
     """The model of a config, of mmdet's scope or else of mmseg's."""
     for name, path in (("config", config), ("checkpoint", checkpoint)):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
-    if is_detector(Config.fromfile(config)):
-        return Detector(config, checkpoint, device)
-    return Segmentor.from_checkpoint(config, checkpoint, device, sliding=TILES)
+    if is_detector(read_config(config)):
+        return Detector(config, checkpoint, device, allow_missing=allow_missing)
+    return Segmentor.from_checkpoint(config, checkpoint, device, TILES, allow_missing)
 
 
 def stage_pictures(network: nn.Module, image: np.ndarray) -> list[tuple[Image.Image, str]]:
@@ -123,6 +131,7 @@ class Page:
 
     def build(self) -> gr.Blocks:
         """The page."""
+        gr = _gradio()
         names = list(self.models)
         cache = (KEPT // 10, KEPT)
         title = "swin_backbone"
@@ -153,16 +162,24 @@ def _timed(times: dict[str, float], step: str, work):
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="A page to try models on images.")
+def _gradio():
+    with from_extra("demo"):
+        import gradio
+    return gradio
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description="A page to try models on images.")
     parser.add_argument("models", nargs="+", metavar="CONFIG CHECKPOINT", help="pairs of files")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--max-megabytes", type=float, default=Limits().megabytes)
-    parser.add_argument("--max-megapixels", type=float, default=Limits().megapixels)
+    parser.add_argument("--port", type=port, default=7860)
+    size = number(0, above=True)
+    parser.add_argument("--max-megabytes", type=size, default=Limits().megabytes)
+    parser.add_argument("--max-megapixels", type=size, default=Limits().megapixels)
     parser.add_argument(
         "--work-megapixels",
-        type=float,
+        type=size,
         default=Limits().work_megapixels,
         help="that models see; of larger images, a smaller copy",
     )
@@ -173,14 +190,22 @@ def main() -> None:
         metavar="NAME",
         help="further names that the page is reached by; requests for others are refused",
     )
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--device", type=device_type, help="default: cuda if there is one, else cpu"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="go on where a checkpoint lacks tensors"
+    )
+    arguments = parser.parse_args(argv)
     if len(arguments.models) % 2:
         parser.error("each CONFIG needs its CHECKPOINT")
+    _gradio()  # missed before the models are loaded
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pairs = zip(arguments.models[::2], arguments.models[1::2], strict=True)
     models = {
-        f"{Path(config).stem}, {Path(checkpoint).name}": load_model(config, checkpoint, device)
+        f"{Path(config).stem}, {Path(checkpoint).name}": load_model(
+            config, checkpoint, device, arguments.allow_missing
+        )
         for config, checkpoint in pairs
     }
     limits = Limits(arguments.max_megabytes, arguments.max_megapixels, arguments.work_megapixels)
@@ -189,6 +214,7 @@ def main() -> None:
 
 def serve(page: Page, arguments: argparse.Namespace) -> None:
     """Serve a page until the process is told to end; what was uploaded then goes."""
+    gr = _gradio()
     from starlette.middleware import Middleware  # gradio's
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -207,4 +233,4 @@ def serve(page: Page, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

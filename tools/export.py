@@ -25,12 +25,21 @@ import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
 import torch
+from argument_types import positive
+from commands import Parser, command
 from exporting import backbone_and_card, segmentor_and_card
-from mmengine.config import DictAction
+from launching import add_config_options
 from rich.console import Console
 from torch import Tensor, nn
 
-from swin_backbone.export import FORMATS, ExportedModel, load, trace, write_program
+from swin_backbone.export import (
+    FORMATS,
+    ExportedModel,
+    check_format,
+    load,
+    trace,
+    write_program,
+)
 
 #: Batch, height, width: odd ones, ones smaller than a patch or a window, larger than the example.
 CHECKED_SIZES = ((1, 1, 1), (1, 3, 50), (3, 29, 30), (1, 64, 64), (2, 75, 41), (1, 161, 258))
@@ -39,8 +48,8 @@ TOLERANCE = 1e-4
 console = Console(stderr=True, soft_wrap=True)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Export a model for images of any size.")
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(__file__, description="Export a model for images of any size.")
     parser.add_argument("config", help="config file; with --part backbone also an architecture")
     parser.add_argument("checkpoint", nargs="?", help="default: the config's, or random weights")
     parser.add_argument("--out", type=Path, required=True, help="the file, .onnx or .pt2")
@@ -48,20 +57,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--part", choices=["model", "backbone"], default="model", help="how much to export"
     )
-    parser.add_argument("--time", type=int, nargs=2, metavar=("H", "W"), help="time this size too")
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE"
+        "--time", type=positive, nargs=2, metavar=("H", "W"), help="time this size too"
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="go on where a checkpoint lacks tensors"
+    )
+    add_config_options(parser)
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    arguments = parse_arguments()
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
     make = backbone_and_card if arguments.part == "backbone" else segmentor_and_card
-    model, card = make(arguments.config, arguments.checkpoint, arguments.cfg_options)
+    file_format = arguments.format or _format_of(arguments.out)
+    check_format(file_format, arguments.out)
+    model, card = make(
+        arguments.config, arguments.checkpoint, arguments.cfg_options, arguments.allow_missing
+    )
     if arguments.checkpoint is None and getattr(model, "backbone", model).init_cfg is None:
         console.print("[yellow]no checkpoint: the weights are random[/yellow]")
-    file_format = arguments.format or _format_of(arguments.out)
     with console.status("tracing"):
         program = trace(model)
     with console.status(f"writing {file_format}"):

@@ -6,17 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
-from painters import is_detector
 from torch import nn
 
-from swin_backbone import __version__, create
+from swin_backbone import __version__
 from swin_backbone.export import ModelCard, SegmentorLogits
 from swin_backbone.model_names import arguments_of
+from swin_backbone.openmmlab.config_files import change_config, read_config
+from swin_backbone.openmmlab.whole_models import is_detector, load_backbone, load_whole_model
 from swin_backbone.preprocessing import preprocessing_of
 
 
 def backbone_and_card(
-    source: str, checkpoint: str | None, options: Mapping | None = None
+    source: str,
+    checkpoint: str | None,
+    options: Mapping | None = None,
+    allow_missing: bool = False,
 ) -> tuple[nn.Module, ModelCard]:
     """The backbone of a config, or of an architecture's name.
 
@@ -24,14 +28,15 @@ def backbone_and_card(
         source: path or name.
         checkpoint: its weights; by default the config's own, or random ones.
         options: settings of the config that are changed, ``{"model.backbone.KEY": value}``.
+        allow_missing: go on with tensors that the checkpoint does not have.
     """
     if source.endswith(".py"):
-        cfg = Config.fromfile(source)
+        cfg = read_config(source, options)
     else:
         backbone = {"type": "SwinBackbone", **arguments_of(source)}
         cfg = Config({"model": {"backbone": backbone}})
-    cfg.merge_from_dict(options or {})
-    model = create(cfg, checkpoint)
+        change_config(cfg, options or {})
+    model = load_backbone(cfg, checkpoint, allow_missing=allow_missing)
     info = model.features_info
     card = ModelCard(
         name=Path(source).stem,
@@ -44,7 +49,10 @@ def backbone_and_card(
 
 
 def segmentor_and_card(
-    config: str, checkpoint: str | None, options: Mapping | None = None
+    config: str,
+    checkpoint: str | None,
+    options: Mapping | None = None,
+    allow_missing: bool = False,
 ) -> tuple[nn.Module, ModelCard]:
     """The whole model of a config of mmsegmentation, from images to scores.
 
@@ -52,23 +60,22 @@ def segmentor_and_card(
         config: its path.
         checkpoint: its weights; random ones by default.
         options: settings of the config that are changed.
+        allow_missing: go on with tensors that the checkpoint does not have.
 
     Raises:
         FileNotFoundError: if the config or checkpoint is not there.
         ValueError: if the config is a detector's, or its head has one output.
     """
-    from mmseg.apis import init_model
-
     for name, path in (("config", config), ("checkpoint", checkpoint)):
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
-    if is_detector(Config.fromfile(config)):
+    cfg = read_config(config, options)
+    if is_detector(cfg):
         raise ValueError(f"{config} is a detector's: export its backbone, --part backbone")
-    segmentor = init_model(config, checkpoint, device="cpu", cfg_options=dict(options or {}))
+    segmentor = load_whole_model(cfg, checkpoint, allow_missing=allow_missing)
     if segmentor.decode_head.out_channels < 2:
         raise ValueError(f"the decode head of {config} must have at least two output channels")
-    # mmseg guesses a data set by its number of classes where a checkpoint names none.
-    meta = {**getattr(segmentor, "dataset_meta", {}), **_dataset_meta(segmentor.cfg)}
+    meta = segmentor.dataset_meta
     model = SegmentorLogits(segmentor).eval()
     card = ModelCard(
         name=Path(config).stem,
@@ -80,16 +87,6 @@ def segmentor_and_card(
         **_preprocessing(segmentor.cfg),
     )
     return model, card
-
-
-def _dataset_meta(cfg: Config) -> dict:
-    """Classes and palette of the config's data set, if it has one."""
-    from mmseg.registry import DATASETS
-
-    if "test_dataloader" not in cfg:
-        return {}
-    dataset = cfg.test_dataloader.dataset
-    return {**getattr(DATASETS.get(dataset.type), "METAINFO", {}), **dataset.get("metainfo", {})}
 
 
 def _preprocessing(cfg: Mapping) -> dict:

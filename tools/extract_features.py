@@ -14,9 +14,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from argument_types import device as device_type
+from argument_types import integer, number, positive
+from commands import Parser, command
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -28,45 +33,60 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from swin_backbone.features import DTYPES, ExtractorSettings, Job, find_items
-from swin_backbone.features.engines import run_locally, run_on_ray
-from swin_backbone.features.shards import write_index
 from swin_backbone.media import on_one_line
+
+if TYPE_CHECKING:  # else imported where it is used: what an extra lacks is then one line
+    from swin_backbone.features import Job
 
 console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Extract features of many images.")
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    from swin_backbone.features import DTYPES
+
+    parser = Parser(__file__, description="Extract features of many images.")
     parser.add_argument("input", help="folder, glob, image, video or .txt list")
     parser.add_argument("out", type=Path, help="folder for shards and index")
     parser.add_argument("--model", required=True, help="config file or architecture")
     parser.add_argument("--checkpoint", help="path or address; default: the config's")
-    parser.add_argument("--stages", type=int, nargs="+", default=[3], help="default: 3, the last")
+    parser.add_argument(
+        "--stages", type=integer(0, 3), nargs="+", default=[3], help="default: 3, the last"
+    )
     parser.add_argument("--dense", action="store_true", help="maps instead of their means")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
-    parser.add_argument("--every", type=int, default=1, help="take each so-manieth video frame")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--shard-size", type=int, default=256, help="images a shard")
-    parser.add_argument("--threads", type=int, default=4, help="images decoded at a time")
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    parser.add_argument(
+        "--every", type=positive, default=1, help="take each so-manieth video frame"
+    )
+    parser.add_argument("--batch-size", type=positive, default=16)
+    parser.add_argument("--shard-size", type=positive, default=256, help="images a shard")
+    parser.add_argument("--threads", type=positive, default=4, help="images decoded at a time")
+    parser.add_argument(
+        "--device", type=device_type, help="default: cuda if there is one, else cpu"
+    )
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
-    parser.add_argument("--workers", type=int, default=1, help="actors of --engine ray")
+    parser.add_argument("--workers", type=positive, default=1, help="actors of --engine ray")
     parser.add_argument(
         "--gpus-per-worker",
-        type=float,
+        type=number(0),
         default=1.0 if torch.cuda.is_available() else 0.0,
         help="GPUs of an actor of --engine ray; default: 1 where this machine has one",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="go on where a checkpoint lacks tensors"
+    )
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    arguments = parse_arguments()
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    from swin_backbone.features import ExtractorSettings, Job, find_items
+    from swin_backbone.features.shards import write_index
+
     settings = ExtractorSettings(
         arguments.model,
         arguments.checkpoint,
-        tuple(sorted(arguments.stages)),
+        tuple(sorted(set(arguments.stages))),
         not arguments.dense,
         arguments.dtype,
     )
@@ -91,10 +111,13 @@ def main() -> int:
 
 def run(job: Job, shards: list[int], arguments: argparse.Namespace) -> None:
     """Do shards on the chosen engine, with a progress bar."""
+    from swin_backbone.features.engines import run_locally, run_on_ray
+
     options = {
         "device": arguments.device,
         "batch_size": arguments.batch_size,
         "threads": arguments.threads,
+        "allow_missing": arguments.allow_missing,
     }
     with Progress(
         TextColumn("extracting"),

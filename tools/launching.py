@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -14,23 +15,51 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import swin_backbone  # noqa: F401  (first of all: it lets mmseg import without compiled ops)
+from swin_backbone.openmmlab.config_files import blamed_on, change_config, read_config
 from swin_backbone.openmmlab.cpu_distributed import prepare_cpu_processes
 from swin_backbone.openmmlab.data_folders import check_data_folders
+from swin_backbone.openmmlab.whole_models import kind_of
 
+#: What is no path: a hub's name.
+ADDRESS = re.compile(r"(hf-hub|timm|s3):")
 OPTIONS = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "options"
+
+
+class ChangesAction(DictAction):
+    """mmengine's ``KEY=VALUE`` pairs; what is none is an error of the argument."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Parse one occurrence.
+
+        Raises:
+            argparse.ArgumentError: if a value has no ``=``, or brackets that do not close.
+        """
+        wrong = [value for value in values if not value.partition("=")[0] or "=" not in value]
+        if wrong:
+            raise argparse.ArgumentError(self, f"expected KEY=VALUE, got {wrong[0]!r}")
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:
+            raise argparse.ArgumentError(self, f"{' '.join(values)!r}: {error}") from error
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options``, as mmengine's tools have it."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=ChangesAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="changes to the config, as key.subkey=value",
+    )
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that mmengine's tools have everywhere."""
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        default={},
-        help="changes to the config, as key.subkey=value",
-    )
+    add_config_options(parser)
     parser.add_argument(
         "--with",
         dest="options",
@@ -52,27 +81,47 @@ def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Conf
 
     Raises:
         FileNotFoundError: if the config, or a folder that its loaders name, is not there.
+        ValueError: if the config cannot be read, has no model, or lacks a loader.
     """
-    if not Path(arguments.config).is_file():
-        raise FileNotFoundError(f"config {arguments.config!r} is not a file")
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
-    cfg = Config.fromfile(arguments.config)
+    cfg = read_config(arguments.config)
     cfg.launcher = arguments.launcher
     for name in arguments.options:
         cfg.merge_from_dict(Config.fromfile(OPTIONS / f"{name}.py").to_dict())
-    cfg.merge_from_dict(arguments.cfg_options)
+    change_config(cfg, arguments.cfg_options)
     name = Path(arguments.config).stem
     cfg.work_dir = arguments.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
-    check_data_folders(cfg, loaders)
+    kind_of(cfg, f"config {arguments.config!r}")
+    for loader in loaders[:1]:
+        if not cfg.get(loader):
+            raise ValueError(f"config {arguments.config!r} has no {loader}")
+    with blamed_on(f"the data of config {arguments.config!r}"):
+        check_data_folders(cfg, loaders)
     return cfg
+
+
+def check_checkpoint(source: str) -> None:
+    """Raise ``FileNotFoundError`` if a checkpoint is a path, and no file or folder is there."""
+    if "://" not in source and not ADDRESS.match(source) and not Path(source).exists():
+        raise FileNotFoundError(f"checkpoint {source!r} is not a file")
+
+
+def watch_weights(cfg: Config, strict: bool) -> None:
+    """Let a run say what it loads; if ``strict``, tensors that it did not load are an error."""
+    hook = {"type": "LoadedWeightsHook", "strict": strict}
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
 
 
 def build_runner(cfg: Config) -> Runner:
     """A runner, ready for any launcher; without GPUs, processes talk through gloo."""
-    if cfg.launcher == "pytorch" and not torch.cuda.is_available():
+    if cfg.get("launcher") == "pytorch" and not torch.cuda.is_available():
         prepare_cpu_processes(cfg)
     cfg.setdefault("env_cfg", {"dist_cfg": {"backend": "nccl"}})  # FlexibleRunner has no default
-    return RUNNERS.get(cfg.get("runner_type", "Runner")).from_cfg(cfg)
+    kind = RUNNERS.get(cfg.get("runner_type", "Runner"))
+    if kind is None:
+        raise ValueError(f"config {cfg.filename!r}: runner_type {cfg.runner_type!r} is not known")
+    with blamed_on(f"config {cfg.filename!r} cannot be built"):
+        return kind.from_cfg(cfg)
 
 
 def leave_processes() -> None:

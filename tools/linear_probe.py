@@ -10,55 +10,67 @@ drawn from the validation images: mean IoU and share of right pixels. CHECKPOINT
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from argument_types import device as device_type
+from argument_types import integer, positive
+from commands import Parser, command
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from swin_backbone.extras import from_extra
-from swin_backbone.features import Extractor, ExtractorSettings
 from swin_backbone.images import read_image
 
-with from_extra("probe"):
-    from sklearn.dummy import DummyClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import confusion_matrix
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import Normalizer, StandardScaler
+if TYPE_CHECKING:  # else imported where it is used: what an extra lacks is then one line
+    from swin_backbone.features import Extractor
 
 IGNORED = 255
 
 console = Console(stderr=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Label pixels from frozen features.")
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description="Label pixels from frozen features.")
     parser.add_argument("config", help="config file or architecture")
     parser.add_argument("checkpoint", help="path or address; 'random' for random weights")
     parser.add_argument("--data", type=Path, required=True, help="img_dir and ann_dir are in it")
-    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--train-pixels", type=int, default=50, help="of each training image")
-    parser.add_argument("--val-pixels", type=int, default=300, help="of each validation image")
-    parser.add_argument("--neighbours", type=int, default=10)
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
-    arguments = parser.parse_args()
+    parser.add_argument("--stages", type=integer(0, 3), nargs="+", default=[0, 1, 2, 3])
+    for split, default in (("train", 50), ("val", 300)):
+        parser.add_argument(
+            f"--{split}-pixels", type=positive, default=default, help=f"of each {split} image"
+        )
+    parser.add_argument("--neighbours", type=positive, default=10)
+    parser.add_argument(
+        "--device", type=device_type, help="default: cuda if there is one, else cpu"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="go on where a checkpoint lacks tensors"
+    )
+    arguments = parser.parse_args(argv)
+    to_learn = classifiers(arguments.neighbours)
+    from swin_backbone.features import Extractor, ExtractorSettings
+
     checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
     settings = ExtractorSettings(
-        arguments.config, checkpoint, tuple(sorted(arguments.stages)), pooled=False
+        arguments.config, checkpoint, tuple(sorted(set(arguments.stages))), pooled=False
     )
     torch.manual_seed(0)
-    extractor = Extractor(settings, arguments.device, batch_size=1)
+    extractor = Extractor(
+        settings, arguments.device, batch_size=1, allow_missing=arguments.allow_missing
+    )
     train = draw_pixels(extractor, arguments.data, "train", arguments.train_pixels)
     val = draw_pixels(extractor, arguments.data, "val", arguments.val_pixels)
     table = Table("classifier", "mIoU", "right pixels")
-    for name, classifier in classifiers(arguments.neighbours).items():
+    for name, classifier in to_learn.items():
         with console.status(name):
             mean_iou, right = score(classifier.fit(*train).predict(val[0]), val[1])
         table.add_row(name, f"{100 * mean_iou:.1f} %", f"{100 * right:.1f} %")
@@ -73,7 +85,8 @@ def draw_pixels(
     Raises:
         FileNotFoundError: if there are no images.
     """
-    images = sorted((data / "img_dir" / split).iterdir()) if data.is_dir() else []
+    folder = data / "img_dir" / split
+    images = sorted(folder.iterdir()) if folder.is_dir() else []
     if not images:
         raise FileNotFoundError(f"{data / 'img_dir' / split} holds no images")
     rng = np.random.default_rng(0)
@@ -108,6 +121,13 @@ def at_pixels(
 
 def classifiers(neighbours: int) -> dict:
     """What learns, by name; the first sees no features."""
+    with from_extra("probe"):
+        from sklearn.dummy import DummyClassifier
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import Normalizer, StandardScaler
+
     return {
         "most frequent class": DummyClassifier(strategy="most_frequent"),
         "logistic regression": make_pipeline(
@@ -121,6 +141,9 @@ def classifiers(neighbours: int) -> dict:
 
 def score(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Mean IoU over the classes that occur, and the share of right pixels."""
+    with from_extra("probe"):
+        from sklearn.metrics import confusion_matrix
+
     counts = confusion_matrix(labels, predicted)
     hits = np.diag(counts)
     union = counts.sum(0) + counts.sum(1) - hits
@@ -128,4 +151,4 @@ def score(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

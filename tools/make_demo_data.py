@@ -15,11 +15,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from argument_types import positive
+from argument_types import seed as seed_type
+from commands import Parser, command
 from PIL import Image
 from rich.progress import track
 
@@ -237,19 +240,19 @@ def _write_split(root: Path, split: str, count: int, seeds: np.random.SeedSequen
         indexed.save(labels / f"{index:04}.png")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(
+        __file__, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--train", type=int, default=280, help="training images (default 280)")
-    parser.add_argument("--val", type=int, default=50, help="validation images (default 50)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same images")
-    args = parser.parse_args(arguments)
-    try:
-        made = make_data_set(args.out, args.train, args.val, args.seed)
-    except (ValueError, FileExistsError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    parser.add_argument("--train", type=positive, default=280, help="training images (default 280)")
+    parser.add_argument("--val", type=positive, default=50, help="validation images (default 50)")
+    parser.add_argument(
+        "--seed", type=seed_type, default=0, help="the same seed makes the same images"
+    )
+    args = parser.parse_args(argv)
+    made = make_data_set(args.out, args.train, args.val, args.seed)
     print(f"{'made' if made else 'already there:'} {args.train} + {args.val} images in {args.out}")
     return 0
 

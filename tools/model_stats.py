@@ -12,13 +12,15 @@ PyTorch's meta device, so nothing is computed or downloaded. A detector of two s
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import yaml
+from commands import Parser, command
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -27,6 +29,9 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 import swin_backbone  # noqa: F401  (registers SwinBackbone)
+from swin_backbone.atomic_files import write_text
+from swin_backbone.openmmlab.config_files import read_config
+from swin_backbone.openmmlab.whole_models import kind_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "model_zoo.md"
@@ -67,11 +72,12 @@ class Stats(NamedTuple):
     test_flops: int | None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description=__doc__.split("\n")[0])
     parser.add_argument("configs", type=Path, nargs="*", help="default: all")
     parser.add_argument("--write", action="store_true", help=f"renew {DOCUMENT.relative_to(ROOT)}")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.write and arguments.configs:
         parser.error("--write renews the whole table, so it takes no configs")
     console = Console()
@@ -80,7 +86,7 @@ def main() -> None:
     stats = in_order(stats)
     console.print(as_rich(stats))
     if arguments.write:
-        DOCUMENT.write_text(replace_table(DOCUMENT.read_text(), as_markdown(stats)))
+        write_text(DOCUMENT, replace_table(DOCUMENT.read_text(), as_markdown(stats)))
         console.print(f"wrote {DOCUMENT}")
 
 
@@ -95,10 +101,12 @@ def measure(path: Path) -> Stats:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: if it has no model of mmseg or mmdet.
     """
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
+    kind = kind_of(cfg, f"config {str(path)!r}")
     model = build_on_meta(cfg)
-    if cfg.default_scope == "mmdet":
+    if kind == "detector":
         return Stats(
             path=Path(path),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -242,4 +250,4 @@ def replace_table(document: str, table: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

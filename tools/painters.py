@@ -15,16 +15,12 @@ from PIL import Image
 from predictors import CheckpointPredictor, Predictor, Sliding
 from torch import nn
 
+from swin_backbone.openmmlab.whole_models import load_whole_model
 from swin_backbone.visualization import add_legend, paint_instances, paint_overlay
 
 OPACITY = 0.55
 #: Objects below this score are not painted.
 LEAST_SCORE = 0.3
-
-
-def is_detector(cfg) -> bool:
-    """Whether a config is one of mmdet's, and not of mmseg's."""
-    return cfg.get("default_scope") == "mmdet"
 
 
 class Segmentor:
@@ -41,10 +37,16 @@ class Segmentor:
 
     @classmethod
     def from_checkpoint(
-        cls, config: str, checkpoint: str, device: str, sliding: Sliding | None = None
+        cls,
+        config: str,
+        checkpoint: str,
+        device: str,
+        sliding: Sliding | None = None,
+        allow_missing: bool = False,
     ) -> Segmentor:
         """The model of a config and a checkpoint; ``sliding``: which images it sees in windows."""
-        return cls(CheckpointPredictor(config, checkpoint, device, sliding or Sliding()))
+        sliding = sliding or Sliding()
+        return cls(CheckpointPredictor(config, checkpoint, device, sliding, allow_missing))
 
     @property
     def network(self) -> nn.Module:
@@ -71,6 +73,7 @@ class Detector:
         device: where it runs.
         score: least score of an object.
         opacity: of masks, from 0 to 1.
+        allow_missing: go on with tensors that the checkpoint does not have.
     """
 
     def __init__(
@@ -80,10 +83,11 @@ class Detector:
         device: str,
         score: float = LEAST_SCORE,
         opacity: float = OPACITY,
+        allow_missing: bool = False,
     ):
-        from mmdet.apis import init_detector
-
-        self.network = init_detector(config, checkpoint, device=device)
+        self.network = load_whole_model(
+            config, checkpoint, device, kind="detector", allow_missing=allow_missing
+        )
         self.score = score
         self.opacity = opacity
 

@@ -15,14 +15,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import swin_backbone  # noqa: F401  (it lets mmseg import without compiled ops)
 
 # isort: split
 import torch
-from mmengine.config import Config
-from painters import LEAST_SCORE, OPACITY, Detector, Segmentor, is_detector
+from argument_types import device as device_type
+from argument_types import fraction, positive
+from commands import Parser, command
+from painters import LEAST_SCORE, OPACITY, Detector, Segmentor
 from predictors import (
     LARGE,
     CheckpointPredictor,
@@ -34,15 +37,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from swin_backbone.atomic_files import write_whole
 from swin_backbone.images import UnreadableImageError, read_image
 from swin_backbone.media import find_files, on_one_line
 from swin_backbone.memory import is_out_of_memory
+from swin_backbone.openmmlab.config_files import read_config
+from swin_backbone.openmmlab.whole_models import is_detector
 
 console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        __file__,
         description="Predict and paint the result.",
         usage="predict.py (CONFIG CHECKPOINT | MODEL.onnx) INPUT [INPUT ...] --out DIR [options]",
     )
@@ -52,17 +59,24 @@ def parse_arguments() -> argparse.Namespace:
         help="a config and its checkpoint, or an exported model; then images, folders, globs",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--opacity", type=float, default=OPACITY, help="of the colours, 0 to 1")
+    parser.add_argument("--opacity", type=fraction, default=OPACITY, help="of the colours, 0 to 1")
     parser.add_argument(
         "--slide",
         choices=["auto", "always", "never"],
         default="auto",
         help=f"cut images into windows; auto: those over {LARGE / 1e6:.1f} megapixels",
     )
-    parser.add_argument("--score", type=float, default=LEAST_SCORE, help="least score of an object")
-    parser.add_argument("--window", type=int, default=1024, help="side of a window, pixels")
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu; not for .onnx")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--score", type=fraction, default=LEAST_SCORE, help="least score of an object"
+    )
+    parser.add_argument("--window", type=positive, default=1024, help="side of a window, pixels")
+    parser.add_argument(
+        "--device", type=device_type, help="default: cuda if there is one, else cpu; not for .onnx"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="go on where a checkpoint lacks tensors"
+    )
+    arguments = parser.parse_args(argv)
     is_exported = arguments.model[0].endswith(".onnx")
     names = ["model"] if is_exported else ["config", "checkpoint"]
     if len(arguments.model) <= len(names):
@@ -72,11 +86,14 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def main() -> int:
-    arguments = parse_arguments()
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
     for name, path in arguments.files.items():
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise NotADirectoryError(f"--out {str(arguments.out)!r} is a file, and no folder")
     pictures = name_pictures(dict(find_files(arguments.inputs)), arguments.out)
     painter = load_painter(arguments)
     skipped = {}
@@ -104,8 +121,7 @@ def paint(painter: Segmentor | Detector, path: Path, picture: Path) -> str:
             raise
         return f"too large for the memory: {image.shape[1]}x{image.shape[0]} pixels"
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        painted.save(picture)
+        write_whole(picture, painted.save)
     except OSError as error:
         return f"{on_one_line(picture)} cannot be written: {error.strerror or error}"
     return ""
@@ -121,11 +137,19 @@ def load_painter(arguments: argparse.Namespace) -> Segmentor | Detector:
     if "model" in arguments.files:
         return Segmentor(OnnxPredictor(arguments.files["model"], sliding), arguments.opacity)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if is_detector(Config.fromfile(arguments.files["config"])):
+    if is_detector(read_config(arguments.files["config"])):
         if arguments.slide == "always":
             raise ValueError("--slide always is for segmentors, and the config is a detector's")
-        return Detector(*arguments.files.values(), device, arguments.score, arguments.opacity)
-    predictor = CheckpointPredictor(*arguments.files.values(), device, sliding)
+        return Detector(
+            *arguments.files.values(),
+            device,
+            arguments.score,
+            arguments.opacity,
+            arguments.allow_missing,
+        )
+    predictor = CheckpointPredictor(
+        *arguments.files.values(), device, sliding, arguments.allow_missing
+    )
     return Segmentor(predictor, arguments.opacity)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
-from mmseg.apis import inference_model, init_model
+from mmseg.apis import inference_model
 from torch import Tensor
 
 from swin_backbone.export import ModelCard, load
+from swin_backbone.openmmlab.whole_models import load_whole_model
 
 #: Images with more pixels than this are cut into windows, unless told otherwise.
 LARGE = 2048 * 1024
@@ -107,10 +108,20 @@ class CheckpointPredictor:
         device: where it runs.
         sliding: when to cut images into windows; in ``auto``, smaller images are seen as the
             config's ``test_cfg`` says.
+        allow_missing: go on with tensors that the checkpoint does not have.
     """
 
-    def __init__(self, config: str, checkpoint: str, device: str, sliding: Sliding):
-        self.model = init_model(config, checkpoint, device=device)
+    def __init__(
+        self,
+        config: str,
+        checkpoint: str,
+        device: str,
+        sliding: Sliding,
+        allow_missing: bool = False,
+    ):
+        self.model = load_whole_model(
+            config, checkpoint, device, kind="segmentor", allow_missing=allow_missing
+        )
         self.classes = self.model.dataset_meta["classes"]
         self.palette = self.model.dataset_meta["palette"]
         self._own_mode = self.model.test_cfg

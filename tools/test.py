@@ -7,31 +7,50 @@ python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out DIR] [--show-dir 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from launching import add_common_arguments, build_runner, leave_processes, load_config
+from commands import Parser, command
+from launching import (
+    add_common_arguments,
+    build_runner,
+    check_checkpoint,
+    leave_processes,
+    load_config,
+    watch_weights,
+)
 from mmengine.config import Config, ConfigDict
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Evaluate a checkpoint.")
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(__file__, description="Evaluate a checkpoint.")
     add_common_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint of the model")
     parser.add_argument("--out", help="folder for predicted label maps, or for detections as JSON")
     parser.add_argument("--show-dir", help="folder for painted predictions")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
-    return parser.parse_args()
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="go on where a checkpoint lacks tensors"
+    )
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    arguments = parse_arguments()
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
     cfg = load_config(arguments, loaders=("test_dataloader",))
-    cfg.load_from = arguments.checkpoint
+    check_checkpoint(arguments.checkpoint)
+    cfg.load_from, cfg.resume = arguments.checkpoint, False
+    watch_weights(cfg, strict=not arguments.allow_missing)
     if arguments.out is not None:
         keep_predictions(cfg, arguments.out)
     if arguments.show_dir is not None:
         paint_predictions(cfg, arguments.show_dir)
     if arguments.tta:
+        for name in ("tta_model", "tta_pipeline"):
+            if name not in cfg:
+                raise ValueError(f"--tta needs a config with {name}")
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     build_runner(cfg).test()
@@ -67,4 +86,4 @@ def paint_predictions(cfg: Config, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,34 +10,51 @@ position bias of each head.
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from argument_types import device as device_type
+from argument_types import not_negative, picture, positive
+from commands import Parser, command
 from PIL import Image
 
-import swin_backbone
+from swin_backbone.atomic_files import write_whole
 from swin_backbone.images import read_image
+from swin_backbone.openmmlab.whole_models import load_backbone
 from swin_backbone.preprocessing import preprocessing_of
 from swin_backbone.visualization.sheet import feature_sheet
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Show what a backbone sees in an image.")
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__file__, description="Show what a backbone sees in an image.")
     parser.add_argument("config", help="config file or architecture")
     parser.add_argument("checkpoint", help="path or address; 'random' for random weights")
     parser.add_argument("image", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="the picture, PNG")
-    parser.add_argument("--pixel", type=int, nargs=2, metavar=("Y", "X"), help="default: centre")
-    parser.add_argument("--longest", type=int, default=640, help="longer side, in pixels, at most")
-    parser.add_argument("--cell", type=int, default=260, help="side of a panel, in pixels")
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=picture, required=True, help="the picture, PNG")
+    parser.add_argument(
+        "--pixel", type=not_negative, nargs=2, metavar=("Y", "X"), help="default: centre"
+    )
+    parser.add_argument(
+        "--longest", type=positive, default=640, help="longer side, in pixels, at most"
+    )
+    parser.add_argument("--cell", type=positive, default=260, help="side of a panel, in pixels")
+    parser.add_argument(
+        "--device", type=device_type, help="default: cuda if there is one, else cpu"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="go on where a checkpoint lacks tensors"
+    )
+    arguments = parser.parse_args(argv)
     checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     image = read_thumbnail(arguments.image, arguments.longest)
-    model = swin_backbone.create(arguments.config, checkpoint).to(device)
+    model = load_backbone(arguments.config, checkpoint, allow_missing=arguments.allow_missing).to(
+        device
+    )
     sheet = feature_sheet(
         model,
         preprocessing_of(arguments.config),
@@ -45,8 +62,7 @@ def main() -> None:
         tuple(arguments.pixel) if arguments.pixel else None,
         arguments.cell,
     )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(arguments.out)
+    write_whole(arguments.out, sheet.save)
     print(f"wrote {arguments.out}, {sheet.width}x{sheet.height}")
 
 
@@ -58,4 +74,4 @@ def read_thumbnail(path: Path, longest: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
+from swin_backbone.atomic_files import write_whole
+
 OUT = Path(__file__).parent.parent / "images" / "architecture.png"
 STAGES = [
     ("stage 0", "2 blocks", 4, "96"),
@@ -96,9 +98,8 @@ def main():
     draw_block(axes)
     axes.set(xlim=(-0.2, 17.2), ylim=(-3.0, 4.2))
     axes.axis("off")
-    OUT.parent.mkdir(exist_ok=True)
     figure.tight_layout()
-    figure.savefig(OUT, dpi=90)
+    write_whole(OUT, lambda unfinished: figure.savefig(unfinished, dpi=90))
 
 
 if __name__ == "__main__":

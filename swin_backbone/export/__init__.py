@@ -1,7 +1,7 @@
 """Models that leave Python: one traced program for every batch, height and width."""
 
 from .card import ModelCard
-from .formats import FORMATS, write_program
+from .formats import FORMATS, check_format, write_program
 from .runtime import ExportedModel, load
 from .segmentor import SegmentorLogits
 from .trace import trace
@@ -11,6 +11,7 @@ __all__ = [
     "ExportedModel",
     "ModelCard",
     "SegmentorLogits",
+    "check_format",
     "load",
     "trace",
     "write_program",

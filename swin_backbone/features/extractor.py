@@ -49,12 +49,20 @@ class Extractor:
         settings: what to extract.
         device: where to run; a GPU if there is one, by default.
         batch_size: largest number of images that run at a time.
+        allow_missing: go on with tensors that the checkpoint does not have.
+
+    Raises:
+        CheckpointError: if the checkpoint lacks tensors of the backbone, or they do not fit.
     """
 
     def __init__(
-        self, settings: ExtractorSettings, device: str | None = None, batch_size: int = 16
+        self,
+        settings: ExtractorSettings,
+        device: str | None = None,
+        batch_size: int = 16,
+        allow_missing: bool = False,
     ):
-        from ..creation import create
+        from ..openmmlab.whole_models import load_backbone
         from ..preprocessing import preprocessing_of
 
         if batch_size < 1:
@@ -62,9 +70,12 @@ class Extractor:
         self.settings = settings
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
-        self.model = create(settings.model, settings.checkpoint, out_indices=settings.stages).to(
-            self.device
-        )
+        self.model = load_backbone(
+            settings.model,
+            settings.checkpoint,
+            allow_missing=allow_missing,
+            out_indices=settings.stages,
+        ).to(self.device)
         if self.model.init_cfg is None:
             warnings.warn(
                 f"no checkpoint is given, nor named by {settings.model}: the features are those of "

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ..atomic_files import remove_leftovers, write_text
 from ..images import UnreadableImageError
 from ..media import as_text
 from ..memory import is_out_of_memory
 from .extractor import Extractor, ExtractorSettings
-from .shards import is_done, write_shard, write_whole
+from .shards import is_done, write_shard
 from .sources import Item, Reader
 
 
@@ -59,7 +60,7 @@ class Job:
         self.out.mkdir(parents=True, exist_ok=True)
         plan = self.out / "plan.json"
         if not plan.exists():
-            write_whole(plan, lambda path: path.write_text(json.dumps(self._plan())))
+            write_text(plan, json.dumps(self._plan()))
         written = json.loads(plan.read_text())
         different = [key for key, value in self._plan().items() if written.get(key) != value]
         if different:
@@ -67,8 +68,8 @@ class Job:
                 f"{self.out} holds a job with other {' and '.join(different)}; choose another "
                 f"folder, or remove it"
             )
-        for leftover in (self.out / "shards").glob(".*.unfinished"):
-            leftover.unlink()
+        if (self.out / "shards").is_dir():
+            remove_leftovers(self.out / "shards")
         return [shard for shard in range(self.num_shards) if not is_done(self.out, shard)]
 
     def _plan(self) -> dict:
@@ -88,11 +89,19 @@ class ShardWorker:
         device: where the model runs.
         batch_size: images that run at a time.
         threads: images that are decoded at a time.
+        allow_missing: go on with tensors that the checkpoint does not have.
     """
 
-    def __init__(self, job: Job, device: str | None = None, batch_size: int = 16, threads: int = 4):
+    def __init__(
+        self,
+        job: Job,
+        device: str | None = None,
+        batch_size: int = 16,
+        threads: int = 4,
+        allow_missing: bool = False,
+    ):
         self.job = job
-        self.extractor = Extractor(job.settings, device, batch_size)
+        self.extractor = Extractor(job.settings, device, batch_size, allow_missing)
         self._reader = Reader(threads)
         self._ahead = ThreadPoolExecutor(1)
 

@@ -6,20 +6,19 @@
                                     as done
     OUT/index.parquet               all rows, once all shards are done
 
-Each file is written under another name, flushed to the disk, and then renamed: it is whole or not
-there.
+Each file is whole or not there.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, stack
 
+from ..atomic_files import write_whole
 from ..extras import from_extra
 
 with from_extra("features"):
@@ -40,21 +39,6 @@ SCHEMA = pa.schema(
         ("row", pa.int32()),
     ]
 )
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a file that is whole or not there, a crash of the machine included."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        write(unfinished)
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
 
 
 def shard_paths(out: Path, shard: int) -> tuple[Path, Path]:
@@ -89,10 +73,9 @@ def write_shard(
         elif not pooled:
             tensors |= {f"stage{stage}/{row}": value for row, value in enumerate(of_stage)}
     values_path, rows_path = shard_paths(out, shard)
-    values_path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(values_path, lambda path: save_file(tensors, path))
+    write_whole(values_path, lambda unfinished: save_file(tensors, unfinished))
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    write_whole(rows_path, lambda path: pq.write_table(table, path))
+    write_whole(rows_path, lambda unfinished: pq.write_table(table, unfinished))
 
 
 def is_done(out: Path, shard: int) -> bool:
@@ -104,7 +87,7 @@ def write_index(out: Path, shards: int) -> pa.Table:
     """Join the rows of all shards, and return them."""
     tables = [pq.read_table(shard_paths(out, shard)[1]) for shard in range(shards)]
     table = pa.concat_tables(tables)
-    write_whole(out / "index.parquet", lambda path: pq.write_table(table, path))
+    write_whole(out / "index.parquet", lambda unfinished: pq.write_table(table, unfinished))
     return table
 
 

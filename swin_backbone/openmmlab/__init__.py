@@ -24,6 +24,7 @@ def register_plugins() -> None:
         image_loading,
         label_check,
         layer_decay,
+        loaded_weights,
         parameter_groups,
         progress,
         sharding,

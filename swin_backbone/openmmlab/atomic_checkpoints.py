@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
+
+from ..atomic_files import write_bytes, write_text
 
 BACKEND = "atomic_local"
 
@@ -18,18 +19,11 @@ class AtomicLocalBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write ``obj`` beside ``filepath`` and move it there, replacing what was there."""
-        path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        with part.open("wb") as file:
-            file.write(obj)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write_bytes(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
         """Like :meth:`put`, for text."""
-        self.put(obj.encode(encoding), filepath)
+        write_text(filepath, obj, encoding)
 
 
 register_backend(BACKEND, AtomicLocalBackend, force=True)
@@ -72,8 +66,7 @@ class AtomicCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            pointer = Path(runner.work_dir) / "last_checkpoint"
-            AtomicLocalBackend().put_text(self.last_ckpt, pointer)
+            write_text(Path(runner.work_dir) / "last_checkpoint", self.last_ckpt)
             for surplus in steps[: -self.max_keep_ckpts]:
                 self._remove(surplus)
 

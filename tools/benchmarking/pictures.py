@@ -11,6 +11,8 @@ matplotlib.use("Agg")  # no display needed
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from swin_backbone.atomic_files import write_whole
+
 from .profiling import GROUPS, Profile
 from .results import Benchmark, CaseResult
 from .steps import EAGER
@@ -157,6 +159,5 @@ def _plain(ax: Axes) -> None:
 
 
 def _save(figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=150))
     plt.close(figure)

@@ -15,6 +15,8 @@ from rich.table import Table
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from swin_backbone.atomic_files import write_text
+
 from .cases import Architecture, Case, matmul_precision
 from .implementations import Implementation
 from .steps import EAGER, Step, make_step
@@ -188,8 +190,8 @@ def as_table(result: Profile, most: int = 25) -> Table:
 
 def save_profiles(profiles: list[Profile], path: Path) -> None:
     """Write JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"profiles": [asdict(profile) for profile in profiles]}, indent=1))
+    content = {"profiles": [asdict(profile) for profile in profiles]}
+    write_text(path, json.dumps(content, indent=1))
 
 
 def load_profiles(path: Path) -> list[Profile]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from swin_backbone.atomic_files import write_text
+
 from .cases import Case
 from .implementations import Implementation
 from .roofline import Ceilings, Floor
@@ -119,8 +121,7 @@ class Benchmark:
 
     def save(self, path: Path) -> None:
         """Write JSON, over what was there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1))
+        write_text(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Benchmark:

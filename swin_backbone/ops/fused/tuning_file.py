@@ -6,11 +6,11 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...atomic_files import write_text
 from .launch import Config
 
 try:
@@ -64,7 +64,7 @@ class Memory:
                 content = self._read()  # others may have written since
                 known = content.setdefault(self.key, {})
                 known.setdefault(group, {})[str(bucket)] = chosen._asdict()
-                _replace(self.path, json.dumps(content, indent=1, sort_keys=True))
+                write_text(self.path, json.dumps(content, indent=1, sort_keys=True))
         except OSError as error:
             logger.warning("what tuning found is not remembered in %s: %s", self.path, error)
 
@@ -86,18 +86,6 @@ def _decode(entries: dict) -> Entries:
         group: {int(bucket): Config(**chosen) for bucket, chosen in by_rows.items()}
         for group, by_rows in entries.items()
     }
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that readers see the old or the new one, and no part of either."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 @contextmanager
