@@ -1,5 +1,6 @@
 """AccelerateHook in runs: the same losses and weights, resumed runs, other memory formats."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -69,3 +70,22 @@ def test_moments_of_an_optimizer_are_laid_out_as_its_parameters():
         assert state[name].stride() == convolution.weight.stride()
         assert torch.equal(state[name], before[name])
     assert torch.equal(state["step"], before["step"])
+
+
+def test_the_option_fast_keeps_a_constructor_that_a_config_has(scenes, tmp_path):
+    import launching
+
+    config = tiny_config(scenes, tmp_path)
+    own = "SwinLayerDecayOptimWrapperConstructor"
+    for constructor, expected in ((None, "MergedGroupsOptimWrapperConstructor"), (own, own)):
+        if constructor is not None:
+            config.optim_wrapper.constructor = constructor
+        config.dump(tmp_path / "config.py")
+        parser = argparse.ArgumentParser()
+        launching.add_common_arguments(parser)
+        arguments = parser.parse_args([str(tmp_path / "config.py"), "--with", "fast"])
+        cfg = launching.load_config(arguments, loaders=("train_dataloader",))
+        assert cfg.optim_wrapper.constructor == expected
+        assert cfg.optim_wrapper.optimizer.fused
+        assert cfg.optim_wrapper.dtype == "bfloat16"
+        assert cfg.default_hooks.accelerate.type == "AccelerateHook"

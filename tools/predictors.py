@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 from mmseg.apis import inference_model
 from torch import Tensor
 
+from swin_backbone import accelerate
 from swin_backbone.export import ModelCard, load
 from swin_backbone.openmmlab.whole_models import load_whole_model
 
@@ -100,7 +101,7 @@ class Predictor(Protocol):
 
 
 class CheckpointPredictor:
-    """A model of a config and a checkpoint.
+    """A model of a config and a checkpoint, accelerated.
 
     Args:
         config: path of a config of mmsegmentation.
@@ -122,6 +123,7 @@ class CheckpointPredictor:
         self.model = load_whole_model(
             config, checkpoint, device, kind="segmentor", allow_missing=allow_missing
         )
+        accelerate(self.model)
         self.classes = self.model.dataset_meta["classes"]
         self.palette = self.model.dataset_meta["palette"]
         self._own_mode = self.model.test_cfg

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_checkpoint(arguments.checkpoint)
     cfg.load_from, cfg.resume = arguments.checkpoint, False
     watch_weights(cfg, strict=not arguments.allow_missing)
+    hooks = cfg.setdefault("default_hooks", {})
+    hooks.setdefault("accelerate", {"type": "AccelerateHook"})
     if arguments.out is not None:
         keep_predictions(cfg, arguments.out)
     if arguments.show_dir is not None:
