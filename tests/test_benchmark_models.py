@@ -48,6 +48,9 @@ def test_every_way_is_a_row(small, tmp_path):
         assert not row["reason"]
         assert float(row["ms"]) > 0
     assert (tmp_path / "x.png").stat().st_size > 5_000
+    again = tmp_path / "again.png"
+    assert benchmark_models.main(["--show", str(tmp_path / "x.csv"), "--plot", str(again)]) == 0
+    assert again.stat().st_size > 5_000
 
 
 def test_what_fails_is_a_row_with_the_reason(small, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
     python tools/benchmark_models.py --csv results.csv --plot results.png
     python tools/benchmark_models.py --tasks T16train T1predict --ways mmseg transformers
     python tools/benchmark_models.py --profile T16train
+    python tools/benchmark_models.py --show results.csv --plot results.png     (measured before)
 
 mmseg's model with its own backbone, with ours, each stock and accelerated, mmseg's under
 ``torch.compile``, and transformers' UperNet: random weights and images, 150 classes, AdamW, and
@@ -47,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=150)
     if options.device == "cuda":
         torch.backends.cudnn.benchmark = True
+    if options.show:
+        plot(read_csv(options.show), options.plot)
+        return 0
     if options.profile:
         show_profile(options, console)
         return 0
@@ -77,7 +81,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--csv", type=Path, help="write the results, after each task")
     add("--plot", type=Path, metavar="PNG")
     add("--profile", type=task, metavar="TASK", help="instead: kernels of each way's step")
+    add("--show", type=Path, metavar="CSV", help="instead of measuring, plot what --csv wrote")
     options = parser.parse_args(arguments)
+    if options.show and not options.plot:
+        parser.error("--show needs --plot")
     if options.repeats < 1 or options.size < 1:
         parser.error("--repeats and --size must be at least 1")
     side = (options.size, options.size)
@@ -167,6 +174,19 @@ def write_csv(path: Path, lines: list[dict]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_csv(path: Path) -> list[dict]:
+    """What :func:`write_csv` wrote.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    if not lines or set(COLUMNS) - set(lines[0]):
+        raise ValueError(f"{path} is no result of this benchmark")
+    return lines
+
+
 def plot(lines: list[dict], path: Path) -> None:
     """Bars of milliseconds, a panel a task."""
     import matplotlib
@@ -179,8 +199,8 @@ def plot(lines: list[dict], path: Path) -> None:
     for panel, title in zip(axes[:, 0], tasks, strict=True):
         rows = [line for line in lines if line["task"] == title and line["ms"]][::-1]
         names, values = [row["way"] for row in rows], [float(row["ms"]) for row in rows]
-        colours = ["tab:blue" if name.startswith("Swin") else "tab:gray" for name in names]
-        panel.bar_label(panel.barh(names, values, color=colours), fmt="%.0f ms", padding=3)
+        colours = ["tab:blue" if "accelerated" in name else "tab:gray" for name in names]
+        panel.bar_label(panel.barh(names, values, color=colours), fmt="%.3g ms", padding=3)
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_xlim(0, 1.15 * max(values, default=1))
         panel.spines[["top", "right"]].set_visible(False)
