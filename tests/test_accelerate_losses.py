@@ -7,6 +7,7 @@ import torch
 from helpers.segmentors import HEADS, LOSS, batch, segmentor
 
 from swin_backbone import accelerate
+from swin_backbone.acceleration import channels_last
 
 # Sums of some thousand float64 terms, taken in another order.
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
@@ -144,3 +145,26 @@ def test_bad_arguments_are_named():
 def test_a_model_that_is_not_known_stays_as_it_is():
     report = accelerate(torch.nn.Linear(1, 1))
     assert str(report) == "nothing in this model is known to accelerate"
+
+
+def test_weights_change_their_layout_in_memory_alone():
+    model = segmentor()
+    patches = model.backbone.patch_embed.projection
+    assert not channels_last.finds(patches)  # kernels read it as it lies
+    convolution = model.decode_head.bottleneck.conv
+    before = convolution.weight.detach().clone()
+    weight = convolution.weight
+    undo = channels_last.apply(convolution)
+    assert convolution.weight is weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(weight, before)
+    undo()
+    assert weight.is_contiguous()
+    assert torch.equal(weight, before)
+
+
+def test_what_cannot_change_its_layout_says_why():
+    convolution = torch.nn.Conv2d(3, 4, 3)
+    assert channels_last.why_not(convolution) == "it is not on a GPU"
+    convolution.weight = torch.nn.Parameter(convolution.weight.detach().flatten())
+    assert channels_last.why_not(convolution) == "its weight is sharded"

@@ -19,9 +19,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(convolution: nn.Module) -> str | None:
-    if not convolution.weight.is_cuda:
-        return "it is not on a GPU"
-    return None
+    if type(convolution.weight) is not nn.Parameter or convolution.weight.dim() != 4:
+        return "its weight is sharded"
+    return None if convolution.weight.is_cuda else "it is not on a GPU"
 
 
 def apply(convolution: nn.Module) -> Undo:
