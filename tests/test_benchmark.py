@@ -457,7 +457,7 @@ def test_profile_from_the_command_line(tmp_path):
     [
         (["--sizes", "512"], "HxW"),
         (["--sizes", "32x32", "--batch", "1", "2"], "--batch takes one number"),
-        (["--repeats", "0"], "at least 1"),
+        (["--repeats", "0"], "--repeats: must be an integer >= 1"),
         (["--implementations", "theirs"], "invalid choice: 'theirs'"),
         (["--profile", "x.png", "--implementations", "ours", "mmseg"], "takes apart one"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.peers import _import_mmpretrain, randomise
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 import swin_backbone  # noqa: F401  (registers)
 from swin_backbone.openmmlab.classifiers import SwinClassifierBackbone, SwinClassifierBackboneV2
@@ -20,6 +20,13 @@ SWAPPED = {
 BROKEN = {f"swinv2-{size}-w12_8xb128_in21k-192px.py" for size in ("base", "large")}
 FOLDERS = ("swin_transformer", "swin_transformer_v2", "simmim/benchmarks", "glip")
 SMALL = {"embed_dims": 8, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """Names are mmpretrain's, whatever scope an earlier test has left."""
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def test_the_extras_that_are_named_exist(monkeypatch):
     monkeypatch.setattr("setuptools.setup", settings.update)
     runpy.run_path(str(ROOT / "setup.py"))
     extras = settings["extras_require"]
-    named = {extra for _, extra in CASES.values()} | {"export", "ray", "hub"}
+    named = {extra for _, _, extra in CASES.values()} | {"export", "ray", "hub"}
     assert named <= set(extras)
     page = (ROOT / "docs" / "installation.md").read_text()
     assert [

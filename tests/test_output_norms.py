@@ -58,7 +58,7 @@ def test_there_are_no_parameters_for_them():
     plain = make(frozen_stages=2)
     assert not [name for name, _ in plain.named_parameters() if name.startswith("norm")]
     assert [info.channels for info in plain.features_info] == [16, 32, 64]
-    with pytest.raises(ValueError, match="output_norms must be one of True, False, got 'no'"):
+    with pytest.raises(TypeError, match="output_norms must be True or False, got 'no'"):
         make(output_norms="no")
 
 

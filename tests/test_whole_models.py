@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 import swin_backbone
-from swin_backbone.checkpoints import CheckpointError
+from swin_backbone.checkpoints import CheckpointError, read_checkpoint
 from swin_backbone.openmmlab.whole_models import load_backbone, load_whole_model
 
 KINDS = {"segmentor": write_segmentor, "detector": write_detector}
@@ -70,7 +70,7 @@ FAULTS = {
 
 def broken(model, fault, tmp_path):
     kind, config, checkpoint = model
-    content = torch.load(checkpoint, weights_only=True)
+    content = read_checkpoint(checkpoint)
     break_it, message = FAULTS[fault]
     content["state_dict"] = break_it(content["state_dict"], HEADS[kind])
     torch.save(content, tmp_path / "broken.pth")
@@ -101,7 +101,7 @@ def test_missing_tensors_may_be_allowed_and_nan_may_not(fault, model, tmp_path):
 )
 def test_a_right_checkpoint_loads_bit_for_bit(wrap, model, tmp_path):
     _, config, checkpoint = model
-    content = torch.load(checkpoint, weights_only=True)
+    content = read_checkpoint(checkpoint)
     state = content["state_dict"]
     written = {
         "whole": content,
@@ -121,7 +121,7 @@ def test_a_right_checkpoint_loads_bit_for_bit(wrap, model, tmp_path):
 
 def test_classes_are_the_checkpoints_then_the_configs_or_an_error(model, tmp_path):
     kind, config, checkpoint = model
-    content = torch.load(checkpoint, weights_only=True)
+    content = read_checkpoint(checkpoint)
     for meta, expected in (
         ({"dataset_meta": {"CLASSES": ("its",), "PALETTE": [(1, 2, 3)]}}, ("its",)),
         ({"CLASSES": ("old",), "PALETTE": [(1, 2, 3)]}, ("old",)),
@@ -271,7 +271,7 @@ def test_fine_tuning_with_another_head_reports_what_it_did_not_load(
 
 
 def test_resuming_is_strict(scenes, tmp_path, trained):
-    content = torch.load(trained, weights_only=True)
+    content = read_checkpoint(trained)
     del content["state_dict"]["decode_head.conv_seg.weight"]
     torch.save(content, tmp_path / "less.pth")
     options = {"strict": False, "resume": True}

@@ -80,11 +80,11 @@ def merging_v2(self, x, packing=None, valid_sizes=None):
     return self.norm(self.reduction(neighbours(x)))
 
 
-def stage(self, x, valid_sizes=None, packing=None, norm=None):
+def stage(self, x, valid_sizes=None, packing=None, norm=None, merge=True):
     for child in self.blocks:
         x = child(x)
     features = x if norm is None else norm(x)
-    return features, x if self.downsample is None else self.downsample(x)
+    return features, self.downsample(x) if merge and self.downsample is not None else x
 
 
 FORWARDS = {

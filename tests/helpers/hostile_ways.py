@@ -103,7 +103,7 @@ def export(path):
 
 
 def visualize(path):
-    out = FOLDER / "seen"
+    out = FOLDER / "seen.png"
     tool("visualize", CONFIG, path, next((DATA / "img_dir").rglob("*.jpg")), "--out", out)
 
 

@@ -85,7 +85,7 @@ def segmentor(head="UPer", auxiliary=True, backbone="SwinBackbone", align_corner
     from mmseg.registry import MODELS
     from mmseg.utils import register_all_modules
 
-    register_all_modules(init_default_scope=True)
+    register_all_modules(init_default_scope=False)
     heads = [{**cfg, "align_corners": align_corners} for cfg in map(dict, HEADS[head])]
     if head == "KNet":
         heads[0].pop("align_corners")

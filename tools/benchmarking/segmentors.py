@@ -76,7 +76,7 @@ def build_upernet(arch: str, backbone: str) -> nn.Module:
     from mmseg.registry import MODELS
     from mmseg.utils import register_all_modules
 
-    register_all_modules(init_default_scope=True)
+    register_all_modules(init_default_scope=False)
     embed_dims, depths, num_heads = ARCHITECTURES[arch]
     channels = [embed_dims * 2**stage for stage in range(4)]
     head = {
