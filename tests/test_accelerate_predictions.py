@@ -98,6 +98,7 @@ def test_scores_are_kept_where_they_are_asked_for():
 @pytest.mark.parametrize("classes", [5, 1])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 def test_augmented_images(monkeypatch, mode, classes):
+    from mmengine.registry import DefaultScope
     from mmseg.registry import MODELS
 
     monkeypatch.setattr(resized_bands, "BAND", 5 * 48 * 5)
@@ -106,7 +107,8 @@ def test_augmented_images(monkeypatch, mode, classes):
     model.data_preprocessor.forward = lambda data, training: data  # the images are ready
     if mode == "slide":
         model.test_cfg.update(mode="slide", crop_size=(24, 20), stride=(15, 13))
-    tta = MODELS.build({"type": "SegTTAModel", "module": model})
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        tta = MODELS.build({"type": "SegTTAModel", "module": model})
     data = {"inputs": [], "data_samples": []}
     for seed, (sizes, flip) in enumerate(
         [((32, 40), None), ((48, 60), None), ((32, 40), "horizontal"), ((48, 60), "vertical")]

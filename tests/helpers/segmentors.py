@@ -2,6 +2,7 @@
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 
 CHANNELS = [8, 16, 32, 64]
@@ -113,7 +114,8 @@ def segmentor(head="UPer", auxiliary=True, backbone="SwinBackbone", align_corner
     }
     if cascade:
         config["num_stages"] = len(heads)
-    model = MODELS.build(ConfigDict(config))
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(ConfigDict(config))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():  # scores that differ, and norms that do something
         noise = torch.randn(parameter.shape, generator=generator)

@@ -73,6 +73,7 @@ class Runner:
 def build_upernet(arch: str, backbone: str) -> nn.Module:
     """mmseg's UPerNet as its Swin configs have it, with random weights."""
     from mmengine.config import ConfigDict
+    from mmengine.registry import DefaultScope
     from mmseg.registry import MODELS
     from mmseg.utils import register_all_modules
 
@@ -120,7 +121,8 @@ def build_upernet(arch: str, backbone: str) -> nn.Module:
             "test_cfg": {"mode": "whole"},
         }
     )
-    return MODELS.build(config)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        return MODELS.build(config)
 
 
 def draw_samples(task: Task, device: str) -> list:
