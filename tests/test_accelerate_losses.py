@@ -67,7 +67,7 @@ def test_every_setting_of_cross_entropy(loss, ignored):
     import mmseg
 
     if loss == "class weights" and ignored and mmseg.__version__ < "1.3":
-        pytest.skip(f"mmseg {mmseg.__version__} looks up the weight of the ignored label, and fails")
+        pytest.skip(f"mmseg {mmseg.__version__} looks up the ignored label, and fails")
     stock = segmentor(loss_decode=LOSSES[loss]).double()
     fast = copy.deepcopy(stock)
     accelerate(fast)
