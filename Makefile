@@ -41,7 +41,7 @@ clean:  ## remove what the commands above made
 $(RUN):
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo-installed: setup.py | $(RUN)
+$(VENV)/.demo-installed: pyproject.toml | $(RUN)
 	@echo "installing into $(VENV)"
 	$(RUN) -m pip install --quiet '$(TORCH)'
 	$(RUN) -m pip install --quiet -e '.[onedl]'
@@ -52,6 +52,6 @@ $(VENV)/.test-installed: $(VENV)/.demo-installed
 	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/peers $(MMPRETRAIN)
 	@touch $@
 
-$(VENV)/.lint-installed: setup.py | $(RUN)
+$(VENV)/.lint-installed: pyproject.toml | $(RUN)
 	$(RUN) -m pip install --quiet 'ruff>=0.14'
 	@touch $@
