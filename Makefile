@@ -28,9 +28,10 @@ demo: $(VENV)/.demo-installed  ## train a small model on generated scenes, on th
 test: $(VENV)/.test-installed  ## the whole test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
 
-lint: $(VENV)/.lint-installed  ## ruff check and ruff format --check
+lint: $(VENV)/.lint-installed  ## ruff check, ruff format --check, and mypy on public modules
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 docs: $(VENV)/.test-installed  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
@@ -53,5 +54,5 @@ $(VENV)/.test-installed: $(VENV)/.demo-installed
 	@touch $@
 
 $(VENV)/.lint-installed: pyproject.toml | $(RUN)
-	$(RUN) -m pip install --quiet 'ruff>=0.14'
+	$(RUN) -m pip install --quiet 'mypy>=1.13' 'ruff>=0.14'
 	@touch $@

@@ -49,8 +49,8 @@ def describe_backends(device: torch.device) -> Iterator[tuple[str, str]]:
         x = torch.zeros(1, SIDE, SIDE, CHANNELS, dtype=dtype, device=device)
         with around, torch.inference_mode():
             kinds.setdefault(_describe(x), []).append(words)
-    for answer, words in kinds.items():
-        yield f"on {device}", f"{', '.join(words)}: {answer}"
+    for answer, models in kinds.items():
+        yield f"on {device}", f"{', '.join(models)}: {answer}"
 
 
 def _describe(x: torch.Tensor) -> str:

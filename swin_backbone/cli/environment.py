@@ -12,7 +12,6 @@ import torch
 
 from ..config_files import configs_folder
 from ..openmmlab.compatibility import find_conflict, installed_distributions
-from ..openmmlab.mmcv_ext import EXTENSION, FallbackFinder
 from ..version import __version__
 from .backends import describe_backends, devices
 
@@ -81,11 +80,14 @@ def mmcv_ops() -> str:
     """Who computes what ``mmcv.ops`` asks for."""
     if util.find_spec("mmcv") is None:
         return "no mmcv"
+    from ..openmmlab.mmcv_ext import EXTENSION, FallbackFinder
+
     try:
-        loader = importlib.import_module(EXTENSION).__spec__.loader
+        spec = importlib.import_module(EXTENSION).__spec__
     except ImportError as error:
         return f"cannot be loaded: {error}"
-    return "served by swin_backbone" if isinstance(loader, FallbackFinder) else "compiled"
+    served = spec is not None and isinstance(spec.loader, FallbackFinder)
+    return "served by swin_backbone" if served else "compiled"
 
 
 def _origin() -> str:
