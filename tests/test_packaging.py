@@ -159,3 +159,4 @@ def test_the_index_of_models_lists_every_config_with_what_was_published():
         found = [value for result in results for value in result["Metrics"].values()]
         assert sorted(found) == sorted(numbers)
         assert all(result["Published By"] for result in results)
+        assert ("not measured here" in model["Metadata"].get("Results", "")) == bool(results)

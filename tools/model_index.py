@@ -69,6 +69,8 @@ def _model(row: Stats, published: dict, sources: dict, root: Path) -> dict:
     for size, flops in ((row.crop, row.crop_flops), (row.test, row.test_flops)):
         if size and flops:
             metadata[f"GFLOPs ({size[0]}x{size[1]})"] = round(flops / 1e9, 1)
+    if published:  # seen by 'mim search', which shows the scores of one source only
+        metadata["Results"] = f"published by {' and '.join(published)}, not measured here"
     model = {
         "Name": row.path.stem,
         "In Collection": f"Swin Transformer{' V2' if 'swinv2' in row.path.stem else ''}",
