@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 from collections.abc import Iterator
-from importlib import metadata, util
+from importlib import metadata
 
 import torch
 
 from ..config_files import configs_folder
-from ..openmmlab.compatibility import find_conflict, installed_distributions
+from ..openmmlab.environment import describe_openmmlab
 from ..version import __version__
 from .backends import describe_backends, devices
 
@@ -52,14 +51,7 @@ def _lines() -> Iterator[tuple[str, str]]:
         version = _version(name)
         if version is not None or name == "triton":
             yield name, version or "not installed"
-    openmmlab = installed_distributions()
-    yield from openmmlab.items()
-    if not openmmlab:
-        yield "OpenMMLab", "not installed"
-    conflict = find_conflict(openmmlab)
-    if conflict is not None:
-        yield "conflict", conflict
-    yield "mmcv's ops", mmcv_ops()
+    yield from describe_openmmlab()
     capability = torch.backends.cpu.get_cpu_capability()
     yield "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}"
     if not torch.cuda.is_available():
@@ -74,20 +66,6 @@ def _lines() -> Iterator[tuple[str, str]]:
             yield name, os.environ[name]
     for device in devices():
         yield from describe_backends(device)
-
-
-def mmcv_ops() -> str:
-    """Who computes what ``mmcv.ops`` asks for."""
-    if util.find_spec("mmcv") is None:
-        return "no mmcv"
-    from ..openmmlab.mmcv_ext import EXTENSION, FallbackFinder
-
-    try:
-        spec = importlib.import_module(EXTENSION).__spec__
-    except ImportError as error:
-        return f"cannot be loaded: {error}"
-    served = spec is not None and isinstance(spec.loader, FallbackFinder)
-    return "served by swin_backbone" if served else "compiled"
 
 
 def _origin() -> str:
