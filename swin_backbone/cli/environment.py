@@ -55,7 +55,7 @@ def _lines() -> Iterator[tuple[str, str]]:
     capability = torch.backends.cpu.get_cpu_capability()
     yield "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}"
     if not torch.cuda.is_available():
-        yield "gpu", "none that torch can use"
+        yield "gpu", f"none that torch can use: {_why_no_gpu()}"
     for device in devices()[1:]:
         properties = torch.cuda.get_device_properties(device)
         memory = properties.total_memory / 2**30
@@ -66,6 +66,14 @@ def _lines() -> Iterator[tuple[str, str]]:
             yield name, os.environ[name]
     for device in devices():
         yield from describe_backends(device)
+
+
+def _why_no_gpu() -> str:
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:  # of a build without CUDA, and of the driver
+        return str(error).partition("\n")[0]
+    return "no device is visible"
 
 
 def _origin() -> str:
