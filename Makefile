@@ -28,20 +28,21 @@ demo: $(VENV)/.demo-installed  ## train a small model on generated scenes, on th
 test: $(VENV)/.test-installed  ## the whole test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
 
-lint: $(VENV)/.lint-installed  ## ruff check and ruff format --check
+lint: $(VENV)/.lint-installed  ## ruff check, ruff format --check, and mypy on public modules
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 docs: $(VENV)/.test-installed  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) .venv-classic $(DEMO_OUT) .ci/*_output .pytest_cache .ruff_cache build site *.egg-info
+	rm -rf $(VENV) .venv-classic $(DEMO_OUT) .ci/*_output .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
 
 $(RUN):
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo-installed: setup.py | $(RUN)
+$(VENV)/.demo-installed: pyproject.toml | $(RUN)
 	@echo "installing into $(VENV)"
 	$(RUN) -m pip install --quiet '$(TORCH)'
 	$(RUN) -m pip install --quiet -e '.[onedl]'
@@ -52,6 +53,6 @@ $(VENV)/.test-installed: $(VENV)/.demo-installed
 	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/peers $(MMPRETRAIN)
 	@touch $@
 
-$(VENV)/.lint-installed: setup.py | $(RUN)
-	$(RUN) -m pip install --quiet 'ruff>=0.14'
+$(VENV)/.lint-installed: pyproject.toml | $(RUN)
+	$(RUN) -m pip install --quiet 'mypy>=1.13' 'ruff>=0.14'
 	@touch $@

@@ -14,7 +14,7 @@ def from_extra(extra: str) -> Iterator[None]:
             import onnxruntime
 
     Args:
-        extra: a key of ``extras_require`` in ``setup.py``.
+        extra: one of the optional dependencies in ``pyproject.toml``.
 
     Raises:
         ModuleNotFoundError: as the import does, with the command that installs the extra.

@@ -1,7 +1,6 @@
 """Missing optional packages are named with what installs them."""
 
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -54,16 +53,3 @@ def test_export_says_what_to_install(package, monkeypatch, tmp_path):
     message = rf"{package}.*pip install 'swin-backbone\[export\]"
     with pytest.raises(ModuleNotFoundError, match=message):
         act(path)
-
-
-def test_the_extras_that_are_named_exist(monkeypatch):
-    settings = {}
-    monkeypatch.setattr("setuptools.setup", settings.update)
-    runpy.run_path(str(ROOT / "setup.py"))
-    extras = settings["extras_require"]
-    named = {extra for _, _, extra in CASES.values()} | {"export", "ray", "hub"}
-    assert named <= set(extras)
-    page = (ROOT / "docs" / "installation.md").read_text()
-    assert [
-        extra for extra in extras if f"`{extra}`" not in page and f"[{extra}]" not in page
-    ] == []

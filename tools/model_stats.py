@@ -1,7 +1,7 @@
-"""Count the parameters and FLOPs of configs, and keep docs/model_zoo.md up to date.
+"""Count the parameters and FLOPs of configs, and keep what lists them up to date.
 
     python tools/model_stats.py [CONFIG ...]      (default: every config of the project)
-    python tools/model_stats.py --write           (also renew the table in docs/model_zoo.md)
+    python tools/model_stats.py --write           (also renew docs/model_zoo.md and model-index.yml)
 
 Parameters are all of the model's, with the auxiliary head. FLOPs are those of predicting one image:
 one for each multiply-add of a convolution, a linear layer or a product within attention, and none
@@ -23,6 +23,7 @@ import yaml
 from commands import Parser, command
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from model_index import as_index
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -35,6 +36,7 @@ from swin_backbone.openmmlab.whole_models import kind_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "model_zoo.md"
+INDEX = ROOT / "model-index.yml"
 PUBLISHED = [ROOT / "configs" / name / "published.yaml" for name in ("swin", "swin_det")]
 BEGIN, END = "<!-- model_stats: begin -->", "<!-- model_stats: end -->"
 HEADER = """\
@@ -76,18 +78,28 @@ class Stats(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, description=__doc__.split("\n")[0])
     parser.add_argument("configs", type=Path, nargs="*", help="default: all")
-    parser.add_argument("--write", action="store_true", help=f"renew {DOCUMENT.relative_to(ROOT)}")
+    files = f"{DOCUMENT.relative_to(ROOT)} and {INDEX.name}"
+    parser.add_argument("--write", action="store_true", help=f"renew {files}")
     arguments = parser.parse_args(argv)
     if arguments.write and arguments.configs:
-        parser.error("--write renews the whole table, so it takes no configs")
+        parser.error("--write lists every config, so it takes none")
     console = Console()
     configs = arguments.configs or find_configs()
     stats = [measure(path) for path in track(configs, "counting", console=console, transient=True)]
     stats = in_order(stats)
     console.print(as_rich(stats))
     if arguments.write:
-        write_text(DOCUMENT, replace_table(DOCUMENT.read_text(), as_markdown(stats)))
-        console.print(f"wrote {DOCUMENT}")
+        for path, text in renewed(stats).items():
+            write_text(path, text)
+            console.print(f"wrote {path}")
+
+
+def renewed(stats: list[Stats]) -> dict[Path, str]:
+    """What lists the configs, by its path: the text that it should have."""
+    return {
+        DOCUMENT: replace_table(DOCUMENT.read_text(), as_markdown(stats)),
+        INDEX: as_index(stats, *read_published(), ROOT),
+    }
 
 
 def find_configs() -> list[Path]:
@@ -204,16 +216,22 @@ def as_gflops(flops: int | None, size: tuple[int, int] | None) -> str:
 
 def as_markdown(stats: list[Stats]) -> str:
     """The tables of docs/model_zoo.md, with what others published beside it."""
-    configs, sources = {}, {}
-    for file in PUBLISHED:
-        published = yaml.safe_load(file.read_text())
-        configs |= published["configs"]
-        sources |= published["sources"]
+    configs, sources = read_published()
     segmentors = [as_line(row, as_cells(row), configs) for row in stats if row.crop]
     detectors = [as_line(row, as_cells(row)[::2], configs) for row in stats if row.crop is None]
     links = [f"[{name}]: {source['url']}" for name, source in sources.items()]
     tables = HEADER + "\n".join(segmentors) + DETECTION_HEADER + "\n".join(detectors)
     return "\n".join([tables, "", *links])
+
+
+def read_published() -> tuple[dict, dict]:
+    """What others published: scores by config and source, and the sources."""
+    configs, sources = {}, {}
+    for file in PUBLISHED:
+        published = yaml.safe_load(file.read_text())
+        configs |= published["configs"]
+        sources |= published["sources"]
+    return configs, sources
 
 
 def as_line(row: Stats, counts: list[str], published: dict) -> str:

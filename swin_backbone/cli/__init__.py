@@ -1,0 +1,5 @@
+"""The command ``swin-backbone``."""
+
+from .entry import main
+
+__all__ = ["main"]
