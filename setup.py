@@ -16,6 +16,8 @@ TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6"]
 # Libraries with Swin classes of their own; see the Makefile for mmpretrain.
 PEERS = ["timm>=1.0.15", "torchvision", "transformers>=5,<6"]
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+# Reading images; mmcv brings both of its own.
+IMAGES = ["opencv-python-headless", "pillow"]
 FEATURES = ["safetensors", "pyarrow"]
 RAY = ["ray[data]", *FEATURES]
 DEMO = ["gradio>=5"]
@@ -33,14 +35,15 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["swin_backbone", "swin_backbone.*"]),
     python_requires=">=3.10",
-    # mmengine comes with one of the two lines below: both provide the same import name.
-    install_requires=["torch>=2.4", "filelock", "packaging", "safetensors"],
+    # OpenMMLab is optional, and comes with one of the two lines below: both provide the same names.
+    install_requires=["torch>=2.4", "filelock", "numpy", "packaging", "safetensors"],
     extras_require={
         "onedl": [*ONEDL, *MMSEG_NEEDS],
         "openmmlab": [*CLASSIC, *MMSEG_NEEDS],
         "detection": ["onedl-mmdetection>=3.5.1,<4", "torchvision"],
         "openmmlab-detection": ["mmdet>=3.3.0,<4", "torchvision"],
         "export": EXPORT,
+        "images": IMAGES,
         "features": FEATURES,
         "ray": RAY,
         "demo": DEMO,
