@@ -110,7 +110,7 @@ def use(torch, swin_backbone, folder):
     found["history"] = [float(value) for value in history.values]
     theirs, _ = convert_checkpoint(content, "timm")
     found["converted"] = len(theirs)
-    by_name = swin_backbone.create("swinv2_tiny_window8", arch=None, **{**SMALL, "window_size": 8})
+    by_name = swin_backbone.create("swinv2_tiny_window8", arch=None, depths=(1, 1, 1, 1))
     found["by name"] = by_name.version
     found["report"] = str(models["create"].checkpoint_report).splitlines()[0]
 
