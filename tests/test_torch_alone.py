@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.torch_alone import SMALL
-from mmengine.logging import MessageHub, MMLogger
+from helpers.torch_alone import SMALL, write_run
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, Sequential
 from torch import nn
 
@@ -20,29 +20,18 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def trained():
-    torch.manual_seed(1)
-    model = SwinBackbone(**SMALL)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
+def run_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("run") / "run.pth"
 
 
 @pytest.fixture(scope="module")
-def run_file(trained, tmp_path_factory):
-    """A checkpoint of a whole model as mmengine's runner writes it."""
-    path = tmp_path_factory.mktemp("run") / "run.pth"
-    hub = MessageHub("of a run")
-    for loss in (0.5, 0.25):
-        hub.update_scalar("train/loss", loss)
-    state = {f"backbone.{key}": value for key, value in trained.state_dict().items()}
-    torch.save({"state_dict": state, "meta": {}, "message_hub": hub.state_dict()}, path)
-    return path
+def trained(run_file):
+    """The backbone whose weights are in the file."""
+    return write_run(run_file)
 
 
 @pytest.fixture(scope="module")
-def found(run_file):
+def found(run_file, trained):
     script = ROOT / "tests" / "helpers" / "torch_alone.py"
     done = subprocess.run(
         [sys.executable, str(script), str(run_file.parent), "--hide"],
@@ -110,7 +99,7 @@ def test_what_needs_more_says_so_in_one_line(found, what, told):
 # With OpenMMLab installed, and switched off
 
 
-def test_switched_off_openmmlab_is_not_even_imported(run_file):
+def test_switched_off_openmmlab_is_not_even_imported():
     """Where everything is installed: importing the core brings in torch's modules and its own."""
     code = (
         "import sys, torch\n"

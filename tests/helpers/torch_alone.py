@@ -1,8 +1,10 @@
 """What people do with the backbone where torch is all there is; run as a script.
 
     python torch_alone.py FOLDER [--hide]
+    python torch_alone.py FOLDER --write
 
-FOLDER holds ``run.pth``, a checkpoint that mmengine wrote. The results are printed as JSON.
+FOLDER holds ``run.pth``, a checkpoint that mmengine wrote; ``--write`` has it do that. The results
+are printed as JSON.
 ``--hide`` makes every other package than those that torch and the core need look uninstalled.
 """
 
@@ -43,6 +45,26 @@ def hide():
     builtin = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") in (
         "BuiltinImporter", "FrozenImporter")]  # fmt: skip
     sys.meta_path[:] = [*builtin, Hiding]
+
+
+def write_run(path):
+    """A checkpoint of a whole model as mmengine's runner writes it; its backbone is returned."""
+    import torch
+    from mmengine.logging import MessageHub
+
+    from swin_backbone import SwinBackbone
+
+    torch.manual_seed(1)
+    model = SwinBackbone(**SMALL)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    hub = MessageHub("of a run")
+    for loss in (0.5, 0.25):
+        hub.update_scalar("train/loss", loss)
+    state = {f"backbone.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state, "meta": {}, "message_hub": hub.state_dict()}, path)
+    return model.eval()
 
 
 def refusal(act):
@@ -160,4 +182,7 @@ def export(torch, model, image, folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "--hide" in sys.argv)
+    if "--write" in sys.argv:
+        write_run(Path(sys.argv[1]) / "run.pth")
+    else:
+        main(Path(sys.argv[1]), "--hide" in sys.argv)
