@@ -16,8 +16,9 @@ TEST = ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6"]
 # Libraries with Swin classes of their own; see the Makefile for mmpretrain.
 PEERS = ["timm>=1.0.15", "torchvision", "transformers>=5,<6"]
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
-# Reading images; mmcv brings both of its own.
+# Without OpenMMLab, which brings these.
 IMAGES = ["opencv-python-headless", "pillow"]
+VISUALIZATION = [*IMAGES, "matplotlib"]
 FEATURES = ["safetensors", "pyarrow"]
 RAY = ["ray[data]", *FEATURES]
 DEMO = ["gradio>=5"]
@@ -44,6 +45,7 @@ setup(
         "openmmlab-detection": ["mmdet>=3.3.0,<4", "torchvision"],
         "export": EXPORT,
         "images": IMAGES,
+        "visualization": VISUALIZATION,
         "features": FEATURES,
         "ray": RAY,
         "demo": DEMO,

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 #: A package that is hidden, a command that needs it, with arguments, and the extra that has it.
 CASES = {
-    "pyarrow": ("tools/extract_features.py", [], "features"),
+    "pyarrow": ("tools/extract_features.py", ["photos", "out", "--model", "tiny"], "features"),
     "sklearn": ("tools/linear_probe.py", ["tiny", "random", "--data", "data"], "probe"),
     "gradio": ("tools/demo_app.py", ["config.py", "checkpoint.pth"], "demo"),
 }
@@ -61,7 +61,13 @@ def test_the_extras_that_are_named_exist(monkeypatch):
     monkeypatch.setattr("setuptools.setup", settings.update)
     runpy.run_path(str(ROOT / "setup.py"))
     extras = settings["extras_require"]
-    named = {extra for _, _, extra in CASES.values()} | {"export", "ray", "hub"}
+    named = {extra for *_, extra in CASES.values()} | {
+        "export",
+        "ray",
+        "hub",
+        "images",
+        "visualization",
+    }
     assert named <= set(extras)
     page = (ROOT / "docs" / "installation.md").read_text()
     assert [

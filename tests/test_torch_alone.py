@@ -1,7 +1,9 @@
 """The core without OpenMMLab: everything but training works where torch is all there is."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -266,3 +268,47 @@ def test_a_backbone_with_weights_is_left_as_it_is(run_file, trained):
     model.init_weights()
     for name, parameter in trained.named_parameters():
         assert torch.equal(model.backbone.get_parameter(name), parameter)
+
+
+# The one boundary
+
+#: Where a model of mmseg is there already, or nothing is done.
+GIVEN_MODELS = {"acceleration/mmseg_predictions.py", "acceleration/mmseg_tta.py"}
+GIVEN_MODELS |= {"export/segmentor.py"}
+
+
+def imported(tree, package):
+    """Every module that a file imports, with its full name; inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module or "").split(".")]
+            yield from (".".join([*base, alias.name]).replace("..", ".") for alias in node.names)
+
+
+def test_openmmlab_is_imported_behind_one_boundary():
+    package = ROOT / "swin_backbone"
+    crossing = set()
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package)
+        if name.parts[0] == "openmmlab" or name.as_posix() in GIVEN_MODELS:
+            continue
+        here = ["swin_backbone", *name.parts[:-1]]
+        for module in imported(ast.parse(path.read_text()), here):
+            first = module.split(".")[0]
+            if first.startswith("mm") or module.startswith("swin_backbone.openmmlab"):
+                crossing.add((name.as_posix(), module))
+    assert crossing == {("__init__.py", "swin_backbone.openmmlab.connect")}
+
+
+def test_every_module_of_the_core_imports_or_names_its_extra(found):
+    assert len(found["modules"]) > 60
+    wrong = {
+        name: error
+        for name, error in found["modules"].items()
+        if error and not re.search(r"pip install 'swin-backbone\[\w+\]'", error)
+    }
+    assert wrong == {}
+    assert all("\n" not in (error or "") for error in found["modules"].values())

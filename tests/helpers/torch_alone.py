@@ -8,7 +8,10 @@ are printed as JSON.
 ``--hide`` makes every other package than those that torch and the core need look uninstalled.
 """
 
+import importlib
 import json
+import pkgutil
+import re
 import sys
 import time
 from importlib.machinery import PathFinder
@@ -89,8 +92,25 @@ def main(folder, hidden):
     new = {name.split(".")[0] for name in set(sys.modules) - before}
     found["foreign"] = sorted(new & FOREIGN)
     found |= use(torch, swin_backbone, folder)
+    found["modules"] = {name: failure(name) for name in core_modules(swin_backbone)}
     found["foreign afterwards"] = sorted({n.split(".")[0] for n in sys.modules} & (FOREIGN))
     print(json.dumps(found))
+
+
+def core_modules(package):
+    """All modules but those that plug into OpenMMLab, and those that need a GPU's compiler."""
+    names = [module.name for module in pkgutil.walk_packages(package.__path__, "swin_backbone.",
+                                                             lambda name: None)]  # fmt: skip
+    return [n for n in names if not re.search(r"\.(openmmlab|fused|kernels)\b", n)]
+
+
+def failure(module):
+    """Why a module cannot be imported, or ``None``."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def use(torch, swin_backbone, folder):
