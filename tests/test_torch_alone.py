@@ -65,6 +65,12 @@ def test_checkpoints_of_runs_load(found, trained, way):
     torch.testing.assert_close(torch.tensor(found["maps"][way]), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_missing_tensors_are_logged(found):
+    """A warning of Python's own logging, which nobody has set up, goes to stderr."""
+    assert "1 missing" in found["stderr"]
+    assert "missing norm1.weight" in found["stderr"]
+
+
 def test_what_a_run_remembers_is_read_as_plain_values(found):
     assert found["history"] == [0.5, 0.25]
 
