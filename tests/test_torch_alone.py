@@ -164,6 +164,7 @@ def knows_scope():
 
 def effects():
     import swin_backbone
+    swin_backbone.openmmlab.connect()  # again, which changes nothing
     model = torch.nn.ModuleDict({"backbone": swin_backbone.SwinBackbone(
         embed_dims=8, depths=(1,), num_heads=(1,), out_indices=(0,), frozen_stages=0)})
     return {

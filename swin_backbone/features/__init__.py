@@ -5,8 +5,14 @@ and ``features``, and is imported when it is first asked for.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .extractor import DTYPES, Extractor, ExtractorSettings
+
+if TYPE_CHECKING:
+    from .job import Job, ShardWorker
+    from .shards import load_features, read_index
+    from .sources import Item, find_items
 
 _MODULES = {
     "Item": ".sources",

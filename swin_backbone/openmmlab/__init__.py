@@ -56,7 +56,8 @@ def register_plugins() -> None:
 
     from ..backbone import SwinBackbone
 
-    MODELS.register_module(module=SwinBackbone, force=True)
+    if MODELS.module_dict.get(SwinBackbone.__name__) is not SwinBackbone:
+        MODELS.register_module(module=SwinBackbone)
     from . import (  # noqa: F401
         accelerate_hook,
         atomic_checkpoints,
