@@ -6,8 +6,6 @@ from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from mmengine.model import BaseModule
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from . import arguments
@@ -39,8 +37,7 @@ from .ops.valid_sizes import check_valid_sizes
 from .stages import StageOptions, build_stages
 
 
-@MODELS.register_module()
-class SwinBackbone(BaseModule):
+class SwinBackbone(nn.Module):
     """Swin Transformer V1 (https://arxiv.org/abs/2103.14030) and V2
     (https://arxiv.org/abs/2111.09883) for dense prediction.
 
@@ -109,6 +106,9 @@ class SwinBackbone(BaseModule):
     Attributes:
         num_features: channels of each stage.
         window_sizes: rows and columns of each stage's windows, in tokens.
+        init_cfg: the checkpoint that :meth:`init_weights` loads, or ``None``.
+        is_init: whether weights were loaded or drawn; models of OpenMMLab around this one then
+            leave them as they are.
         checkpoint_report: what became of each tensor when weights were last loaded.
 
     Raises:
@@ -155,7 +155,9 @@ class SwinBackbone(BaseModule):
         table_interpolation: str = "bicubic",
         output_norms: bool = True,
     ):
-        super().__init__(init_cfg=resolve_init_cfg(init_cfg, pretrained))
+        super().__init__()
+        self.init_cfg = resolve_init_cfg(init_cfg, pretrained)
+        self.is_init = False
         embed_dims, depths, num_heads = arguments.resolve_architecture(
             arch, embed_dims, depths, num_heads
         )
@@ -460,7 +462,11 @@ class SwinBackbone(BaseModule):
             load_pretrained(self, self.init_cfg)
         else:
             self.draw_weights()
-        self._is_init = True
+        self.is_init = True
+
+    def extra_repr(self) -> str:
+        """What ``print`` says beside the parts."""
+        return f"init_cfg={self.init_cfg}" if self.init_cfg else ""
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         """Load tensors of any known layout, all of them or none.

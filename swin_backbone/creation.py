@@ -7,10 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.registry import MODELS
-
 from .backbone import SwinBackbone
+from .faults import blamed_on
+from .framework import framework
+from .loading import require_backbone_weights
 from .model_names import arguments_of
 from .ops.kinds import Optional, Text, show
 
@@ -50,10 +50,11 @@ def create(
         TypeError: if an argument is of another kind, or an option is unknown.
         CheckpointError: if the checkpoint is damaged or does not fit.
         FileNotFoundError: if the config or checkpoint is not there.
+        ModuleNotFoundError: for the path of a config where mmengine, which reads it, is not there.
     """
     checkpoint = Optional(Text("a path or an address"))("checkpoint", checkpoint)
     settings = {**_backbone_config(name_or_config), **options}
-    _check_type(settings["type"])
+    kind = _class_of(settings["type"])
     if checkpoint is not None:
         settings.pop("pretrained", None)
         settings["init_cfg"] = {"type": "Pretrained", "checkpoint": checkpoint}
@@ -62,39 +63,74 @@ def create(
         if not settings.get("init_cfg"):
             raise ValueError(f"{' and '.join(choice)} choose from a checkpoint; none is given")
         settings["init_cfg"] = {**settings["init_cfg"], **choice}
-    model = MODELS.build(settings)
+    model = framework().build(kind, settings)
     model.init_weights()
     return model.eval()
 
 
-def _check_type(name: Any) -> None:
-    """Raise unless a config's ``type`` is this backbone, or a class made from it."""
-    found = MODELS.get(name) if isinstance(name, str) else name
+def load_backbone(
+    source: str | Path | Mapping,
+    checkpoint: str | None = None,
+    *,
+    allow_missing: bool = False,
+    **options: Any,
+) -> SwinBackbone:
+    """A backbone by itself with all of its weights: :func:`create` for tools.
+
+    Args:
+        source: an architecture's or a checkpoint's name, the path of a config, or a config.
+        checkpoint: path or address of weights; by default the config's own, or fresh ones.
+        allow_missing: go on with tensors that the checkpoint does not have.
+        options: arguments of the backbone; they come before the config's.
+
+    Raises:
+        FileNotFoundError: if the config or the checkpoint is not there.
+        ModuleNotFoundError: if ``source`` is the path of a config, and mmengine is not there.
+        ValueError: if the name is not known, or the config's backbone cannot be built.
+        CheckpointError: if tensors of the backbone are missing or do not fit.
+    """
+    is_config = isinstance(source, framework().config_types)
+    name = str((getattr(source, "filename", None) or "the config") if is_config else source)
+    if not is_config and name.endswith(".py"):
+        source = framework().read_config(source)
+    with blamed_on(f"the backbone of {name} cannot be made"):
+        backbone = create(source, checkpoint, **options)
+    require_backbone_weights(backbone, allow_missing)
+    return backbone
+
+
+def _class_of(name: Any) -> type[SwinBackbone]:
+    """What a config's ``type`` names: this backbone, or a class made from it."""
+    found = name
+    if isinstance(name, str):
+        found = framework().find_model(name)
+        if found is None and name.split(".")[-1] == SwinBackbone.__name__:
+            found = SwinBackbone
     if not (isinstance(found, type) and issubclass(found, SwinBackbone)):
         raise ValueError(
             f"name_or_config must have a backbone of type 'SwinBackbone', got type={show(name)}"
         )
+    return found
 
 
 def _backbone_config(source: str | Path | Mapping) -> dict[str, Any]:
     """The backbone's own settings."""
-    if isinstance(source, Mapping | Config):
+    if isinstance(source, framework().config_types):
         return _find_backbone(source, "the config")
     if not isinstance(source, str | PathLike):
         raise TypeError(
             f"name_or_config must be a name, a config or the path of one, got {show(source)}"
         )
     if str(source).endswith(".py"):
-        if not Path(source).is_file():
-            raise FileNotFoundError(f"config {str(source)!r} is not a file")
-        return _find_backbone(Config.fromfile(source), str(source))
+        return _find_backbone(framework().read_config(source), str(source))
     return {"type": "SwinBackbone", **arguments_of(str(source))}
 
 
-def _find_backbone(config: Mapping | Config, what: str) -> dict[str, Any]:
+def _find_backbone(config: Mapping, what: str) -> dict[str, Any]:
+    configs = framework().config_types
     model = config.get("model", config)
-    backbone = model.get("backbone", model) if isinstance(model, Mapping | Config) else model
-    if not isinstance(backbone, Mapping | Config):
+    backbone = model.get("backbone", model) if isinstance(model, configs) else model
+    if not isinstance(backbone, configs):
         raise TypeError(
             f"name_or_config must have a dict as its model.backbone, got {show(backbone)}"
         )

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .framework import framework
 from .ops.kinds import POSITIVE, Flag, Kind, show
 
 #: What torch's layer norm takes beside the channels.
@@ -23,8 +23,8 @@ def norm_factory(norm_cfg: Mapping, channels: int) -> Callable[[int], nn.Module]
     """A function from channels to norm layer.
 
     Args:
-        norm_cfg: ``dict(type='LN', eps=..., requires_grad=...)`` or another type that is
-            registered in mmengine's ``MODELS`` and norms the last axis.
+        norm_cfg: ``dict(type='LN', eps=..., requires_grad=...)`` or another type that norms
+            the last axis: a class, or with mmengine a name that is registered in its ``MODELS``.
         channels: of tokens on which the layer is tried.
 
     Raises:
@@ -82,11 +82,11 @@ def _layer_class(argument: str, options: dict, ours: Mapping[str, type]) -> Call
     name = options.pop("type", None)
     layer = name
     if isinstance(name, str):
-        layer = ours.get(name) or MODELS.get(name)
+        layer = ours.get(name) or framework().find_layer(name)
     if not callable(layer):
         raise ValueError(
-            f"{argument} must name a layer in 'type': one of {list(ours)} or one registered in "
-            f"mmengine's MODELS, got {show(name)}"
+            f"{argument} must name a layer in 'type': one of {list(ours)} or "
+            f"{framework().other_layers}, got {show(name)}"
         )
     return layer
 

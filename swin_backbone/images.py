@@ -18,9 +18,13 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from .extras import from_extra
+
+with from_extra("images"):
+    import cv2
+    from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 #: More are not decoded: a file of a few kilobytes may claim to unfold to gigabytes. It is where
 #: Pillow stops too.

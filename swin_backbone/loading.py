@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from mmengine.logging import print_log
-from mmengine.model import PretrainedInit
-from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from .checkpoints import (
@@ -20,6 +17,8 @@ from .checkpoints import (
     find_backbone,
     fit_state_dict,
 )
+from .checkpoints.report import name_some
+from .framework import framework
 
 if TYPE_CHECKING:
     from .backbone import SwinBackbone
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 #: What ``init_cfg`` may hold: mmengine's options of ``Pretrained``, and ``key``.
 OPTIONS = ("checkpoint", "prefix", "map_location", "key")
 _NAMES = ("Pretrained", "PretrainedInit")
+#: Tensors that checkpoints of a backbone may lack: dense prediction adds them.
+_ADDED = re.compile(r"norm\d+\.|absolute_pos_embed")
 
 
 def resolve_init_cfg(
@@ -84,18 +85,7 @@ def _is_pretrained(kind: object) -> bool:
             return False
         if "." not in kind:
             return True
-        try:
-            found = WEIGHT_INITIALIZERS.get(_registered(kind))
-        except RuntimeError:  # how mmengine says that it cannot import a name
-            return False
-        return found is PretrainedInit
-    return kind is PretrainedInit
-
-
-def _registered(kind: str) -> str:
-    """``mmengine.PretrainedInit`` by the name in the registry; anything else as it is."""
-    scope, _, name = kind.rpartition(".")
-    return f"{scope}.Pretrained" if "." not in scope and name == "PretrainedInit" else kind
+    return framework().is_pretrained(kind)
 
 
 def fit_checkpoint(
@@ -152,7 +142,7 @@ def load_pretrained(module: SwinBackbone, init_cfg: Mapping) -> None:
         CheckpointError: if the file is damaged or does not fit; nothing was loaded then.
     """
     source = init_cfg["checkpoint"]
-    checkpoint = read_source(source, init_cfg.get("map_location", "cpu"))
+    checkpoint = framework().read_checkpoint(source, init_cfg.get("map_location", "cpu"))
     tensors, ignored = find_backbone(checkpoint, init_cfg.get("prefix"), init_cfg.get("key"))
     _, report = fit_checkpoint(module, tensors)
     if report.missing:
@@ -165,27 +155,29 @@ def load_pretrained(module: SwinBackbone, init_cfg: Mapping) -> None:
         _log_report(f"whole model {source}", module.checkpoint_report)
 
 
-def read_source(source: str, map_location: object = "cpu") -> object:
-    """What a path or an address of any kind holds.
+def require_backbone_weights(backbone: nn.Module, allow_missing: bool = False) -> None:
+    """Check that a backbone that was made with weights has all of them.
 
-    mmengine's own loaders read its kinds of addresses, ``torchvision://``, ``open-mmlab://``,
-    ``mmcls://``, ``s3://`` and all that are registered with its ``CheckpointLoader``. Paths, http,
-    the hub and timm are read by :func:`swin_backbone.checkpoints.read_checkpoint`.
+    Output norms and position embedding, which checkpoints of classifiers do not have, may be fresh;
+    the report names them.
 
     Args:
-        source: a path or an address.
-        map_location: where the tensors go, as in :func:`torch.load`.
+        backbone: made by :func:`swin_backbone.create`.
+        allow_missing: do not raise for missing tensors.
 
     Raises:
-        CheckpointError: if a catalogue of mmengine has no model of this name.
+        CheckpointError: if a tensor is missing.
     """
-    try:
-        return CheckpointLoader.load_checkpoint(source, map_location)
-    except KeyError as error:
-        raise CheckpointError(f"mmengine's catalogue has no {error} ({source!r})") from error
+    report = getattr(backbone, "checkpoint_report", None)
+    missing = [key for key in report.missing if not _ADDED.match(key)] if report else []
+    if missing and not allow_missing:
+        raise CheckpointError(
+            f"checkpoint is not of this backbone: {len(missing)} tensors are missing: "
+            f"{name_some(missing)}"
+        )
 
 
 def _log_report(what: str, report) -> None:
     incomplete = report.missing or report.unexpected
     level = logging.WARNING if incomplete else logging.INFO
-    print_log(f"{what}: {report}", logger="current", level=level)
+    framework().log(f"{what}: {report}", level)

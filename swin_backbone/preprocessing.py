@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmengine.config import Config
 from torch import Tensor
+
+from .framework import framework
 
 
 class Preprocessing(NamedTuple):
@@ -43,7 +44,7 @@ IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "RG
 def preprocessing_of(source: str | Path | Mapping) -> Preprocessing:
     """The normalisation in a config (or in the file it is in), ImageNet's where there is none."""
     if isinstance(source, str | Path):
-        source = Config.fromfile(source) if str(source).endswith(".py") else {}
+        source = framework().read_config(source) if str(source).endswith(".py") else {}
     settings = source.get("model", {}).get("data_preprocessor")
     if not settings or "mean" not in settings:
         return IMAGENET

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 #: A package that is hidden, a command that needs it, with arguments, and the extra that has it.
 CASES = {
-    "pyarrow": ("tools/extract_features.py", [], "features"),
+    "pyarrow": ("tools/extract_features.py", ["photos", "out", "--model", "tiny"], "features"),
     "sklearn": ("tools/linear_probe.py", ["tiny", "random", "--data", "data"], "probe"),
     "gradio": ("tools/demo_app.py", ["config.py", "checkpoint.pth"], "demo"),
 }

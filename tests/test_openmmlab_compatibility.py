@@ -61,14 +61,6 @@ def test_installed_distributions_are_found():
     assert any(name.endswith("mmengine") for name in installed_distributions())
 
 
-def test_import_without_mmengine_says_what_to_install():
-    done = run_python("import sys; sys.modules['mmengine'] = None; import swin_backbone")
-    assert done.returncode != 0
-    assert "ImportError: swin_backbone needs mmengine, which is not installed" in done.stderr
-    assert "swin-backbone[onedl]" in done.stderr
-    assert "swin-backbone[openmmlab]" in done.stderr
-
-
 def test_import_with_both_lines_says_what_to_install():
     """As if the other line had been installed over the one that is here."""
     done = run_python(
@@ -83,10 +75,12 @@ def test_import_with_both_lines_says_what_to_install():
     assert done.returncode != 0
     told = "ImportError: onedl-mmengine 0.10.12 and mmengine 0.10.7 both provide 'mmengine'"
     assert told in done.stderr
-    assert f"in a fresh environment, {INSTALL}" in done.stderr
+    assert (
+        f"in a fresh environment, {INSTALL}; or do without: SWIN_BACKBONE_WITHOUT=" in done.stderr
+    )
 
 
-def test_the_core_needs_only_torch_and_mmengine():
+def test_mmengine_alone_is_enough_to_plug_in():
     done = run_python(
         "import sys\n"
         "for name in ('mmcv', 'mmseg', 'mmdet'): sys.modules[name] = None\n"

@@ -3,11 +3,14 @@
 from .catalogue import PublicCheckpoint, list_checkpoints
 from .convert import convert_checkpoint
 from .fit import Target, fit_state_dict
+from .histories import allow_histories
 from .layouts import EXPORTS, Windows
 from .read import find_backbone, read_checkpoint
 from .report import CheckpointError, CheckpointReport
 from .resize import TABLE_INTERPOLATIONS
 from .translate import Translation, to_ours, to_theirs
+
+allow_histories()
 
 #: Libraries whose layouts can be written.
 LIBRARIES = tuple(dict.fromkeys(library for library, _ in EXPORTS))

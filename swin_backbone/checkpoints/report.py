@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+_PARTS_SHOWN = 20
 
 
 class CheckpointError(ValueError, RuntimeError):
@@ -82,3 +85,16 @@ def _some(keys: list[str]) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
+
+
+def name_some(keys: Iterable[str]) -> str:
+    """Names; of a part that is there with several, the part and how many."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(".".join(key.split(".")[:2]), []).append(key)
+    shown = [
+        f"{part}.* ({len(of_part)} tensors)" if len(of_part) > 3 else ", ".join(of_part)
+        for part, of_part in groups.items()
+    ]
+    rest = len(shown) - _PARTS_SHOWN
+    return ", ".join(shown[:_PARTS_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

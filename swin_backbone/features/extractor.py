@@ -62,7 +62,7 @@ class Extractor:
         batch_size: int = 16,
         allow_missing: bool = False,
     ):
-        from ..openmmlab.whole_models import load_backbone
+        from ..creation import load_backbone
         from ..preprocessing import preprocessing_of
 
         if batch_size < 1:

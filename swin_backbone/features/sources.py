@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
+from ..extras import from_extra
 from ..images import UnreadableImageError, read_image
 from ..media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_files
+
+with from_extra("images"):
+    import cv2
 
 
 class Item(NamedTuple):

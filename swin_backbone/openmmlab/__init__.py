@@ -1,27 +1,68 @@
 """What plugs into mmengine: compatibility, safe loading, hooks, optimizer constructor."""
 
-from .compatibility import check_packages
-from .mmcv_ext import install_fallback
+from importlib import util
+
+from .switches import switched_off
 
 
-def prepare_openmmlab() -> None:
-    """Check the installed packages, then make importing and loading work; idempotent."""
-    check_packages()
-    install_fallback()
-    from .safe_checkpoints import install_safe_loaders  # needs mmengine, just found
+def connect() -> None:
+    """Where mmengine is installed, plug into it: all that importing this package changes for other
+    code, each part of it unless :mod:`.switches` leaves it out. Idempotent.
 
-    install_safe_loaders()
+    Raises:
+        ImportError: if the packages of OpenMMLab that are installed cannot work together.
+        ValueError: if the environment leaves out a part that there is not.
+    """
+    without = switched_off()
+    if "openmmlab" in without or util.find_spec("mmengine") is None:
+        return
+    from .compatibility import check_packages
+
+    check_packages()  # before anything of them is imported
+    if "mmcv_ext" not in without:
+        from .mmcv_ext import install_fallback
+
+        install_fallback()
+    _answer_the_core(safe_loaders="checkpoint_loading" not in without)
+    register_plugins()
+    if "image_loading" not in without and util.find_spec("mmcv") is not None:
+        from .image_loading import install_image_loading
+
+        install_image_loading()
+    if "scopes" not in without:
+        from .scopes import join_scopes  # once all is registered
+
+        join_scopes()
+    if "optimizer_groups" not in without:
+        from .stock_groups import install_stock_groups
+
+        install_stock_groups()
+
+
+def _answer_the_core(safe_loaders: bool) -> None:
+    from ..framework import use_framework
+    from .mmengine_framework import MMEngine
+    from .safe_checkpoints import allow_mmengine_objects, install_safe_loaders
+
+    allow_mmengine_objects()
+    if safe_loaders:
+        install_safe_loaders()
+    use_framework(MMEngine(safe_loaders))
 
 
 def register_plugins() -> None:
-    """Register hooks and constructors with mmengine, under every package's scope, and form an
-    optimizer's groups as stock."""
+    """Register the backbone, hooks and constructors with mmengine, under names of our own."""
+    from mmengine.registry import MODELS
+
+    from ..backbone import SwinBackbone
+
+    if MODELS.module_dict.get(SwinBackbone.__name__) is not SwinBackbone:
+        MODELS.register_module(module=SwinBackbone)
     from . import (  # noqa: F401
         accelerate_hook,
         atomic_checkpoints,
         classifiers,
         cpu_distributed,
-        image_loading,
         label_check,
         layer_decay,
         loaded_weights,
@@ -31,8 +72,3 @@ def register_plugins() -> None:
         step_seed,
         valid_sizes,
     )
-    from .scopes import join_scopes  # once all is registered
-    from .stock_groups import install_stock_groups
-
-    join_scopes()
-    install_stock_groups()

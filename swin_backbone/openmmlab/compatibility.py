@@ -7,14 +7,12 @@ the classic one as ``mmengine``, ``mmcv`` or ``mmcv-lite``, ``mmsegmentation`` a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata, util
+from importlib import metadata
 
 from packaging.version import Version
 
-INSTALL = (
-    "install one line of OpenMMLab: pip install 'swin-backbone[onedl]' (maintained, the default) "
-    "or pip install 'swin-backbone[openmmlab]' (classic)"
-)
+from ..framework import INSTALL
+from .switches import VARIABLE
 
 #: For each import name, the distributions that provide it: the maintained one first.
 PROVIDERS = {
@@ -30,11 +28,11 @@ CLASSIC_MMCV_LIMIT = "2.2.0"
 
 def check_packages() -> None:
     """Raise ``ImportError``, saying what to install, unless the packages here can work."""
-    if util.find_spec("mmengine") is None:
-        raise ImportError(f"swin_backbone needs mmengine, which is not installed; {INSTALL}")
     problem = find_conflict(installed_distributions())
     if problem is not None:
-        raise ImportError(f"{problem}; in a fresh environment, {INSTALL}")
+        raise ImportError(
+            f"{problem}; in a fresh environment, {INSTALL}; or do without: {VARIABLE}=openmmlab"
+        )
 
 
 def installed_distributions() -> dict[str, str]:

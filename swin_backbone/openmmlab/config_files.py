@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
-from ..checkpoints import CheckpointError
+from ..faults import blamed_on
 
 #: Settings that no config has to have and that are no argument of a runner: of OpenMMLab's tools.
 _TOOLS_SETTINGS = ("runner_type", "tta_model", "tta_pipeline", "find_unused_parameters")
-#: What a wrong config makes of the code that reads it, or builds what it names.
-_FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    NotImplementedError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
-
-
-@contextmanager
-def blamed_on(what: str) -> Iterator[None]:
-    """Around what a config decides: its faults become a ``ValueError`` that names it.
-
-    Args:
-        what: as ``"config cfg.py cannot be read"``.
-
-    Raises:
-        ValueError: with ``what`` and the error's words; the error is its cause.
-    """
-    try:
-        yield
-    except CheckpointError:  # names its file itself
-        raise
-    except _FAULTS as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ValueError(f"{what}: {type(error).__name__}: {text}") from error
 
 
 def read_config(path: str | Path, changes: Mapping | None = None) -> Config:

@@ -16,7 +16,6 @@ from mmengine.registry import TRANSFORMS
 from ..images import UnreadableImageError, decode_image
 
 
-@TRANSFORMS.register_module(name="LoadImageFromFile", force=True)
 class SwinLoadImageFromFile(LoadImageFromFile):
     """Load an image, as all of this package's tools do.
 
@@ -48,3 +47,8 @@ class SwinLoadImageFromFile(LoadImageFromFile):
         results["img"] = image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
+
+
+def install_image_loading() -> None:
+    """Serve ``LoadImageFromFile`` of every config from here. Idempotent."""
+    TRANSFORMS.register_module(name="LoadImageFromFile", module=SwinLoadImageFromFile, force=True)

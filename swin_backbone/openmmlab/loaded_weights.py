@@ -4,8 +4,7 @@ values that nobody trained."""
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -17,13 +16,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..checkpoints import CheckpointError
-from ..checkpoints.report import is_finite
+from ..checkpoints.report import is_finite, name_some
 
 #: Counts batches; batch norms of a fixed momentum, as all of OpenMMLab's, never read it.
 _NOT_NEEDED = "num_batches_tracked"
-#: Tensors that checkpoints of a backbone may lack: dense prediction adds them.
-_ADDED = re.compile(r"norm\d+\.|absolute_pos_embed")
-_SHOWN = 20
 
 
 class LoadedWeights(NamedTuple):
@@ -45,7 +41,7 @@ class LoadedWeights(NamedTuple):
 
     def __str__(self) -> str:
         parts = [
-            f"{name}: {_some(keys)}"
+            f"{name}: {name_some(keys)}"
             for name, keys in (
                 ("missing", self.missing),
                 ("of another shape", self.misfits),
@@ -124,28 +120,6 @@ def load_weights(
     return found
 
 
-def require_backbone_weights(backbone: nn.Module, allow_missing: bool = False) -> None:
-    """Check that a backbone that was made with weights has all of them.
-
-    Output norms and position embedding, which checkpoints of classifiers do not have, may be fresh;
-    the report names them.
-
-    Args:
-        backbone: made by :func:`swin_backbone.create`.
-        allow_missing: do not raise for missing tensors.
-
-    Raises:
-        CheckpointError: if a tensor is missing.
-    """
-    report = getattr(backbone, "checkpoint_report", None)
-    missing = [key for key in report.missing if not _ADDED.match(key)] if report else []
-    if missing and not allow_missing:
-        raise CheckpointError(
-            f"checkpoint is not of this backbone: {len(missing)} tensors are missing: "
-            f"{_some(missing)}"
-        )
-
-
 @HOOKS.register_module()
 class LoadedWeightsHook(Hook):
     """Look after what a runner loads from a checkpoint.
@@ -201,16 +175,3 @@ def _is_sound(tensor: Tensor, learned: bool) -> bool:
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or is_finite(tensor):
         return True
     return not learned and not bool(torch.isnan(tensor).any())
-
-
-def _some(keys: Iterable[str]) -> str:
-    """Names; of a part that is there with several, the part and how many."""
-    groups: dict[str, list[str]] = {}
-    for key in keys:
-        groups.setdefault(".".join(key.split(".")[:2]), []).append(key)
-    shown = [
-        f"{part}.* ({len(of_part)} tensors)" if len(of_part) > 3 else ", ".join(of_part)
-        for part, of_part in groups.items()
-    ]
-    rest = len(shown) - _SHOWN
-    return ", ".join(shown[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

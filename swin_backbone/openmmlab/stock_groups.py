@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ..backbone import SwinBackbone
 from ..checkpoints.layouts import EXPORTS
 
 #: Parameters that some backbones have and others have not; configs name them all the same.
@@ -115,8 +116,6 @@ def _warn_of_idle_keys(keys: Mapping, model: nn.Module, aliases: Mapping[str, st
 
 
 def _backbones(model: nn.Module) -> dict[str, nn.Module]:
-    from ..backbone import SwinBackbone  # here, since importing it registers it
-
     return {n: module for n, module in model.named_modules() if isinstance(module, SwinBackbone)}
 
 

@@ -16,12 +16,13 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from ..backbone import SwinBackbone
 from ..checkpoints import CheckpointError
 from ..checkpoints.read import CONTAINERS
-from ..creation import create
+from ..creation import load_backbone
 from .config_files import blamed_on, change_config, read_config
-from .loaded_weights import load_weights, require_backbone_weights
+from .loaded_weights import load_weights
+
+__all__ = ["build_whole_model", "is_detector", "kind_of", "load_backbone", "load_whole_model"]
 
 #: What the models of a scope are.
 KINDS = {"mmseg": "segmentor", "mmdet": "detector"}
@@ -125,35 +126,6 @@ def load_whole_model(
         load_weights(model, state_dict, str(checkpoint), allow_missing)
     model.dataset_meta = _dataset_meta(cfg, meta, needed=checkpoint is not None)
     return model.to(device)
-
-
-def load_backbone(
-    source: str | Path | Config,
-    checkpoint: str | None = None,
-    *,
-    allow_missing: bool = False,
-    **options,
-) -> SwinBackbone:
-    """A backbone by itself with its weights: :func:`swin_backbone.create` for tools.
-
-    Args:
-        source: an architecture's or a checkpoint's name, the path of a config, or a config.
-        checkpoint: path or address of weights; by default the config's own, or fresh ones.
-        allow_missing: go on with tensors that the checkpoint does not have.
-        options: arguments of the backbone; they come before the config's.
-
-    Raises:
-        FileNotFoundError: if the config or the checkpoint is not there.
-        ValueError: if the name is not known, or the config's backbone cannot be built.
-        CheckpointError: if tensors of the backbone are missing or do not fit.
-    """
-    name = str(source.filename or "the config") if isinstance(source, Config) else str(source)
-    if not isinstance(source, Config) and name.endswith(".py"):
-        source = read_config(source)
-    with blamed_on(f"the backbone of {name} cannot be made"):
-        backbone = create(source, checkpoint, **options)
-    require_backbone_weights(backbone, allow_missing)
-    return backbone
 
 
 def _open(content: object, source: str) -> tuple[Mapping, Mapping]:
