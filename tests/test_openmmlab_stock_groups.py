@@ -47,15 +47,15 @@ class Model(BaseModule):
     def __init__(self, backbone, **options):
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = backbone(**SIZES, **options)
-        self.head = nn.Conv2d(16, 2, 1)
+        self.backbone = backbone(**{**SIZES, **options})
+        self.head = nn.Conv2d(self.backbone.num_features[self.backbone.out_indices[-1]], 2, 1)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
     def forward(self, images):
         maps = self.backbone(images)
-        return maps[0].square().mean() + self.head(maps[1]).square().mean()
+        return maps[0].square().mean() + self.head(maps[-1]).square().mean()
 
 
 def stock(package):
@@ -119,6 +119,14 @@ def test_stock_runs_go_on_with_other_constructors(constructor):
     options = {"frozen_stages": 1, "use_abs_pos_embed": True, "pretrain_img_size": 24}
     theirs, ours = Model(stock("mmseg"), **options), Model(SwinBackbone, **options)
     assert_resumes(theirs, ours, PARAMWISE["official"], constructor)
+
+
+@pytest.mark.parametrize("frozen_stages", [-1, 1])
+def test_stock_runs_go_on_without_the_stages_past_the_last_map(frozen_stages):
+    """Stock runs these for nothing, and its optimizer has groups for them."""
+    options = {"frozen_stages": frozen_stages, "out_indices": (0,)}
+    theirs, ours = Model(stock("mmseg"), **options), Model(SwinBackbone, **options)
+    assert_resumes(theirs, ours, PARAMWISE["official"], DEFAULT)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
