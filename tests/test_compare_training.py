@@ -63,7 +63,7 @@ def test_both_backbones_get_the_same_architecture(name):
     )
     cfg = compare_training.make_config(arguments, name, compare_training.VARIANTS[name])
     backbone = cfg.model.backbone
-    if name == "SwinBackbone":
+    if name != "SwinTransformer":
         assert (backbone["arch"], backbone["backend"]) == ("tiny", "sdpa")
     else:
         assert backbone["type"] == "mmseg.SwinTransformer"
@@ -99,6 +99,8 @@ def test_backends_train_alike_and_are_drawn(monkeypatch, scenes, tmp_path, capsy
     assert len(sdpa["scores"]["mIoU"]) == 1
     run(monkeypatch, "plot", out, "--to", tmp_path / "curves.png")
     assert 500 < Image.open(tmp_path / "curves.png").width < 1000  # one score is no curve
+    run(monkeypatch, "plot", out, "--to", tmp_path / "seconds.png", "--over", "seconds")
+    assert 500 < Image.open(tmp_path / "seconds.png").width < 1000
     table = capsys.readouterr().out
     assert "| config | sdpa" in table
     assert "| config | reference" in table
@@ -144,3 +146,10 @@ def test_unfinished_runs_are_found(tmp_path):
     (found,) = compare_training.find_runs(tmp_path)
     assert found["seconds_per_iteration"] == 0.5  # the first steps do not count
     assert (found["loss"], found["scores"]) == ([2.0, 1.0], {})
+
+
+def test_seconds_of_training_are_added_up():
+    run = {"iterations": [10, 20, 40], "seconds": compare_training.elapsed([10, 20, 40], [1, 2, 3])}
+    assert run["seconds"] == [10, 30, 90]
+    assert compare_training.positions(run, [5, 20, 30], "seconds") == [5, 30, 60]
+    assert compare_training.positions(run, [5, 20], "iterations") == [5, 20]

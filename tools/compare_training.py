@@ -5,8 +5,8 @@
     python tools/compare_training.py plot OUT [OUT ...] --to curves.png
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
-(mmseg's, or mmdet's for a detector) need no changes spelt out, and are the default. Two attention
-backends are compared with
+(mmseg's, or mmdet's for a detector) need no changes spelt out, and are the default; nor does
+``accelerated``, the whole model. Two attention backends are compared with
 
     --variant triton model.backbone.backend=triton
     --variant reference model.backbone.backend=reference
@@ -25,6 +25,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from argument_types import number, picture
 from argument_types import seed as seed_type
@@ -46,7 +47,16 @@ from swin_backbone.openmmlab.whole_models import kind_of
 VARIANTS = {
     "SwinBackbone": {"model.backbone.type": "SwinBackbone"},
     "SwinTransformer": {"model.backbone.type": "{scope}.SwinTransformer"},
+    # As --with fast of tools/train.py, but for the precision, which is better equal for all.
+    "accelerated": {
+        "model.backbone.type": "SwinBackbone",
+        "default_hooks.accelerate.type": "AccelerateHook",
+        "optim_wrapper.optimizer.fused": True,
+        "optim_wrapper.constructor": "MergedGroupsOptimWrapperConstructor",
+        "env_cfg.cudnn_benchmark": True,
+    },
 }
+DEFAULT = {name: VARIANTS[name] for name in ("SwinBackbone", "SwinTransformer")}
 #: What is logged of an evaluation: its name here, and what makes it percent.
 SCORES = {"mIoU": ("mIoU", 1), "coco/bbox_mAP": ("box AP", 100), "coco/segm_mAP": ("mask AP", 100)}
 WARM_UP = 50  # iterations left out of the speed
@@ -92,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         action=VariantAction,
         metavar=("NAME", "KEY=VALUE"),
-        help=f"a variant to train; default: {' and '.join(VARIANTS)}",
+        help=f"a variant to train; default: {' and '.join(DEFAULT)}",
     )
     train.add_argument("--seed", type=seed_type, default=0)
     train.add_argument(
@@ -112,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     plot.add_argument("folders", type=Path, nargs="+")
     plot.add_argument("--to", type=picture, required=True, help="PNG to write")
     plot.add_argument(
+        "--over",
+        choices=["iterations", "seconds"],
+        default="iterations",
+        help="seconds: of training, with its waiting for data, without evaluations",
+    )
+    plot.add_argument(
         "--smoothing",
         type=number(0, 0.999),
         default=0.9,
@@ -123,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_training(arguments: argparse.Namespace) -> None:
-    for name, changes in (arguments.variants or VARIANTS).items():
+    for name, changes in (arguments.variants or DEFAULT).items():
         cfg = make_config(arguments, name, changes)
         description = {"variant": name, "seed": arguments.seed, "config": arguments.config}
         write_text(Path(cfg.work_dir, DESCRIPTION), json.dumps(description))
@@ -200,7 +216,7 @@ def run_plot(arguments: argparse.Namespace) -> None:
     if not runs:
         raise FileNotFoundError(f"no run under {', '.join(map(str, arguments.folders))}")
     print_table(runs)
-    draw(runs, arguments.to, arguments.smoothing)
+    draw(runs, arguments.to, arguments.smoothing, arguments.over)
 
 
 def find_runs(folder: Path) -> list[dict]:
@@ -220,14 +236,38 @@ def summarise(log: Path) -> dict:
     evaluations = [record for record in records if SCORES.keys() & record.keys()]
     keys = [key for key in SCORES if any(key in record for record in evaluations)]
     times = [record["time"] for record in steps if record["iter"] > WARM_UP]
+    iterations = [record["iter"] for record in steps]
     return {
-        "iterations": [record["iter"] for record in steps],
+        "iterations": iterations,
+        "seconds": elapsed(iterations, [record["time"] for record in steps]),
         "loss": [record["loss"] for record in steps],
         "score_iterations": [record["step"] for record in evaluations],
         "scores": {SCORES[key][0]: [r[key] * SCORES[key][1] for r in evaluations] for key in keys},
         "seconds_per_iteration": statistics.median(times) if times else None,
         "peak_memory_mib": max((record.get("memory", 0) for record in steps), default=0),
     }
+
+
+def elapsed(iterations: list[int], seconds_each: list[float]) -> list[float]:
+    """Seconds of training up to each of these iterations.
+
+    Args:
+        iterations: that were logged.
+        seconds_each: of an iteration, the mean since the one before.
+    """
+    total, before, result = 0.0, 0, []
+    for iteration, seconds in zip(iterations, seconds_each, strict=True):
+        total += max(iteration - before, 0) * seconds  # a resumed run's log goes back
+        before = iteration
+        result.append(total)
+    return result
+
+
+def positions(run: dict, iterations: list[int], over: str) -> list[float]:
+    """Where values of these iterations stand in a plot over iterations or seconds."""
+    if over == "iterations" or not run["iterations"]:
+        return iterations
+    return np.interp(iterations, [0, *run["iterations"]], [0, *run["seconds"]]).tolist()
 
 
 def print_table(runs: list[dict]) -> None:
@@ -260,7 +300,7 @@ def score_names(runs: list[dict], least: int = 1) -> list[str]:
     return list(dict.fromkeys(name for name, scores in values if len(scores) >= least))
 
 
-def draw(runs: list[dict], path: Path, smoothing: float) -> None:
+def draw(runs: list[dict], path: Path, smoothing: float, over: str = "iterations") -> None:
     """Losses, and beside them scores with a curve to draw: a colour a variant, a line a seed."""
     import matplotlib
 
@@ -278,18 +318,18 @@ def draw(runs: list[dict], path: Path, smoothing: float) -> None:
             "label": f"{run['variant']}, seed {run['seed']}",
         }
         losses = smooth(run["loss"], smoothing)
-        axes[0, 0].plot(run["iterations"], losses, linewidth=1, **style)
+        axes[0, 0].plot(positions(run, run["iterations"], over), losses, linewidth=1, **style)
         for panel, name in zip(axes[0, 1:], scores, strict=True):
             if name in run["scores"]:
-                panel.plot(
-                    run["score_iterations"], run["scores"][name], marker="o", markersize=3, **style
-                )
+                places = positions(run, run["score_iterations"], over)
+                panel.plot(places, run["scores"][name], marker="o", markersize=3, **style)
     label = f"training loss (smoothed, {smoothing:g})" if smoothing else "training loss"
-    axes[0, 0].set(xlabel="iteration", ylabel=label, yscale="log")
+    across = "iteration" if over == "iterations" else "seconds of training"
+    axes[0, 0].set(xlabel=across, ylabel=label, yscale="log")
     axes[0, 0].yaxis.set_major_formatter("{x:g}")
     axes[0, 0].yaxis.set_minor_formatter("{x:.2g}")
     for panel, name in zip(axes[0, 1:], scores, strict=True):
-        panel.set(xlabel="iteration", ylabel=f"val {name}, %")
+        panel.set(xlabel=across, ylabel=f"val {name}, %")
     for panel in axes.flat:
         panel.grid(alpha=0.3, which="both")
         panel.legend()
