@@ -6,7 +6,8 @@
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
 (mmseg's, or mmdet's for a detector) need no changes spelt out, and are the default; nor does
-``accelerated``, ours with all that makes a whole model fast. Two attention backends are compared with
+``accelerated``, ours with all that makes a whole model fast. Two attention backends are compared
+with
 
     --variant triton model.backbone.backend=triton
     --variant reference model.backbone.backend=reference
