@@ -17,7 +17,8 @@ from ..ops import Geometry, View, Window, merged_argmax, resized_argmax
 from .rewrite import Rewrite, Undo, own_method, replace_methods
 
 METHODS = ("predict", "inference", "whole_inference", "slide_inference", "postprocess_result")
-#: Windows of an image that the network sees at a time.
+#: Windows of an image that the network sees at a time, on a GPU. A CPU gains nothing from more than
+#: one, and they take memory.
 WINDOWS_AT_ONCE = 4
 
 
@@ -193,8 +194,9 @@ class SlidingWindows:
     def _run(self, top: int) -> list[Window]:
         """One row of windows."""
         windows, (height, width) = [], self.window
-        for index in range(0, len(self.lefts), WINDOWS_AT_ONCE):
-            lefts = self.lefts[index : index + WINDOWS_AT_ONCE]
+        at_once = WINDOWS_AT_ONCE if self.image.is_cuda else 1
+        for index in range(0, len(self.lefts), at_once):
+            lefts = self.lefts[index : index + at_once]
             crops = [self.image[..., top : top + height, left : left + width] for left in lefts]
             metas = [{**self.meta, "img_shape": crops[0].shape[2:]}] * len(crops)
             scores = self.model.encode_decode(torch.cat(crops), Unresized(metas))
