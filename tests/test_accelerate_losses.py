@@ -172,3 +172,15 @@ def test_what_cannot_change_its_layout_says_why():
     assert channels_last.why_not(convolution) == "it is not on a GPU"
     convolution.weight = torch.nn.Parameter(convolution.weight.detach().flatten())
     assert channels_last.why_not(convolution) == "its weight is sharded"
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_a_loss_that_is_watched_is_called(kind):
+    model = segmentor(auxiliary=False).double()
+    called = []
+    hooks = getattr(model.decode_head.loss_decode, f"register_{kind}_hook")
+    hooks(lambda *_: called.append(kind))
+    accelerate(model)
+    images, samples = batch((32, 32))
+    model.loss(images, samples)["decode.loss_ce"].backward()
+    assert called == [kind]

@@ -8,26 +8,23 @@ once, and the accuracy is counted without sorting them.
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor, nn
 
+from ..layers.parameters import is_bare
 from ..ops import (
     count_correct,
     resize_bilinear,
     resized_binary_cross_entropy,
     resized_cross_entropy,
 )
-from .rewrite import Rewrite, Undo, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 METHODS = ("loss_by_feat", "_stack_batch_gt")
 
 
 def _decode_head() -> type | None:
-    """mmseg's base class of heads, or ``None`` as long as nobody has imported it."""
-    module = sys.modules.get("mmseg.models.decode_heads.decode_head")
-    return None if module is None else module.BaseDecodeHead
+    return imported("mmseg.models.decode_heads.decode_head", "BaseDecodeHead")
 
 
 def finds(module: nn.Module) -> bool:
@@ -128,10 +125,8 @@ def _losses(head: nn.Module) -> list[nn.Module]:
 
 def _takes_scores(loss: nn.Module) -> bool:
     """Whether a loss is cross entropy as mmseg defines it, and nobody watches it."""
-    module = sys.modules.get("mmseg.models.losses.cross_entropy_loss")
-    if module is None or type(loss) is not module.CrossEntropyLoss or loss.use_mask:
-        return False
-    if "forward" in loss.__dict__ or loss._forward_hooks or loss._forward_pre_hooks:
+    stock = imported("mmseg.models.losses.cross_entropy_loss", "CrossEntropyLoss")
+    if not is_bare(loss, stock) or loss.use_mask:
         return False
     if loss.use_sigmoid:  # without reduction a loss of each class; weights are mmseg's to refuse
         return loss.class_weight is None and loss.reduction in ("mean", "sum")

@@ -8,13 +8,11 @@ in windows or several times :func:`swin_backbone.ops.merged_argmax`. Data sample
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor, nn
 
 from ..ops import Geometry, View, Window, merged_argmax, resized_argmax
-from .rewrite import Rewrite, Undo, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 METHODS = ("predict", "inference", "whole_inference", "slide_inference", "postprocess_result")
 #: Windows of an image that the network sees at a time, on a GPU. A CPU gains nothing from more than
@@ -27,14 +25,13 @@ class Unresized(list):
 
 
 def _stock(name: str):
-    """A class of mmseg, or ``None`` as long as nobody has imported it."""
+    """A class of mmseg."""
     modules = {
         "EncoderDecoder": "segmentors.encoder_decoder",
         "CascadeEncoderDecoder": "segmentors.cascade_encoder_decoder",
         "BaseDecodeHead": "decode_heads.decode_head",
     }
-    module = sys.modules.get(f"mmseg.models.{modules[name]}")
-    return getattr(module, name, None)
+    return imported(f"mmseg.models.{modules[name]}", name)
 
 
 def finds(module: nn.Module) -> bool:

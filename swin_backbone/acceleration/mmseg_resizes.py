@@ -6,22 +6,20 @@ methods that find :func:`resize` of this file under that name.
 
 from __future__ import annotations
 
-import sys
 from types import FunctionType
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import resize_bilinear
-from .rewrite import Rewrite, Undo, replace_methods, with_globals
+from .rewrite import Rewrite, Undo, imported, replace_methods, with_globals
 
 #: Methods that other rewrites replace: what they resize is scores, not feature maps.
 NOT_FEATURES = ("loss_by_feat", "predict_by_feat")
 
 
 def _stock_resize():
-    module = sys.modules.get("mmseg.models.utils.wrappers")
-    return None if module is None else module.resize
+    return imported("mmseg.models.utils.wrappers", "resize")
 
 
 def resize(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 from torch import nn
 
 from . import mmseg_predictions
-from .rewrite import Rewrite, Undo, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 
 def _stock():
-    module = sys.modules.get("mmseg.models.segmentors.seg_tta")
-    return None if module is None else module.SegTTAModel
+    return imported("mmseg.models.segmentors.seg_tta", "SegTTAModel")
 
 
 def finds(module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType, MethodType
@@ -64,6 +65,12 @@ def with_globals(function: FunctionType, **others: object) -> FunctionType:
     changed.__kwdefaults__ = function.__kwdefaults__
     changed.__doc__ = function.__doc__
     return changed
+
+
+def imported(module: str, name: str):
+    """What a module holds under a name; ``None`` as long as nobody has imported the module, when
+    no model can be of its classes."""
+    return getattr(sys.modules.get(module), name, None)
 
 
 def own_method(module: nn.Module, name: str, stock: type) -> str | None:
