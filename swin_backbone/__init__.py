@@ -1,11 +1,11 @@
 """Swin Transformer backbones for dense prediction: plain PyTorch, and a plugin for OpenMMLab."""
 
 from .acceleration import accelerate
-from .backbone import SwinBackbone
 from .checkpoints import list_checkpoints
 from .config_files import config_path, list_configs
-from .creation import create
-from .model_names import list_architectures
+from .model.backbone import SwinBackbone
+from .model.create import create
+from .model.presets import list_architectures
 from .openmmlab import connect
 from .version import __version__
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import swin_backbone
 from swin_backbone import SwinBackbone, create, list_checkpoints
-from swin_backbone.arguments import ARCHITECTURES, KINDS
+from swin_backbone.model.arguments import ARCHITECTURES, KINDS
 from swin_backbone.ops import (
     fit_window,
     shifted_window_attention,

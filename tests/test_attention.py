@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from swin_backbone.ops import BACKENDS, WindowGrid, shifted_window_attention
-from swin_backbone.ops.windows import merge_windows, partition_windows
+from swin_backbone.ops.geometry.windows import merge_windows, partition_windows
 
 # The Triton kernels have tests of their own: they need a GPU, or small shapes in an interpreter.
 PORTABLE_BACKENDS = [name for name in BACKENDS if name != "triton"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from swin_backbone import SwinBackbone
-from swin_backbone.layers import (
+from swin_backbone.model import (
     ContinuousPositionBias,
     PatchMergingV2,
     SwinBlockV2,

@@ -12,7 +12,7 @@ sys.path.insert(0, str(TOOLS))
 import benchmark_models  # noqa: E402
 from benchmarking import segmentors  # noqa: E402
 
-from swin_backbone import arguments  # noqa: E402
+from swin_backbone.model import arguments  # noqa: E402
 
 QUICK = ("--repeats", "1", "--device", "cpu")
 

@@ -20,11 +20,11 @@ from swin_backbone.ops import (
 )
 from swin_backbone.ops import norm as norms
 from swin_backbone.ops import patches as patches_module
-from swin_backbone.ops.fused import launch
-from swin_backbone.ops.fused import patch_embed as fused_embedding
-from swin_backbone.ops.fused.norm import layer_norm, norm_beside
-from swin_backbone.ops.fused.patch_embed import patch_embed
-from swin_backbone.ops.fused.patch_merging import copy_by_neighbour, merge_reduce
+from swin_backbone.ops.triton import launch
+from swin_backbone.ops.triton import patch_embed_op as fused_embedding
+from swin_backbone.ops.triton.norm_op import layer_norm, norm_beside
+from swin_backbone.ops.triton.patch_embed_op import patch_embed
+from swin_backbone.ops.triton.patch_merging_op import copy_by_neighbour, merge_reduce
 
 
 def draw(channels, outputs):

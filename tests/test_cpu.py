@@ -13,7 +13,8 @@ from swin_backbone.ops import (
     residual_mlp,
     shifted_window_attention,
 )
-from swin_backbone.ops.cpu import attention, products
+from swin_backbone.ops.cpu import chunked_attention as attention
+from swin_backbone.ops.cpu import onednn_linear as products
 from swin_backbone.ops.cpu.eager import why_not_eager
 
 CHANNELS = 32

@@ -44,7 +44,7 @@ def test_a_public_checkpoint_by_its_name(tmp_path, monkeypatch):
     """Its architecture, and its weights unless others are given."""
     asked = []
     monkeypatch.setattr(
-        "swin_backbone.backbone.load_pretrained",
+        "swin_backbone.model.backbone.load_pretrained",
         lambda _, init_cfg: asked.append(init_cfg["checkpoint"]),
     )
     (entry,) = [e for e in list_checkpoints() if e.name == "timm/swin_s3_tiny_224.ms_in1k"]

@@ -21,7 +21,7 @@ from torch import nn
 
 from swin_backbone import SwinBackbone
 from swin_backbone.checkpoints import read_checkpoint
-from swin_backbone.layers import SwinBlock
+from swin_backbone.model import SwinBlock
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
 
 pytest.importorskip("mmseg")

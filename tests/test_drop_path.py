@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from swin_backbone import SwinBackbone
-from swin_backbone.layers import DropPath
-from swin_backbone.layers.drop_path import sample_together
+from swin_backbone.model import DropPath
+from swin_backbone.model.drop_path import sample_together
 from swin_backbone.ops import Packing
 
 RATES = (0.0, 0.25, 0.5, 1.0)

@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from swin_backbone import SwinBackbone, create
-from swin_backbone.export import (
+from swin_backbone.inference.export import (
     ExportedModel,
     ModelCard,
     SegmentorLogits,
@@ -25,8 +25,8 @@ from swin_backbone.export import (
     trace,
     write_program,
 )
-from swin_backbone.export.modules import AveragePooling
-from swin_backbone.export.trace import example_size
+from swin_backbone.inference.export.modules import AveragePooling
+from swin_backbone.inference.export.trace import example_size
 
 # isort: split
 from mmseg.registry import MODELS

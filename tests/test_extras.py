@@ -42,7 +42,7 @@ def test_a_tool_says_what_to_install(package):
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_export_says_what_to_install(package, monkeypatch, tmp_path):
-    from swin_backbone.export import formats, load
+    from swin_backbone.inference.export import formats, load
 
     for other in ("onnx", "onnxscript"):  # what is really missing here is not what is tested
         monkeypatch.setitem(sys.modules, other, sys)

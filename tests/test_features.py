@@ -22,7 +22,7 @@ for package in ("pyarrow", "safetensors"):
 import pyarrow.parquet as pq  # noqa: E402
 
 from swin_backbone import create  # noqa: E402
-from swin_backbone.features import (  # noqa: E402
+from swin_backbone.inference.features import (
     Extractor,
     ExtractorSettings,
     Item,
@@ -32,9 +32,9 @@ from swin_backbone.features import (  # noqa: E402
     load_features,
     read_index,
 )
-from swin_backbone.features.shards import write_index  # noqa: E402
-from swin_backbone.media import as_text, on_one_line  # noqa: E402
-from swin_backbone.preprocessing import IMAGENET  # noqa: E402
+from swin_backbone.inference.features.shards import write_index  # noqa: E402
+from swin_backbone.inference.media import as_text, on_one_line  # noqa: E402
+from swin_backbone.inference.preprocessing import IMAGENET  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """

@@ -15,12 +15,13 @@ from swin_backbone.ops import (
     residual_attention,
     residual_mlp,
 )
-from swin_backbone.ops.fused import launch, products
-from swin_backbone.ops.fused import residual_attention as fused_attention
-from swin_backbone.ops.fused import residual_mlp as fused_mlp
-from swin_backbone.ops.fused.norm import layer_norm, normed_shape
+from swin_backbone.ops.geometry.windows import valid_tokens
 from swin_backbone.ops.half_blocks import why_not_fused
-from swin_backbone.ops.windows import valid_tokens
+from swin_backbone.ops.triton import launch
+from swin_backbone.ops.triton import linear_op as products
+from swin_backbone.ops.triton import residual_attention_op as fused_attention
+from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
+from swin_backbone.ops.triton.norm_op import layer_norm, normed_shape
 
 # Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
 CHANNELS = [32, 48, 320]

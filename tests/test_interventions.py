@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, parametrize
 
 from swin_backbone import SwinBackbone
-from swin_backbone.layers import DropPath
+from swin_backbone.model import DropPath
 
 #: Norm of a difference over that of what is right: sums in other orders, through two blocks. What
 #: is zero but for rounding, such as the gradient of the keys' bias, has no relative error.

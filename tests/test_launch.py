@@ -7,10 +7,12 @@ import torch
 from helpers.kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
-from swin_backbone.ops.fused import attention, launch, norm
-from swin_backbone.ops.fused.launch import Launch
-from swin_backbone.ops.kernels.attention import attention_backward, attention_forward
-from swin_backbone.ops.kernels.norm import norm_backward, norm_forward
+from swin_backbone.ops.triton import attention_op as attention
+from swin_backbone.ops.triton import launch
+from swin_backbone.ops.triton import norm_op as norm
+from swin_backbone.ops.triton.kernels.attention_kernels import attention_backward, attention_forward
+from swin_backbone.ops.triton.kernels.norm_kernels import norm_backward, norm_forward
+from swin_backbone.ops.triton.launch import Launch
 
 SMALL = {"embed_dims": 32, "depths": (2, 2), "num_heads": (1, 2), "strides": (4, 2)}
 

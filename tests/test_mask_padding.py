@@ -15,7 +15,7 @@ from test_detection_configs import FOLDER
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import BACKENDS, shifted_window_attention
-from swin_backbone.ops.windows import as_kernels_read
+from swin_backbone.ops.geometry.windows import as_kernels_read
 
 ARGUMENTS = {
     "embed_dims": 16,

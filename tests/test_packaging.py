@@ -32,7 +32,7 @@ DISTRIBUTIONS = {
 #: What a plain installation imports: no optional package at the head of these modules.
 CORE = ("ops", "layers", "checkpoints")
 #: Imported when they are first used, as attributes, where there is Triton.
-KERNELS = ("swin_backbone/ops/fused/", "swin_backbone/ops/kernels/")
+KERNELS = ("swin_backbone/ops/triton/", "swin_backbone/ops/triton/kernels/")
 OWN = {"swin_backbone", *(path.stem for path in (ROOT / "tools").iterdir())}
 FILES = sorted(
     path for name in ("swin_backbone", "tools", "docs") for path in (ROOT / name).rglob("*.py")

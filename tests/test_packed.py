@@ -9,7 +9,7 @@ from test_mask_padding import ARGUMENTS, SIZES, assert_equal_alone, draw, pad, s
 from test_tools import run_tool
 
 from swin_backbone import SwinBackbone
-from swin_backbone.layers import DropPath, join
+from swin_backbone.model import DropPath, join
 from swin_backbone.ops import (
     Packing,
     shifted_window_attention,

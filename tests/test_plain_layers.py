@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from swin_backbone import SwinBackbone
-from swin_backbone.layers import PatchMerging, SwinBlock
+from swin_backbone.model import PatchMerging, SwinBlock
 
 
 def make(**options):

@@ -11,7 +11,7 @@ from mmseg.models.losses.accuracy import accuracy
 
 from swin_backbone import ops
 from swin_backbone.ops import resized_losses_tiled
-from swin_backbone.ops.resampling import axis
+from swin_backbone.ops.geometry.resampling import axis
 
 IGNORED = 255
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from helpers.kernels import DEVICE  # skips first where no kernel can run
 
-from swin_backbone.ops.fused import sums
-from swin_backbone.ops.fused.sums import Pairs, summed
+from swin_backbone.ops.triton import partial_sums as sums
+from swin_backbone.ops.triton.partial_sums import Pairs, summed
 
 MATRICES = [
     [(1, 1)],

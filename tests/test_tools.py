@@ -12,7 +12,7 @@ import torch
 from helpers.image_files import write_bad_files
 from PIL import Image
 
-from swin_backbone.media import find_files, on_one_line
+from swin_backbone.inference.media import find_files, on_one_line
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / "tools"

@@ -47,7 +47,7 @@ def found(run_file, trained):
 
 
 def test_it_is_a_plain_module(found):
-    assert found["bases"] == ["swin_backbone.backbone", "torch.nn.modules.module"]
+    assert found["bases"] == ["swin_backbone.model.backbone", "torch.nn.modules.module"]
     assert found["gradients"]
 
 

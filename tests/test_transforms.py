@@ -226,7 +226,7 @@ def test_second_derivatives_of_kernels_are_right_or_an_error(version):
 def test_kernels_behind_no_backend_have_second_derivatives():
     """The same functions in Triton's interpreter, or on a GPU, each by itself."""
     pytest.importorskip("triton", reason="triton is not installed")
-    from swin_backbone.ops import fused
+    from swin_backbone.ops import triton
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = torch.tensor([[3, 5], [2, 4]], dtype=torch.int32, device=device)
@@ -238,17 +238,17 @@ def test_kernels_behind_no_backend_have_second_derivatives():
     x, image = learned(2, 5, 6, 16), learned(2, 3, 9, 14)
     norm, wide, weight = (learned(16), learned(16)), (learned(64), learned(64)), learned(32, 64)
     patches = learned(16, 48), learned(16)
-    low = fused.patch_merging.copy_by_neighbour(weight, torch.float32)
+    low = triton.patch_merging_op.copy_by_neighbour(weight, torch.float32)
     calls = [
-        (fused.norm.layer_norm, (x, *norm, 1e-5, False, torch.float32, sizes)),
-        (fused.norm.layer_norm, (x, *wide, 1e-5, True, torch.float32, sizes)),
+        (triton.norm_op.layer_norm, (x, *norm, 1e-5, False, torch.float32, sizes)),
+        (triton.norm_op.layer_norm, (x, *wide, 1e-5, True, torch.float32, sizes)),
         (
-            lambda *inputs: sum(fused.norm.norm_beside(*inputs)),
+            lambda *inputs: sum(triton.norm_op.norm_beside(*inputs)),
             (x, *norm, 1e-5, torch.float32, sizes),
         ),
-        (fused.patch_merging.merge_reduce, (x, *wide, weight, low, sizes, 1e-5)),
+        (triton.patch_merging_op.merge_reduce, (x, *wide, weight, low, sizes, 1e-5)),
         (
-            fused.patch_embed.patch_embed,
+            triton.patch_embed_op.patch_embed,
             (image, *patches, *norm, patches[0].detach(), 1e-5, [4, 4], torch.float32),
         ),
     ]

@@ -17,8 +17,8 @@ from swin_backbone.ops import (
     residual_attention,
     shifted_window_attention_packed,
 )
-from swin_backbone.ops.fused import launch
-from swin_backbone.ops.packing import Level, make_tables, pack_pyramid
+from swin_backbone.ops.geometry.packing import Level, make_tables, pack_pyramid
+from swin_backbone.ops.triton import launch
 
 #: Maps of whole windows and not, smaller than a window, of one token.
 SIZES = ((5, 7), (1, 1), (8, 4), (3, 9))
@@ -188,7 +188,7 @@ def test_tables_of_one_level_need_no_pyramid():
 
 def test_the_choice_is_logged(caplog):
     qkv, table = torch.rand(6, 96, device=DEVICE), torch.zeros(9, 2, device=DEVICE)
-    with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.packed"):
+    with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.variable_length_attention"):
         shifted_window_attention_packed(
             qkv, [(2, 3)], table, num_heads=2, window_size=(2, 2), backend="reference"
         )

@@ -7,7 +7,7 @@ from helpers.errors import assert_as_good, relative_error
 from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
 
 from swin_backbone import ops
-from swin_backbone.ops import fused
+from swin_backbone.ops import triton
 
 IGNORED = 255
 #: For an interpreter, few pixels: up, down, and more columns than a block has.
@@ -123,13 +123,13 @@ def test_resize(channels, low, size, align_corners, last):
     layout = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(2, channels, *low, device=DEVICE).contiguous(memory_format=layout)
     x.requires_grad_()
-    ours = fused.resize.resize(x, *size, align_corners)
+    ours = triton.resize_op.resize(x, *size, align_corners)
     stock = F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
     torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
     assert ours.stride() == stock.stride()
     grad = gradient(ours, x)
     torch.testing.assert_close(grad, gradient(stock, x), rtol=1e-5, atol=1e-5)
-    assert torch.equal(grad, gradient(fused.resize.resize(x, *size, align_corners), x))
+    assert torch.equal(grad, gradient(triton.resize_op.resize(x, *size, align_corners), x))
 
 
 @pytest.mark.parametrize("classes", [1, 7])

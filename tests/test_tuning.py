@@ -17,11 +17,12 @@ from swin_backbone.ops import (
     residual_attention,
     residual_mlp,
 )
-from swin_backbone.ops.fused import launch, products, tuning
-from swin_backbone.ops.fused import residual_mlp as fused_mlp
-from swin_backbone.ops.fused.launch import Config
-from swin_backbone.ops.fused.tuning import Tuner, Work
-from swin_backbone.ops.fused.tuning_file import Memory, default_path
+from swin_backbone.ops.triton import launch, tuning
+from swin_backbone.ops.triton import linear_op as products
+from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
+from swin_backbone.ops.triton.launch import Config
+from swin_backbone.ops.triton.tuning import Tuner, Work
+from swin_backbone.ops.triton.tuning_file import Memory, default_path
 
 # As they are for float32; candidates are listed for half precision.
 SMALL = Config(rows=32, columns=32, depth=32, warps=2)
@@ -208,8 +209,8 @@ def test_two_processes_lose_nothing(tmp_path):
     path = tmp_path / "kernels.json"
     script = (
         "import sys; from pathlib import Path\n"
-        "from swin_backbone.ops.fused.launch import Config\n"
-        "from swin_backbone.ops.fused.tuning_file import Memory\n"
+        "from swin_backbone.ops.triton.launch import Config\n"
+        "from swin_backbone.ops.triton.tuning_file import Memory\n"
         "memory = Memory(Path(sys.argv[1]), 'a card')\n"
         "for bucket in range(40): memory.remember(sys.argv[2], bucket, Config(rows=bucket + 1))\n"
     )

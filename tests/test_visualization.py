@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from swin_backbone.visualization import (
+from swin_backbone.inference.visualization import (
     add_legend,
     contact_sheet,
     paint_instances,

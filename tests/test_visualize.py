@@ -11,17 +11,25 @@ import torch
 from PIL import Image
 
 from swin_backbone import create
-from swin_backbone.layers import SwinBlock, WindowAttention, WindowAttentionV2
+from swin_backbone.inference.preprocessing import IMAGENET
+from swin_backbone.inference.visualization.attention_maps import (
+    bias_maps,
+    record_call,
+    token_attention,
+)
+from swin_backbone.inference.visualization.feature_maps import (
+    norms,
+    principal_colours,
+    receptive_field,
+)
+from swin_backbone.inference.visualization.sheet import feature_sheet, record_stages
+from swin_backbone.model import SwinBlock, WindowAttention, WindowAttentionV2
 from swin_backbone.ops import WindowGrid
-from swin_backbone.ops.windows import (
+from swin_backbone.ops.geometry.windows import (
     partition_windows,
     relative_position_bias,
     shifted_window_mask,
 )
-from swin_backbone.preprocessing import IMAGENET
-from swin_backbone.visualization.attention import bias_maps, record_call, token_attention
-from swin_backbone.visualization.maps import norms, principal_colours, receptive_field
-from swin_backbone.visualization.sheet import feature_sheet, record_stages
 
 ROOT = Path(__file__).parent.parent
 BACKBONE = {

@@ -34,8 +34,8 @@ from commands import Parser, command
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from swin_backbone.arguments import ARCHITECTURES
 from swin_backbone.atomic_files import write_text
+from swin_backbone.model.arguments import ARCHITECTURES
 
 
 @command

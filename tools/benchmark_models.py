@@ -33,8 +33,8 @@ from commands import Parser, command
 from rich.console import Console
 from rich.table import Table
 
-from swin_backbone.arguments import ARCHITECTURES
 from swin_backbone.atomic_files import write_text, write_whole
+from swin_backbone.model.arguments import ARCHITECTURES
 
 TASKS = ("T16train", "T2train", "B8train", "T1predict", "T8predict")
 WARM_UP = 5

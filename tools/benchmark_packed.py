@@ -29,8 +29,8 @@ from rich.table import Table
 from torch import Tensor
 
 from swin_backbone import SwinBackbone
-from swin_backbone.arguments import ARCHITECTURES
 from swin_backbone.atomic_files import write_text
+from swin_backbone.model.arguments import ARCHITECTURES
 
 LONGEST, DIVISOR = 1333, 32
 #: Mean and deviation of log(height / width): 5 % lie below log(0.6), 5 % above log(1.5).

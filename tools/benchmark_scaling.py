@@ -39,8 +39,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.nn.parallel import DistributedDataParallel
 
 import swin_backbone  # noqa: F401  (first: it lets mmseg import without compiled ops)
-from swin_backbone.arguments import ARCHITECTURES
 from swin_backbone.atomic_files import write_text, write_whole
+from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
 
 # isort: split

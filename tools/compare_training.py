@@ -39,8 +39,8 @@ from rich.console import Console
 from rich.table import Table
 
 import swin_backbone  # noqa: F401  (registers SwinBackbone)
-from swin_backbone.arguments import ARCHITECTURES
 from swin_backbone.atomic_files import write_text, write_whole
+from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.config_files import change_config, read_config
 from swin_backbone.openmmlab.whole_models import kind_of
 

@@ -23,10 +23,10 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from swin_backbone.atomic_files import write_whole
-from swin_backbone.images import read_image
+from swin_backbone.inference.images import read_image
+from swin_backbone.inference.visualization import contact_sheet
 from swin_backbone.openmmlab.config_files import blamed_on, read_config
 from swin_backbone.openmmlab.whole_models import load_whole_model
-from swin_backbone.visualization import contact_sheet
 
 
 @command

@@ -34,11 +34,11 @@ from torch import nn
 from uploads import Limits, RefusedError, open_upload, smaller_copy
 
 from swin_backbone.extras import from_extra
+from swin_backbone.inference.preprocessing import preprocessing_of
+from swin_backbone.inference.visualization.feature_maps import principal_colours
 from swin_backbone.memory import give_back_memory, is_out_of_memory
 from swin_backbone.openmmlab.config_files import read_config
 from swin_backbone.openmmlab.whole_models import is_detector
-from swin_backbone.preprocessing import preprocessing_of
-from swin_backbone.visualization.maps import principal_colours
 
 if TYPE_CHECKING:
     import gradio as gr

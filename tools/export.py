@@ -32,7 +32,7 @@ from launching import add_config_options
 from rich.console import Console
 from torch import Tensor, nn
 
-from swin_backbone.export import (
+from swin_backbone.inference.export import (
     FORMATS,
     ExportedModel,
     check_format,

@@ -9,11 +9,11 @@ from mmengine.config import Config
 from torch import nn
 
 from swin_backbone import __version__
-from swin_backbone.export import ModelCard, SegmentorLogits
-from swin_backbone.model_names import arguments_of
+from swin_backbone.inference.export import ModelCard, SegmentorLogits
+from swin_backbone.inference.preprocessing import preprocessing_of
+from swin_backbone.model.presets import arguments_of
 from swin_backbone.openmmlab.config_files import change_config, read_config
 from swin_backbone.openmmlab.whole_models import is_detector, load_backbone, load_whole_model
-from swin_backbone.preprocessing import preprocessing_of
 
 
 def backbone_and_card(

@@ -33,16 +33,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from swin_backbone.media import on_one_line
+from swin_backbone.inference.media import on_one_line
 
 if TYPE_CHECKING:  # else imported where it is used: what an extra lacks is then one line
-    from swin_backbone.features import Job
+    from swin_backbone.inference.features import Job
 
 console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    from swin_backbone.features import DTYPES
+    from swin_backbone.inference.features import DTYPES
 
     parser = Parser(__file__, description="Extract features of many images.")
     parser.add_argument("input", help="folder, glob, image, video or .txt list")
@@ -80,8 +80,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    from swin_backbone.features import ExtractorSettings, Job, find_items
-    from swin_backbone.features.shards import write_index
+    from swin_backbone.inference.features import ExtractorSettings, Job, find_items
+    from swin_backbone.inference.features.shards import write_index
 
     settings = ExtractorSettings(
         arguments.model,
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(job: Job, shards: list[int], arguments: argparse.Namespace) -> None:
     """Do shards on the chosen engine, with a progress bar."""
-    from swin_backbone.features.engines import run_locally, run_on_ray
+    from swin_backbone.inference.features.engines import run_locally, run_on_ray
 
     options = {
         "device": arguments.device,

@@ -27,10 +27,10 @@ from rich.progress import track
 from rich.table import Table
 
 from swin_backbone.extras import from_extra
-from swin_backbone.images import read_image
+from swin_backbone.inference.images import read_image
 
 if TYPE_CHECKING:  # else imported where it is used: what an extra lacks is then one line
-    from swin_backbone.features import Extractor
+    from swin_backbone.inference.features import Extractor
 
 IGNORED = 255
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     to_learn = classifiers(arguments.neighbours)
-    from swin_backbone.features import Extractor, ExtractorSettings
+    from swin_backbone.inference.features import Extractor, ExtractorSettings
 
     checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
     settings = ExtractorSettings(

@@ -15,8 +15,8 @@ from PIL import Image
 from predictors import CheckpointPredictor, Predictor, Sliding
 from torch import nn
 
+from swin_backbone.inference.visualization import add_legend, paint_instances, paint_overlay
 from swin_backbone.openmmlab.whole_models import load_whole_model
-from swin_backbone.visualization import add_legend, paint_instances, paint_overlay
 
 OPACITY = 0.55
 #: Objects below this score are not painted.

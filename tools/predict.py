@@ -38,8 +38,8 @@ from rich.markup import escape
 from rich.progress import track
 
 from swin_backbone.atomic_files import write_whole
-from swin_backbone.images import UnreadableImageError, read_image
-from swin_backbone.media import find_files, on_one_line
+from swin_backbone.inference.images import UnreadableImageError, read_image
+from swin_backbone.inference.media import find_files, on_one_line
 from swin_backbone.memory import is_out_of_memory
 from swin_backbone.openmmlab.config_files import read_config
 from swin_backbone.openmmlab.whole_models import is_detector

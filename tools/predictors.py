@@ -14,7 +14,7 @@ from mmseg.apis import inference_model
 from torch import Tensor
 
 from swin_backbone import accelerate
-from swin_backbone.export import ModelCard, load
+from swin_backbone.inference.export import ModelCard, load
 from swin_backbone.openmmlab.whole_models import load_whole_model
 
 #: Images with more pixels than this are cut into windows, unless told otherwise.

@@ -22,10 +22,10 @@ from commands import Parser, command
 from PIL import Image
 
 from swin_backbone.atomic_files import write_whole
-from swin_backbone.images import read_image
+from swin_backbone.inference.images import read_image
+from swin_backbone.inference.preprocessing import preprocessing_of
+from swin_backbone.inference.visualization.sheet import feature_sheet
 from swin_backbone.openmmlab.whole_models import load_backbone
-from swin_backbone.preprocessing import preprocessing_of
-from swin_backbone.visualization.sheet import feature_sheet
 
 
 @command

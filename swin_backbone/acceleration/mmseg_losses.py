@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers.parameters import is_bare
+from ..model.plain_modules import is_bare
 from ..ops import (
     count_correct,
     resize_bilinear,

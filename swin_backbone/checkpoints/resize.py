@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers import resize_position_embedding
+from ..model import resize_position_embedding
 
 
 def resize_bias_table(table: Tensor, window_size: tuple[int, int]) -> Tensor | None:

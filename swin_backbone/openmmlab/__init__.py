@@ -54,7 +54,7 @@ def register_plugins() -> None:
     """Register the backbone, hooks and constructors with mmengine, under names of our own."""
     from mmengine.registry import MODELS
 
-    from ..backbone import SwinBackbone
+    from ..model.backbone import SwinBackbone
 
     if MODELS.module_dict.get(SwinBackbone.__name__) is not SwinBackbone:
         MODELS.register_module(module=SwinBackbone)

@@ -13,9 +13,9 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..arguments import ARCHITECTURES
-from ..backbone import SwinBackbone
-from ..ops.kinds import RATE
+from ..model.arguments import ARCHITECTURES
+from ..model.backbone import SwinBackbone
+from ..ops.argument_kinds import RATE
 from .layer_decay import layer_index
 
 #: Swin V2 (https://arxiv.org/abs/2111.09883), section 3.4: embed_dims, depths, num_heads.

@@ -86,6 +86,6 @@ class SwinLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _is_swin(module: nn.Module) -> bool:
-    from ..backbone import SwinBackbone  # here, since importing it registers it
+    from ..model.backbone import SwinBackbone  # here, since importing it registers it
 
     return isinstance(module, SwinBackbone)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
-from ..layers import SwinBlock, SwinBlockV2
+from ..model import SwinBlock, SwinBlockV2
 
 
 @FUNCTIONS.register_module()

@@ -18,8 +18,8 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from ..backbone import SwinBackbone
 from ..checkpoints.layouts import EXPORTS
+from ..model.backbone import SwinBackbone
 
 #: Parameters that some backbones have and others have not; configs name them all the same.
 OPTIONAL = ("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
 from ..checkpoints.read import CONTAINERS
-from ..creation import load_backbone
+from ..model.create import load_backbone
 from .config_files import blamed_on, change_config, read_config
 from .loaded_weights import load_weights
 

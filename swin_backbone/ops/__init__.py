@@ -2,8 +2,18 @@
 
 from .attention import check_backend_name, choose_backend, shifted_window_attention
 from .backends import BACKENDS, AttentionInputs, Backend
-from .corner_pad import corner_pad
+from .geometry.corner_pad import corner_pad
+from .geometry.packing import Packing, pack_pyramid
+from .geometry.windows import (
+    SMALL_MAP_RULES,
+    WindowGrid,
+    clear_padding,
+    crop_bias_table,
+    fit_window,
+    log_spaced_offsets,
+)
 from .half_blocks import Windows, residual_attention, residual_mlp
+from .linear import scale_images
 from .low_precision import low_precision_copies
 from .norm import (
     by_neighbour,
@@ -13,11 +23,8 @@ from .norm import (
     merge_packed,
     norm_beside,
 )
-from .packed import attend, shifted_window_attention_packed
-from .packing import Packing, pack_pyramid
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .patches import cut_patches, embed_patches, project, project_patches
-from .products import scale_images
 from .resize import resize_bilinear
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
 from .resized_bands import View, Window, merged_argmax, view_scores
@@ -27,14 +34,7 @@ from .resized_losses import (
     resized_binary_cross_entropy,
     resized_cross_entropy,
 )
-from .windows import (
-    SMALL_MAP_RULES,
-    WindowGrid,
-    clear_padding,
-    crop_bias_table,
-    fit_window,
-    log_spaced_offsets,
-)
+from .variable_length_attention import attend, shifted_window_attention_packed
 
 __all__ = [
     "BACKENDS",

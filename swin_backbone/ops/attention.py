@@ -7,12 +7,12 @@ import logging
 import torch
 from torch import Tensor
 
+from .argument_kinds import FINITE, RATE, Integer, OneOf, check_tensor, two_integers
 from .backends import BACKENDS, AttentionInputs
-from .kinds import FINITE, RATE, Integer, OneOf, check_tensor, two_integers
+from .geometry.valid_sizes import check_valid_sizes
+from .geometry.windows import WindowGrid
 from .symbolic import has_symbols, is_exporting
-from .valid_sizes import check_valid_sizes
 from .watched import is_counted, is_transformed
-from .windows import WindowGrid
 
 logger = logging.getLogger(__name__)
 

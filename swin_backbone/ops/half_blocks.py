@@ -12,24 +12,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import fused
-from . import products as plain_products
-from .backends.triton import (
-    DTYPES,
-    MAX_ELEMENTS,
-    dropout_seed,
-    why_not_device,
-    why_not_windows,
-)
-from .cpu import products as cpu_products
+from . import linear as plain_products
+from . import triton
+from .cpu import onednn_linear as cpu_products
 from .cpu.eager import why_not_eager
-from .cpu.stochastic_depth import for_kept_images
+from .cpu.kept_images import for_kept_images
+from .geometry.packing import Packing
+from .geometry.windows import as_kernels_read
 from .low_precision import in_low_precision
-from .packed import attend
-from .packing import Packing
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .symbolic import is_exporting
-from .windows import as_kernels_read
+from .triton_backend import DTYPES, MAX_ELEMENTS, dropout_seed, why_not_device, why_not_windows
+from .variable_length_attention import attend
 
 
 class Windows(NamedTuple):
@@ -81,7 +75,7 @@ def residual_attention(
             valid_sizes = packed if packing.mask_padding else None
         else:
             valid_sizes = as_kernels_read(valid_sizes)
-        return fused.residual_attention.residual_attention(
+        return triton.residual_attention_op.residual_attention(
             x.contiguous(), keep, norm.weight, norm.bias, *qkv, bias_table.contiguous(), *proj,
             *low, valid_sizes, packed, seed, norm.eps, [*windows.window_size, *windows.shift_size],
             windows.scale, windows.dropout_p,
@@ -133,7 +127,7 @@ def residual_mlp(
     """
     if why_not_fused(x, backend) is None and up.weight.shape[0] % 128 == 0:
         low = in_low_precision((up.weight, down.weight), product_dtype(x))
-        return fused.residual_mlp.residual_mlp(
+        return triton.residual_mlp_op.residual_mlp(
             x.contiguous(), keep, norm.weight, norm.bias, *up, *down, *low, norm.eps
         )  # fmt: skip
     products = cpu_products if _is_for_cpu(x, backend) else plain_products

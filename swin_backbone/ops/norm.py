@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import fused
-from .backends.triton import DTYPES, why_not_device
-from .corner_pad import corner_pad
-from .cpu import products as cpu_products
+from . import triton
+from .cpu import onednn_linear as cpu_products
 from .cpu.eager import why_not_eager
-from .packing import Packing
+from .geometry.corner_pad import corner_pad
+from .geometry.packing import Packing
+from .geometry.windows import as_kernels_read, clear_padding
+from .linear import norm_linear
 from .parameters import LinearParameters, NormParameters, product_dtype
-from .products import norm_linear
 from .symbolic import is_exporting
-from .windows import as_kernels_read, clear_padding
+from .triton_backend import DTYPES, why_not_device
 
 #: Channels of a row up to which a program can hold it.
 MAX_CHANNELS = 8192
@@ -39,7 +39,7 @@ def layer_norm(
     """
     if not runs_on_kernels(x, x.shape[-1]):
         return clear_padding(F.layer_norm(x, weight.shape, weight, bias, eps), valid_sizes)
-    return fused.norm.layer_norm(
+    return triton.norm_op.layer_norm(
         x.contiguous(), weight, bias, eps, False, norm_dtype(x), as_kernels_read(valid_sizes)
     )
 
@@ -56,7 +56,9 @@ def norm_beside(
         return layer_norm(x, weight, bias, eps, valid_sizes), x
     if torch.compiler.is_compiling() or not runs_on_kernels(x, x.shape[-1]):
         return layer_norm(x, weight, bias, eps, valid_sizes), x
-    return fused.norm.norm_beside(x, weight, bias, eps, norm_dtype(x), as_kernels_read(valid_sizes))
+    return triton.norm_op.norm_beside(
+        x, weight, bias, eps, norm_dtype(x), as_kernels_read(valid_sizes)
+    )
 
 
 def norm_dtype(x: Tensor) -> torch.dtype:
@@ -147,12 +149,12 @@ def merge_norm_linear(
             weight = by_neighbour(weight)
         return project(x, norm, LinearParameters(weight, None))
     if packing is not None:
-        normed = fused.norm.layer_norm(
+        normed = triton.norm_op.layer_norm(
             x, norm_weight, norm_bias, eps, False, product_dtype(x), None
         )
         return F.linear(normed, by_neighbour(weight))
-    low = fused.patch_merging.copy_by_neighbour(weight, product_dtype(x))
-    return fused.patch_merging.merge_reduce(
+    low = triton.patch_merging_op.copy_by_neighbour(weight, product_dtype(x))
+    return triton.patch_merging_op.merge_reduce(
         x.contiguous(), norm_weight, norm_bias, weight, low, as_kernels_read(valid_sizes), eps
     )  # fmt: skip
 

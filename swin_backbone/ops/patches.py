@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import fused
-from .corner_pad import corner_pad
+from . import triton
+from .geometry.corner_pad import corner_pad
 from .norm import layer_norm, norm_dtype, runs_on_kernels
 from .parameters import NormParameters, product_dtype
 
@@ -31,7 +31,7 @@ def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParamet
     if why_not_kernels(image, weight) is not None:
         return layer_norm(project_patches(image, weight, bias), *norm)
     low = weight.detach().to(product_dtype(image)).flatten(1)
-    return fused.patch_embed.patch_embed(
+    return triton.patch_embed_op.patch_embed(
         image.contiguous(), weight.flatten(1), bias, norm.weight, norm.bias, low.contiguous(),
         norm.eps, list(weight.shape[2:]), norm_dtype(image),
     )  # fmt: skip
@@ -70,7 +70,7 @@ def why_not_kernels(image: Tensor, weight: Tensor) -> str | None:
     # Beside the weights stands the bias, hence one pixel more.
     sides = 2 ** (channels - 1).bit_length(), 2 ** weight[0].numel().bit_length()
     size = sides[0] * sides[1] * dtype.itemsize
-    most = MAX_BYTES if fused.tuning.has_room() else MAX_BYTES_IN_LITTLE_ROOM
+    most = MAX_BYTES if triton.tuning.has_room() else MAX_BYTES_IN_LITTLE_ROOM
     if size > most:
         return f"weights have at most {most} bytes on this card, got {size}"
     if weight.dtype != dtype and not torch.is_autocast_enabled(image.device.type):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import fused
-from .backends.triton import DTYPES, MAX_ELEMENTS, why_not_device
-from .resampling import axis, mixing
+from . import triton
+from .geometry.resampling import axis, mixing
+from .triton_backend import DTYPES, MAX_ELEMENTS, why_not_device
 
 #: Images of a batch that kernels take: the most programs along an axis of their grid.
 MAX_IMAGES = 65535
@@ -40,7 +40,7 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool = Fals
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
     is_small = x.shape[:2].numel() <= 4 * MAX_IMAGES and height * width <= MAX_ELEMENTS
     if is_small and why_not_kernels(x) is None:
-        return fused.resize.resize(fused.resize.as_read(x), height, width, align_corners)
+        return triton.resize_op.resize(triton.resize_op.as_read(x), height, width, align_corners)
     return by_products(x, height, width, align_corners)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import fused
+from . import triton
 from .resize import chosen_impl
 from .symbolic import is_exporting
 
@@ -130,7 +130,7 @@ def _by_kernel(logits, geometry: Geometry, threshold, with_scores: bool) -> Clas
     rows, columns = (
         [size, *ends, int(geometry.flip == flip), final] for size, ends, flip, final in steps
     )
-    classes, scores = fused.resized_argmax.classes_of(
+    classes, scores = triton.resized_argmax_op.classes_of(
         logits.detach().contiguous(), rows, columns, geometry.align_corners, with_scores or single
     )
     if single:

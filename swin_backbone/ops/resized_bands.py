@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .resampling import axis
+from .geometry.resampling import axis
 from .resized_argmax import FLIPS, ClassMap, Geometry, check, classes_of
 
 #: Scores of a band: 16 MiB in float32 on a CPU, 256 MiB on a GPU; of both, a few copies exist.

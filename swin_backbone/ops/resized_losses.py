@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import fused
-from . import resized_losses_reference as reference
 from . import resized_losses_tiled as tiled
+from . import triton
+from .reference import resized_losses_reference as reference
 from .resize import chosen_impl
 from .resized_losses_terms import Mean, Terms
 
@@ -141,7 +141,7 @@ def _in_kernels(logits, labels, terms: Terms, mean: Mean) -> tuple[Tensor, Tenso
     as_read = lambda x: None if x is None else x.contiguous()  # noqa: E731
     divisor, per_pixel = mean.divisor(labels, terms)
     by_tensor = isinstance(divisor, Tensor)
-    loss, correct, *_ = fused.resized_losses.resized_loss(
+    loss, correct, *_ = triton.resized_losses_op.resized_loss(
         logits.contiguous(), labels.contiguous(), as_read(class_weight),
         as_read(terms.pixel_weight), terms.align_corners, terms.ignore_index,
         terms.label_smoothing, terms.sigmoid, mean.reduction == "none",

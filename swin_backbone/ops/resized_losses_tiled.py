@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fused.operator import Differentiable, register
-from .resampling import axis, mixing
-from .resized_losses_reference import as_dtype, count_best, is_class, loss_dtype
+from .geometry.resampling import axis, mixing
+from .reference.resized_losses_reference import as_dtype, count_best, is_class, loss_dtype
 from .resized_losses_terms import Terms
+from .triton.operator import Differentiable, register
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 #: Scores of a band: 2 MiB in float32 on a CPU, as much as its caches hold; many more on a GPU,
@@ -242,7 +242,7 @@ tiled_loss = Differentiable(
 
 
 def pixel_losses(logits: Tensor, labels: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
-    """As :func:`swin_backbone.ops.resized_losses_reference.pixel_losses`."""
+    """As :func:`swin_backbone.ops.reference.resized_losses_reference.pixel_losses`."""
     return tiled_loss(
         logits, labels, terms.class_weight, terms.pixel_weight, terms.align_corners,
         terms.ignore_index, terms.label_smoothing, terms.sigmoid,

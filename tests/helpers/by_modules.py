@@ -12,8 +12,8 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from swin_backbone import layers
-from swin_backbone.layers.checkpointed import CheckpointedBlock
+from swin_backbone import model as layers
+from swin_backbone.model.checkpointed_block import CheckpointedBlock
 from swin_backbone.ops import shifted_window_attention
 
 

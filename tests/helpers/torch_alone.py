@@ -115,7 +115,7 @@ def failure(module):
 
 def use(torch, swin_backbone, folder):
     from swin_backbone.checkpoints import convert_checkpoint, read_checkpoint
-    from swin_backbone.features import Extractor, ExtractorSettings
+    from swin_backbone.inference.features import Extractor, ExtractorSettings
 
     found = {}
     torch.manual_seed(0)
@@ -184,14 +184,14 @@ def use(torch, swin_backbone, folder):
             )
         ),
         "model": refusal(lambda: swin_backbone.create({"type": "SwinClassifierBackbone"})),
-        "images": refusal(lambda: __import__("swin_backbone.images")),
+        "images": refusal(lambda: __import__("swin_backbone.inference.images")),
     }
     return found
 
 
 def export(torch, model, image, folder):
     """The largest difference between a model and its exported program."""
-    from swin_backbone.export import trace
+    from swin_backbone.inference.export import trace
 
     if not hasattr(torch.fx.experimental._config, "backed_size_oblivious"):
         return None

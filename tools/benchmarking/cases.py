@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.model.arguments import ARCHITECTURES
 
 #: Number format by name. ``tf32`` is float32 with matrix products in TensorFloat-32.
 DTYPES = {

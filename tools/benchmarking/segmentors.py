@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swin_backbone import accelerate
-from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.model.arguments import ARCHITECTURES
 
 CLASSES = 150
 #: Labels are constant in squares of so many pixels, as objects make them.

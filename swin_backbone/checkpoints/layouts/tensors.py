@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops.windows import log_spaced_offsets, relative_position_index
+from ...ops.geometry.windows import log_spaced_offsets, relative_position_index
 from .base import Tensors
 
 _ATTENTION = re.compile(r"(stages\.(\d+)\.blocks\.\d+\.attn)\.proj\.weight")

@@ -1,10 +1,10 @@
 """Implementations of shifted-window attention, one a file, all with one meaning."""
 
-from .base import AttentionInputs, Backend
-from .cpu import CPU
-from .reference import REFERENCE
-from .sdpa import SDPA
-from .triton import TRITON
+from ..cpu.attention_backend import CPU
+from ..reference.attention_reference import REFERENCE
+from ..reference.attention_sdpa import SDPA
+from ..reference.window_steps import AttentionInputs, Backend
+from ..triton_backend import TRITON
 
 #: Every backend by its name.
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (REFERENCE, SDPA, CPU, TRITON)}

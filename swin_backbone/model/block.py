@@ -1,0 +1,139 @@
+"""One Swin Transformer block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..ops import LinearParameters, NormParameters, Packing, residual_attention, residual_mlp
+from .apply_norm import apply_norm
+from .checkpointed_block import CheckpointedBlock
+from .drop_path import DropPath, Factors
+from .mlp import Mlp
+from .plain_modules import is_bare, linear_parameters, norm_parameters
+from .variable_length import map_size
+from .window_attention import WindowAttention
+
+
+class Halves(NamedTuple):
+    """Parameters of a block as :mod:`swin_backbone.ops.half_blocks` takes them."""
+
+    norm1: NormParameters
+    qkv: LinearParameters
+    proj: LinearParameters
+    norm2: NormParameters
+    up: LinearParameters
+    down: LinearParameters
+
+
+class SwinBlock(CheckpointedBlock):
+    """Pre-norm residual block of window attention and perceptron (Swin Transformer, equation
+    3).
+
+    Args:
+        attention: the attention of this block, regular or shifted.
+        embed_dims: channels of a token.
+        hidden_dims: hidden channels of the perceptron.
+        norm_layer: makes a norm.
+        act_layer: makes the activation.
+        drop_rate: dropout in the perceptron.
+        drop_path_rate: stochastic depth of both residual branches.
+        with_cp: recompute the block in the backward pass instead of storing what it computed.
+    """
+
+    def __init__(
+        self,
+        attention: WindowAttention,
+        embed_dims: int,
+        hidden_dims: int,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        act_layer: Callable[[], nn.Module] = nn.GELU,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+    ):
+        super().__init__(with_cp)
+        self.norm1 = norm_layer(embed_dims)
+        self.attn = attention
+        self.norm2 = norm_layer(embed_dims)
+        self.mlp = Mlp(embed_dims, hidden_dims, act_layer, drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def product_weights(self) -> list[Tensor]:
+        """What the fused half-blocks read in the dtype of products, if it is they that run."""
+        own = self._modules
+        attn, mlp = own["attn"], own["mlp"]
+        if type(attn) is not WindowAttention or type(mlp) is not Mlp:
+            return []
+        if attn.backend not in ("auto", "triton"):
+            return []
+        inside, layers = attn._modules, mlp._modules
+        qkv, others = inside["qkv"], (inside["proj"], layers["fc1"], layers["fc2"])
+        tensors = [qkv._parameters.get("bias"), qkv._parameters.get("weight")]
+        tensors += [layer._parameters.get("weight") for layer in others]
+        return [tensor for tensor in tensors if tensor is not None]
+
+    def halves(self) -> Halves | None:
+        """Parameters of both halves, or ``None`` if these are not what
+        :mod:`swin_backbone.ops.half_blocks` computes."""
+        own = self._modules
+        attn, mlp = own["attn"], own["mlp"]
+        if not (is_bare(attn, WindowAttention) and attn.is_plain()):
+            return None
+        if not (is_bare(mlp, Mlp) and mlp.is_plain() and is_bare(own["drop_path"], DropPath)):
+            return None
+        products, layers = attn._modules, mlp._modules
+        halves = Halves(
+            norm_parameters(own["norm1"]),
+            linear_parameters(products["qkv"]),
+            linear_parameters(products["proj"]),
+            norm_parameters(own["norm2"]),
+            linear_parameters(layers["fc1"]),
+            linear_parameters(layers["fc2"]),
+        )
+        return None if None in halves else halves
+
+    def attention_input(self, x: Tensor) -> Tensor:
+        """What the attention of this block gets where the block gets ``x``."""
+        return apply_norm(self.norm1, x)
+
+    def _forward(
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None,
+        packing: Packing | None,
+        factors: Factors | None,
+    ) -> Tensor:
+        halves = self.halves()
+        if halves is None:
+            return self._forward_by_modules(x, valid_sizes, packing, factors)
+        attn, drop_path = self._modules["attn"], self._modules["drop_path"]
+        first, second = factors or (drop_path.sample(x, packing), drop_path.sample(x, packing))
+        windows, table = attn.fit(map_size(x, packing))
+        x = residual_attention(
+            x,
+            halves.norm1,
+            halves.qkv,
+            table,
+            halves.proj,
+            windows,
+            first,
+            attn.backend,
+            valid_sizes,
+            packing,
+        )
+        return residual_mlp(x, halves.norm2, halves.up, halves.down, second, attn.backend)
+
+    def _forward_by_modules(
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None,
+        packing: Packing | None,
+        factors: Factors | None,
+    ) -> Tensor:
+        first, second = factors or (None, None)
+        attended = self.attn(self.attention_input(x), valid_sizes, packing)
+        x = x + self.drop_path(attended, packing, first)
+        return x + self.drop_path(self.mlp(apply_norm(self.norm2, x)), packing, second)

@@ -1,0 +1,68 @@
+"""Queries, keys and values of a map, and of the tokens that fill up its windows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import Packing
+from ..ops.geometry import corner_pad
+from ..ops.watched import is_counted
+from .plain_modules import is_bare, is_itself
+
+
+def project_queries(
+    layer: nn.Module,
+    x: Tensor,
+    window_size: tuple[int, int],
+    bias: Tensor | None = None,
+    valid_sizes: Tensor | None = None,
+    packing: Packing | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Queries, keys and values of tokens.
+
+    A token that only fills up a window is zero before its projection. That of torch's linear layer
+    is the bias. What anything else makes of a zero, only a call can tell: it then gets these tokens
+    too, those of a batch where they stand in the original's code.
+
+    Args:
+        layer: C to 3 C: a linear layer, or whatever stands in its place.
+        x: (B, H, W, C), or with ``packing`` (T, C).
+        window_size: rows and columns of a window, in tokens.
+        bias: (3 C,) added to what ``layer`` gives; ``None`` for nothing.
+        valid_sizes: (B, 2); where it is given, no token sees those that fill up windows.
+        packing: where the tokens of each image lie.
+
+    Returns:
+        (B, H, W, 3 C) or (T, 3 C), of a batch with the tokens that fill up windows if ``layer`` got
+        them; and (3 C,) for those that are still missing, ``None`` if none is seen.
+    """
+    if is_bare(layer, nn.Linear):
+        bias = _sum(layer.bias, bias)
+        return F.linear(x, layer.weight, bias), bias
+    if is_counted() and is_itself(layer, nn.Linear):  # a counter's hooks change nothing
+        return _add(layer(x), bias), _sum(layer.bias, bias)
+    if packing is not None and not packing.mask_padding:
+        qkv = _add(layer(torch.cat([x, x.new_zeros(1, x.shape[1])])), bias)
+        return qkv[:-1], qkv[-1]
+    if packing is None and valid_sizes is None:
+        x = corner_pad(x, window_size, window_size, dims=(1, 2))
+    return _add(layer(x), bias), None
+
+
+def crop(attended: Tensor, like: Tensor) -> Tensor:
+    """The tokens of ``like`` (B, H, W, C), or (T, C), without those that fill up windows."""
+    if like.dim() == 2 or attended.shape[1:3] == like.shape[1:3]:
+        return attended
+    return attended[:, : like.shape[1], : like.shape[2]]
+
+
+def _sum(bias: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if bias is None or other is None:
+        return other if bias is None else bias
+    return bias + other
+
+
+def _add(qkv: Tensor, bias: Tensor | None) -> Tensor:
+    return qkv if bias is None else qkv + bias.to(qkv.dtype)

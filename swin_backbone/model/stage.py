@@ -1,0 +1,70 @@
+"""One stage: blocks of one resolution, and the step to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from ..ops import Packing
+from .apply_norm import apply_norm, apply_norm_beside
+from .block import SwinBlock
+from .block_v2 import SwinBlockV2
+from .drop_path import DropPath, Factors, sample_together
+from .plain_modules import is_bare
+
+
+class SwinStage(nn.Module):
+    """Blocks in sequence, then patch merging.
+
+    Args:
+        blocks: the blocks, regular and shifted windows in turn.
+        downsample: patch merging to the next stage; ``None`` in the last.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], downsample: nn.Module | None):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(
+        self,
+        x: Tensor,
+        valid_sizes: Tensor | None = None,
+        packing: Packing | None = None,
+        norm: nn.Module | None = None,
+        merge: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the stage.
+
+        Args:
+            x: (B, H, W, C), or with ``packing`` (T, C), as are then the maps returned.
+            valid_sizes: (B, 2) rows and columns that belong to each image, or ``None`` for all.
+            packing: where the tokens of each image lie.
+            norm: of the stage's own map, not of what the next stage gets; ``None`` for no norm.
+            merge: whether the next stage is wanted.
+
+        Returns:
+            The stage's own map (B, H, W, C), which only ``norm`` clears outside ``valid_sizes``,
+            and the next stage's input (the map before its norm where no next stage is).
+        """
+        for block, factors in zip(self.blocks, self._sample(x, packing), strict=True):
+            x = block(x, valid_sizes, packing, factors)
+        if self.downsample is None or not merge:
+            return x if norm is None else apply_norm(norm, x, valid_sizes), x
+        features = x
+        if norm is not None:
+            features, x = apply_norm_beside(norm, x, valid_sizes)
+        return features, self.downsample(x, packing, valid_sizes)
+
+    def _sample(self, x: Tensor, packing: Packing | None) -> list[Factors | None]:
+        """Stochastic depth of all blocks; ``None`` for those that are left to draw their own."""
+        if not self.training:
+            return [None] * len(self.blocks)
+        drawn = [block.drop_path if _is_drawn_for(block) else None for block in self.blocks]
+        return sample_together(drawn, x, packing)
+
+
+def _is_drawn_for(block: nn.Module) -> bool:
+    """Whether ``block`` gets factors as they are: what wraps one may cast what it is given."""
+    return type(block) in (SwinBlock, SwinBlockV2) and is_bare(block.drop_path, DropPath)

@@ -1,0 +1,116 @@
+"""Scaled cosine attention within shifted windows, with its parameters (Swin Transformer V2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import Packing, attend, fit_window
+from .continuous_position_bias import ContinuousPositionBias
+from .qkv_projection import crop, project_queries
+from .variable_length import map_size
+
+#: Attention logits are at most this factor times the cosine (Swin Transformer V2, section 3.2).
+MAX_LOGIT_SCALE = 100.0
+INITIAL_LOGIT_SCALE = 10.0
+
+
+class WindowAttentionV2(nn.Module):
+    """Window-based multi-head self-attention of Swin Transformer V2
+    (https://arxiv.org/abs/2111.09883), sections 3.2 and 3.3: the cosine of queries and keys times
+    a learned factor per head, and a bias that a small network computes from log-spaced relative
+    coordinates. Queries and values have a bias, keys have none.
+
+    Args:
+        embed_dims: channels C of a token.
+        num_heads: number of heads; divides C.
+        window_size: rows and columns of a window, in tokens.
+        shift_size: rows and columns of the shift, in tokens.
+        qkv_bias: whether queries and values have a bias.
+        pretrained_window_size: rows and columns of the window with which the weights were
+            trained; the coordinates are scaled to it. ``(0, 0)``: the window itself.
+        attn_drop_rate: probability of dropping an attention weight.
+        proj_drop_rate: probability of dropping an output element.
+        backend: how to compute the attention, see
+            :func:`swin_backbone.ops.shifted_window_attention`.
+        small_maps: windows on maps no larger than they are, see
+            :func:`swin_backbone.ops.fit_window`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: tuple[int, int],
+        shift_size: tuple[int, int] = (0, 0),
+        qkv_bias: bool = True,
+        pretrained_window_size: tuple[int, int] = (0, 0),
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        backend: str = "auto",
+        small_maps: str = "shift",
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift_size = shift_size
+        self.pretrained_window_size = pretrained_window_size
+        self.attn_drop_rate = attn_drop_rate
+        self.backend = backend
+        self.small_maps = small_maps
+        self.logit_scale = nn.Parameter(torch.empty(num_heads, 1, 1))
+        self.q_bias = nn.Parameter(torch.empty(embed_dims)) if qkv_bias else None
+        self.v_bias = nn.Parameter(torch.empty(embed_dims)) if qkv_bias else None
+        self.cpb_mlp = ContinuousPositionBias(num_heads)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set what is no layer's: the factors of the logits, and the biases."""
+        nn.init.constant_(self.logit_scale, math.log(INITIAL_LOGIT_SCALE))
+        if self.q_bias is not None:
+            nn.init.zeros_(self.q_bias)
+            nn.init.zeros_(self.v_bias)
+
+    def qkv_bias(self) -> Tensor | None:
+        """(3 * C,) bias of queries, keys (zero) and values, or ``None``."""
+        if self.q_bias is None:
+            return None
+        return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+
+    def forward(
+        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
+        see those within ``valid_sizes`` (B, 2) only."""
+        window_size, shift_size = fit_window(
+            map_size(x, packing), self.window_size, self.shift_size, self.small_maps
+        )
+        qkv, padding = project_queries(
+            self.qkv, x, window_size, self.qkv_bias(), valid_sizes, packing
+        )
+        attended = attend(
+            qkv,
+            self.cpb_mlp(window_size, self.pretrained_window_size),
+            valid_sizes,
+            packing,
+            num_heads=self.num_heads,
+            window_size=window_size,
+            shift_size=shift_size,
+            logit_scale=self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),
+            padding_qkv=padding,
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
+            backend=self.backend,
+        )
+        return self.proj_drop(self.proj(crop(attended, x)))
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_heads={self.num_heads}, window_size={self.window_size}, "
+            f"shift_size={self.shift_size}, "
+            f"pretrained_window_size={self.pretrained_window_size}, backend={self.backend!r}"
+        )

@@ -1,0 +1,46 @@
+"""Windows gathered by rows, a few at a time so that they stay in the cache: fast on CPUs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..geometry.windows import relative_position_bias
+from ..reference.window_steps import AttentionInputs, Backend, normalise
+from .chunked_attention import attend, attend_and_remember
+from .eager import why_not_eager
+from .window_rows import window_rows
+
+
+def _run(inputs: AttentionInputs) -> Tensor:
+    qkv, padding = inputs.qkv, inputs.padding_qkv
+    # Computed in the dtype of qkv, whatever products autocast would choose.
+    with torch.autocast("cpu", enabled=False):
+        bias = relative_position_bias(inputs.bias_table, inputs.grid.window_size)
+        bias = bias.to(qkv.dtype).contiguous()  # a transposed one is slow to add
+        padding = qkv.new_zeros(qkv.shape[-1]) if padding is None else padding.to(qkv.dtype)
+        if inputs.logit_scale is not None:
+            qkv, padding = (_for_cosines(t, inputs.logit_scale) for t in (qkv, padding))
+        rows = window_rows(inputs.grid, qkv.shape[0])
+        flat = qkv.reshape(-1, qkv.shape[-1])
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, bias, padding))
+        if learns or inputs.dropout_p > 0:
+            out = attend_and_remember(flat, bias, padding, rows, inputs.scale, inputs.dropout_p)
+        else:
+            out = attend(flat, bias, padding, rows, inputs.scale)
+        return out.view(*qkv.shape[:-1], -1)
+
+
+def _for_cosines(qkv: Tensor, logit_scale: Tensor) -> Tensor:
+    """(..., 3 C) so that products of queries and keys are scaled cosines."""
+    query, key, value = qkv.unflatten(-1, (3, len(logit_scale), -1)).unbind(-3)
+    query = normalise(query) * logit_scale[:, None]
+    return torch.stack([query.to(qkv.dtype), normalise(key).to(qkv.dtype), value], -3).flatten(-3)
+
+
+CPU = Backend(
+    name="cpu",
+    why_not=lambda inputs: why_not_eager(inputs.qkv),
+    run=_run,
+    features=frozenset({"logit_scale"}),
+)

@@ -1,0 +1,104 @@
+"""Products by oneDNN, whose float32 kernels are faster than those behind ``F.linear``.
+
+oneDNN also adds bias and residual and applies GELU while the product is in registers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..linear import factors_of_images
+from ..parameters import LinearParameters, NormParameters, product_dtype
+from ..second_order import plain_gradients
+
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+HAS_BFLOAT16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def norm_linear(
+    x: Tensor, norm: NormParameters, layer: LinearParameters, gelu: bool = False
+) -> Tensor:
+    """``linear(norm(x))``, and GELU if asked for, in the dtype of products.
+
+    Args:
+        x: (..., inputs).
+        norm: over the inputs.
+        layer: inputs to outputs.
+        gelu: whether to apply GELU.
+    """
+    dtype = product_dtype(x)
+    normed = F.layer_norm(x, norm.weight.shape, *norm).to(dtype)
+    weight, bias = _cast(layer, dtype)
+    if gelu and _runs_on_onednn(dtype) and not torch.is_grad_enabled():
+        return torch.ops.mkldnn._linear_pointwise(normed, weight, bias, "gelu", [], "none")
+    out = linear(normed, weight, bias)
+    if gelu:
+        return F.gelu(out) if torch.is_grad_enabled() else torch.ops.aten.gelu_(out)
+    return out
+
+
+def linear_add(
+    x: Tensor, layer: LinearParameters, residual: Tensor, keep: Tensor | None = None
+) -> Tensor:
+    """``residual + keep * linear(x)``, in the dtype of the residual.
+
+    Args:
+        x: (B, H, W, inputs), in the dtype of products.
+        layer: inputs to outputs.
+        residual: (B, H, W, outputs).
+        keep: (B,) factor of each image; ``None`` for 1.
+    """
+    weight, bias = _cast(layer, x.dtype)
+    fuses = residual.dtype == x.dtype and keep is None and not torch.is_grad_enabled()
+    if fuses and _runs_on_onednn(x.dtype):
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+    # Sums of two dtypes are slow, as is memory that is touched for the first time.
+    branch = linear(x, weight, bias).to(residual.dtype)
+    if keep is not None:
+        return torch.addcmul(residual, branch, factors_of_images(keep, residual))
+    return residual + branch if torch.is_grad_enabled() else branch.add_(residual)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` of tensors that have one dtype."""
+    if not _runs_on_onednn(x.dtype):
+        return F.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias)
+
+
+def _cast(layer: LinearParameters, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    return layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype)
+
+
+def _runs_on_onednn(dtype: torch.dtype) -> bool:
+    if not HAS_ONEDNN or not torch.backends.mkldnn.enabled:
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and HAS_BFLOAT16)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        if torch.is_grad_enabled():
+            bias = rows.sum(0) if need_bias else None
+            return *plain_gradients(F.linear, (x, weight), gradient), bias
+        return (
+            _product(gradient, weight.t()) if need_x else None,
+            rows.t() @ x.reshape(-1, x.shape[-1]) if need_weight else None,
+            rows.sum(0) if need_bias else None,
+        )

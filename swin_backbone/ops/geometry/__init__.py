@@ -1,0 +1,1 @@
+"""Where tokens, windows and pixels lie: sizes and places, and no weights."""

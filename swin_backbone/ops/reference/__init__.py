@@ -1,0 +1,1 @@
+"""The readable definitions, against which the fast ways are tested."""

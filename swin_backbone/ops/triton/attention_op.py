@@ -1,0 +1,322 @@
+"""The attention kernels as an operator of torch.
+
+torch 2.4 reads the operators' schemas from annotations that are types, not strings, and spells
+lists ``typing.List``.
+"""
+
+from functools import lru_cache
+from math import prod
+from typing import List, Optional  # noqa: UP035
+
+import torch
+import triton
+from torch import Tensor
+
+from ..geometry.windows import WindowGrid
+from .kernels.attention_kernels import attention_backward, attention_forward
+from .launch import Launch, precision
+from .operator import Differentiable, register
+from .partial_sums import Pairs, summed
+from .tuning import Work, config, tuned
+
+#: Queries that a program holds at once; larger windows are cut into blocks of queries.
+QUERY_BLOCK = 64
+#: The same where keys and values leave little room on chip, as wide heads in float32 do.
+SMALL_QUERY_BLOCK = 16
+#: Bytes of a window's keys, and of one key, up to which there is room.
+KEYS_BYTES, KEY_BYTES = 2**15, 2**8
+
+_Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
+_Maybe = Optional[Tensor]  # noqa: UP045
+
+
+def _work(kernel: str, shape, sizes, dtype: torch.dtype) -> Work:
+    """For a launch cut for ``shape``, see :func:`_shape`, and windows and shifts of ``sizes``."""
+    tokens = sizes[0] * sizes[1]
+    rows = prod(shape[:-1]) * (tokens if len(shape) == 2 else 1)
+    name = f"{kernel}_large" if tokens > QUERY_BLOCK else kernel
+    return Work(name, shape[-1] // 3, rows, dtype)
+
+
+def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work:
+    return _work("attention_forward", _shape(qkv, packed), sizes, qkv.dtype)
+
+
+@tuned(lambda: _forward_launch.cache_clear(), _forward_work)
+def attend(
+    qkv: Tensor,
+    table: Tensor,
+    padding_qkv: _Maybe,
+    logit_scale: _Maybe,
+    valid_sizes: _Maybe,
+    packed: _Maybe,
+    seed: _Maybe,
+    sizes: _Sizes,
+    scale: float,
+    dropout_p: float,
+) -> Tensor:
+    """Launch the forward kernel.
+
+    Args:
+        qkv: (B, H, W, 3 * C), contiguous, or with ``packed`` (T, 3 * C).
+        table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias, contiguous.
+        padding_qkv: (3 * C,) of a token that only fills a window; ``None`` for zeros.
+        logit_scale: (heads,) factors of cosine attention; ``None`` for scaled dot products.
+        valid_sizes: (B, 2) int32, rows and columns of each image that are keys; ``None``: all are,
+            and tokens that fill windows. Beside ``packed``, whatever it holds, only the latter are
+            none.
+        packed: (windows, 4) int32, where the windows of packed maps lie, see
+            :meth:`swin_backbone.ops.packed_maps.PackedMaps.windows`; ``None`` for a batch of maps.
+        seed: (1,) int64, for dropout; on the device, so that a graph can be replayed with another.
+        sizes: window rows and columns, shift rows and columns, in tokens.
+        scale: factor on q k^T, without ``logit_scale``.
+        dropout_p: probability with which an attention weight is dropped.
+
+    Returns:
+        (B, H, W, C), or (T, C), in the dtype of ``qkv``.
+    """
+    launch = _forward_launch(
+        _shape(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
+        valid_sizes is not None,
+    )  # fmt: skip
+    out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
+    launch(
+        qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
+        _or(packed, table), _or(seed, table), out,
+    )  # fmt: skip
+    return out
+
+
+def _backward_work(
+    grad_out, qkv, table, padding, scales, valid, packed, seed, sizes, *others, **options
+) -> Work:
+    return _work("attention_backward", _shape(qkv, packed), sizes, qkv.dtype)
+
+
+@tuned(lambda: _backward_launch.cache_clear(), _backward_work)
+def attention_shares(
+    grad_out: Tensor,
+    qkv: Tensor,
+    table: Tensor,
+    padding_qkv: _Maybe,
+    logit_scale: _Maybe,
+    valid_sizes: _Maybe,
+    packed: _Maybe,
+    seed: _Maybe,
+    sizes: _Sizes,
+    scale: float,
+    dropout_p: float,
+    sum_all: bool = False,
+) -> tuple[Tensor, Tensor, Pairs]:
+    """Launch the backward kernel.
+
+    Args:
+        grad_out: gradient for the attended map, contiguous.
+        sum_all: ``padding_qkv`` is a bias that is part of every token's queries, keys and values,
+            and not only of those of tokens that fill windows.
+
+    Returns:
+        The gradient for ``qkv``; each program's shares of those for ``padding_qkv``, for
+        ``logit_scale`` if there is one, and for ``table``: see
+        :func:`swin_backbone.ops.triton.partial_sums.summed`, which takes them together with what they are.
+    """
+    launch, pairs = _backward_launch(
+        _shape(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
+        valid_sizes is not None, sum_all,
+    )  # fmt: skip
+    grad_qkv = torch.empty_like(qkv)
+    make = qkv.new_zeros if launch.constants["BLOCKS"] > 1 else qkv.new_empty
+    shares = make((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
+    launch(
+        qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
+        _or(packed, table), _or(seed, table), grad_out, grad_qkv, shares,
+    )  # fmt: skip
+    return grad_qkv, shares, pairs
+
+
+def _attention_gradients(
+    grad_out: Tensor,
+    qkv: Tensor,
+    table: Tensor,
+    padding_qkv: _Maybe,
+    logit_scale: _Maybe,
+    valid_sizes: _Maybe,
+    packed: _Maybe,
+    seed: _Maybe,
+    sizes: _Sizes,
+    scale: float,
+    dropout_p: float,
+) -> List[Tensor]:  # noqa: UP006
+    """Gradients of :func:`attend` for ``qkv``, ``table``, ``padding_qkv`` and ``logit_scale``, the
+    last three in float32; the last two of no meaning where the inputs are ``None``."""
+    grad_qkv, shares, pairs = attention_shares(
+        grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
+        dropout_p,
+    )  # fmt: skip
+    heads = table.shape[1] if logit_scale is not None else 0
+    pieces = [qkv.shape[-1], heads, table.numel()]
+    grad_padding, grad_scale, grad_table = summed([shares], pieces, pairs)
+    return [grad_qkv, grad_table.view(table.shape), grad_padding, grad_scale]
+
+
+_window_attention = register("window_attention", attend)
+
+
+@_window_attention.register_fake
+def _(qkv, *arguments):
+    return qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
+
+
+_window_attention_backward = register("window_attention_backward", _attention_gradients)
+
+
+@_window_attention_backward.register_fake
+def _(grad_out, qkv, table, padding_qkv, logit_scale, *arguments):
+    wide = {"dtype": torch.float32}
+    return [
+        torch.empty_like(qkv),
+        table.new_empty(table.shape, **wide),
+        qkv.new_empty(qkv.shape[-1], **wide),
+        qkv.new_empty(0 if logit_scale is None else table.shape[1], **wide),
+    ]
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.sizes, ctx.scale, ctx.dropout_p = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate_by(gradients):
+    def differentiate(ctx, grad_out):
+        tensors = ctx.saved_tensors
+        grads = gradients(grad_out.contiguous(), *tensors, ctx.sizes, ctx.scale, ctx.dropout_p)
+        grads = [
+            grad.to(tensor.dtype) if tensor is not None else None
+            for grad, tensor in zip(grads, tensors, strict=False)
+        ]
+        return *grads, *[None] * 6
+
+    return differentiate
+
+
+#: Attention within shifted windows; arguments and result as of :func:`attend`.
+window_attention = Differentiable(
+    _window_attention,
+    attend,
+    _save,
+    _differentiate_by(_window_attention_backward),
+    _differentiate_by(_attention_gradients),
+)
+
+
+def _or(tensor: _Maybe, stand_in: Tensor) -> Tensor:
+    """A pointer for an argument that a kernel is compiled not to read."""
+    return stand_in if tensor is None else tensor
+
+
+def _shape(qkv: Tensor, packed: _Maybe) -> tuple[int, ...]:
+    """What a launch is cut for: (B, H, W, 3 * C), or (windows, 3 * C) of packed maps."""
+    return tuple(qkv.shape) if packed is None else (packed.shape[0], qkv.shape[-1])
+
+
+class _Plan:
+    """How one call is cut into programs.
+
+    Args:
+        shape: see :func:`_shape`.
+        heads: number of heads.
+        sizes: window rows and columns, shift rows and columns.
+        dtype: of queries, keys and values.
+        kernel: which is to be launched.
+
+    Attributes:
+        runs: runs of windows, the first axis of the grid.
+        heads: the second.
+        blocks: blocks of queries in a window, the third (forward) or a loop (backward).
+        numbers: sizes that may change from call to call without compiling anew.
+        constants: sizes that a kernel is compiled for.
+        options: the launch's own.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        heads: int,
+        sizes: tuple[int, ...],
+        dtype: torch.dtype,
+        kernel: str,
+    ):
+        self.is_packed = len(shape) == 2
+        channels = shape[-1]
+        windows, lattice = shape[0], (0, 0, 0, 0)
+        if not self.is_packed:
+            batch, height, width, _ = shape
+            grid = WindowGrid(height, width, sizes[:2], sizes[2:])
+            windows, lattice = batch * grid.rows * grid.columns, (grid.rows, grid.columns)
+            lattice += height, width
+        tokens = sizes[0] * sizes[1]
+        keys = max(16, triton.next_power_of_2(tokens))
+        head = channels // (3 * heads)
+        width = max(16, triton.next_power_of_2(head))
+        chosen = config(*_work(kernel, shape, sizes, dtype))
+        queries, key_bytes = QUERY_BLOCK, width * dtype.itemsize
+        if key_bytes > KEY_BYTES or keys * key_bytes > KEYS_BYTES:
+            queries, chosen = SMALL_QUERY_BLOCK, chosen._replace(stages=1)
+        queries = min(keys, queries)
+        windows_per_program = triton.cdiv(windows * heads, chosen.programs)
+        self.heads = heads
+        self.blocks = triton.cdiv(tokens, queries)
+        self.runs = triton.cdiv(windows, windows_per_program)
+        self.options = chosen.options
+        self.numbers = (windows, windows_per_program, *lattice)
+        self.constants = {
+            "HEADS": heads,
+            "HEAD": head,
+            "WINDOW_H": sizes[0],
+            "WINDOW_W": sizes[1],
+            "SHIFT_H": sizes[2],
+            "SHIFT_W": sizes[3],
+            "QUERIES": queries,
+            "KEYS": keys,
+            "CHANNELS": width,
+            "PACKED": self.is_packed,
+        }
+
+
+def _modes(has_padding, cosine, masked, dropout_p) -> dict[str, bool]:
+    return {
+        "HAS_PADDING": has_padding,
+        "COSINE": cosine,
+        "MASKED": masked,
+        "DROPOUT": dropout_p > 0,
+    }
+
+
+@lru_cache(maxsize=1024)
+def _forward_launch(
+    shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
+) -> Launch:
+    plan = _Plan(shape, heads, sizes, dtype, "attention_forward")
+    constants = {**plan.constants, **_modes(has_padding, cosine, masked, dropout_p)}
+    constants["PRECISION"] = precision
+    grid = (plan.runs, plan.heads, plan.blocks)
+    numbers = (scale, dropout_p, *plan.numbers)
+    return Launch(attention_forward, grid, numbers, constants, plan.options)
+
+
+@lru_cache(maxsize=1024)
+def _backward_launch(
+    shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
+) -> tuple[Launch, Pairs]:
+    plan = _Plan(shape, heads, sizes, dtype, "attention_backward")
+    keys = plan.constants["KEYS"]
+    pairs = Pairs(heads, plan.blocks * plan.constants["QUERIES"] * keys, keys, *sizes[:2])
+    columns = pairs.columns + shape[-1] + (heads if cosine else 0)
+    constants = {**plan.constants, "BLOCKS": plan.blocks, "PITCH": 4 * triton.cdiv(columns, 4)}
+    constants |= _modes(has_padding, cosine, masked, dropout_p)
+    constants |= {"SUM_ALL": sum_all, "PRECISION": precision}
+    numbers = (scale, dropout_p, *plan.numbers)
+    grid = (plan.runs, plan.heads)
+    return Launch(attention_backward, grid, numbers, constants, plan.options), pairs

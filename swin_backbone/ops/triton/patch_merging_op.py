@@ -1,0 +1,134 @@
+"""Patch merging as an operator of torch.
+
+Nothing but the map is kept for the backward pass: its merged and normed neighbourhoods, which the
+gradient of the weights needs, are written anew by the kernel that computes the norm's gradient.
+
+Merged channels are counted neighbour by neighbour here, which keeps the kernels' reads and writes
+contiguous; parameters and their gradients are in the order of ``nn.Unfold``.
+"""
+
+from functools import partial
+from typing import List, Optional  # noqa: UP035
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..second_order import plain_gradients
+from .linear_op import like_parameters, weight_gradient
+from .norm_op import norm_shares, normalise, normed_shape, plain_norm
+from .operator import Differentiable, register
+from .partial_sums import summed
+
+_Maybe = Optional[Tensor]  # noqa: UP045
+
+
+def copy_by_neighbour(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``weight`` (N, 4 C) in ``dtype`` with its inputs neighbour by neighbour, without history."""
+    outputs, inputs = weight.shape
+    out = weight.new_empty(outputs, 4, inputs // 4, dtype=dtype)
+    out.copy_(weight.detach().view(outputs, -1, 4).transpose(1, 2))
+    return out.flatten(1)
+
+
+def _merge_forward(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight: Tensor,
+    low: Tensor,
+    valid_sizes: _Maybe,
+    eps: float,
+) -> Tensor:
+    """``norm(merge(x)) @ weight^T``.
+
+    Args:
+        x: (B, H, W, C), contiguous.
+        norm_weight: (4 C,), as ``norm_bias``.
+        weight: (N, 4 C), for its gradient.
+        low: (N, 4 C), for its values: see :func:`copy_by_neighbour`.
+        valid_sizes: (B, 2) int32; tokens of the map outside count as zero. ``None`` for no such.
+
+    Returns:
+        (B, ceil(H / 2), ceil(W / 2), N) in the dtype of ``low``.
+    """
+    return F.linear(normalise(x, norm_weight, norm_bias, eps, True, low.dtype, valid_sizes), low)
+
+
+def _merge_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    low: Tensor,
+    valid_sizes: _Maybe,
+    eps: float,
+) -> List[Tensor]:  # noqa: UP006
+    """Gradients of :func:`_merge_forward` for ``x`` and, in this order and in float32, norm weight
+    and bias, and weight."""
+    outputs, inputs = low.shape
+    grad_out = grad_out.view(-1, outputs)
+    grad_x, shares, normed = norm_shares(
+        torch.mm(grad_out, low), x, norm_weight, norm_bias, eps, merge=True,
+        normed_dtype=low.dtype, valid_sizes=valid_sizes,
+    )  # fmt: skip
+    grad_weight = weight_gradient(grad_out, normed).view(outputs, 4, -1)
+    grad_weight = grad_weight.transpose(1, 2).reshape(outputs, inputs)
+    return [grad_x, *summed([shares], [inputs, inputs]), grad_weight]
+
+
+_merge_reduce = register("merge_reduce", _merge_forward)
+
+
+@_merge_reduce.register_fake
+def _(x, norm_weight, norm_bias, weight, low, valid_sizes, eps):
+    return x.new_empty(*normed_shape(x, True)[:3], low.shape[0], dtype=low.dtype)
+
+
+_merge_reduce_backward = register("merge_reduce_backward", _merge_backward)
+
+
+@_merge_reduce_backward.register_fake
+def _(grad_out, x, norm_weight, norm_bias, low, valid_sizes, eps):
+    wide = [p.new_empty(p.shape, dtype=torch.float32) for p in (norm_weight, norm_bias, low)]
+    return [torch.empty_like(x), *wide]
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate_by(gradients):
+    def differentiate(ctx, grad_out):
+        x, norm_weight, norm_bias, weight, low, valid_sizes = ctx.saved_tensors
+        grad_x, *grads = gradients(
+            grad_out.contiguous(), x, norm_weight, norm_bias, low, valid_sizes, ctx.eps
+        )
+        return grad_x, *like_parameters(grads, (norm_weight, norm_bias, weight)), *[None] * 3
+
+    return differentiate
+
+
+def _plain(x, norm_weight, norm_bias, weight, low, valid_sizes, eps) -> Tensor:
+    """:func:`_merge_forward` by plain operators, from ``weight`` and not from ``low``."""
+    normed = plain_norm(x, norm_weight, norm_bias, eps, True, low.dtype, valid_sizes)
+    by_neighbour = weight.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1)
+    return F.linear(normed, by_neighbour.to(low.dtype))
+
+
+def _differentiate_again(ctx, grad_out):
+    *learned, low, valid_sizes = ctx.saved_tensors
+    plain = partial(_plain, low=low, valid_sizes=valid_sizes, eps=ctx.eps)
+    return *plain_gradients(plain, learned, grad_out), *[None] * 3
+
+
+#: Patch merging; arguments and result as of :func:`_merge_forward`.
+merge_reduce = Differentiable(
+    _merge_reduce,
+    _merge_forward,
+    _save,
+    _differentiate_by(_merge_reduce_backward),
+    _differentiate_by(_merge_backward),
+    _differentiate_again,
+)
