@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops import LinearParameters, cut_patches, embed_patches, project, project_patches
-from ..ops.geometry import corner_pad
+from ..ops import LinearParameters, corner_pad, cut_patches, embed_patches, project, project_patches
 from .apply_norm import apply_norm
 from .plain_modules import norm_parameters, patch_parameters
 from .variable_length import join

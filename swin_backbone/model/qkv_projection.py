@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import Packing
-from ..ops.geometry import corner_pad
+from ..ops import Packing, corner_pad
 from ..ops.watched import is_counted
 from .plain_modules import is_bare, is_itself
 
