@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from ..ops import BACKENDS, AttentionInputs, WindowGrid, Windows, choose_backend, product_dtype
-from ..ops.half_blocks import why_not_fused
+from ..ops import BACKENDS, AttentionInputs, WindowGrid, Windows, dispatch, product_dtype
 
 #: A small map with Swin-T's first stage's channels and heads, in windows that are shifted.
 SIDE, CHANNELS, HEADS = 14, 96, 3
@@ -55,14 +54,14 @@ def describe_backends(device: torch.device) -> Iterator[tuple[str, str]]:
 
 def _describe(x: torch.Tensor) -> str:
     inputs = _attention_on(x)
-    name = choose_backend(inputs)
+    name = dispatch.attention(inputs)
     problem = _try_to_run(inputs, name)
-    reason = why_not_fused(x, "auto", Windows(HEADS, WINDOW, SHIFT, 1.0))
+    reason = dispatch.why_not_fused(x, "auto", Windows(HEADS, WINDOW, SHIFT, 1.0))
     parts = [
         f"attention by {name!r}" + (f", which FAILS ({problem})" if problem else ""),
         "fused blocks" if reason is None else f"no fused blocks ({reason})",
     ]
-    refusals = {other: backend.refuses(inputs) for other, backend in BACKENDS.items()}
+    refusals = {other: dispatch.why_not_attention(other, inputs) for other in BACKENDS}
     parts += [f"not {other!r} ({reason})" for other, reason in refusals.items() if reason]
     return "; ".join(parts)
 
@@ -78,7 +77,7 @@ def _attention_on(x: torch.Tensor) -> AttentionInputs:
 def _try_to_run(inputs: AttentionInputs, name: str) -> str | None:
     """What went wrong, as one line, or ``None``."""
     try:
-        BACKENDS[name].run(inputs)
+        BACKENDS[name](inputs)
         if inputs.qkv.is_cuda:
             torch.cuda.synchronize(inputs.qkv.device)
     except Exception as error:  # of whatever kind: it is what the report is for

@@ -9,13 +9,13 @@ from .mlp import Mlp
 from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging, PatchMergingV2
 from .position_embedding import embed_valid_areas, resize_position_embedding
+from .qkv_projection import AttentionCall
 from .stage import SwinStage
-from .valid_area import valid_pyramid, warn_of_missing_sizes
-from .variable_length import join
 from .window_attention import WindowAttention
 from .window_attention_v2 import WindowAttentionV2
 
 __all__ = [
+    "AttentionCall",
     "ContinuousPositionBias",
     "DropPath",
     "Mlp",
@@ -30,8 +30,5 @@ __all__ = [
     "apply_norm",
     "apply_norm_beside",
     "embed_valid_areas",
-    "join",
     "resize_position_embedding",
-    "valid_pyramid",
-    "warn_of_missing_sizes",
 ]

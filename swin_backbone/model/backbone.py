@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,15 @@ from ..checkpoints.loading import (
     load_pretrained,
     resolve_init_cfg,
 )
-from ..ops import Packing, clear_padding, low_precision_copies, pack_pyramid, product_dtype
+from ..ops import (
+    LowPrecisionCopies,
+    TokenLayout,
+    clear_padding,
+    map_layouts,
+    product_dtype,
+    variable_length_layouts,
+)
 from ..ops.argument_kinds import Optional, Pair, is_sequence, show
-from ..ops.geometry.packing import shrink
 from ..ops.geometry.valid_sizes import check_valid_sizes
 from . import arguments
 from .block import SwinBlock
@@ -25,10 +31,8 @@ from .block_v2 import SwinBlockV2
 from .feature_info import FeatureInfo, describe_features
 from .layer_factories import act_factory, norm_factory
 from .patch_embed import PatchEmbed
-from .position_embedding import embed_valid_areas, resize_position_embedding
+from .position_embedding import position_embedding_for
 from .stage_builder import StageOptions, build_stages
-from .valid_area import valid_pyramid, warn_of_missing_sizes
-from .variable_length import join
 from .window_attention import WindowAttention
 
 
@@ -273,17 +277,9 @@ class SwinBackbone(nn.Module):
         valid_sizes = self._valid_sizes(x, valid_sizes)
         if x.shape[0] == 0:
             return self._forward_no_images(x)
-        if self.packed:
-            return self._forward_packed_batch(x, valid_sizes)
-        levels = [None] * (self.num_run_stages + 1)
-        if valid_sizes is not None:
-            levels = valid_pyramid(valid_sizes, self.strides[: self.num_run_stages], x.device)
-        x = self.patch_embed(clear_padding(x, levels[0], channels_axis=1))
-        if self.use_abs_pos_embed:
-            x = x + self._position_embedding(tuple(x.shape[1:3]), levels[1])
-        x = self.drop_after_pos(x)
-        with self._weights_at_hand(x):
-            return self._forward_stages(x, levels[1:])
+        images, *layouts = self._layouts(x, valid_sizes, self.packed)
+        x = clear_padding(x, images.valid_sizes, channels_axis=1)
+        return self._forward_tokens(self.patch_embed(x, layouts[0]), layouts)
 
     def _forward_no_images(self, x: Tensor) -> list[Tensor]:
         """Maps of a batch (0, in_channels, H, W): what a blank image gives, cut away. So they have
@@ -293,16 +289,47 @@ class SwinBackbone(nn.Module):
         sizes = torch.tensor([x.shape[2:]]) if self.mask_padding or self.packed else None
         return [features[:0] for features in self.forward(blank, sizes)]
 
-    def _forward_stages(self, x: Tensor, valid_sizes: list[Tensor | None]) -> list[Tensor]:
-        maps = []
-        last = self.num_run_stages - 1
-        for index, valid in enumerate(valid_sizes):
-            norm = self._output_norm(index)
-            features, x = self.stages[index](x, valid, norm=norm, merge=index < last)
+    def _layouts(
+        self, x: Tensor, valid_sizes: Tensor | None, variable_length: bool
+    ) -> list[TokenLayout]:
+        """Where images lie in a batch (B, in_channels, H, W), and tokens in each stage that runs."""
+        strides = self.strides[: self.num_run_stages]
+        if not variable_length:
+            return map_layouts(valid_sizes, strides, x.device)
+        height, width = x.shape[2:]
+        # More than the batch has means all of it.
+        sizes = [(min(rows, height), min(cols, width)) for rows, cols in valid_sizes.tolist()]
+        images = map_layouts(valid_sizes, (), x.device)
+        return [*images, *self._variable_length(sizes, x.device, (height, width))]
+
+    def _variable_length(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        device: torch.device,
+        batch_size: tuple[int, int] | None,
+    ) -> list[TokenLayout]:
+        """Where the tokens of images of ``sizes`` lie in each stage that runs."""
+        strides = self.strides[: self.num_run_stages]
+        windows = self.window_sizes[: self.num_run_stages]
+        return variable_length_layouts(
+            sizes, strides, windows, device, batch_size, self.mask_padding
+        )
+
+    def _forward_tokens(self, x: Tensor, layouts: Sequence[TokenLayout]) -> list:
+        """Tokens of the first stage to the maps of :meth:`forward` or :meth:`forward_packed`."""
+        if self.use_abs_pos_embed:
+            x = x + position_embedding_for(
+                self.absolute_pos_embed, self.position_grid, x, layouts[0]
+            )
+        x = self.drop_after_pos(x)
+        copies, maps = self._low_precision_copies(x), []
+        for index, layout in enumerate(layouts):
+            norm, merge = self._output_norm(index), index + 1 < len(layouts)
+            features, x = self.stages[index](x, layout, norm, merge, copies)
             if index in self.out_indices:
-                if not self.output_norms:  # else the norm has cleared what is outside
-                    features = clear_padding(features, valid)
-                maps.append(features.permute(0, 3, 1, 2))
+                if norm is None:  # else it has cleared what is outside
+                    features = layout.clear(features)
+                maps.append(layout.to_maps(features))
         return maps
 
     def _output_norm(self, stage: int) -> nn.Module | None:
@@ -345,55 +372,8 @@ class SwinBackbone(nn.Module):
             self._check_images(image[None] if isinstance(image, Tensor) else image)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         batch_size = Optional(Pair())("batch_size", batch_size)
-        packings = self._pack(sizes, images[0].device, batch_size)
-        return self._forward_tokens(self.patch_embed(images), packings, batch_size)
-
-    def _forward_packed_batch(self, x: Tensor, valid_sizes: Tensor) -> list[Tensor]:
-        """What :meth:`forward_packed` gives for the images of a padded batch, in fewer steps."""
-        height, width = x.shape[2:]
-        # More than the batch has means all of it.
-        sizes = [(min(rows, height), min(cols, width)) for rows, cols in valid_sizes.tolist()]
-        packings = self._pack(sizes, x.device, (height, width))
-        (valid,) = valid_pyramid(valid_sizes, (), x.device)
-        x = clear_padding(x, valid, channels_axis=1)
-        tokens = self.patch_embed(x, packings[0].tables.batch)
-        return self._forward_tokens(tokens, packings, (height, width))
-
-    def _pack(
-        self,
-        sizes: Sequence[tuple[int, int]],
-        device: torch.device,
-        batch_size: tuple[int, int] | None,
-    ) -> list[Packing]:
-        strides = self.strides[: self.num_run_stages]
-        window_sizes = self.window_sizes[: self.num_run_stages]
-        return pack_pyramid(sizes, strides, window_sizes, device, batch_size, self.mask_padding)
-
-    def _forward_tokens(
-        self, x: Tensor, packings: list[Packing], batch_size: tuple[int, int] | None
-    ) -> list[Tensor] | list[list[Tensor]]:
-        if self.use_abs_pos_embed:
-            x = x + join(self._position_embedding(size, None)[0] for size in packings[0].sizes)
-        x = self.drop_after_pos(x)
-        with self._weights_at_hand(x):
-            return self._forward_packed_stages(x, packings, batch_size)
-
-    def _forward_packed_stages(
-        self, x: Tensor, packings: list[Packing], batch_size: tuple[int, int] | None
-    ) -> list[Tensor] | list[list[Tensor]]:
-        maps = []
-        last = len(packings) - 1
-        for index, packing in enumerate(packings):
-            if batch_size is not None:
-                batch_size = shrink(batch_size, self.strides[index])
-            norm = self._output_norm(index)
-            features, x = self.stages[index](x, None, packing, norm, merge=index < last)
-            if index in self.out_indices:
-                if batch_size is None:
-                    maps.append([part.permute(2, 0, 1) for part in packing.split(features)])
-                else:
-                    maps.append(packing.to_batch(features, batch_size).permute(0, 3, 1, 2))
-        return maps
+        layouts = self._variable_length(sizes, images[0].device, batch_size)
+        return self._forward_tokens(self.patch_embed(images), layouts)
 
     def _valid_sizes(self, x: Tensor, given: Tensor | None) -> Tensor | None:
         """Rows and columns of each image (B, 2), where they are; ``None`` for no mask."""
@@ -405,21 +385,16 @@ class SwinBackbone(nn.Module):
             return None
         sizes = getattr(x, "valid_sizes", None) if given is None else given
         if sizes is None:
-            warn_of_missing_sizes(len(x))
+            _warn_of_missing_sizes(len(x))
             return torch.tensor(x.shape[2:]).expand(len(x), 2)
         if self.packed and isinstance(sizes, Tensor):
             sizes = sizes.cpu()  # tables are made there
         return check_valid_sizes(sizes, x.shape[0])
 
-    def _position_embedding(self, size: tuple[int, int], valid_sizes: Tensor | None) -> Tensor:
-        if valid_sizes is None:
-            return resize_position_embedding(self.absolute_pos_embed, self.position_grid, size)
-        return embed_valid_areas(self.absolute_pos_embed, self.position_grid, size, valid_sizes)
-
-    def _weights_at_hand(self, x: Tensor) -> AbstractContextManager:
+    def _low_precision_copies(self, x: Tensor) -> LowPrecisionCopies | None:
         """Where the blocks' kernels run in low precision, one cast for all of their weights."""
         if not x.is_cuda or torch.compiler.is_compiling() or product_dtype(x) == x.dtype:
-            return nullcontext()
+            return None
         run = list(self.stages)[: self.num_run_stages]
         blocks = [block for stage in run for block in stage.blocks]
         weights = [
@@ -428,7 +403,7 @@ class SwinBackbone(nn.Module):
             if isinstance(block, SwinBlock)
             for weight in block.product_weights()
         ]
-        return low_precision_copies(weights, product_dtype(x))
+        return LowPrecisionCopies(weights, product_dtype(x))
 
     def _check_images(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -572,3 +547,16 @@ def _autocast_joins(x: Tensor, weights: torch.dtype) -> bool:
     """Whether autocast gives images and weights one dtype; it leaves float64 as it is."""
     enabled = torch.is_autocast_enabled(x.device.type)
     return enabled and torch.float64 not in (x.dtype, weights)
+
+
+def _warn_of_missing_sizes(images: int) -> None:
+    """Say that a batch came without sizes; not for one image, which has no padding as a rule.
+
+    Python shows a warning once for each place that gives it.
+    """
+    if images > 1 and not torch.compiler.is_compiling():
+        warnings.warn(
+            "no valid_sizes came with the batch, so all of it counts as image; "
+            "see SwinBackbone.forward for where they are looked for",
+            stacklevel=2,
+        )

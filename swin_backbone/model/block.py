@@ -7,13 +7,19 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..ops import LinearParameters, NormParameters, Packing, residual_attention, residual_mlp
+from ..ops import (
+    LinearParameters,
+    LowPrecisionCopies,
+    NormParameters,
+    TokenLayout,
+    residual_attention,
+    residual_mlp,
+)
 from .apply_norm import apply_norm
 from .checkpointed_block import CheckpointedBlock
-from .drop_path import DropPath, Factors
+from .drop_path import DropPath
 from .mlp import Mlp
 from .plain_modules import is_bare, linear_parameters, norm_parameters
-from .variable_length import map_size
 from .window_attention import WindowAttention
 
 
@@ -99,19 +105,16 @@ class SwinBlock(CheckpointedBlock):
         """What the attention of this block gets where the block gets ``x``."""
         return apply_norm(self.norm1, x)
 
-    def _forward(
-        self,
-        x: Tensor,
-        valid_sizes: Tensor | None,
-        packing: Packing | None,
-        factors: Factors | None,
-    ) -> Tensor:
+    def _forward(self, x: Tensor, layout: TokenLayout, copies: LowPrecisionCopies | None) -> Tensor:
         halves = self.halves()
         if halves is None:
-            return self._forward_by_modules(x, valid_sizes, packing, factors)
+            return self._forward_by_modules(x, layout)
         attn, drop_path = self._modules["attn"], self._modules["drop_path"]
-        first, second = factors or (drop_path.sample(x, packing), drop_path.sample(x, packing))
-        windows, table = attn.fit(map_size(x, packing))
+        first, second = layout.path_scales or (
+            drop_path.sample(x, layout),
+            drop_path.sample(x, layout),
+        )
+        windows, table = attn.fit(layout.map_size(x))
         x = residual_attention(
             x,
             halves.norm1,
@@ -121,19 +124,12 @@ class SwinBlock(CheckpointedBlock):
             windows,
             first,
             attn.backend,
-            valid_sizes,
-            packing,
+            layout,
+            copies,
         )
-        return residual_mlp(x, halves.norm2, halves.up, halves.down, second, attn.backend)
+        return residual_mlp(x, halves.norm2, halves.up, halves.down, second, attn.backend, copies)
 
-    def _forward_by_modules(
-        self,
-        x: Tensor,
-        valid_sizes: Tensor | None,
-        packing: Packing | None,
-        factors: Factors | None,
-    ) -> Tensor:
-        first, second = factors or (None, None)
-        attended = self.attn(self.attention_input(x), valid_sizes, packing)
-        x = x + self.drop_path(attended, packing, first)
-        return x + self.drop_path(self.mlp(apply_norm(self.norm2, x)), packing, second)
+    def _forward_by_modules(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        first, second = layout.path_scales or (None, None)
+        x = x + self.drop_path(self.attn(self.attention_input(x), layout), layout, first)
+        return x + self.drop_path(self.mlp(apply_norm(self.norm2, x)), layout, second)

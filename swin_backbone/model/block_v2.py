@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..ops import Packing
+from ..ops import LowPrecisionCopies, TokenLayout
 from .apply_norm import apply_norm
 from .checkpointed_block import CheckpointedBlock
-from .drop_path import DropPath, Factors
+from .drop_path import DropPath
 from .mlp import Mlp
 from .window_attention_v2 import WindowAttentionV2
 
@@ -54,15 +54,9 @@ class SwinBlockV2(CheckpointedBlock):
         """What the attention of this block gets where the block gets ``x``: the same."""
         return x
 
-    def _forward(
-        self,
-        x: Tensor,
-        valid_sizes: Tensor | None,
-        packing: Packing | None,
-        factors: Factors | None,
-    ) -> Tensor:
-        first, second = factors or (None, None)
-        attended = self.attn(x, valid_sizes, packing)
-        x = x + self.drop_path(apply_norm(self.norm1, attended), packing, first)
-        x = x + self.drop_path(apply_norm(self.norm2, self.mlp(x)), packing, second)
+    def _forward(self, x: Tensor, layout: TokenLayout, copies: LowPrecisionCopies | None) -> Tensor:
+        first, second = layout.path_scales or (None, None)
+        attended = self.attn(x, layout)
+        x = x + self.drop_path(apply_norm(self.norm1, attended), layout, first)
+        x = x + self.drop_path(apply_norm(self.norm2, self.mlp(x)), layout, second)
         return apply_norm(self.norm3, x)

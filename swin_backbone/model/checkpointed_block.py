@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..ops import Packing
-from .drop_path import Factors
+from ..ops import MAPS, LowPrecisionCopies, TokenLayout
 
 
 class CheckpointedBlock(nn.Module):
@@ -24,13 +23,15 @@ class CheckpointedBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        valid_sizes: Tensor | None = None,
-        packing: Packing | None = None,
-        factors: Factors | None = None,
+        layout: TokenLayout = MAPS,
+        copies: LowPrecisionCopies | None = None,
     ) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; what is
-        outside ``valid_sizes`` (B, 2) means nothing. ``factors`` are those of stochastic depth,
-        where they have been drawn already."""
+        """(B, H, W, C) to (B, H, W, C), or tokens (T, C) of variable length to the same.
+
+        What is outside the valid part of a map means nothing. ``layout`` says where the tokens lie,
+        and holds the scales of drop path where they have been drawn already; ``copies`` are those
+        of the weights in the dtype of products, where they have been made already.
+        """
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, valid_sizes, packing, factors, use_reentrant=False)
-        return self._forward(x, valid_sizes, packing, factors)
+            return checkpoint(self._forward, x, layout, copies, use_reentrant=False)
+        return self._forward(x, layout, copies)

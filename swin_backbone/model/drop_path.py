@@ -8,11 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..ops import Packing, scale_images
+from ..ops import MAPS, TokenLayout, scale_images
+from ..ops.geometry.token_layout import PathScales
 from ..ops.symbolic import has_values
-
-#: Factors of a block's two branches, as :meth:`DropPath.sample` draws each.
-Factors = tuple[Tensor, Tensor]
 
 
 class DropPath(nn.Module):
@@ -33,68 +31,62 @@ class DropPath(nn.Module):
         """Whether anything may be dropped: in training only."""
         return self.training and self.drop_prob > 0.0
 
-    def sample(self, x: Tensor, packing: Packing | None = None) -> Tensor | None:
-        """Factors, float32, 0 for images that are dropped: (B,) for ``x`` (B, ...), or (T,) for
-        the tokens (T, C) of packed images.
+    def sample(self, x: Tensor, layout: TokenLayout = MAPS) -> Tensor | None:
+        """Scales, float32, 0 for images that are dropped: (B,) for ``x`` (B, ...), or (T,) for
+        tokens (T, C) of variable length.
 
         ``None`` outside training, where nothing is dropped.
         """
         if not self.is_dropping():
             return None
         keep = 1.0 - self.drop_prob
-        kept = torch.empty(_images(x, packing), dtype=torch.float32, device=x.device)
+        kept = torch.empty(layout.num_images(x), dtype=torch.float32, device=x.device)
         kept = kept.bernoulli_(keep)
         kept = kept.div_(keep) if keep > 0.0 else kept
-        return kept if packing is None else packing.spread(kept)
+        return layout.spread(kept)
 
     def forward(
-        self, x: Tensor, packing: Packing | None = None, factors: Tensor | None = None
+        self, x: Tensor, layout: TokenLayout = MAPS, path_scale: Tensor | None = None
     ) -> Tensor:
-        """(B, ...), or the tokens (T, C) of packed images, to the same shape; whole images are
+        """(B, ...), or tokens (T, C) of variable length, to the same shape; whole images are
         dropped, in training only.
 
-        ``factors`` are those of :meth:`sample`, where they have been drawn already.
+        ``path_scale`` is that of :meth:`sample`, where it has been drawn already.
         """
-        return scale_images(x, self.sample(x, packing) if factors is None else factors)
+        return scale_images(x, self.sample(x, layout) if path_scale is None else path_scale)
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob:g}"
 
 
 def sample_together(
-    drop_paths: Sequence[DropPath | None], x: Tensor, packing: Packing | None = None
-) -> list[Factors | None]:
+    drop_paths: Sequence[DropPath | None], x: Tensor, layout: TokenLayout = MAPS
+) -> list[PathScales | None]:
     """What :meth:`DropPath.sample` draws for both branches of each of many blocks, in one step.
 
     A draw is a few kernels however many numbers it brings, and a launch takes longer than they.
 
     Args:
         drop_paths: of the blocks; ``None`` for one that draws by itself.
-        x: (B, ...), what the blocks get, or with ``packing`` (T, C).
-        packing: where the tokens of each image lie.
+        x: (B, ...), what the blocks get, or of variable length (T, C).
+        layout: where the tokens lie.
 
     Returns:
-        For each block the factors of its two branches, (B,) or (T,), independent of each other;
+        For each block the scales of its two branches, (B,) or (T,), independent of each other;
         ``None`` where nothing is dropped, or by itself.
     """
     dropping = [d is not None and d.is_dropping() for d in drop_paths]
     rates = [d.drop_prob for d, drops in zip(drop_paths, dropping, strict=True) if drops]
     if not rates:
         return [None] * len(drop_paths)
-    images = _images(x, packing)
+    images = layout.num_images(x)
     make = _remembered_probabilities if has_values(x) else _probabilities
     keep, divisors = make(tuple(rates), x.device)
     # Each branch begins at a multiple of 16 bytes, as kernels want it.
     kept = torch.bernoulli(keep.expand(-1, -(-images // 4) * 4)).div_(divisors)
-    branches = kept[:, :images].unbind()
-    if packing is not None:
-        branches = [packing.spread(branch) for branch in branches]
+    branches = [layout.spread(branch) for branch in kept[:, :images].unbind()]
     pairs = iter(zip(branches[::2], branches[1::2], strict=True))
     return [next(pairs) if drops else None for drops in dropping]
-
-
-def _images(x: Tensor, packing: Packing | None) -> int:
-    return x.shape[0] if packing is None else len(packing.sizes)
 
 
 def _probabilities(rates: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:

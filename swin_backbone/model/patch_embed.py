@@ -7,10 +7,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops import LinearParameters, corner_pad, cut_patches, embed_patches, project, project_patches
+from ..ops import (
+    MAPS,
+    LinearParameters,
+    TokenLayout,
+    corner_pad,
+    cut_patches,
+    embed_patches,
+    join,
+    project,
+    project_patches,
+)
 from .apply_norm import apply_norm
 from .plain_modules import norm_parameters, patch_parameters
-from .variable_length import join
 
 
 class PatchEmbed(nn.Module):
@@ -43,24 +52,25 @@ class PatchEmbed(nn.Module):
             return None  # such as one that is sharded
         return self.projection.weight.dtype
 
-    def forward(self, x: Tensor | Sequence[Tensor], places: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | Sequence[Tensor], layout: TokenLayout = MAPS) -> Tensor:
         """Images to tokens.
 
         Args:
-            x: (B, in_channels, H, W); or images (in_channels, H, W) of any sizes, to be packed.
-            places: (T,) int64, of a padded batch that is zero outside its images, and whose images
-                are to be packed: where each token's patch lies in (B, ceil(H / patch), ...).
+            x: (B, in_channels, H, W); or images (in_channels, H, W) of any sizes, whose tokens are
+                of variable length.
+            layout: where the tokens will lie. Those of variable length are taken out of a batch
+                where ``x`` is one, which has to be zero outside its images.
 
         Returns:
-            (B, ceil(H / patch), ceil(W / patch), embed_dims), or the packed images' tokens
-            (T, embed_dims).
+            (B, ceil(H / patch), ceil(W / patch), embed_dims), or tokens (T, embed_dims) of
+            variable length.
         """
         if not isinstance(x, Tensor):
             patches = (cut_patches(image[None], self.patch_size)[0] for image in x)
             return self._project(join(patches))
-        if places is not None:
+        if layout.packing is not None:
             patches = cut_patches(x, self.patch_size).flatten(0, 2)
-            return self._project(patches.index_select(0, places))
+            return self._project(patches.index_select(0, layout.packing.tables.batch))
         layer, norm = self._parameters_of_projection(), norm_parameters(self.norm)
         if layer is None:
             x = corner_pad(x, self.patch_size, self.patch_size, dims=(2, 3))

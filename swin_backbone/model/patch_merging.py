@@ -8,16 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import (
+    MAPS,
     Packing,
+    TokenLayout,
     by_neighbour,
-    clear_padding,
+    join,
     merge_neighbours,
     merge_norm_linear,
     merge_packed,
 )
 from .apply_norm import apply_norm
 from .plain_modules import linear_parameters, norm_parameters
-from .variable_length import join
 
 
 class PatchMerging(nn.Module):
@@ -48,17 +49,15 @@ class PatchMerging(nn.Module):
         self.norm = norm_layer(merged) if norm_layer is not None else nn.Identity()
         self.reduction = nn.Linear(merged, out_channels, bias=False)
 
-    def forward(
-        self, x: Tensor, packing: Packing | None = None, valid_sizes: Tensor | None = None
-    ) -> Tensor:
-        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
-        tokens (T, in_channels) of packed images to fewer; what is outside ``valid_sizes`` (B, 2)
+    def forward(self, x: Tensor, layout: TokenLayout = MAPS) -> Tensor:
+        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or
+        tokens (T, in_channels) of variable length to fewer; what is outside the valid part of a map
         counts as zero, as the border of an image by itself does."""
-        tiles = self.stride == (2, 2) if packing is None else _has_places(packing)
+        tiles = self.stride == (2, 2) if layout.packing is None else _has_places(layout.packing)
         norm, layer = norm_parameters(self.norm), linear_parameters(self.reduction)
         if tiles and norm is not None and layer is not None and layer.bias is None:
-            return merge_norm_linear(x, *norm, layer.weight, packing, valid_sizes)
-        return self.reduction(self.norm(_merge(x, self.stride, packing, valid_sizes)))
+            return merge_norm_linear(x, norm, layer.weight, layout)
+        return self.reduction(self.norm(_merge(x, self.stride, layout)))
 
 
 class PatchMergingV2(nn.Module):
@@ -79,17 +78,15 @@ class PatchMergingV2(nn.Module):
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
         self.norm = norm_layer(out_channels) if norm_layer is not None else nn.Identity()
 
-    def forward(
-        self, x: Tensor, packing: Packing | None = None, valid_sizes: Tensor | None = None
-    ) -> Tensor:
-        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or the
-        tokens (T, in_channels) of packed images to fewer; what is outside ``valid_sizes`` (B, 2)
+    def forward(self, x: Tensor, layout: TokenLayout = MAPS) -> Tensor:
+        """(B, H, W, in_channels) to (B, ceil(H / stride), ceil(W / stride), out_channels), or
+        tokens (T, in_channels) of variable length to fewer; what is outside the valid part of a map
         counts as zero, as the border of an image by itself does."""
-        layer = linear_parameters(self.reduction)
+        layer, packing = linear_parameters(self.reduction), layout.packing
         if layer is not None and packing is not None and _has_places(packing):
             merged = merge_packed(x, packing)
             return apply_norm(self.norm, F.linear(merged, by_neighbour(layer.weight), layer.bias))
-        return apply_norm(self.norm, self.reduction(_merge(x, self.stride, packing, valid_sizes)))
+        return apply_norm(self.norm, self.reduction(_merge(x, self.stride, layout)))
 
 
 def _has_places(packing: Packing) -> bool:
@@ -97,9 +94,7 @@ def _has_places(packing: Packing) -> bool:
     return packing.tables is not None and packing.tables.merged is not None
 
 
-def _merge(
-    x: Tensor, stride: tuple[int, int], packing: Packing | None, valid_sizes: Tensor | None
-) -> Tensor:
-    if packing is None:
-        return merge_neighbours(clear_padding(x, valid_sizes), stride)
-    return join(merge_neighbours(part[None], stride)[0] for part in packing.split(x))
+def _merge(x: Tensor, stride: tuple[int, int], layout: TokenLayout) -> Tensor:
+    if layout.packing is None:
+        return merge_neighbours(layout.clear(x), stride)
+    return join(merge_neighbours(part[None], stride)[0] for part in layout.packing.split(x))

@@ -6,10 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops import TokenLayout, join
 from ..ops.symbolic import contiguous, known_zero
 
 #: Slope of cubic convolution at distance one, PyTorch's.
 CUBIC = -0.75
+
+
+def position_embedding_for(
+    embedding: Tensor, grid: tuple[int, int], x: Tensor, layout: TokenLayout
+) -> Tensor:
+    """What to add to the first level's tokens.
+
+    Args:
+        embedding: (1, rows * columns, C), learned on a map of ``grid`` tokens.
+        grid: rows and columns of that map.
+        x: (B, H, W, C), or of variable length (T, C).
+        layout: where the tokens lie.
+
+    Returns:
+        (1 or B, H, W, C), or (T, C): for each image the embedding interpolated to its own size.
+    """
+    if layout.packing is not None:
+        sizes = layout.packing.sizes
+        return join(resize_position_embedding(embedding, grid, size)[0] for size in sizes)
+    size = tuple(x.shape[1:3])
+    if layout.valid_sizes is None:
+        return resize_position_embedding(embedding, grid, size)
+    return embed_valid_areas(embedding, grid, size, layout.valid_sizes)
 
 
 def resize_position_embedding(

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import Packing, corner_pad
+from ..ops import MAPS, TokenLayout, corner_pad
 from ..ops.watched import is_counted
 from .plain_modules import is_bare, is_itself
+
+
+class AttentionCall(NamedTuple):
+    """What an attention module hands to :func:`swin_backbone.ops.attend`.
+
+    Attributes:
+        qkv: (B, H, W, 3 * C), or of variable length (T, 3 * C).
+        bias_table: ((2 M_h - 1) (2 M_w - 1), heads), learned or computed.
+        layout: where the tokens lie.
+        options: the rest, by name.
+    """
+
+    qkv: Tensor
+    bias_table: Tensor
+    layout: TokenLayout
+    options: dict[str, Any]
 
 
 def project_queries(
@@ -16,8 +34,7 @@ def project_queries(
     x: Tensor,
     window_size: tuple[int, int],
     bias: Tensor | None = None,
-    valid_sizes: Tensor | None = None,
-    packing: Packing | None = None,
+    layout: TokenLayout = MAPS,
 ) -> tuple[Tensor, Tensor | None]:
     """Queries, keys and values of tokens.
 
@@ -27,11 +44,10 @@ def project_queries(
 
     Args:
         layer: C to 3 C: a linear layer, or whatever stands in its place.
-        x: (B, H, W, C), or with ``packing`` (T, C).
+        x: (B, H, W, C), or of variable length (T, C).
         window_size: rows and columns of a window, in tokens.
         bias: (3 C,) added to what ``layer`` gives; ``None`` for nothing.
-        valid_sizes: (B, 2); where it is given, no token sees those that fill up windows.
-        packing: where the tokens of each image lie.
+        layout: where the tokens lie, and whether any sees those that fill up windows.
 
     Returns:
         (B, H, W, 3 C) or (T, 3 C), of a batch with the tokens that fill up windows if ``layer`` got
@@ -42,11 +58,12 @@ def project_queries(
         return F.linear(x, layer.weight, bias), bias
     if is_counted() and is_itself(layer, nn.Linear):  # a counter's hooks change nothing
         return _add(layer(x), bias), _sum(layer.bias, bias)
-    if packing is not None and not packing.mask_padding:
+    if layout.hides_padding:
+        return _add(layer(x), bias), None
+    if layout.packing is not None:
         qkv = _add(layer(torch.cat([x, x.new_zeros(1, x.shape[1])])), bias)
         return qkv[:-1], qkv[-1]
-    if packing is None and valid_sizes is None:
-        x = corner_pad(x, window_size, window_size, dims=(1, 2))
+    x = corner_pad(x, window_size, window_size, dims=(1, 2))
     return _add(layer(x), bias), None
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from ..ops import Packing
+from ..ops import MAPS, LowPrecisionCopies, TokenLayout
+from ..ops.geometry.token_layout import PathScales
 from .apply_norm import apply_norm, apply_norm_beside
 from .block import SwinBlock
 from .block_v2 import SwinBlockV2
-from .drop_path import DropPath, Factors, sample_together
+from .drop_path import DropPath, sample_together
 from .plain_modules import is_bare
 
 
@@ -30,41 +31,41 @@ class SwinStage(nn.Module):
     def forward(
         self,
         x: Tensor,
-        valid_sizes: Tensor | None = None,
-        packing: Packing | None = None,
+        layout: TokenLayout = MAPS,
         norm: nn.Module | None = None,
         merge: bool = True,
+        copies: LowPrecisionCopies | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the stage.
 
         Args:
-            x: (B, H, W, C), or with ``packing`` (T, C), as are then the maps returned.
-            valid_sizes: (B, 2) rows and columns that belong to each image, or ``None`` for all.
-            packing: where the tokens of each image lie.
+            x: (B, H, W, C), or of variable length (T, C), as are then the maps returned.
+            layout: where the tokens lie.
             norm: of the stage's own map, not of what the next stage gets; ``None`` for no norm.
             merge: whether the next stage is wanted.
+            copies: of the blocks' weights, in the dtype of products.
 
         Returns:
-            The stage's own map (B, H, W, C), which only ``norm`` clears outside ``valid_sizes``,
+            The stage's own map (B, H, W, C), which only ``norm`` clears outside the valid part,
             and the next stage's input (the map before its norm where no next stage is).
         """
-        for block, factors in zip(self.blocks, self._sample(x, packing), strict=True):
-            x = block(x, valid_sizes, packing, factors)
+        for block, scales in zip(self.blocks, self._sample(x, layout), strict=True):
+            x = block(x, layout.with_path_scales(scales), copies)
         if self.downsample is None or not merge:
-            return x if norm is None else apply_norm(norm, x, valid_sizes), x
+            return x if norm is None else apply_norm(norm, x, layout.valid_sizes), x
         features = x
         if norm is not None:
-            features, x = apply_norm_beside(norm, x, valid_sizes)
-        return features, self.downsample(x, packing, valid_sizes)
+            features, x = apply_norm_beside(norm, x, layout.valid_sizes)
+        return features, self.downsample(x, layout)
 
-    def _sample(self, x: Tensor, packing: Packing | None) -> list[Factors | None]:
+    def _sample(self, x: Tensor, layout: TokenLayout) -> list[PathScales | None]:
         """Stochastic depth of all blocks; ``None`` for those that are left to draw their own."""
         if not self.training:
             return [None] * len(self.blocks)
         drawn = [block.drop_path if _is_drawn_for(block) else None for block in self.blocks]
-        return sample_together(drawn, x, packing)
+        return sample_together(drawn, x, layout)
 
 
 def _is_drawn_for(block: nn.Module) -> bool:
-    """Whether ``block`` gets factors as they are: what wraps one may cast what it is given."""
+    """Whether ``block`` takes scales that were drawn for it, and drops as they say."""
     return type(block) in (SwinBlock, SwinBlockV2) and is_bare(block.drop_path, DropPath)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import Packing, Windows, attend, crop_bias_table, fit_window
+from ..ops import MAPS, TokenLayout, Windows, attend, crop_bias_table, fit_window
 from .plain_modules import is_idle, is_plain
-from .qkv_projection import crop, project_queries
-from .variable_length import map_size
+from .qkv_projection import AttentionCall, crop, project_queries
 
 
 class WindowAttention(nn.Module):
@@ -57,31 +56,31 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def forward(
-        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
-        see those within ``valid_sizes`` (B, 2) only."""
-        windows, bias_table = self.fit(map_size(x, packing))
-        qkv, padding = project_queries(self.qkv, x, windows.window_size, None, valid_sizes, packing)
-        attended = attend(
-            qkv,
-            bias_table,
-            valid_sizes,
-            packing,
-            num_heads=windows.num_heads,
-            window_size=windows.window_size,
-            shift_size=windows.shift_size,
-            scale=windows.scale,
-            padding_qkv=padding,
-            dropout_p=windows.dropout_p,
-            backend=self.backend,
-        )
+    def forward(self, x: Tensor, layout: TokenLayout = MAPS) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or tokens (T, C) of variable length to the same; tokens see
+        those in the valid part of their map only."""
+        qkv, bias_table, layout, options = self.attention_call(x, layout)
+        attended = attend(qkv, bias_table, layout, **options)
         return self.proj_drop(self.proj(crop(attended, x)))
 
-    def fit(self, size: tuple[int, int]) -> tuple[Windows, Tensor]:
+    def attention_call(self, x: Tensor, layout: TokenLayout = MAPS) -> AttentionCall:
+        """What :func:`swin_backbone.ops.attend` gets where this module gets ``x``."""
+        windows, bias_table = self.fit(layout.map_size(x))
+        qkv, padding = project_queries(self.qkv, x, windows.window_size, None, layout)
+        options = {
+            "num_heads": windows.num_heads,
+            "window_size": windows.window_size,
+            "shift_size": windows.shift_size,
+            "scale": windows.scale,
+            "padding_qkv": padding,
+            "dropout_p": windows.dropout_p,
+            "backend": self.backend,
+        }
+        return AttentionCall(qkv, bias_table, layout, options)
+
+    def fit(self, size: tuple[int, int] | None) -> tuple[Windows, Tensor]:
         """Geometry of the attention and bias table for a map of ``size`` tokens, as ``small_maps``
-        says."""
+        says; ``None`` for maps of many sizes, whose windows depend on none."""
         window_size, shift_size = fit_window(
             size, self.window_size, self.shift_size, self.small_maps
         )

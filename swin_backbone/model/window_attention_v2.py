@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..ops import Packing, attend, fit_window
+from ..ops import MAPS, TokenLayout, attend, fit_window
 from .continuous_position_bias import ContinuousPositionBias
-from .qkv_projection import crop, project_queries
-from .variable_length import map_size
+from .qkv_projection import AttentionCall, crop, project_queries
 
 #: Attention logits are at most this factor times the cosine (Swin Transformer V2, section 3.2).
 MAX_LOGIT_SCALE = 100.0
@@ -82,31 +81,30 @@ class WindowAttentionV2(nn.Module):
             return None
         return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
 
-    def forward(
-        self, x: Tensor, valid_sizes: Tensor | None = None, packing: Packing | None = None
-    ) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C), or the tokens (T, C) of packed images to the same; tokens
-        see those within ``valid_sizes`` (B, 2) only."""
-        window_size, shift_size = fit_window(
-            map_size(x, packing), self.window_size, self.shift_size, self.small_maps
-        )
-        qkv, padding = project_queries(
-            self.qkv, x, window_size, self.qkv_bias(), valid_sizes, packing
-        )
-        attended = attend(
-            qkv,
-            self.cpb_mlp(window_size, self.pretrained_window_size),
-            valid_sizes,
-            packing,
-            num_heads=self.num_heads,
-            window_size=window_size,
-            shift_size=shift_size,
-            logit_scale=self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),
-            padding_qkv=padding,
-            dropout_p=self.attn_drop_rate if self.training else 0.0,
-            backend=self.backend,
-        )
+    def forward(self, x: Tensor, layout: TokenLayout = MAPS) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C), or tokens (T, C) of variable length to the same; tokens see
+        those in the valid part of their map only."""
+        qkv, bias_table, layout, options = self.attention_call(x, layout)
+        attended = attend(qkv, bias_table, layout, **options)
         return self.proj_drop(self.proj(crop(attended, x)))
+
+    def attention_call(self, x: Tensor, layout: TokenLayout = MAPS) -> AttentionCall:
+        """What :func:`swin_backbone.ops.attend` gets where this module gets ``x``."""
+        window_size, shift_size = fit_window(
+            layout.map_size(x), self.window_size, self.shift_size, self.small_maps
+        )
+        qkv, padding = project_queries(self.qkv, x, window_size, self.qkv_bias(), layout)
+        options = {
+            "num_heads": self.num_heads,
+            "window_size": window_size,
+            "shift_size": shift_size,
+            "logit_scale": self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),
+            "padding_qkv": padding,
+            "dropout_p": self.attn_drop_rate if self.training else 0.0,
+            "backend": self.backend,
+        }
+        bias_table = self.cpb_mlp(window_size, self.pretrained_window_size)
+        return AttentionCall(qkv, bias_table, layout, options)
 
     def extra_repr(self) -> str:
         return (

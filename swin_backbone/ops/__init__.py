@@ -1,9 +1,10 @@
 """Functions on tensors: operations, their geometry and their backends."""
 
-from .attention import check_backend_name, choose_backend, shifted_window_attention
-from .backends import BACKENDS, AttentionInputs, Backend
+from .attention import BACKENDS, shifted_window_attention
+from .dispatch import check_backend_name
 from .geometry.corner_pad import corner_pad
-from .geometry.packing import Packing, pack_pyramid
+from .geometry.packing import Packing, join, pack_pyramid
+from .geometry.token_layout import MAPS, TokenLayout, map_layouts, variable_length_layouts
 from .geometry.windows import (
     SMALL_MAP_RULES,
     WindowGrid,
@@ -14,7 +15,7 @@ from .geometry.windows import (
 )
 from .half_blocks import Windows, residual_attention, residual_mlp
 from .linear import scale_images
-from .low_precision import low_precision_copies
+from .low_precision import LowPrecisionCopies
 from .norm import (
     by_neighbour,
     layer_norm,
@@ -25,6 +26,7 @@ from .norm import (
 )
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .patches import cut_patches, embed_patches, project, project_patches
+from .reference.window_steps import AttentionInputs
 from .resize import resize_bilinear
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
 from .resized_bands import View, Window, merged_argmax, view_scores
@@ -38,15 +40,17 @@ from .variable_length_attention import attend, shifted_window_attention_packed
 
 __all__ = [
     "BACKENDS",
+    "MAPS",
     "SMALL_MAP_RULES",
     "AttentionInputs",
-    "Backend",
     "ClassMap",
     "Geometry",
     "LinearParameters",
+    "LowPrecisionCopies",
     "NormParameters",
     "Packing",
     "ResizedLoss",
+    "TokenLayout",
     "View",
     "Window",
     "WindowGrid",
@@ -54,7 +58,6 @@ __all__ = [
     "attend",
     "by_neighbour",
     "check_backend_name",
-    "choose_backend",
     "clear_padding",
     "corner_pad",
     "count_correct",
@@ -62,9 +65,10 @@ __all__ = [
     "cut_patches",
     "embed_patches",
     "fit_window",
+    "join",
     "layer_norm",
     "log_spaced_offsets",
-    "low_precision_copies",
+    "map_layouts",
     "merge_neighbours",
     "merge_norm_linear",
     "merge_packed",
@@ -84,5 +88,6 @@ __all__ = [
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",
+    "variable_length_layouts",
     "view_scores",
 ]

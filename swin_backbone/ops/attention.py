@@ -1,27 +1,26 @@
-"""Shifted-window attention: the operation, its checks and the choice of a backend."""
+"""Shifted-window attention: the operation, and its checks."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from .argument_kinds import FINITE, RATE, Integer, OneOf, check_tensor, two_integers
-from .backends import BACKENDS, AttentionInputs
+from . import dispatch, triton_backend
+from .argument_kinds import FINITE, RATE, Integer, check_tensor, two_integers
+from .cpu import attention_backend
 from .geometry.valid_sizes import check_valid_sizes
 from .geometry.windows import WindowGrid
-from .symbolic import has_symbols, is_exporting
-from .watched import is_counted, is_transformed
+from .reference import attention_reference, attention_sdpa
+from .reference.window_steps import AttentionInputs
 
-logger = logging.getLogger(__name__)
-
-#: Order in which ``backend='auto'`` tries the backends, by type of device.
-PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
-PREFERENCE_ELSEWHERE = ("cpu", "sdpa", "reference")
-#: The same where only plain operators will do. A trace is to serve every size, and PyTorch chooses
-#: a kernel of ``sdpa`` by size; not every one of these has every derivative.
-PREFERENCE_PLAIN = ("reference",)
+#: What computes attention, by the name that users write in ``backend=``; all with one meaning.
+BACKENDS: dict[str, Callable[[AttentionInputs], Tensor]] = {
+    "reference": attention_reference.run,
+    "sdpa": attention_sdpa.run,
+    "cpu": attention_backend.run,
+    "triton": triton_backend.run,
+}
 
 _HEADS = Integer(1)
 
@@ -97,53 +96,7 @@ def shifted_window_attention(
         logit_scale=logit_scale,
         valid_sizes=valid_sizes,
     )
-    return BACKENDS[choose_backend(inputs, backend)].run(inputs)
-
-
-def choose_backend(inputs: AttentionInputs, backend: str = "auto") -> str:
-    """Name of the backend that will run ``inputs``; the reason goes to the debug log.
-
-    Whichever was asked for, ``'reference'`` runs where operations are counted, so that the count is
-    the same.
-
-    Raises:
-        ValueError: if the backend is unknown, or was asked for by name and cannot run them.
-    """
-    check_backend_name(backend)
-    if not torch.compiler.is_compiling() and is_counted():
-        return "reference"
-    if backend != "auto":
-        reason = BACKENDS[backend].refuses(inputs)
-        if reason is not None:
-            raise ValueError(f"backend={backend!r} cannot run these tensors: {reason}")
-        return backend
-    refused = []
-    for name in _preference(inputs.qkv):
-        reason = BACKENDS[name].refuses(inputs)
-        if reason is None:
-            _log_choice(name, refused)
-            return name
-        refused.append(f"{name}: {reason}")
-    raise ValueError(f"no attention backend can run these tensors: {'; '.join(refused)}")
-
-
-def _preference(qkv: Tensor) -> tuple[str, ...]:
-    if is_exporting() or (has_symbols(qkv) and not qkv.is_cuda):
-        return PREFERENCE_PLAIN
-    if not torch.compiler.is_compiling() and is_transformed():
-        return PREFERENCE_PLAIN
-    return PREFERENCE.get(qkv.device.type, PREFERENCE_ELSEWHERE)
-
-
-def check_backend_name(backend: str) -> None:
-    """Raise unless ``backend`` is ``'auto'`` or a known backend."""
-    OneOf(("auto", *BACKENDS))("backend", backend)
-
-
-def _log_choice(name: str, refused: list[str]) -> None:
-    # Logging is a side effect that torch.compile cannot trace.
-    if not torch.compiler.is_compiling():
-        logger.debug("attention backend %r; refused: %s", name, "; ".join(refused) or "none")
+    return BACKENDS[dispatch.attention(inputs, backend)](inputs)
 
 
 def check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p):

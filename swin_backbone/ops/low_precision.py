@@ -6,59 +6,52 @@ model knows all of its weights beforehand.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-_current = threading.local()
 
-
-@contextmanager
-def low_precision_copies(weights: Sequence[Tensor], dtype: torch.dtype) -> Iterator[None]:
-    """Within, :func:`in_low_precision` finds copies of ``weights`` that were made at once.
+class LowPrecisionCopies:
+    """Copies of a model's weights, made at once, for the layers that are given them.
 
     Args:
         weights: on any devices, of any dtypes.
         dtype: of the copies. There are none of weights that have it, nor of parameters that are
             more than tensors, such as the shards of a distributed one.
     """
-    copies: dict[int, Tensor] = {}
-    alike: dict[tuple, list[Tensor]] = {}
-    for weight in weights:
-        if type(weight) is nn.Parameter and weight.dtype != dtype:
+
+    def __init__(self, weights: Iterable[Tensor], dtype: torch.dtype):
+        self.dtype = dtype
+        self._copies: dict[int, Tensor] = {}
+        #: They are compared by identity, which holds as long as they live.
+        self._weights = [w for w in weights if type(w) is nn.Parameter and w.dtype != dtype]
+        alike: dict[tuple, list[Tensor]] = {}
+        for weight in self._weights:
             alike.setdefault((weight.device, weight.dtype), []).append(weight)
-    for group in alike.values():
-        with torch.no_grad():
-            flat = group[0].new_empty(sum(w.numel() for w in group), dtype=dtype)
-            views = torch._utils._unflatten_dense_tensors(flat, group)
-            torch._foreach_copy_(views, group)
-        copies.update({id(weight): view for weight, view in zip(group, views, strict=True)})
-    previous = getattr(_current, "copies", {})
-    _current.copies = copies
-    try:
-        yield
-    finally:
-        _current.copies = previous
+        for group in alike.values():
+            with torch.no_grad():
+                flat = group[0].new_empty(sum(w.numel() for w in group), dtype=dtype)
+                views = torch._utils._unflatten_dense_tensors(flat, group)
+                torch._foreach_copy_(views, group)
+            self._copies |= {id(w): view for w, view in zip(group, views, strict=True)}
+
+    def find(self, weight: Tensor | None) -> Tensor | None:
+        """The copy of ``weight``, or ``None`` if there is none of it as it is now: a sharded or
+        moved parameter may have had another shape or device."""
+        copy = self._copies.get(id(weight))
+        same = copy is not None and copy.shape == weight.shape and copy.device == weight.device
+        return copy if same else None
 
 
-def in_low_precision(weights: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    """``weights`` in ``dtype``, without their history."""
-    if torch.compiler.is_compiling():
+def in_low_precision(
+    weights: Sequence[Tensor | None], dtype: torch.dtype, copies: LowPrecisionCopies | None = None
+) -> list[Tensor | None]:
+    """``weights`` in ``dtype``, without their history: those of ``copies``, or cast here."""
+    if copies is None or copies.dtype != dtype:
         return [_cast(weight, dtype) for weight in weights]
-    copies = getattr(_current, "copies", {})
-    return [_find(copies, weight, dtype) for weight in weights]
-
-
-def _find(copies: dict[int, Tensor], weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    copy = copies.get(id(weight))
-    # A sharded or moved parameter may have had another shape or device when the copies were made.
-    same = copy is not None and copy.shape == weight.shape and copy.device == weight.device
-    if same and copy.dtype == dtype:
-        return copy
-    return _cast(weight, dtype)
+    found = [copies.find(weight) for weight in weights]
+    return [_cast(w, dtype) if f is None else f for w, f in zip(weights, found, strict=True)]
 
 
 def _cast(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -6,19 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import triton
+from . import dispatch, triton
 from .cpu import onednn_linear as cpu_products
-from .cpu.eager import why_not_eager
 from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing
+from .geometry.token_layout import MAPS, TokenLayout
 from .geometry.windows import as_kernels_read, clear_padding
 from .linear import norm_linear
 from .parameters import LinearParameters, NormParameters, product_dtype
-from .symbolic import is_exporting
-from .triton_backend import DTYPES, why_not_device
-
-#: Channels of a row up to which a program can hold it.
-MAX_CHANNELS = 8192
 
 
 def layer_norm(
@@ -37,7 +32,7 @@ def layer_norm(
     Returns:
         (..., C): float32 under autocast, as torch's own, else in the dtype of ``x``.
     """
-    if not runs_on_kernels(x, x.shape[-1]):
+    if dispatch.layer_norm(x, x.shape[-1]) != "triton":
         return clear_padding(F.layer_norm(x, weight.shape, weight, bias, eps), valid_sizes)
     return triton.norm_op.layer_norm(
         x.contiguous(), weight, bias, eps, False, norm_dtype(x), as_kernels_read(valid_sizes)
@@ -54,7 +49,7 @@ def norm_beside(
     """
     if not (torch.is_grad_enabled() and x.requires_grad and x.is_contiguous()):
         return layer_norm(x, weight, bias, eps, valid_sizes), x
-    if torch.compiler.is_compiling() or not runs_on_kernels(x, x.shape[-1]):
+    if torch.compiler.is_compiling() or dispatch.layer_norm(x, x.shape[-1]) != "triton":
         return layer_norm(x, weight, bias, eps, valid_sizes), x
     return triton.norm_op.norm_beside(
         x, weight, bias, eps, norm_dtype(x), as_kernels_read(valid_sizes)
@@ -114,53 +109,45 @@ def by_neighbour(parameter: Tensor) -> Tensor:
 
 
 def merge_norm_linear(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    weight: Tensor,
-    packing: Packing | None = None,
-    valid_sizes: Tensor | None = None,
+    x: Tensor, norm: NormParameters, weight: Tensor, layout: TokenLayout = MAPS
 ) -> Tensor:
     """Join neighbourhoods, normalise and project them: patch merging in one function.
 
     Args:
-        x: (B, H, W, C), or with ``packing`` (T, C).
-        norm_weight: (4 C,), in the order of :func:`merge_neighbours`, as all that follow.
-        norm_bias: (4 C,).
-        eps: added to the variance.
-        weight: (N, 4 C).
-        packing: where the tokens of each image lie, with the tables of a pyramid.
-        valid_sizes: of a batch of maps: (B, 2) rows and columns of each image; what is outside
-            counts as zero. ``None`` for all.
+        x: (B, H, W, C), or of variable length (T, C).
+        norm: over 4 C channels, in the order of :func:`merge_neighbours`.
+        weight: (N, 4 C), in the same order.
+        layout: where the tokens lie, of variable length with the tables of a pyramid; what is
+            outside the valid part of a map counts as zero.
 
     Returns:
         (B, ceil(H / 2), ceil(W / 2), N), or (T of the next level, N).
     """
-    if packing is not None:
-        x = merge_packed(x, packing)
-        norm_weight, norm_bias = by_neighbour(norm_weight), by_neighbour(norm_bias)
-    if not runs_on_kernels(x, weight.shape[1]):
-        project = cpu_products.norm_linear if why_not_eager(x) is None else norm_linear
-        norm = NormParameters(norm_weight, norm_bias, eps)
-        if packing is None:
-            x = merge_neighbours(clear_padding(x, valid_sizes))
-        else:
-            weight = by_neighbour(weight)
-        return project(x, norm, LinearParameters(weight, None))
-    if packing is not None:
+    if layout.packing is not None:
+        return _merge_variable_length(x, norm, weight, layout.packing)
+    way = dispatch.patch_merging(x, weight.shape[1])
+    if way == "triton":
+        low = triton.patch_merging_op.copy_by_neighbour(weight, product_dtype(x))
+        return triton.patch_merging_op.merge_reduce(
+            x.contiguous(), norm.weight, norm.bias, weight, low,
+            as_kernels_read(layout.valid_sizes), norm.eps,
+        )  # fmt: skip
+    return _project(way)(merge_neighbours(layout.clear(x)), norm, LinearParameters(weight, None))
+
+
+def _merge_variable_length(
+    x: Tensor, norm: NormParameters, weight: Tensor, packing: Packing
+) -> Tensor:
+    x = merge_packed(x, packing)
+    norm = NormParameters(by_neighbour(norm.weight), by_neighbour(norm.bias), norm.eps)
+    way = dispatch.patch_merging(x, weight.shape[1])
+    if way == "triton":
         normed = triton.norm_op.layer_norm(
-            x, norm_weight, norm_bias, eps, False, product_dtype(x), None
+            x, norm.weight, norm.bias, norm.eps, False, product_dtype(x), None
         )
         return F.linear(normed, by_neighbour(weight))
-    low = triton.patch_merging_op.copy_by_neighbour(weight, product_dtype(x))
-    return triton.patch_merging_op.merge_reduce(
-        x.contiguous(), norm_weight, norm_bias, weight, low, as_kernels_read(valid_sizes), eps
-    )  # fmt: skip
+    return _project(way)(x, norm, LinearParameters(by_neighbour(weight), None))
 
 
-def runs_on_kernels(x: Tensor, channels: int) -> bool:
-    """Whether the kernels of norms run on ``x``, for rows of so many channels."""
-    if not x.is_cuda or is_exporting():
-        return False
-    return x.dtype in DTYPES and channels <= MAX_CHANNELS and not why_not_device(x)
+def _project(way: str):
+    return cpu_products.norm_linear if way == "cpu" else norm_linear

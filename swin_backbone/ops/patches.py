@@ -6,14 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import triton
+from . import dispatch, triton
 from .geometry.corner_pad import corner_pad
-from .norm import layer_norm, norm_dtype, runs_on_kernels
+from .norm import layer_norm, norm_dtype
 from .parameters import NormParameters, product_dtype
-
-#: Bytes of a projection's weights, with sides rounded up to powers of two, that the kernels hold on
-#: a card like the H100, and on one with less shared memory.
-MAX_BYTES, MAX_BYTES_IN_LITTLE_ROOM = 256 * 64 * 2, 128 * 64 * 2
 
 
 def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParameters) -> Tensor:
@@ -28,7 +24,7 @@ def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParamet
     Returns:
         (B, ceil(H / rows), ceil(W / columns), C), in the dtype of :func:`layer_norm`.
     """
-    if why_not_kernels(image, weight) is not None:
+    if dispatch.patch_embedding(image, weight) != "triton":
         return layer_norm(project_patches(image, weight, bias), *norm)
     low = weight.detach().to(product_dtype(image)).flatten(1)
     return triton.patch_embed_op.patch_embed(
@@ -59,22 +55,3 @@ def cut_patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
 def project(patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A convolution whose kernel is its stride is a linear layer on patches."""
     return F.linear(patches, weight.flatten(1), bias)
-
-
-def why_not_kernels(image: Tensor, weight: Tensor) -> str | None:
-    """Why :func:`embed_patches` is not one kernel, or ``None`` if it is."""
-    channels = weight.shape[0]
-    if not runs_on_kernels(image, channels):
-        return "norms are not computed by kernels either"
-    dtype = product_dtype(image)
-    # Beside the weights stands the bias, hence one pixel more.
-    sides = 2 ** (channels - 1).bit_length(), 2 ** weight[0].numel().bit_length()
-    size = sides[0] * sides[1] * dtype.itemsize
-    most = MAX_BYTES if triton.tuning.has_room() else MAX_BYTES_IN_LITTLE_ROOM
-    if size > most:
-        return f"weights have at most {most} bytes on this card, got {size}"
-    if weight.dtype != dtype and not torch.is_autocast_enabled(image.device.type):
-        return f"image and weights have one dtype without autocast, got {dtype}, {weight.dtype}"
-    if image.is_cuda and dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
-        return "float32 without tf32 has no matrix units: torch's own products are as fast"
-    return None

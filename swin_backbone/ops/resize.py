@@ -6,12 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import triton
+from . import dispatch, triton
 from .geometry.resampling import axis, mixing
-from .triton_backend import DTYPES, MAX_ELEMENTS, why_not_device
 
-#: Images of a batch that kernels take: the most programs along an axis of their grid.
-MAX_IMAGES = 65535
 IMPLEMENTATIONS = ("auto", "reference", "tiled", "triton")
 
 
@@ -36,10 +33,10 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool = Fals
     """
     check(x, size)
     height, width = map(int, size)
-    if not x.is_cuda or len(x) == 0:  # where PyTorch's own gathers, too
+    way = dispatch.resize(x, height * width)
+    if way == "torch":
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
-    is_small = x.shape[:2].numel() <= 4 * MAX_IMAGES and height * width <= MAX_ELEMENTS
-    if is_small and why_not_kernels(x) is None:
+    if way == "triton":
         return triton.resize_op.resize(triton.resize_op.as_read(x), height, width, align_corners)
     return by_products(x, height, width, align_corners)
 
@@ -54,19 +51,6 @@ def by_products(x: Tensor, height: int, width: int, align_corners: bool) -> Tens
         for samples, positions in zip(x.shape[2:], (height, width), strict=True)
     )
     return (rows @ x.to(dtype) @ columns.T).to(x.dtype)
-
-
-def why_not_kernels(x: Tensor) -> str | None:
-    """Why kernels cannot read (B, C, h, w), or ``None`` if they can."""
-    reason = why_not_device(x)
-    if reason is not None:
-        return reason
-    if x.dtype not in DTYPES:
-        return f"computes in {', '.join(map(str, DTYPES))}, got {x.dtype}"
-    if x.shape[1:].numel() > MAX_ELEMENTS or len(x) > MAX_IMAGES:
-        shape = tuple(x.shape)
-        return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
-    return None if len(x) else "there are no images"
 
 
 def check(x: Tensor, size: tuple[int, int]) -> None:
@@ -88,9 +72,9 @@ def chosen_impl(impl: str, logits: Tensor) -> str:
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
     if impl == "auto":
-        return "triton" if logits.is_cuda and why_not_kernels(logits) is None else "tiled"
+        return dispatch.resized_scores(logits)
     if impl == "triton":
-        reason = why_not_kernels(logits)
+        reason = dispatch.why_not_maps(logits)
         if reason is not None:
             raise ValueError(f"impl 'triton' cannot run: {reason}")
     return impl

@@ -2,115 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from . import dispatch
 from .argument_kinds import Flag, check_tensor
-from .attention import (
-    check_backend_name,
-    check_inputs,
-    check_options,
-    resolve_scale,
-    shifted_window_attention,
-)
+from .attention import check_inputs, check_options, resolve_scale, shifted_window_attention
 from .geometry.packing import Packing
+from .geometry.token_layout import TokenLayout
 from .geometry.valid_sizes import check_valid_sizes
-from .symbolic import is_exporting
-from .triton_backend import run_kernels, why_not_tensors
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PackedInputs:
-    """Arguments of one call of :func:`shifted_window_attention_packed`."""
-
-    qkv: Tensor
-    packing: Packing
-    bias_table: Tensor
-    num_heads: int
-    window_size: tuple[int, int]
-    shift_size: tuple[int, int]
-    scale: float | None
-    logit_scale: Tensor | None
-    padding_qkv: Tensor | None
-    dropout_p: float
-    backend: str
-
-
-class PackedBackend(NamedTuple):
-    """One implementation of the packed operation.
-
-    Attributes:
-        name: what users write in ``backend=``.
-        why_not: why these inputs cannot run here, or ``None`` if they can.
-        run: (T, C) from the inputs.
-    """
-
-    name: str
-    why_not: Callable[[PackedInputs], str | None]
-    run: Callable[[PackedInputs], Tensor]
-
-
-def _run_one_by_one(inputs: PackedInputs) -> Tensor:
-    """The definition: each image by itself, through the operation on maps."""
-    attended = []
-    for part in inputs.packing.split(inputs.qkv):
-        valid = None
-        if inputs.packing.mask_padding:
-            valid = torch.tensor([part.shape[:2]], device=part.device)
-        own = shifted_window_attention(
-            part[None],
-            inputs.bias_table,
-            num_heads=inputs.num_heads,
-            window_size=inputs.window_size,
-            shift_size=inputs.shift_size,
-            scale=inputs.scale,
-            logit_scale=inputs.logit_scale,
-            valid_sizes=valid,
-            padding_qkv=inputs.padding_qkv,
-            dropout_p=inputs.dropout_p,
-            backend=inputs.backend,
-        )
-        attended.append(own.flatten(0, 2))
-    return torch.cat(attended)
-
-
-def _why_not_triton(inputs: PackedInputs) -> str | None:
-    if not inputs.qkv.is_cuda and inputs.backend == "auto":
-        return "no CUDA device"
-    if is_exporting():
-        return "an exported model runs where there may be no Triton"
-    return why_not_tensors(inputs.qkv, inputs.num_heads, inputs.window_size)
-
-
-def _run_triton(inputs: PackedInputs) -> Tensor:
-    """All windows of all images in one launch; a table says where each lies."""
-    qkv, packing = inputs.qkv, inputs.packing
-    windows = packing.windows(inputs.window_size, qkv.device)
-    return run_kernels(
-        qkv,
-        inputs.bias_table,
-        None if packing.mask_padding else inputs.padding_qkv,
-        inputs.logit_scale,
-        windows if packing.mask_padding else None,
-        windows,
-        [*inputs.window_size, *inputs.shift_size],
-        resolve_scale(qkv, inputs.num_heads, inputs.scale, inputs.logit_scale),
-        inputs.dropout_p,
-    )
-
-
-TRITON = PackedBackend(name="triton", why_not=_why_not_triton, run=_run_triton)
-ONE_BY_ONE = PackedBackend(name="one by one", why_not=lambda inputs: None, run=_run_one_by_one)
-
-#: In order of preference; the last takes everything.
-PACKED_BACKENDS: list[PackedBackend] = [TRITON, ONE_BY_ONE]
+from .triton_backend import run_kernels
 
 
 def shifted_window_attention_packed(
@@ -157,7 +60,7 @@ def shifted_window_attention_packed(
             raises it.
         TypeError: as there.
     """
-    check_backend_name(backend)
+    dispatch.check_backend_name(backend)
     packing = sizes
     if not isinstance(sizes, Packing):
         own = check_valid_sizes(sizes, name="sizes").tolist()
@@ -166,52 +69,74 @@ def shifted_window_attention_packed(
     _check_tokens(qkv, packing)
     check_inputs(qkv, bias_table, num_heads, window_size, shift_size, padding_qkv, dropout_p)
     check_options(qkv, num_heads, scale, logit_scale)
-    inputs = PackedInputs(
-        qkv,
-        packing,
-        bias_table,
-        num_heads,
-        tuple(window_size),
-        tuple(shift_size),
-        scale,
-        logit_scale,
-        padding_qkv,
-        dropout_p,
-        backend,
-    )
-    for candidate in PACKED_BACKENDS:
-        reason = _why_not(candidate, inputs)
-        if not torch.compiler.is_compiling():
-            logger.debug("packed attention by %r: %s", candidate.name, reason or "chosen")
-        if reason is None:
-            return candidate.run(inputs)
-    raise AssertionError("the last packed backend takes everything")
+    options = {
+        "num_heads": num_heads,
+        "window_size": tuple(window_size),
+        "shift_size": tuple(shift_size),
+        "scale": scale,
+        "logit_scale": logit_scale,
+        "padding_qkv": padding_qkv,
+        "dropout_p": dropout_p,
+    }
+    way = dispatch.variable_length_attention(qkv, num_heads, tuple(window_size), backend)
+    if way == "triton":
+        return _in_one_launch(qkv, packing, bias_table, **options)
+    return _one_by_one(qkv, packing, bias_table, backend=backend, **options)
 
 
-def attend(
-    qkv: Tensor, bias_table: Tensor, valid_sizes: Tensor | None, packing: Packing | None, **options
-) -> Tensor:
-    """The attention operation on a batch of maps, or on packed images.
+def attend(qkv: Tensor, bias_table: Tensor, layout: TokenLayout, **options) -> Tensor:
+    """The attention operation on tokens, wherever they lie.
 
     Args:
-        qkv: (B, H, W, 3 * C), or with ``packing`` (T, 3 * C).
+        qkv: (B, H, W, 3 * C), or of variable length (T, 3 * C).
         bias_table: relative position bias.
-        valid_sizes: (B, 2) rows and columns of each image that are seen; ``None`` for all.
-        packing: where the tokens of each image lie.
+        layout: where the tokens lie.
         **options: what both operations take.
 
     Returns:
         (B, H, W, C) or (T, C).
     """
-    if packing is None:
-        return shifted_window_attention(qkv, bias_table, valid_sizes=valid_sizes, **options)
-    return shifted_window_attention_packed(qkv, packing, bias_table, **options)
+    if layout.packing is None:
+        return shifted_window_attention(qkv, bias_table, valid_sizes=layout.valid_sizes, **options)
+    return shifted_window_attention_packed(qkv, layout.packing, bias_table, **options)
 
 
-def _why_not(candidate: PackedBackend, inputs: PackedInputs) -> str | None:
-    if candidate is not ONE_BY_ONE and inputs.backend not in ("auto", candidate.name):
-        return f"backend={inputs.backend!r} was asked for"
-    return candidate.why_not(inputs)
+def _one_by_one(qkv: Tensor, packing: Packing, bias_table: Tensor, **options) -> Tensor:
+    """The definition: each image by itself, through the operation on maps."""
+    attended = []
+    for part in packing.split(qkv):
+        valid = torch.tensor([part.shape[:2]], device=part.device) if packing.mask_padding else None
+        own = shifted_window_attention(part[None], bias_table, valid_sizes=valid, **options)
+        attended.append(own.flatten(0, 2))
+    return torch.cat(attended)
+
+
+def _in_one_launch(
+    qkv: Tensor,
+    packing: Packing,
+    bias_table: Tensor,
+    *,
+    num_heads: int,
+    window_size: tuple[int, int],
+    shift_size: tuple[int, int],
+    scale: float | None,
+    logit_scale: Tensor | None,
+    padding_qkv: Tensor | None,
+    dropout_p: float,
+) -> Tensor:
+    """All windows of all images in one launch; a table says where each lies."""
+    windows = packing.windows(window_size, qkv.device)
+    return run_kernels(
+        qkv,
+        bias_table,
+        None if packing.mask_padding else padding_qkv,
+        logit_scale,
+        windows if packing.mask_padding else None,
+        windows,
+        [*window_size, *shift_size],
+        resolve_scale(qkv, num_heads, scale, logit_scale),
+        dropout_p,
+    )
 
 
 def _check_tokens(qkv: Tensor, packing: Packing) -> None:

@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-from unittest import mock
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...ops import variable_length_attention as packed
-
-
-class AttentionCall(NamedTuple):
-    """What an attention module hands to :func:`swin_backbone.ops.shifted_window_attention`.
-
-    Attributes:
-        operation: the function.
-        qkv: (1, H, W, 3 * C).
-        bias_table: ((2 M_h - 1) (2 M_w - 1), heads), learned or computed.
-        options: the rest, by name.
-    """
-
-    operation: Any
-    qkv: Tensor
-    bias_table: Tensor
-    options: Mapping[str, Any]
-
-
-@torch.no_grad()
-def record_call(
-    attention: nn.Module, x: Tensor, valid_sizes: Tensor | None = None
-) -> AttentionCall:
-    """Run an attention module of any version on (1, H, W, C), and keep what it hands on."""
-    operation, calls = packed.shifted_window_attention, []
-
-    def record(qkv: Tensor, bias_table: Tensor, **options: Any) -> Tensor:
-        calls.append(AttentionCall(operation, qkv, bias_table, options))
-        return operation(qkv, bias_table, **options)
-
-    # The module computes more than its parameters (scale, bias); asking it keeps that in one place.
-    with mock.patch.object(packed, "shifted_window_attention", record):
-        attention(x, valid_sizes)
-    return calls[0]
+from ...model import AttentionCall
+from ...ops import attend
 
 
 @torch.no_grad()
@@ -53,7 +17,7 @@ def token_attention(call: AttentionCall, token: tuple[int, int]) -> Tensor:
     weight, whatever windows, shifts, masks and scales are involved.
 
     Args:
-        call: from :func:`record_call`.
+        call: what the attention module hands on, see its ``attention_call``.
         token: row and column of the token.
 
     Returns:
@@ -96,7 +60,7 @@ def _attend_to_marks(call: AttentionCall, marked: list[tuple[int, int]]) -> Tens
     if options.get("padding_qkv") is not None:  # padding is attended to as ever, and marks nothing
         padding = options["padding_qkv"]
         options["padding_qkv"] = torch.cat([padding[: 2 * third], 0 * padding[2 * third :]])
-    return call.operation(qkv, call.bias_table, **options)
+    return attend(qkv, call.bias_table, call.layout, **options)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
-from unittest import mock
 
 import matplotlib
 import numpy as np
@@ -12,8 +11,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from ...model import AttentionCall
 from ..preprocessing import Preprocessing
-from .attention_maps import AttentionCall, bias_maps, record_call, token_attention
+from .attention_maps import bias_maps, token_attention
 from .feature_maps import norms, principal_colours, receptive_field
 from .segmentation import BACKGROUND, INK
 
@@ -100,16 +100,18 @@ def record_stages(
         handles.append(module.blocks[-1].register_forward_hook(_keep_output(before_norm, stage)))
         for index, block in enumerate(module.blocks[:2]):
             handles.append(block.register_forward_pre_hook(_keep_input(inputs, (stage, index))))
+    packed, model.packed = model.packed, False  # the same maps, from tokens in their place
     try:
-        with mock.patch.object(model, "packed", False):  # the same maps, from tokens in their place
-            maps = model(images)
+        maps = model(images)
     finally:
+        model.packed = packed
         for handle in handles:
             handle.remove()
     calls: dict[int, list[AttentionCall]] = {}
-    for (stage, index), (x, valid_sizes, *_) in inputs.items():
+    for (stage, index), (x, layout, *_) in inputs.items():
         block = model.stages[stage].blocks[index]
-        call = record_call(block.attn, block.attention_input(x), valid_sizes)
+        with torch.no_grad():
+            call = block.attn.attention_call(block.attention_input(x), layout)
         calls.setdefault(stage, []).append(call)
     return calls, before_norm, maps
 

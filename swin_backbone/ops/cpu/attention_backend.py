@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ..geometry.windows import relative_position_bias
-from ..reference.window_steps import AttentionInputs, Backend, normalise
+from ..reference.window_steps import AttentionInputs, normalise
 from .chunked_attention import attend, attend_and_remember
-from .eager import why_not_eager
 from .window_rows import window_rows
 
 
-def _run(inputs: AttentionInputs) -> Tensor:
+def run(inputs: AttentionInputs) -> Tensor:
+    """(B, H, W, C)."""
     qkv, padding = inputs.qkv, inputs.padding_qkv
     # Computed in the dtype of qkv, whatever products autocast would choose.
     with torch.autocast("cpu", enabled=False):
@@ -36,11 +36,3 @@ def _for_cosines(qkv: Tensor, logit_scale: Tensor) -> Tensor:
     query, key, value = qkv.unflatten(-1, (3, len(logit_scale), -1)).unbind(-3)
     query = normalise(query) * logit_scale[:, None]
     return torch.stack([query.to(qkv.dtype), normalise(key).to(qkv.dtype), value], -3).flatten(-3)
-
-
-CPU = Backend(
-    name="cpu",
-    why_not=lambda inputs: why_not_eager(inputs.qkv),
-    run=_run,
-    features=frozenset({"logit_scale"}),
-)

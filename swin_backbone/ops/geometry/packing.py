@@ -7,7 +7,7 @@ for, and the device spreads these rows over tokens and windows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,11 +62,14 @@ class Packing:
         sizes: rows and columns of each image's map, in tokens.
         mask_padding: whether tokens that only fill up windows are no keys.
         tables: the same on the device; see :func:`pack_pyramid`.
+        batch_size: rows and columns of the batch that the maps are put into in the end; ``None``
+            for none.
     """
 
     sizes: tuple[Size, ...]
     mask_padding: bool = False
     tables: Tables | None = field(default=None, compare=False, repr=False)
+    batch_size: Size | None = None
 
     @property
     def counts(self) -> list[int]:
@@ -157,8 +160,14 @@ def pack_pyramid(
         levels.append(Level(sizes, tuple(window_size), batch_size, merges))
     tables = make_tables(levels, device)
     return [
-        Packing(level.sizes, mask_padding, own) for level, own in zip(levels, tables, strict=True)
+        Packing(level.sizes, mask_padding, own, level.batch_size)
+        for level, own in zip(levels, tables, strict=True)
     ]
+
+
+def join(maps: Iterable[Tensor]) -> Tensor:
+    """Maps (H, W, C) of any sizes to one list of tokens (T, C)."""
+    return torch.cat([part.flatten(0, 1) for part in maps])
 
 
 def make_tables(levels: Sequence[Level], device: torch.device) -> list[Tables]:

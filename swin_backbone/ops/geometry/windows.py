@@ -65,7 +65,7 @@ _SMALL_MAP_RULE = OneOf(SMALL_MAP_RULES)
 
 
 def fit_window(
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     window_size: tuple[int, int],
     shift_size: tuple[int, int],
     rule: str = "shift",
@@ -73,7 +73,8 @@ def fit_window(
     """Window and shift for a map of one size; implementations differ where the map is small.
 
     Args:
-        size: rows and columns of the map, in tokens.
+        size: rows and columns of the map, in tokens; ``None`` for maps of many sizes, whose windows
+            can depend on none.
         window_size: rows and columns of the window wanted.
         shift_size: rows and columns of the shift wanted.
         rule: ``'shift'``: as wanted, on any map. ``'no_shift'``: no shift along an axis on which
@@ -85,15 +86,19 @@ def fit_window(
         Window and shift to use.
 
     Raises:
-        ValueError: if the rule is unknown, or a number is out of range.
+        ValueError: if the rule is unknown, or a number is out of range; or for any rule but
+            ``'shift'`` where there is no size.
         TypeError: if ``size``, ``window_size`` or ``shift_size`` are not two integers each.
     """
     _SMALL_MAP_RULE("rule", rule)
-    two_integers("size", size, 1)
+    if size is not None:
+        two_integers("size", size, 1)
     two_integers("window_size", window_size, 1)
     two_integers("shift_size", shift_size, 0)
     if rule == "shift":
         return window_size, shift_size
+    if size is None:
+        raise ValueError(f"maps of many sizes need rule='shift', got {rule!r}")
     if rule == "shrink_square":
         side = min(size)
         if side > min(window_size):

@@ -6,17 +6,11 @@ import torch
 from torch import Tensor
 
 from ..geometry.windows import relative_position_bias
-from .window_steps import (
-    FEATURES,
-    AttentionInputs,
-    Backend,
-    forbidden_pairs,
-    undo_windows,
-    window_qkv,
-)
+from .window_steps import AttentionInputs, forbidden_pairs, undo_windows, window_qkv
 
 
-def _run(inputs: AttentionInputs) -> Tensor:
+def run(inputs: AttentionInputs) -> Tensor:
+    """(B, H, W, C)."""
     query, key, value = window_qkv(inputs)
     scores = (query * inputs.scale) @ key.transpose(-2, -1)
     scores = scores + relative_position_bias(inputs.bias_table, inputs.grid.window_size)
@@ -26,8 +20,3 @@ def _run(inputs: AttentionInputs) -> Tensor:
     weights = torch.nn.functional.dropout(scores.softmax(dim=-1), inputs.dropout_p)
     attended = weights.to(value.dtype) @ value
     return undo_windows(attended, inputs)
-
-
-REFERENCE = Backend(
-    name="reference", why_not=lambda inputs: None, run=_run, features=frozenset(FEATURES)
-)

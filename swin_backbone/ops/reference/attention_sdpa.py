@@ -10,17 +10,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..geometry.windows import relative_position_bias
-from .window_steps import (
-    FEATURES,
-    AttentionInputs,
-    Backend,
-    forbidden_pairs,
-    undo_windows,
-    window_qkv,
-)
+from .window_steps import AttentionInputs, forbidden_pairs, undo_windows, window_qkv
 
 
-def _run(inputs: AttentionInputs) -> Tensor:
+def run(inputs: AttentionInputs) -> Tensor:
+    """(B, H, W, C)."""
     query, key, value = window_qkv(inputs)
     batch, count = query.shape[:2]
     with _kernels(inputs):
@@ -56,6 +50,3 @@ def _additive_mask(inputs: AttentionInputs) -> Tensor:
     bias = bias.masked_fill(forbidden, float("-inf"))
     batch = inputs.qkv.shape[0]
     return bias.expand(batch, *bias.shape[-4:]).flatten(0, 1)
-
-
-SDPA = Backend(name="sdpa", why_not=lambda inputs: None, run=_run, features=frozenset(FEATURES))

@@ -1,10 +1,8 @@
-"""What a backend gets, and what it has to answer."""
+"""Checked inputs of attention, and its steps that most ways share: windows, masks, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +16,6 @@ from ..geometry.windows import (
     valid_windows,
 )
 from ..symbolic import has_symbols, known_zero
-
-#: Fields of :class:`AttentionInputs` that a backend has to declare before it gets them.
-FEATURES = ("logit_scale", "valid_sizes")
 
 
 @dataclass(frozen=True)
@@ -36,34 +31,6 @@ class AttentionInputs:
     dropout_p: float
     logit_scale: Tensor | None = None
     valid_sizes: Tensor | None = None
-
-    @property
-    def features(self) -> frozenset[str]:
-        """Optional arguments that are given and that not every backend takes."""
-        return frozenset(name for name in FEATURES if getattr(self, name) is not None)
-
-
-class Backend(NamedTuple):
-    """One implementation of the operation.
-
-    Attributes:
-        name: what users write in ``backend=``.
-        why_not: why these inputs cannot run here, or ``None`` if they can.
-        run: (B, H, W, C) from the inputs.
-        features: which of :data:`FEATURES` it takes.
-    """
-
-    name: str
-    why_not: Callable[[AttentionInputs], str | None]
-    run: Callable[[AttentionInputs], Tensor]
-    features: frozenset[str] = frozenset()
-
-    def refuses(self, inputs: AttentionInputs) -> str | None:
-        """Why these inputs cannot run here, features included, or ``None`` if they can."""
-        lacking = sorted(inputs.features - self.features)
-        if lacking:
-            return f"does not take {' and '.join(lacking)}"
-        return self.why_not(inputs)
 
 
 def window_qkv(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
