@@ -468,23 +468,3 @@ def test_wrong_arguments_are_explained(arguments, message, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         tool.main()
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_latency_comes_with_a_graph_and_memory_is_measured():
-    case = Case("tiny", (64, 64), 1, "bf16", "latency", "cuda")
-    (result,) = run([IMPLEMENTATIONS["ours"]], [case])
-    eager, graph = result.rows
-    assert (eager.reason, graph.reason) == (None, None)
-    assert eager.peak_bytes > 4 * eager.parameters
-    assert graph.seconds < eager.seconds
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_profile_finds_products_and_launch_gaps():
-    case = Case("tiny", (64, 64), 1, "bf16", "train", "cuda")
-    found = profiling.profile_case(IMPLEMENTATIONS["ours"], case, "x")
-    assert found.groups()["products"] > 0
-    assert 0 < found.busy < found.wall

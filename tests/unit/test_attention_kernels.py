@@ -2,8 +2,16 @@
 
 import pytest
 import torch
-from helpers.errors import assert_as_good, assert_small, draws_for, pooled_errors
-from helpers.kernels import DEVICE, HAS_GPU, gpu  # skips first where no kernel can run
+from helpers.attention_cases import (
+    LARGE_WINDOWS,
+    OPTIONS,
+    WINDOWS,
+    attend_and_differentiate,
+    compare,
+    make_inputs,
+)
+from helpers.errors import assert_as_good, assert_small
+from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import shifted_window_attention
@@ -13,60 +21,6 @@ from swin_backbone.ops.fused.attention import window_attention
 wherever = pytest.mark.gpu if HAS_GPU else (lambda test: test)
 
 SHAPES = [(1, 1), (5, 9), (8, 7), (13, 15)]
-WINDOWS = [((7, 7), (3, 3)), ((7, 7), (0, 0)), ((8, 8), (4, 4)), ((4, 4), (2, 2)), ((3, 5), (0, 2))]
-LARGE_WINDOWS = [((12, 12), (6, 6)), ((16, 16), (8, 8))]
-
-
-#: Cosine attention, valid sizes, and both.
-OPTIONS = [(True, False), (False, True), (True, True)]
-
-
-def make_inputs(size, window_size, heads=2, head_dim=16, batch=2):
-    table_rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
-    channels = 3 * heads * head_dim
-    shapes = [(batch, *size, channels), (table_rows, heads), (channels,)]
-    return [torch.randn(shape, device=DEVICE) for shape in shapes]
-
-
-def attend_and_differentiate(
-    inputs, backend, dtype, cotangent, heads, window_size, shift_size, valid_sizes=None
-):
-    tensors = [tensor.to(dtype).requires_grad_() for tensor in inputs]
-    qkv, table, padding, *logit_scale = tensors
-    out = shifted_window_attention(
-        qkv, table, padding_qkv=padding, num_heads=heads, window_size=window_size,
-        shift_size=shift_size, backend=backend, valid_sizes=valid_sizes,
-        logit_scale=logit_scale[0] if logit_scale else None,
-    )  # fmt: skip
-    assert out.dtype == dtype
-    gradients = torch.autograd.grad(
-        out, tensors, cotangent.to(dtype), allow_unused=True, materialize_grads=True
-    )
-    return [out.detach(), *gradients]
-
-
-def compare(*case, draws=1, **options):
-    """Errors of the kernels and of the reference in a dtype, against the reference in float64; case
-    and options as of :func:`attend_in_three_ways`."""
-    drawn = [attend_in_three_ways(*case, **options) for _ in range(draws)]
-    kernels, reference, exact = zip(*drawn, strict=True)
-    return pooled_errors(kernels, exact), pooled_errors(reference, exact)
-
-
-def attend_in_three_ways(
-    size, window_size, shift_size, dtype, heads=2, head_dim=16, batch=2, cosine=False, masked=False
-):
-    """By the kernels and the reference in ``dtype``, and by the reference in float64."""
-    inputs = [t.to(dtype).float() for t in make_inputs(size, window_size, heads, head_dim, batch)]
-    if cosine:
-        inputs.append(torch.rand(heads, device=DEVICE).to(dtype).float() * 8 + 1)
-    valid_sizes = None
-    if masked:  # one image inside the map, one without a single token
-        valid_sizes = torch.tensor([[(size[0] + 1) // 2, size[1]], [0, 3]], device=DEVICE)
-    cotangent = torch.randn(batch, *size, heads * head_dim, device=DEVICE).to(dtype).float()
-    arguments = (cotangent, heads, window_size, shift_size, valid_sizes)
-    ways = ("triton", dtype), ("reference", dtype), ("reference", torch.float64)
-    return [attend_and_differentiate(inputs, *way, *arguments) for way in ways]
 
 
 @pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS)
@@ -115,95 +69,13 @@ def test_nan_outside_the_valid_area_stays_there():
 
 
 # Triton 3.9's interpreter multiplies bfloat16 matrices wrongly (seen with a single tl.dot).
-@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=gpu)])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
+)
 def test_low_precision_errs_no_more_than_the_reference(dtype):
     """Within 1.5 times the reference's own error in that dtype."""
     kernels, reference = compare((10, 9), (7, 7), (3, 3), dtype, batch=1)
     assert all(a <= 1.5 * b for a, b in zip(kernels, reference, strict=True)), (kernels, reference)
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS + LARGE_WINDOWS)
-@pytest.mark.parametrize("size", [(1, 1), (6, 7), (15, 29), (64, 65), (128, 128)])
-@pytest.mark.parametrize(("heads", "head_dim"), [(3, 32), (2, 16), (1, 64)])
-def test_full_grid(size, window_size, shift_size, dtype, heads, head_dim):
-    batch = max(2, draws_for(size[0] * size[1]))
-    kernels, reference = compare(size, window_size, shift_size, dtype, heads, head_dim, batch)
-    assert_as_good(kernels, reference, dtype)
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("cosine", "masked"), OPTIONS)
-@pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS + LARGE_WINDOWS)
-@pytest.mark.parametrize("size", [(6, 7), (15, 29), (64, 65)])
-@pytest.mark.parametrize("head_dim", [32, 64])
-def test_cosine_and_valid_sizes_on_a_gpu(
-    size, window_size, shift_size, dtype, cosine, masked, head_dim
-):
-    heads = 12  # a factor for each is what there is the least of
-    kernels, reference = compare(
-        size, window_size, shift_size, dtype, heads, head_dim, cosine=cosine, masked=masked,
-        draws=draws_for(heads),
-    )  # fmt: skip
-    assert_as_good(kernels, reference, dtype)
-
-
-def draw_like_trained(model):
-    """Values of the size that trained weights have, so that rounding is not magnified."""
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-        elif "norm" in name and name.endswith("weight"):
-            torch.nn.init.normal_(parameter, mean=1.0, std=0.1)
-        elif "logit_scale" not in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-
-
-def differentiate_drawn_models(version, mask_padding):
-    """Maps and gradients of a drawn model and batch by three means: the kernels and the reference
-    in bfloat16, and the reference in float64."""
-    options = {"embed_dims": 32, "depths": (2, 2), "num_heads": (1, 2), "out_indices": (0, 1)}
-    options |= {"version": version, "mask_padding": mask_padding, "strides": (4, 2)}
-    options["drop_path_rate"] = 0.0
-    drawn = SwinBackbone(**options, backend="reference").double().to(DEVICE)
-    draw_like_trained(drawn)
-    images = torch.randn(2, 3, 117, 90, device=DEVICE)
-    sizes = torch.tensor([[117, 71], [60, 90]]) if mask_padding else None
-    cotangents = [torch.randn(2, 32, 30, 23), torch.randn(2, 64, 15, 12)]
-
-    def differentiate(backend, dtype):
-        model = SwinBackbone(**options, backend=backend).to(DEVICE, dtype)
-        model.load_state_dict(drawn.state_dict())
-        with torch.autocast("cuda", torch.bfloat16, enabled=dtype != torch.float64):
-            maps = model(images.to(dtype), sizes)
-        sum((m * w.to(m)).sum() for m, w in zip(maps, cotangents, strict=True)).backward()
-        results = {f"map {index}": m.detach() for index, m in enumerate(maps)}
-        return results | {name: p.grad for name, p in model.named_parameters()}
-
-    ways = ("triton", torch.float32), ("reference", torch.float32), ("reference", torch.float64)
-    return [differentiate(*way) for way in ways]
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("mask_padding", [False, True])
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_a_whole_model_errs_no_more_than_the_reference_under_autocast(version, mask_padding):
-    """Maps and gradients within 1.5 times the reference backend's own error in bfloat16, against
-    float64; over 64 draws, as all gradients of a draw follow from the same few rounded steps."""
-    drawn = [differentiate_drawn_models(version, mask_padding) for _ in range(64)]
-    kernels, reference, exact = (
-        [list(results.values()) for results in way] for way in zip(*drawn, strict=True)
-    )
-    errors = zip(
-        drawn[0][0], pooled_errors(kernels, exact), pooled_errors(reference, exact), strict=True
-    )
-    worse = {name: (fast, plain) for name, fast, plain in errors if not fast <= 1.5 * plain}
-    assert not worse
 
 
 def test_every_element_is_written_and_bits_repeat():

@@ -3,17 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.block_cases import branch_and_gradients, compare, draw, run_attention, run_mlp
 from helpers.errors import assert_small, pooled_errors, relative_error
-from helpers.kernels import DEVICE, HAS_GPU, gpu  # skips first where no kernel can run
+from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
 
 from swin_backbone.ops import (
-    LinearParameters,
-    NormParameters,
     Windows,
     clear_padding,
     merge_neighbours,
-    residual_attention,
-    residual_mlp,
 )
 from swin_backbone.ops.fused import launch, products
 from swin_backbone.ops.fused import residual_attention as fused_attention
@@ -24,87 +21,6 @@ from swin_backbone.ops.windows import valid_tokens
 
 # Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
 CHANNELS = [32, 48, 320]
-
-
-def draw(channels, heads, window_size):
-    """Parameters of a block, scaled so that no half dwarfs another."""
-
-    def normal(*shape, scale=1.0, mean=0.0):
-        return mean + scale * torch.randn(*shape, device=DEVICE)
-
-    small = channels**-0.5
-    table_rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
-    return {
-        "norm_weight": normal(channels, scale=0.2, mean=1.0),
-        "norm_bias": normal(channels, scale=0.2),
-        "qkv_weight": normal(3 * channels, channels, scale=small),
-        "qkv_bias": normal(3 * channels, scale=0.2),
-        "table": normal(table_rows, heads),
-        "proj_weight": normal(channels, channels, scale=small),
-        "proj_bias": normal(channels, scale=0.2),
-        "up_weight": normal(4 * channels, channels, scale=small),
-        "up_bias": normal(4 * channels, scale=0.2),
-        "down_weight": normal(channels, 4 * channels, scale=small),
-        "down_bias": normal(channels, scale=0.2),
-    }
-
-
-def run_attention(x, p, windows, keep, backend):
-    return residual_attention(
-        x,
-        NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
-        LinearParameters(p["qkv_weight"], p.get("qkv_bias")),
-        p["table"],
-        LinearParameters(p["proj_weight"], p["proj_bias"]),
-        windows,
-        keep=keep,
-        backend=backend,
-    )
-
-
-def run_mlp(x, p, windows, keep, backend):
-    return residual_mlp(
-        x,
-        NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
-        LinearParameters(p["up_weight"], p["up_bias"]),
-        LinearParameters(p["down_weight"], p["down_bias"]),
-        keep=keep,
-        backend=backend,
-    )
-
-
-def branch_and_gradients(run, x, parameters, windows, keep, backend, dtype, cotangent):
-    """What a half adds to ``x``, and the gradients of ``x`` (through the branch) and parameters.
-
-    ``dtype`` is that of products: below float32 it is autocast's, as in training.
-    """
-    wide = torch.promote_types(dtype, torch.float32)
-    x = x.to(wide).requires_grad_()
-    p = {name: value.to(wide).requires_grad_() for name, value in parameters.items()}
-    with torch.autocast(DEVICE, dtype, enabled=dtype != wide):
-        out = run(x, p, windows, keep, backend)
-    assert out.dtype == wide
-    gradients = torch.autograd.grad(
-        out, [x, *p.values()], cotangent.to(wide), allow_unused=True, materialize_grads=True
-    )
-    return [out.detach() - x.detach(), gradients[0] - cotangent.to(wide), *gradients[1:]]
-
-
-def compare(
-    run, channels, size, window_size, shift_size, dtype, batch=2, drop=(), keep=None, norm_bias=0.0
-):
-    heads = max(1, channels // 32)
-    parameters = {k: v for k, v in draw(channels, heads, window_size).items() if k not in drop}
-    parameters["norm_bias"] += norm_bias
-    x = torch.randn(batch, *size, channels, device=DEVICE)
-    cotangent = torch.randn_like(x)
-    windows = Windows(heads, window_size, shift_size, (channels // heads) ** -0.5)
-    results = [
-        branch_and_gradients(run, x, parameters, windows, keep, backend, kind, cotangent)
-        for backend, kind in (("reference", torch.float64), ("reference", dtype), ("triton", dtype))
-    ]
-    exact, reference, kernels = results
-    return [pooled_errors([actual], [exact], least_norm=1e-9) for actual in (kernels, reference)]
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -184,22 +100,6 @@ def test_products_in_large_and_small_blocks(run, channels, enough_programs, monk
     finally:
         for launches in remembered:
             launches.cache_clear()
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("window_size", "shift_size"), [((7, 7), (3, 3)), ((12, 12), (0, 0))])
-@pytest.mark.parametrize("channels", [96, 128, 192, 256, 384, 512, 768, 1024])
-@pytest.mark.parametrize("run", [run_attention, run_mlp])
-def test_halves_in_low_precision(run, channels, window_size, shift_size, dtype):
-    """Within 1.5 times the error of the reference under autocast."""
-    keep = torch.tensor([1.25, 0.8], device=DEVICE)
-    kernels, reference = compare(run, channels, (40, 67), window_size, shift_size, dtype, keep=keep)
-    assert all(a <= 1.5 * b + 1e-6 for a, b in zip(kernels, reference, strict=True)), (
-        kernels,
-        reference,
-    )
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -6,15 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.errors import assert_small, relative_error
-from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
+from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.patch_cases import (
+    differentiate,
+    draw,
+    draw_embedding,
+    embed,
+    embed_by_kernel,
+    merge_by_kernel,
+    merge_plainly,
+)
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import (
-    NormParameters,
     clear_padding,
     cut_patches,
-    embed_patches,
-    merge_norm_linear,
     project,
     project_patches,
 )
@@ -25,29 +31,6 @@ from swin_backbone.ops.fused import patch_embed as fused_embedding
 from swin_backbone.ops.fused.norm import layer_norm, norm_beside
 from swin_backbone.ops.fused.patch_embed import patch_embed
 from swin_backbone.ops.fused.patch_merging import copy_by_neighbour, merge_reduce
-
-
-def draw(channels, outputs):
-    """Norm's weight and bias, and the reduction's weight."""
-    merged = 4 * channels
-    weight = torch.randn(outputs, merged, device=DEVICE) * merged**-0.5
-    norm_bias = torch.randn(merged, device=DEVICE) * 0.2
-    return torch.rand(merged, device=DEVICE) + 0.5, norm_bias, weight
-
-
-def merge_by_kernel(x, norm_weight, norm_bias, weight, valid_sizes=None):
-    low = copy_by_neighbour(weight, torch.float32)
-    return merge_reduce(x, norm_weight, norm_bias, weight, low, valid_sizes, 1e-5)
-
-
-def merge_plainly(x, norm_weight, norm_bias, weight, valid_sizes=None):
-    return merge_norm_linear(x, norm_weight, norm_bias, 1e-5, weight, valid_sizes=valid_sizes)
-
-
-def differentiate(run, tensors, dtype, cotangent):
-    tensors = [t.detach().to(dtype).requires_grad_() for t in tensors]
-    out = run(*tensors)
-    return [out, *torch.autograd.grad(out, tensors, cotangent.to(out.dtype))]
 
 
 def draw_valid_sizes(masked):
@@ -68,27 +51,6 @@ def test_merging_agrees_with_its_reference(size, masked):
     for a, b in zip(actual, exact, strict=True):
         assert a.shape == b.shape
         assert relative_error(a, b) <= 1e-5
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("channels", [96, 128, 192, 384, 512])
-def test_merging_in_low_precision(channels, dtype):
-    """Within 1.5 times the error of torch's own under autocast."""
-    tensors = [torch.randn(2, 33, 40, channels, device=DEVICE), *draw(channels, 2 * channels)]
-    cotangent = torch.randn(2, 17, 20, 2 * channels, device=DEVICE)
-
-    def stock(x, norm_weight, norm_bias, weight):
-        merged = norms.merge_neighbours(x)
-        return F.linear(F.layer_norm(merged, norm_weight.shape, norm_weight, norm_bias), weight)
-
-    exact = differentiate(stock, tensors, torch.float64, cotangent)
-    with torch.autocast("cuda", dtype):
-        fast = differentiate(merge_plainly, tensors, torch.float32, cotangent)
-        plain = differentiate(stock, tensors, torch.float32, cotangent)
-    for a, b, e in zip(fast, plain, exact, strict=True):
-        assert relative_error(a, e) <= 1.5 * relative_error(b, e) + 1e-6
 
 
 def test_merging_stores_nothing_but_its_input():
@@ -202,24 +164,6 @@ def test_a_frozen_stage_is_not_differentiated(monkeypatch):
     assert not beside.requires_grad
 
 
-def draw_embedding(channels, image_channels, patch):
-    """Convolution's weight and bias, norm's weight and bias."""
-    weight = torch.randn(channels, image_channels, *patch, device=DEVICE) * 0.2
-    bias = torch.randn(channels, device=DEVICE) * 0.2
-    norm_bias = torch.randn(channels, device=DEVICE)
-    return [weight, bias, torch.rand(channels, device=DEVICE) + 0.5, norm_bias]
-
-
-def embed(image, weight, bias, norm_weight, norm_bias):
-    return embed_patches(image, weight, bias, NormParameters(norm_weight, norm_bias, 1e-5))
-
-
-def embed_by_kernel(image, weight, bias, norm_weight, norm_bias, dtype=torch.float32):
-    flat = weight.flatten(1)
-    options = (flat.detach().to(dtype), 1e-5, list(weight.shape[2:]), torch.float32)
-    return patch_embed(image, flat, bias, norm_weight, norm_bias, *options)
-
-
 @pytest.mark.parametrize(
     ("channels", "image_channels", "patch", "size"),
     [
@@ -254,27 +198,6 @@ def test_patch_embedding_shared_by_few_programs(programs, monkeypatch):
     exact = differentiate(embed, tensors, torch.float64, cotangent)
     fused_embedding._launches.cache_clear()
     assert_small(map(relative_error, actual, exact), 1e-5)
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("channels", [96, 128, 192, 256])
-def test_patch_embedding_in_low_precision(channels, dtype):
-    """Within 1.5 times the error of torch's own under autocast."""
-    tensors = [torch.randn(2, 3, 131, 160, device=DEVICE), *draw_embedding(channels, 3, (4, 4))]
-    cotangent = torch.randn(2, 33, 40, channels, device=DEVICE)
-
-    def stock(image, weight, bias, norm_weight, norm_bias):
-        projected = F.conv2d(F.pad(image, (0, 0, 0, 1)), weight, bias, 4).permute(0, 2, 3, 1)
-        return F.layer_norm(projected, norm_weight.shape, norm_weight, norm_bias)
-
-    exact = differentiate(stock, tensors, torch.float64, cotangent)
-    with torch.autocast("cuda", dtype):
-        fast = differentiate(embed, tensors, torch.float32, cotangent)
-        plain = differentiate(stock, tensors, torch.float32, cotangent)
-    for a, b, e in zip(fast, plain, exact, strict=True):
-        assert relative_error(a, e) <= 1.5 * relative_error(b, e) + 1e-6
 
 
 def test_patch_embedding_compiles_as_one_operator():

@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers.served_ops import (
     assert_as_compiled,
-    device_or_skip,
     on_devices,
     random_boxes,
     random_rotated_boxes,
@@ -50,7 +49,6 @@ def compare(overlaps, slow, first, second, **options):
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("mode", ["iou", "iof"])
 def test_overlaps_of_upright_boxes(device, mode, offset):
-    device = device_or_skip(device)
     first, second = random_boxes(20), random_boxes(30)
 
     def overlaps(a, b, **options):
@@ -64,7 +62,6 @@ def test_overlaps_of_upright_boxes(device, mode, offset):
 @pytest.mark.parametrize("clockwise", [True, False])
 @pytest.mark.parametrize("mode", ["iou", "iof"])
 def test_overlaps_of_rotated_boxes(device, mode, clockwise):
-    device = device_or_skip(device)
     first, second = random_rotated_boxes(20), random_rotated_boxes(30)
     turn = 1 if clockwise else -1
 
@@ -161,7 +158,6 @@ def test_matches_of_suppression():
 @pytest.mark.parametrize("clockwise", [True, False])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_suppression_of_rotated_boxes(device, labelled, clockwise):
-    device = device_or_skip(device)
     boxes, scores = random_rotated_boxes(50), torch.rand(50, dtype=torch.float64)
     labels = torch.randint(2, (50,))
     turned = boxes * torch.tensor([1, 1, 1, 1, 1 if clockwise else -1])
@@ -181,7 +177,6 @@ def test_suppression_of_rotated_boxes(device, labelled, clockwise):
 @with_ops
 @on_devices
 def test_served_ops_equal_the_compiled_ones(device, monkeypatch):
-    device = device_or_skip(device)
     boxes, others = (random_boxes(n).float().to(device) for n in (40, 30))
     rotated, turned = (random_rotated_boxes(n).float().to(device) for n in (40, 30))
     scores = torch.rand(40, device=device)

@@ -7,7 +7,6 @@ import torch
 from helpers.served_ops import (
     assert_as_compiled,
     bilinear_with_zeros,
-    device_or_skip,
     on_devices,
     pixel,
     serve,
@@ -80,7 +79,6 @@ def slow_deformable_convolution(x, offset, mask, weight, bias, geometry):
 @on_devices
 @geometries
 def test_deformable_convolutions(device, geometry):
-    device = device_or_skip(device)
     x, offset, mask, weight, bias = deformable_inputs(geometry)
     inputs = [value.to(device) for value in (x, offset, mask, weight, bias)]
     found = ops.modulated_deform_conv2d(*inputs, *geometry)
@@ -175,7 +173,6 @@ def carafe_inputs(kernel_size, groups, scale, dtype=torch.float64):
 @on_devices
 @pytest.mark.parametrize("options", [(5, 1, 2), (3, 2, 1), (1, 4, 3)])
 def test_carafe(device, options):
-    device = device_or_skip(device)
     features, masks = carafe_inputs(*options)
     expected = slow_carafe(features, masks, *options)
     for carafe in (ops.carafe, ops.carafe_naive):
@@ -199,7 +196,6 @@ def test_the_upsampler_that_configs_name_trains():
 @on_devices
 @pytest.mark.parametrize(("kernel", "padding"), [(3, 1), ((1, 3), (0, 1)), (5, 2), (1, 0)])
 def test_masked_convolution(device, kernel, padding):
-    device = device_or_skip(device)
     layer = ops.MaskedConv2d(4, 6, kernel, padding=padding).double().to(device)
     features = torch.randn(1, 4, 7, 9, dtype=torch.float64, device=device)
     mask = torch.randint(2, (1, 7, 9), device=device)
@@ -254,7 +250,6 @@ def test_offsets_in_half_precision_under_autocast():
 @on_devices
 @geometries
 def test_served_ops_equal_the_compiled_ones(device, geometry, monkeypatch):
-    device = device_or_skip(device)
     inputs = [v.to(device) for v in deformable_inputs(geometry, torch.float32)]
     features, masks = (v.to(device) for v in carafe_inputs(5, 2, 2, torch.float32))
     chosen = torch.randint(2, (1, 5, 6), device=device)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers.served_ops import (
     assert_as_compiled,
-    device_or_skip,
     on_devices,
     pixel,
     random_boxes,
@@ -62,7 +61,6 @@ def slow_roi_pool(features, rois, size):
 @on_devices
 @pytest.mark.parametrize("size", [(3, 2), (1, 1), (7, 7)])
 def test_roi_pool(device, size):
-    device = device_or_skip(device)
     features, rois = torch.randn(2, 3, 10, 12, dtype=torch.float64), random_rois(12)
     rois[0, 1:] = torch.tensor([-60, -60, -50, -50])  # nothing of it on the map
     expected = slow_roi_pool(features, rois, size)
@@ -132,7 +130,6 @@ def slow_roi_align_rotated(features, rois, size, samples, aligned, clockwise):
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("samples", [0, 2])
 def test_roi_align_rotated(device, samples, aligned, clockwise):
-    device = device_or_skip(device)
     features, rois = torch.rand(2, 3, 10, 12, dtype=torch.float64), random_rotated_rois(12)
     layer = ops.RoIAlignRotated((3, 2), SCALE, samples, aligned, clockwise)
     expected = slow_roi_align_rotated(features, rois, (3, 2), samples, aligned, clockwise)
@@ -186,7 +183,6 @@ def test_half_precision_is_rounded_once(dtype, count):
 @on_devices
 @pytest.mark.parametrize("aligned", [False, True])
 def test_served_ops_equal_the_compiled_ones(device, aligned, monkeypatch):
-    device = device_or_skip(device)
     features = torch.rand(2, 3, 10, 12, device=device)
     rois, rotated = (x.float().to(device) for x in (random_rois(9), random_rotated_rois(9)))
 

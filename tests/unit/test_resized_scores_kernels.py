@@ -3,13 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.errors import assert_as_good, relative_error
-from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
+from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.resized_cases import draw, gradient, run
 
 from swin_backbone import ops
 from swin_backbone.ops import fused
 
-IGNORED = 255
 #: For an interpreter, few pixels: up, down, and more columns than a block has.
 SIZES = [(5, (3, 5), (7, 13)), (1, (2, 2), (5, 8)), (9, (5, 5), (4, 3)), (2, (1, 34), (2, 40))]
 OPTIONS = [
@@ -29,26 +28,6 @@ def poisoned():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def draw(classes, low, size, labels, dtype):
-    x = (3 * torch.randn(2, classes, *low, device=DEVICE)).to(dtype)
-    y = torch.randint(0, labels, (2, *size), device=DEVICE)
-    y[torch.rand(y.shape, device=DEVICE) < 0.2] = IGNORED
-    return x, y
-
-
-def gradient(loss, x):
-    """The same random gradient of the loss for all."""
-    grad = torch.rand(loss.shape, generator=torch.Generator().manual_seed(0))
-    return torch.autograd.grad(loss, x, grad.to(loss))[0]
-
-
-def run(x, y, sigmoid, impl, **options):
-    x = x.detach().requires_grad_()
-    function = ops.resized_binary_cross_entropy if sigmoid else ops.resized_cross_entropy
-    loss, correct = function(x, y, ignore_index=IGNORED, impl=impl, **options)
-    return loss.detach(), gradient(loss, x), correct
 
 
 def with_weights(options, classes, size):
@@ -74,43 +53,6 @@ def test_losses(sizes, options, sigmoid):
         torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=3e-6)
     assert kernels[2] == exact[2]
     assert all(map(torch.equal, kernels, again))
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(
-    "sizes", [(150, (32, 32), (128, 128)), (19, (33, 17), (100, 51)), (1000, (8, 8), (32, 64))]
-)
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_losses_on_a_card(dtype, sizes, align_corners):
-    classes, low, size = sizes
-    x, y = draw(classes, low, size, classes, dtype)
-    options = {"align_corners": align_corners, "avg_non_ignore": True}
-    kernels, again = (run(x, y, False, "triton", **options) for _ in range(2))
-    exact = run(x.double(), y, False, "reference", **options)
-    leaf = x.detach().requires_grad_()
-    full = F.interpolate(leaf, size, mode="bilinear", align_corners=align_corners)
-    loss = F.cross_entropy(full.float(), y, ignore_index=IGNORED)
-    stock = [loss.detach(), gradient(loss, leaf)]
-    assert_as_good(
-        [relative_error(*pair) for pair in zip(kernels[:2], exact[:2], strict=True)],
-        [relative_error(*pair) for pair in zip(stock, exact[:2], strict=True)],
-        dtype,
-    )
-    assert all(map(torch.equal, kernels, again))
-
-
-@gpu
-@pytest.mark.gpu
-def test_memory_of_a_loss():
-    """Forward and backward: less than one full-size map of scores in 16 bits, 79 MB."""
-    x, y = draw(150, (128, 128), (512, 512), 150, torch.bfloat16)
-    x.requires_grad_()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    ops.resized_cross_entropy(x, y, ignore_index=IGNORED).loss.backward()
-    assert torch.cuda.max_memory_allocated() - before < 2 * 150 * 512 * 512
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -195,11 +195,10 @@ def test_plain_onnx_export(tmp_path):
         torch.testing.assert_close(torch.from_numpy(actual), model(images)[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_second_derivatives_of_kernels_are_right_or_an_error(version):
     """The norms, embedding and merging of a GPU have them with any backend, attention has not."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     options = {"embed_dims": 32, "mlp_ratio": 4}
     images = draw(2, 3, 26, 30).cuda()
     matmul = torch.backends.cuda.matmul.allow_tf32

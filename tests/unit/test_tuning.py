@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
+from helpers.kernels import DEVICE  # skips first where no kernel can run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from swin_backbone.ops import (
@@ -167,16 +167,6 @@ def test_nothing_is_timed_where_it_could_change_results(install):
     torch.compile(traced, backend="eager", fullgraph=True)(torch.zeros(2))
     assert seen[0] is False
     assert tuning.may_time(torch.zeros(2))
-
-
-@pytest.mark.gpu
-@gpu
-def test_nothing_is_timed_while_a_graph_is_captured():
-    x = torch.zeros(2, device="cuda")
-    with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        allowed = tuning.may_time(x)
-        x + 1
-    assert not allowed
 
 
 def test_every_kernel_with_candidates_is_tuned(install, monkeypatch):

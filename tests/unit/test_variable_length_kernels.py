@@ -4,9 +4,10 @@ import logging
 
 import pytest
 import torch
-from helpers.errors import assert_as_good, assert_small, draws_for, pooled_errors
-from helpers.kernels import DEVICE, HAS_GPU, gpu
+from helpers.errors import assert_as_good, assert_small, pooled_errors
+from helpers.kernels import DEVICE, HAS_GPU
 from helpers.padded_images import ARGUMENTS
+from helpers.variable_length_cases import SIZES, compare
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import (
@@ -20,38 +21,6 @@ from swin_backbone.ops import (
 from swin_backbone.ops.fused import launch
 from swin_backbone.ops.packing import Level, make_tables, pack_pyramid
 
-#: Maps of whole windows and not, smaller than a window, of one token.
-SIZES = ((5, 7), (1, 1), (8, 4), (3, 9))
-
-
-def run(tensors, backend, dtype, options, cosine):
-    qkv, table, padding, logit_scale, cotangent = (t.to(dtype) for t in tensors)
-    inputs = [t.requires_grad_() for t in (qkv, table, padding, logit_scale)]
-    out = shifted_window_attention_packed(
-        qkv, SIZES, table, padding_qkv=padding, num_heads=len(logit_scale), backend=backend,
-        logit_scale=logit_scale if cosine else None, **options,
-    )  # fmt: skip
-    gradients = torch.autograd.grad(
-        out, inputs, cotangent, allow_unused=True, materialize_grads=True
-    )
-    return [out.detach(), *gradients]
-
-
-def compare(dtype, options, cosine, heads=2, head_dim=16, draws=1):
-    """Errors of the kernels and of the reference in ``dtype``, against the reference in float64."""
-    rows, columns = options["window_size"]
-    tokens, channels = sum(rows * columns for rows, columns in SIZES), heads * head_dim
-    table = ((2 * rows - 1) * (2 * columns - 1), heads)
-    shapes = [(tokens, 3 * channels), table, (3 * channels,), (heads,), (tokens, channels)]
-    ways = ("triton", dtype), ("reference", dtype), ("reference", torch.float64)
-    drawn = []
-    for _ in range(draws):
-        tensors = [torch.randn(shape, device=DEVICE).to(dtype).float() for shape in shapes]
-        tensors[3] = tensors[3].abs() + 1
-        drawn.append([run(tensors, *way, options, cosine) for way in ways])
-    kernels, reference, exact = zip(*drawn, strict=True)
-    return pooled_errors(kernels, exact), pooled_errors(reference, exact)
-
 
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("mask_padding", [False, True])
@@ -60,21 +29,6 @@ def test_float32_agrees_with_float64_one_by_one(shift, mask_padding, cosine):
     options = {"window_size": (4, 3), "shift_size": shift, "mask_padding": mask_padding}
     kernels, reference = compare(torch.float32, options, cosine, draws=4)
     assert_as_good(kernels, reference, torch.float32)
-
-
-@gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("cosine", [False, True])
-@pytest.mark.parametrize("mask_padding", [False, True])
-@pytest.mark.parametrize(("window", "shift"), [(7, 0), (7, 3), (8, 4), (12, 6), (16, 8)])
-@pytest.mark.parametrize("head_dim", [32, 64])
-def test_full_grid(dtype, cosine, mask_padding, window, shift, head_dim):
-    options = {"window_size": (window, window), "shift_size": (shift, shift)}
-    options["mask_padding"] = mask_padding
-    heads = 12  # cosine attention's factors are what there is the least of
-    kernels, reference = compare(dtype, options, cosine, heads, head_dim, draws_for(heads))
-    assert_as_good(kernels, reference, dtype)
 
 
 def test_dropout_follows_the_seed_of_torch():
