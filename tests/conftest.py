@@ -1,4 +1,4 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests; what is collected without a GPU; what a run says at its end."""
 
 import os
 import sys
@@ -7,16 +7,43 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.scenes import write_scenes
+from helpers.skipped import lines_of_reasons
 
 # The suite is spread over cores by processes (pytest -n); threads would wait for one another.
 torch.set_num_threads(1)
 
 # Without a GPU, Triton's kernels run in its interpreter. It is read when triton is imported.
-if not torch.cuda.is_available():
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS.parent / "tools"))  # the commands, which import each other
+
+
+def pytest_ignore_collect(collection_path):
+    """Grids of hundreds of cases are not even listed where none of them can run."""
+    return True if collection_path == TESTS / "gpu" and not HAS_GPU else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if TESTS / "gpu" in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+    if not HAS_GPU:
+        without = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What did not run, by reason, in at most five lines."""
+    lines = [] if HAS_GPU else ["not collected, as there is no CUDA device: tests/gpu, marks 'gpu'"]
+    reasons = [report.longrepr[2] for report in terminalreporter.getreports("skipped")]
+    lines += lines_of_reasons(reasons, most=5 - len(lines))
+    for line in lines:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)

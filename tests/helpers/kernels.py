@@ -12,4 +12,3 @@ HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU and Version(triton.__version__) < Version("3.2"):
     pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
 DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
-gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")

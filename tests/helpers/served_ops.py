@@ -18,12 +18,6 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 on_devices = pytest.mark.parametrize("device", DEVICES)
 
 
-def device_or_skip(name):
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    return name
-
-
 def serve(monkeypatch, *modules, ops=served_ops):
     """Let modules of ``mmcv.ops`` call the served ops, whether mmcv has compiled ones or not."""
     for module in modules:

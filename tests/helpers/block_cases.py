@@ -1,0 +1,95 @@
+"""Halves of a block by the kernels and by the reference, on random inputs."""
+
+import torch
+
+from swin_backbone.ops import (
+    LinearParameters,
+    NormParameters,
+    Windows,
+    residual_attention,
+    residual_mlp,
+)
+
+from .errors import pooled_errors
+from .kernels import DEVICE  # skips first where no kernel can run
+
+
+def draw(channels, heads, window_size):
+    """Parameters of a block, scaled so that no half dwarfs another."""
+
+    def normal(*shape, scale=1.0, mean=0.0):
+        return mean + scale * torch.randn(*shape, device=DEVICE)
+
+    small = channels**-0.5
+    table_rows = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
+    return {
+        "norm_weight": normal(channels, scale=0.2, mean=1.0),
+        "norm_bias": normal(channels, scale=0.2),
+        "qkv_weight": normal(3 * channels, channels, scale=small),
+        "qkv_bias": normal(3 * channels, scale=0.2),
+        "table": normal(table_rows, heads),
+        "proj_weight": normal(channels, channels, scale=small),
+        "proj_bias": normal(channels, scale=0.2),
+        "up_weight": normal(4 * channels, channels, scale=small),
+        "up_bias": normal(4 * channels, scale=0.2),
+        "down_weight": normal(channels, 4 * channels, scale=small),
+        "down_bias": normal(channels, scale=0.2),
+    }
+
+
+def run_attention(x, p, windows, keep, backend):
+    return residual_attention(
+        x,
+        NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
+        LinearParameters(p["qkv_weight"], p.get("qkv_bias")),
+        p["table"],
+        LinearParameters(p["proj_weight"], p["proj_bias"]),
+        windows,
+        keep=keep,
+        backend=backend,
+    )
+
+
+def run_mlp(x, p, windows, keep, backend):
+    return residual_mlp(
+        x,
+        NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
+        LinearParameters(p["up_weight"], p["up_bias"]),
+        LinearParameters(p["down_weight"], p["down_bias"]),
+        keep=keep,
+        backend=backend,
+    )
+
+
+def branch_and_gradients(run, x, parameters, windows, keep, backend, dtype, cotangent):
+    """What a half adds to ``x``, and the gradients of ``x`` (through the branch) and parameters.
+
+    ``dtype`` is that of products: below float32 it is autocast's, as in training.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    x = x.to(wide).requires_grad_()
+    p = {name: value.to(wide).requires_grad_() for name, value in parameters.items()}
+    with torch.autocast(DEVICE, dtype, enabled=dtype != wide):
+        out = run(x, p, windows, keep, backend)
+    assert out.dtype == wide
+    gradients = torch.autograd.grad(
+        out, [x, *p.values()], cotangent.to(wide), allow_unused=True, materialize_grads=True
+    )
+    return [out.detach() - x.detach(), gradients[0] - cotangent.to(wide), *gradients[1:]]
+
+
+def compare(
+    run, channels, size, window_size, shift_size, dtype, batch=2, drop=(), keep=None, norm_bias=0.0
+):
+    heads = max(1, channels // 32)
+    parameters = {k: v for k, v in draw(channels, heads, window_size).items() if k not in drop}
+    parameters["norm_bias"] += norm_bias
+    x = torch.randn(batch, *size, channels, device=DEVICE)
+    cotangent = torch.randn_like(x)
+    windows = Windows(heads, window_size, shift_size, (channels // heads) ** -0.5)
+    results = [
+        branch_and_gradients(run, x, parameters, windows, keep, backend, kind, cotangent)
+        for backend, kind in (("reference", torch.float64), ("reference", dtype), ("triton", dtype))
+    ]
+    exact, reference, kernels = results
+    return [pooled_errors([actual], [exact], least_norm=1e-9) for actual in (kernels, reference)]

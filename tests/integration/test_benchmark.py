@@ -1,0 +1,470 @@
+"""The benchmark: what it compares, how it takes turns, and that nothing is dropped silently."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.paths import ROOT
+from torch import nn
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+from benchmarking import comparison, profiling, steps, tables, timing
+from benchmarking.cases import DTYPES, MODES, Architecture, Case
+from benchmarking.implementations import (
+    DEFAULT_IMPLEMENTATIONS,
+    IMPLEMENTATIONS,
+    Implementation,
+)
+from benchmarking.results import TIME_LIMIT, Benchmark, CaseResult, Peer, Row
+from benchmarking.roofline import Ceilings, Floor, count_floor, measure_ceilings
+
+SMALL = Case("tiny", (32, 64), 2, "fp32", "forward", "cpu")
+CEILINGS = Ceilings("fp32", copy=1e9, product=1e12, copy_bytes=2**20, product_size=64)
+
+
+def with_mode(mode, dtype="fp32"):
+    return Case("tiny", (32, 64), 2, dtype, mode, "cpu")
+
+
+def options(**changes):
+    defaults = {
+        "repeats": 3,
+        "with_compiled": False,
+        "cpu_memory": False,
+        "deadline": timing.Deadline(),
+        "say": lambda line: None,
+    }
+    return comparison.Options(**{**defaults, **changes})
+
+
+class Maps(nn.Module):
+    """Right shapes at next to no cost."""
+
+    def __init__(self, shapes=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.shapes = shapes or SMALL.map_shapes()
+
+    def forward(self, x):
+        return [self.weight * torch.ones(shape) for shape in self.shapes]
+
+
+def fake(name, build=None, package="somebody"):
+    return Implementation(name, package, build or (lambda arch, size: Maps()))
+
+
+def run(implementations, cases=(SMALL,), **changes):
+    results = comparison.plan(cases, implementations, changes.get("with_compiled", False))
+    for _ in comparison.measure_all(results, implementations, options(**changes)):
+        pass
+    return results
+
+
+@pytest.mark.parametrize("name", DEFAULT_IMPLEMENTATIONS)
+@pytest.mark.parametrize("mode", MODES)
+def test_implementations_return_the_same_maps_from_the_same_weights(name, mode):
+    """Parameters may differ by norms alone: of the maps (missing), of the last map (one more)."""
+    implementation = IMPLEMENTATIONS[name]
+    if implementation.version() is None:
+        pytest.skip(f"{implementation.package} is not installed")
+    arch = Architecture(8, (1, 1, 1, 1), (1, 1, 1, 1))
+    model = implementation.build(arch, SMALL.size)
+    ours = IMPLEMENTATIONS["ours"].build(arch, SMALL.size)
+    case = with_mode(mode)
+    maps = steps.make_step(model, case.images(), case, steps.EAGER)()
+    expected = [(b, c // 12, h, w) for b, c, h, w in case.map_shapes()]  # 8 of 96 channels
+    assert [tuple(m.shape) for m in maps] == expected
+    more = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in ours.parameters())
+    norms = 2 * sum(8 * 2**stage for stage in range(4))
+    assert more in {"transformers": [2 * 64]}.get(name, [0, -norms])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_timm_runs_the_attention_that_its_name_says(fused):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    implementation = IMPLEMENTATIONS["timm-fused" if fused else "timm"]
+    model = implementation.build(Architecture(8, (1,) * 4, (1,) * 4), SMALL.size)
+    attention = timm.models.swin_transformer.WindowAttention
+    found = [module.fused_attn for module in model.modules() if isinstance(module, attention)]
+    assert found == [fused] * 4
+
+
+def test_training_step_computes_gradients_anew():
+    model = Maps()
+    step = steps.make_step(model, SMALL.images(), with_mode("train"), steps.EAGER)
+    step()
+    first = model.weight.grad.clone()
+    step()
+    assert model.training
+    assert torch.equal(model.weight.grad, first)
+    assert first.item() == pytest.approx(4)  # the mean of each of four maps of one weight
+
+
+@pytest.mark.parametrize("mode", ["forward", "latency"])
+def test_forward_keeps_no_graph_and_runs_in_evaluation_mode(mode):
+    model = Maps()
+    maps = steps.make_step(model, SMALL.images(), with_mode(mode), steps.EAGER)()
+    assert not model.training
+    assert not any(m.requires_grad for m in maps)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_half_precision_runs_under_autocast(dtype):
+    layer = nn.Linear(3, 3)
+    with Case("tiny", (32, 32), 1, dtype, "forward", "cpu").autocast():
+        assert layer(torch.randn(1, 3)).dtype == DTYPES[dtype]
+
+
+@pytest.mark.parametrize(
+    ("case", "is_ours", "with_compiled", "expected"),
+    [
+        (("forward", "cuda"), True, False, ["eager"]),
+        (("latency", "cuda"), True, False, ["eager", "graph"]),
+        (("latency", "cuda"), False, False, ["eager"]),
+        (("latency", "cuda"), False, True, ["eager", "compiled+graph"]),
+        (("train", "cuda"), False, True, ["eager", "compiled"]),
+        (("latency", "cpu"), True, True, ["eager", "compiled"]),
+    ],
+)
+def test_executions(case, is_ours, with_compiled, expected):
+    mode, device = case
+    case = Case("tiny", (32, 32), 1, "fp32", mode, device)
+    assert steps.executions(case, is_ours, with_compiled) == expected
+
+
+class Turn:
+    """Notes who ran when."""
+
+    def __init__(self, name, log, fails_at=None):
+        self.name, self.log, self.fails_at = name, log, fails_at
+        self.calls, self.in_a_row = 2, True
+        self.samples, self.error, self.releases = [], None, 0
+
+    def step(self):
+        self.log.append(self.name)
+        if self.log.count(self.name) == self.fails_at:
+            raise RuntimeError("no more")
+
+    def fail(self, error):
+        self.error = error
+
+    def release(self):
+        self.releases += 1
+
+
+def test_rounds_give_everyone_a_turn():
+    log = []
+    turns = [Turn("a", log), Turn("b", log)]
+    assert list(timing.interleave(turns, "cpu", 2, timing.Deadline())) == [1, 2]
+    assert log == ["a", "a", "b", "b"] * 2
+    assert [len(turn.samples) for turn in turns] == [4, 4]
+    assert [turn.releases for turn in turns] == [2, 2]
+
+
+def test_who_fails_in_a_round_has_no_more_turns():
+    log = []
+    turns = [Turn("a", log, fails_at=3), Turn("b", log)]
+    list(timing.interleave(turns, "cpu", 3, timing.Deadline()))
+    assert str(turns[0].error) == "no more"
+    assert log.count("a") == 3
+    assert log.count("b") == 6
+
+
+def test_deadline_ends_rounds_after_the_least_number():
+    turn = Turn("a", [])
+    rounds = list(timing.interleave([turn], "cpu", 50, timing.Deadline(limit=0)))
+    assert rounds == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("step_seconds", "calls"), [(1.0, 1), (0.005, 4), (1e-5, 20), (0, 20)])
+def test_short_steps_are_repeated_within_a_turn(step_seconds, calls):
+    assert timing.calls_in_a_turn(step_seconds) == calls
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda arch, size: raise_(ImportError("No module named 'x'")), "not installed: .*'x'"),
+        (lambda arch, size: raise_(ValueError(f"cannot do {size}")), "cannot do .32, 64."),
+        (lambda arch, size: raise_(torch.cuda.OutOfMemoryError("a\nb")), "^out of memory$"),
+        (lambda arch, size: Maps([(2, 96, 8, 16)]), "returns 1 maps instead of 4"),
+        (lambda arch, size: Maps([(2, 1, 8, 16)] * 4), r"map 0 has shape \(2, 1, 8, 16\)"),
+    ],
+)
+def test_what_cannot_run_is_a_row_with_the_reason(build, reason):
+    (result,) = run([fake("broken", build), fake("fine")])
+    broken, fine = result.rows
+    assert re.search(reason, broken.reason)
+    assert broken.seconds is None
+    assert fine.reason is None
+    assert fine.seconds > 0
+    assert fine.parameters == 1
+    assert "broken, eager" in tables.as_markdown(benchmark([result]))
+
+
+@pytest.mark.slow
+def test_compiled_rows_come_from_the_same_rounds():
+    cases = [SMALL, with_mode("train")]
+    for result in run([fake("a"), fake("b")], cases, with_compiled=True):
+        labels = ["a, eager", "a, compiled", "b, eager", "b, compiled"]
+        assert [row.label for row in result.rows] == labels
+        assert [row.reason for row in result.rows] == [None] * 4
+        assert result.rows[1].first_call > result.rows[0].first_call
+
+
+def test_everything_is_named_when_the_time_is_over():
+    cases = [SMALL, with_mode("train")]
+    results = run([fake("a"), fake("b")], cases, deadline=timing.Deadline(limit=0))
+    assert [row.reason for result in results for row in result.rows] == [TIME_LIMIT] * 4
+
+
+def test_time_limit_keeps_what_was_measured_before():
+    """Time is over while the second of two is being built."""
+    deadline = timing.Deadline(limit=1e6)
+
+    def late(arch, size):
+        deadline.limit = 0
+        return Maps()
+
+    implementations = [fake("a"), fake("late", late), fake("b")]
+    (result,) = run(implementations, deadline=deadline)
+    assert [row.reason for row in result.rows] == [None, None, TIME_LIMIT]
+    before = result.rows
+    result.take([Row("a", "eager", reason=TIME_LIMIT), Row("late", "eager", samples=[1.0])])
+    assert result.rows == before
+    result.take([Row("a", "eager", samples=[2.0])])
+    assert result.rows[0].seconds == 2.0
+    assert result.rows[1:] == before[1:]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_floor_follows_from_the_architecture(mode):
+    case = Case("tiny", (224, 224), 3, "bf16", mode, "cpu")
+    floor = count_floor(case)
+    # The paper's table 1: 4.5 G multiply-adds for Swin-T at 224x224, classifier included.
+    forward = 2 * 4.5e9 * 3
+    assert floor.flops == pytest.approx(forward * (3 if mode == "train" else 1), rel=0.02)
+    tokens = [56 * 56 * 96 // 2**stage for stage in range(4)]
+    halves = sum(2 * 2 * depth * t for depth, t in zip((2, 2, 6, 2), tokens, strict=True))
+    others = tokens[0] + sum(map(sum, itertools.pairwise(tokens))) + 2 * sum(tokens)
+    weights = 27_520_698 * 4
+    images = 3 * 224 * 224 * 4
+    if mode == "train":  # of every layer: input once more, two gradients; the image's none
+        halves += halves // 2 * 3
+        merging = sum(2 * a + b for a, b in itertools.pairwise(tokens))
+        others += tokens[0] + merging + 3 * sum(tokens)
+        weights, images = 3 * weights, 2 * images
+    assert floor.bytes == 3 * (2 * (halves + others) + images) + weights
+
+
+def test_floor_takes_the_longer_of_two():
+    assert Floor(flops=2e12, bytes=1e9).seconds(CEILINGS) == 2.0
+    assert Floor(flops=1e11, bytes=1e9).seconds(CEILINGS) == 1.0
+
+
+def test_ceilings_are_of_a_plausible_order(monkeypatch):
+    ceilings = measure_ceilings("cpu", "fp32", repeats=1)
+    assert 1e7 < ceilings.copy < 1e13
+    assert 1e8 < ceilings.product < 1e15
+
+
+def benchmark(results):
+    peers = [Peer("a", "a 1.0", "does | less"), Peer("ours", None, "")]
+    versions = {"torch": "2"}
+    return Benchmark("python x", "2026-01-01", "a card", versions, 3, peers, CEILINGS, results, 9.0)
+
+
+def two_rows():
+    floor = Floor(flops=2e9, bytes=1e6)
+    rows = [
+        Row("a", "eager", 10, 0.5, [0.4, 0.2, 0.3], 2_000_000_000),
+        Row("ours", "eager", 10, 0.1, [0.1, 0.1], None),
+        Row("a", "compiled", reason="not | today"),
+    ]
+    return benchmark([CaseResult(SMALL, floor, rows)])
+
+
+def test_table_compares_with_ours():
+    found = two_rows()
+    (result,) = found.cases
+    assert result.baseline.implementation == "ours"
+    cells = dict(zip(tables.HEADINGS[1:], tables.cells(result.rows[0], result, found), strict=True))
+    assert cells == {
+        "ms": "300",
+        "noise": "16.7%",  # quartiles 0.25 and 0.35
+        "img/s": "6.667",
+        "ours is": "3.00x",
+        "peak GB": "2.00",
+        "first call": "0.5",
+        "of product": "0.7%",
+        "of copy": "0.3%",
+        "x floor": "150.0",
+    }
+
+
+def test_markdown_escapes_and_names_reasons():
+    text = tables.as_markdown(two_rows())
+    assert "| a, compiled | not \\| today |" in text
+    assert "does \\| less" in text
+    rows = [line for line in text.splitlines() if line.startswith("| a, eager")]
+    assert len(rows) == 1
+
+
+def test_results_survive_json(tmp_path):
+    path = tmp_path / "folder" / "out.json"
+    found = two_rows()
+    found.save(path)
+    assert Benchmark.load(path) == found
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no json", '{"cases": []}'])
+def test_other_json_is_refused(text, tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json"):
+        Benchmark.load(path)
+    with pytest.raises(ValueError, match=r"other\.json"):
+        profiling.load_profiles(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "short"),
+    [
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl("
+            "at::TensorIteratorBase&, at::native::GeluType)::{lambda()#1}>(int)",
+            "elementwise",
+            "vectorized_elementwise_kernel [GeluCUDAKernelImpl]",
+        ),
+        (
+            "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda("
+            "at::TensorIteratorBase&)::{lambda()#1}>(int)",
+            "copies",
+            "unrolled_elementwise_kernel [direct_copy_kernel_cuda]",
+        ),
+        (
+            "void at::native::unrolled_elementwise_kernel<at::native::CUDAFunctor_add<float>>()",
+            "elementwise",
+            "unrolled_elementwise_kernel [CUDAFunctor_add]",
+        ),
+        ("nvjet_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNT", "products", None),
+        (
+            "void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float>(int)",
+            "norms",
+            "vectorized_layer_norm_kernel",
+        ),
+        ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80(Params)", "attention", None),
+        ("attention_forward", "attention", "attention_forward"),
+        ("Memcpy DtoD (Device -> Device)", "copies", None),
+        ("aten::arange", "other", "arange"),
+    ],
+)
+def test_kernels_are_grouped_and_shortened(name, group, short):
+    assert profiling.group_of(name) == group
+    if short is not None:
+        assert profiling.short_name(name) == short
+
+
+def test_overlapping_kernels_count_once():
+    assert profiling.union([(5, 7), (0, 2), (1, 3), (6, 6.5)]) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "annotation", "expected"),
+    [
+        ("CUDA", "gemm", False, True),
+        ("CUDA", "my range", True, False),
+        ("CUDA", "ProfilerStep#1", False, False),
+        ("CPU", "aten::mm", False, False),
+    ],
+)
+def test_only_kernels_count_as_device_work(kind, name, annotation, expected):
+    device_type = getattr(torch.autograd.DeviceType, kind)
+    event = SimpleNamespace(device_type=device_type, name=name, is_user_annotation=annotation)
+    assert profiling.is_kernel(event) == expected
+
+
+def test_profile_accounts_for_the_step():
+    implementation = fake("a", lambda arch, size: nn.ModuleList([nn.Linear(64, 512)]))
+    layer = nn.Linear(64, 512)
+    images = torch.randn(256, 64)
+    found = profiling.take_apart(lambda: layer(images), "cpu", 1.0, implementation.name, steps=4)
+    (products,) = [entry for entry in found.entries if entry.name == "aten::addmm"]
+    assert products.calls == 1
+    assert products.group == "products"
+    assert sum(found.groups().values()) == pytest.approx(sum(e.seconds for e in found.entries))
+    assert found.entries == sorted(found.entries, key=lambda entry: -entry.seconds)
+
+
+def run_tool(*arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "benchmark.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_command_line(tmp_path):
+    """A whole run, from measuring to the picture; then the picture again from the JSON."""
+    out = {name: tmp_path / f"out.{name}" for name in ("json", "png", "md")}
+    done = run_tool(
+        *("--device", "cpu", "--sizes", "32x32", "--repeats", 1, "--modes", "forward"),
+        *("--implementations", "ours", "ours:reference", "--cpu-memory"),
+        *("--json", out["json"], "--plot", out["png"], "--markdown", out["md"]),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (case,) = json.loads(out["json"].read_text())["cases"]
+    assert [row["implementation"] for row in case["rows"]] == ["ours", "ours:reference"]
+    for row in case["rows"]:
+        assert row["reason"] is None
+        assert row["peak_bytes"] > row["parameters"] * 4  # float32 weights, and more
+    assert out["png"].read_bytes().startswith(b"\x89PNG")
+    assert "| ours, eager |" in out["md"].read_text()
+    out["png"].unlink()
+    shown = run_tool("--show", out["json"], "--plot", out["png"])
+    assert "ours:reference, eager" in shown.stdout
+    assert out["png"].is_file()
+
+
+def test_profile_from_the_command_line(tmp_path):
+    picture, numbers = tmp_path / "profile.png", tmp_path / "profile.json"
+    options = ("--device", "cpu", "--sizes", "32x32")
+    done = run_tool("--profile", picture, "--json", numbers, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "aten::native_layer_norm" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    forward, train = profiling.load_profiles(numbers)
+    assert "forward" in forward.title
+    assert "train" in train.title
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sizes", "512"], "HxW"),
+        (["--sizes", "32x32", "--batch", "1", "2"], "--batch takes one number"),
+        (["--repeats", "0"], "--repeats: must be an integer >= 1"),
+        (["--implementations", "theirs"], "invalid choice: 'theirs'"),
+        (["--profile", "x.png", "--implementations", "ours", "mmseg"], "takes apart one"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, message, monkeypatch, capsys):
+    import benchmark as tool
+
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert message in capsys.readouterr().err

@@ -1,0 +1,280 @@
+"""The command line tools, run as users run them."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.image_files import write_bad_files
+from helpers.paths import ROOT
+from helpers.tools import run_tool
+from painters import Segmentor
+from PIL import Image
+from predict import name_pictures, paint
+from predictors import (
+    MOST_WINDOWS,
+    CheckpointPredictor,
+    Sliding,
+    TooManyWindowsError,
+)
+
+from swin_backbone.media import find_files, on_one_line
+
+CONFIG = next((ROOT / "configs" / "demo").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    run_tool("make_demo_data.py", folder, "--train", 8, "--val", 3)
+    return folder
+
+
+def options(data, steps):
+    roots = [f"{loader}_dataloader.dataset.data_root={data}" for loader in ("train", "val", "test")]
+    return [
+        "--cfg-options",
+        *roots,
+        f"train_cfg.max_iters={steps}",
+        f"train_cfg.val_interval={steps}",
+        "default_hooks.checkpoint.interval=1",
+        "default_hooks.logger.interval=1",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False",
+        "val_dataloader.num_workers=0",
+        "val_dataloader.persistent_workers=False",
+        "test_dataloader.num_workers=0",
+        "test_dataloader.persistent_workers=False",
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """Work dir of a run of two steps."""
+    work_dir = tmp_path_factory.mktemp("run")
+    run_tool("train.py", CONFIG, "--work-dir", work_dir, *options(data, 2))
+    return work_dir
+
+
+def logged_steps(work_dir):
+    log = max(work_dir.rglob("scalars.json"))
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return [record["iter"] for record in records if "loss" in record]
+
+
+def test_train_writes_checkpoints_and_evaluates(run):
+    assert (run / "iter_2.pth").is_file()
+    assert logged_steps(run) == [1, 2]
+    assert '"mIoU"' in max(run.rglob("scalars.json")).read_text()
+
+
+@pytest.mark.parametrize("source", ["last", "named"])
+def test_train_resumes(source, run, data, tmp_path):
+    if source == "last":
+        (tmp_path / "last_checkpoint").write_text(str(run / "iter_2.pth"))
+        resume = ["--resume"]
+    else:
+        resume = ["--resume", run / "iter_2.pth"]
+    run_tool("train.py", CONFIG, "--work-dir", tmp_path, *resume, *options(data, 3))
+    assert logged_steps(tmp_path) == [3]
+
+
+def test_test_evaluates_and_writes_labels_and_pictures(run, data, tmp_path):
+    done = run_tool(
+        "test.py", CONFIG, run / "iter_2.pth", "--work-dir", tmp_path, "--out", tmp_path / "labels",
+        "--show-dir", tmp_path / "shown", *options(data, 2),
+    )  # fmt: skip
+    assert "mIoU" in done.stdout + done.stderr
+    names = {path.stem for path in (data / "img_dir" / "val").iterdir()}
+    assert {path.stem for path in (tmp_path / "labels").iterdir()} == names
+    assert len(list((tmp_path / "shown").rglob("test_*.png"))) == len(names)
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu_train_and_test(data, tmp_path):
+    environment = {"PORT": "29617"}
+    config = tmp_path / "sync_bn.py"
+    head = "dict(norm_cfg=dict(_delete_=True, type='SyncBN'))"
+    config.write_text(f"_base_ = ['{CONFIG}']\nmodel = dict(decode_head={head})\n")
+    run_tool("dist_train.sh", config, 2, "--work-dir", tmp_path, *options(data, 2), **environment)
+    assert logged_steps(tmp_path) == [1, 2]
+    done = run_tool(
+        "dist_test.sh", config, tmp_path / "iter_2.pth", 2, *options(data, 2), **environment
+    )
+    assert "mIoU" in done.stdout + done.stderr
+
+
+def test_slurm_asks_for_a_process_a_gpu(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    asked = run_tool(
+        "slurm_train.sh", "part", "job", CONFIG, "dir", "--amp", PATH=path, GPUS="16"
+    ).stdout.split("\n")
+    for word in ["--ntasks=16", "--gres=gpu:8", "--launcher=slurm", "--work-dir=dir", "--amp"]:
+        assert word in asked
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("train.py", ["nowhere.py"], "config 'nowhere.py' is not a file"),
+        ("train.py", [CONFIG, "--work-dir", "{tmp}"], "{tmp}/missing"),
+        ("test.py", [CONFIG, "nowhere.pth"], "{tmp}/missing"),
+        ("predict.py", [CONFIG, "nowhere.pth", "x", "--out", "{tmp}"], "checkpoint 'nowhere.pth'"),
+        ("dist_train.sh", [CONFIG], "usage: tools/dist_train.sh CONFIG GPUS"),
+    ],
+)
+def test_what_is_missing_is_named(tool, arguments, message, tmp_path):
+    arguments = [str(argument).format(tmp=tmp_path) for argument in arguments]
+    if "{tmp}/missing" in message:
+        arguments += ["--cfg-options"]
+        arguments += [f"{x}_dataloader.dataset.data_root={tmp_path}/missing" for x in ("train", "val", "test")]  # fmt: skip # noqa: E501
+    done = run_tool(tool, *arguments, check=False)
+    assert done.returncode != 0
+    assert message.format(tmp=tmp_path) in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["image", "folder", "glob"])
+def test_predict_paints_a_picture_for_each_image(kind, run, data, tmp_path):
+    folder = data / "img_dir" / "val"
+    images = sorted(folder.iterdir())
+    chosen = images[:1] if kind == "image" else images
+    source = {"image": chosen[0], "folder": folder, "glob": folder / "*.jpg"}[kind]
+    run_tool("predict.py", CONFIG, run / "iter_2.pth", source, "--out", tmp_path)
+    assert sorted(p.stem for p in tmp_path.iterdir()) == sorted(p.stem for p in chosen)
+    picture, image = Image.open(tmp_path / f"{chosen[0].stem}.png"), Image.open(chosen[0])
+    assert picture.width > image.width  # the legend stands beside it
+    painted = np.asarray(picture)[: image.height, : image.width].astype(int)
+    assert np.abs(painted - np.asarray(image)).mean() > 5
+
+
+def test_predict_reports_and_skips_what_it_cannot_do(run, data, tmp_path):
+    """Files that are no images, whatever their names, and a picture that cannot be written."""
+    good, blocked, *_ = (data / "img_dir" / "val").iterdir()
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    reasons = write_bad_files(folder)
+    (folder / "good.jpg").write_bytes(good.read_bytes())
+    (folder / "blocked.jpg").write_bytes(blocked.read_bytes())
+    (out / "blocked.png").mkdir(parents=True)
+    done = run_tool("predict.py", CONFIG, run / "iter_2.pth", folder, "--out", out, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"1 pictures in {out}" in done.stderr
+    for path, reason in reasons.items():
+        (line,) = (x for x in done.stderr.splitlines() if f"skipped {on_one_line(path)}: " in x)
+        assert reason in line
+    assert f"blocked.jpg: {out / 'blocked.png'} cannot be written: " in done.stderr
+    assert "is a folder" in done.stderr
+    assert [path.name for path in out.iterdir() if path.is_file()] == ["good.png"]
+
+
+def test_pictures_have_names_of_their_own(tmp_path):
+    """Images that differ in their suffix alone have it in their pictures' names."""
+    images = {Path("in", name): Path(name) for name in ("a.jpg", "a.png", "b.png", "c/a.png")}
+    named = {path: str(below) for path, below in name_pictures(images, Path()).items()}
+    assert list(named.values()) == ["a.jpg.png", "a.png.png", "b.png", "c/a.png"]
+    assert list(named) == list(images)
+    images[Path("other", "b.png")] = Path("b.png")
+    with pytest.raises(
+        ValueError, match=r"in/b\.png and other/b\.png would both become b\.png\.png"
+    ):
+        name_pictures(images, Path())
+
+
+def test_no_picture_replaces_an_image(tmp_path):
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"would replace the image .*; choose another --out"):
+        name_pictures(dict(find_files([str(tmp_path)])), tmp_path / "x" / "..")
+
+
+def test_windows_that_would_be_too_many_are_refused_by_name(run, tmp_path):
+    """And the job goes on with the next image."""
+    Image.new("RGB", (96, 72)).save(tmp_path / "image.png")
+    predictor = CheckpointPredictor(
+        str(CONFIG), str(run / "iter_2.pth"), "cpu", Sliding("always", 2)
+    )
+    with pytest.raises(TooManyWindowsError, match=r"--window 2 would cut 96x72 pixels into 6745"):
+        predictor.labels(np.zeros((72, 96, 3), np.uint8))
+    reason = paint(Segmentor(predictor), tmp_path / "image.png", tmp_path / "picture.png")
+    assert reason.endswith(f"at most {MOST_WINDOWS} are seen; choose a larger --window")
+    assert not (tmp_path / "picture.png").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (72, 96), (1000, 3), (13_377, 13_377)])
+@pytest.mark.parametrize("window", [1, 2, 64, 512, 1024])
+def test_windows_cover_the_image_and_are_never_more_than_the_limit(size, window):
+    sliding = Sliding("always", window)
+    try:
+        rows, columns = sliding.starts(*size)
+    except TooManyWindowsError:
+        assert window < 1024  # the default serves every image that is read
+        return
+    assert len(rows) * len(columns) <= MOST_WINDOWS
+    for starts, length in zip((rows, columns), size, strict=True):
+        covered = np.zeros(length, bool)
+        for start in starts:
+            covered[start : start + window] = True
+        assert covered.all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [((("auto"), 0), "--window must be at least 1, got 0"), ((("some"), 5), "mode must be 'auto'")],
+)
+def test_sliding_refuses_what_it_cannot_do(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sliding(*options)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (MemoryError(), True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_an_image_that_needs_too_much_memory_does_not_end_a_job(error, reason, tmp_path):
+    class Painter:
+        def paint(self, image):
+            raise error
+
+    Image.new("RGB", (6, 4)).save(tmp_path / "image.png")
+    arguments = Painter(), tmp_path / "image.png", tmp_path / "picture.png"
+    if reason:
+        assert paint(*arguments) == "too large for the memory: 6x4 pixels"
+    else:
+        with pytest.raises(RuntimeError, match="shape mismatch"):
+            paint(*arguments)
+
+
+def test_predict_in_windows_agrees_with_whole_where_one_window_suffices(run, data, tmp_path):
+    image = next((data / "img_dir" / "val").iterdir())
+    for mode in ("always", "never"):
+        run_tool(
+            "predict.py", CONFIG, run / "iter_2.pth", image, "--out", tmp_path / mode,
+            "--slide", mode, "--window", 512,
+        )  # fmt: skip
+    always, never = (
+        np.asarray(Image.open(tmp_path / mode / f"{image.stem}.png"))
+        for mode in ("always", "never")
+    )
+    assert np.array_equal(always, never)
+
+
+@pytest.mark.slow
+def test_demo_runs_shortened(tmp_path):
+    done = run_tool("demo.py", "--out", tmp_path, "--iters", 4)
+    assert "mIoU" in done.stdout
+    assert "majority class" in done.stdout
+    assert Image.open(tmp_path / "predictions.png").width > 600

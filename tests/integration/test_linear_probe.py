@@ -1,0 +1,55 @@
+"""Frozen features label pixels."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers.paths import ROOT
+
+pytest.importorskip("sklearn", reason="needs scikit-learn")
+pytest.importorskip("pyarrow", reason="needs the extra 'features'")
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+from linear_probe import draw_pixels, score
+
+CONFIG = """
+model = dict(
+    backbone=dict(type="SwinBackbone", embed_dims=16, depths=(2, 2), num_heads=(1, 2),
+                  strides=(4, 2), out_indices=(0, 1)))
+"""
+
+
+def test_score_is_mean_iou_and_accuracy():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 1, 1, 1, 0])
+    mean_iou, right = score(predicted, labels)
+    assert mean_iou == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
+    assert right == pytest.approx(4 / 6)
+
+
+def test_probe_reads_pixels_from_frozen_features(scenes, tmp_path):
+    """Boxes and discs differ in colour, which even random weights carry."""
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    command = [sys.executable, str(ROOT / "tools" / "linear_probe.py"), str(tmp_path / "tiny.py")]
+    done = subprocess.run(
+        [*command, "random", "--data", str(scenes), "--stages", "0", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    scores = {
+        name: float(value) for name, value in re.findall(r"│ ([\w ]+?) +│ ([\d.]+) % ", done.stdout)
+    }
+    assert scores["logistic regression"] > 1.3 * scores["most frequent class"]
+    assert scores["10 nearest neighbours"] > 1.3 * scores["most frequent class"]
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        draw_pixels(None, tmp_path / "nowhere", "train", 5)

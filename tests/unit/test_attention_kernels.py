@@ -1,0 +1,169 @@
+"""The Triton kernels against the reference: on a GPU, or small in Triton's interpreter."""
+
+import pytest
+import torch
+from helpers.attention_cases import (
+    LARGE_WINDOWS,
+    OPTIONS,
+    WINDOWS,
+    attend_and_differentiate,
+    compare,
+    make_inputs,
+)
+from helpers.errors import assert_as_good, assert_small
+from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
+
+from swin_backbone import SwinBackbone
+from swin_backbone.ops import shifted_window_attention
+from swin_backbone.ops.fused.attention import window_attention
+
+#: For what runs in either place, so that ``-m gpu`` finds it where there is a GPU.
+wherever = pytest.mark.gpu if HAS_GPU else (lambda test: test)
+
+SHAPES = [(1, 1), (5, 9), (8, 7), (13, 15)]
+
+
+@pytest.mark.parametrize(("window_size", "shift_size"), WINDOWS)
+@pytest.mark.parametrize("size", SHAPES)
+def test_float32_agrees_with_float64_reference(size, window_size, shift_size):
+    """1e-5, since float32 sums over up to 64 tokens and windows round to 1e-7 each."""
+    kernels, _ = compare(size, window_size, shift_size, torch.float32)
+    assert_small(kernels, 1e-5)
+
+
+@pytest.mark.parametrize(("window_size", "shift_size"), LARGE_WINDOWS)
+@pytest.mark.parametrize("head_dim", [24, 32])
+def test_windows_larger_than_a_block_of_queries(window_size, shift_size, head_dim):
+    kernels, _ = compare(
+        (17, 9), window_size, shift_size, torch.float32, heads=1, head_dim=head_dim, batch=1
+    )
+    assert_small(kernels, 1e-5)
+
+
+@wherever
+@pytest.mark.parametrize(("cosine", "masked"), OPTIONS)
+@pytest.mark.parametrize(
+    ("size", "window_size", "shift_size"),
+    [((5, 9), (4, 4), (2, 2)), ((9, 6), (3, 5), (0, 2)), ((13, 10), (9, 9), (4, 4))],
+)
+def test_cosine_attention_and_valid_sizes(size, window_size, shift_size, cosine, masked):
+    kernels, reference = compare(
+        size, window_size, shift_size, torch.float32, cosine=cosine, masked=masked, draws=4
+    )
+    assert_as_good(kernels, reference, torch.float32)
+
+
+def test_nan_outside_the_valid_area_stays_there():
+    qkv, table, padding = make_inputs((6, 9), (4, 4))
+    qkv[0, 4:] = qkv[0, :, 5:] = float("nan")
+    qkv.requires_grad_()
+    out = shifted_window_attention(
+        qkv, table, padding_qkv=padding, num_heads=2, window_size=(4, 4), shift_size=(2, 2),
+        valid_sizes=torch.tensor([[4, 5], [6, 9]], device=DEVICE), backend="triton",
+    )  # fmt: skip
+    (gradient,) = torch.autograd.grad(out.square().sum(), qkv)
+    assert out.isfinite().all()
+    assert gradient.isfinite().all()
+    assert not out[0, 4:].any()
+    assert not gradient[0, :, 5:].any()
+
+
+# Triton 3.9's interpreter multiplies bfloat16 matrices wrongly (seen with a single tl.dot).
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
+)
+def test_low_precision_errs_no_more_than_the_reference(dtype):
+    """Within 1.5 times the reference's own error in that dtype."""
+    kernels, reference = compare((10, 9), (7, 7), (3, 3), dtype, batch=1)
+    assert all(a <= 1.5 * b for a, b in zip(kernels, reference, strict=True)), (kernels, reference)
+
+
+def test_every_element_is_written_and_bits_repeat():
+    """Fresh memory is filled with NaN, so that what a kernel leaves out shows."""
+    inputs = make_inputs((9, 12), (7, 7))
+    cotangent = torch.randn(2, 9, 12, 32, device=DEVICE)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (
+            attend_and_differentiate(inputs, "triton", torch.float32, cotangent, 2, (7, 7), (3, 3))
+            for _ in range(2)
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for a, b in zip(first, second, strict=True):
+        assert a.isfinite().all()
+        assert torch.equal(a, b)
+
+
+def run_with_dropout(qkv, seed, dropout_p=0.4):
+    table = torch.zeros(49, 2, device=DEVICE)
+    seed = torch.tensor([seed], device=DEVICE)
+    return window_attention(qkv, table, None, None, None, None, seed, [4, 4, 2, 2], 0.25, dropout_p)
+
+
+def test_dropout_keeps_the_mean_and_follows_the_seed():
+    qkv = torch.randn(4, 8, 8, 96, device=DEVICE)
+    qkv[..., 64:] = 1.0  # each output is the sum of the kept weights
+    out = run_with_dropout(qkv, seed=1)
+    assert abs(out.mean().item() - 1.0) < 0.04
+    assert out.std() > 0.1
+    assert torch.equal(out, run_with_dropout(qkv, seed=1))
+    assert not torch.equal(out, run_with_dropout(qkv, seed=2))
+
+
+def test_dropout_backward_drops_what_forward_dropped():
+    """The output is linear in the values: <grad, out> = <grad of values, values>."""
+    qkv = torch.randn(2, 8, 8, 96, device=DEVICE, requires_grad=True)
+    out = run_with_dropout(qkv, seed=3)
+    cotangent = torch.randn_like(out)
+    (gradient,) = torch.autograd.grad(out, qkv, cotangent)
+    through_values = (gradient[..., 64:] * qkv[..., 64:]).sum()
+    torch.testing.assert_close(through_values, (cotangent * out).sum(), rtol=1e-4, atol=1e-3)
+
+
+def test_operator_is_well_formed():
+    tensors = [tensor.requires_grad_() for tensor in make_inputs((5, 6), (4, 4))]
+    arguments = (*tensors, None, None, None, None, [4, 4, 2, 2], 0.3, 0.0)
+    torch.library.opcheck(window_attention.operator, arguments)
+
+
+def test_backbone_gives_the_references_maps_and_gradients():
+    options = {"embed_dims": 16, "depths": (2, 2), "num_heads": (1, 2), "out_indices": (0, 1)}
+    fast, slow = (SwinBackbone(**options, backend=name) for name in ("triton", "reference"))
+    fast.init_weights()
+    slow.load_state_dict(fast.state_dict())
+    images = torch.randn(1, 3, 45, 38, device=DEVICE)
+    gradients = []
+    for model in (fast, slow):
+        maps = model.to(DEVICE).eval()(images)
+        sum(m.square().mean() for m in maps).backward()
+        gradients.append([m.detach() for m in maps] + [p.grad for p in model.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_compiles_without_graph_breaks_for_any_size():
+    model = SwinBackbone(
+        embed_dims=16, depths=(2,), num_heads=(1,), out_indices=(0,), backend="triton"
+    )
+    model.init_weights()
+    model.to(DEVICE).eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in [(24, 24), (17, 30)]:
+        images = torch.randn(2, 3, *size, device=DEVICE)
+        torch.testing.assert_close(compiled(images)[0], model(images)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "window_size", "message"),
+    [
+        (torch.float64, (4, 4), "computes in .*got torch.float64"),
+        (torch.float32, (16, 17), "at most 256 tokens, got 272"),
+    ],
+)
+def test_what_it_cannot_run_is_said(dtype, window_size, message):
+    inputs = [tensor.to(dtype) for tensor in make_inputs((5, 6), window_size)]
+    with pytest.raises(ValueError, match=message):
+        shifted_window_attention(
+            inputs[0], inputs[1], num_heads=2, window_size=window_size, backend="triton"
+        )

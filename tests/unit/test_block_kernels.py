@@ -1,0 +1,234 @@
+"""Fused half-blocks and norms against their references: on a GPU, or small in an interpreter."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.block_cases import branch_and_gradients, compare, draw, run_attention, run_mlp
+from helpers.errors import assert_small, pooled_errors, relative_error
+from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
+
+from swin_backbone.ops import (
+    Windows,
+    clear_padding,
+    merge_neighbours,
+)
+from swin_backbone.ops.geometry.windows import valid_tokens
+from swin_backbone.ops.half_blocks import why_not_fused
+from swin_backbone.ops.triton import launch
+from swin_backbone.ops.triton import linear_op as products
+from swin_backbone.ops.triton import residual_attention_op as fused_attention
+from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
+from swin_backbone.ops.triton.norm_op import layer_norm, normed_shape
+
+# Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
+CHANNELS = [32, 48, 320]
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("run", [run_attention, run_mlp])
+def test_halves_agree_with_their_reference(run, channels):
+    """1e-5 in float32: sums over hundreds of channels and tokens, rounded to 1e-7 each."""
+    keep = torch.tensor([1.25, 0.0], device=DEVICE)  # the second image is dropped
+    kernels, _ = compare(run, channels, (5, 6), (4, 4), (2, 2), torch.float32, keep=keep)
+    assert_small(kernels, 1e-5)
+
+
+def test_without_stochastic_depth_and_bias_of_queries():
+    kernels, _ = compare(
+        run_attention, 48, (5, 3), (3, 2), (1, 0), torch.float32, drop=("qkv_bias",)
+    )
+    assert_small(kernels, 1e-5)
+
+
+@pytest.mark.parametrize("run", [run_attention, run_mlp])
+def test_work_that_is_shared_by_few_programs(run, monkeypatch):
+    """A program that loops over several windows or blocks of rows adds up all of its shares."""
+    for key, chosen in list(launch.CONFIGS.items()):
+        if chosen.programs:
+            monkeypatch.setitem(launch.CONFIGS, key, chosen._replace(programs=4))
+    monkeypatch.setattr(launch, "PROGRAMS", 2)
+    kernels, _ = compare(run, 32, (9, 11), (4, 4), (2, 2), torch.float32)
+    assert_small(kernels, 1e-5)
+
+
+@pytest.mark.parametrize("keep", [None, (0.5, 0.0, 1.25)])
+@pytest.mark.parametrize(
+    ("channels", "writes_hidden"), [(64, False), (64, True), (96, False), (96, True), (192, False)]
+)
+def test_perceptron_on_chip_by_several_programs(channels, writes_hidden, keep, monkeypatch):
+    """Programs that share the rows of an image, and a last one that has few; a norm's
+    bias that outweighs its output, since the kernel's sums are of what stands before it."""
+    small = launch.Config(rows=16, columns=32, programs=16)
+    for kernel in ("mlp_forward", "mlp_backward", "mlp_weight_gradients"):
+        monkeypatch.setitem(launch.CONFIGS, (kernel, None), small)  # float32 has no other
+    monkeypatch.setattr(fused_mlp, "_writes_hidden", lambda *_: writes_hidden)
+    keep = None if keep is None else torch.tensor(keep, device=DEVICE)
+    kernels, _ = compare(
+        run_mlp, channels, (3, 5), (4, 4), (0, 0), torch.float32, batch=3, keep=keep, norm_bias=3.0
+    )
+    assert_small(kernels, 1e-5)
+
+
+def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
+    """Small devices, and wide dtypes: passes of their own give the same gradients."""
+    results = []
+    for fits in (True, False):
+        monkeypatch.setattr(fused_mlp, "_backward_fits", lambda *_, fits=fits: fits)
+        torch.manual_seed(0)
+        x, cotangent = torch.randn(2, 2, 3, 5, 48, device=DEVICE)
+        parameters = draw(48, 1, (4, 4))
+        keep = torch.tensor([1.25, 0.5], device=DEVICE)
+        results.append(
+            branch_and_gradients(
+                run_mlp, x, parameters, None, keep, "triton", torch.float32, cotangent
+            )
+        )
+    on_chip, by_passes = results
+    assert_small(pooled_errors([on_chip], [by_passes], least_norm=1e-9), 1e-5)
+
+
+@pytest.mark.parametrize("enough_programs", [1, 10**6])
+@pytest.mark.parametrize(("run", "channels"), [(run_attention, 32), (run_mlp, 320)])
+def test_products_in_large_and_small_blocks(run, channels, enough_programs, monkeypatch):
+    """Blocks are chosen by how many programs they make; launches are remembered by shape."""
+    monkeypatch.setattr(products, "ENOUGH_PROGRAMS", enough_programs)
+    remembered = (products._linear_launch, products._norm_linear_launch)
+    try:
+        for launches in remembered:
+            launches.cache_clear()
+        kernels, _ = compare(run, channels, (7, 5), (4, 4), (2, 2), torch.float32)
+        assert_small(kernels, 1e-5)
+    finally:
+        for launches in remembered:
+            launches.cache_clear()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_norm_agrees_with_torchs(merge):
+    x = torch.randn(2, 5, 7, 24, device=DEVICE)
+    width = 4 * 24 if merge else 24
+    weight, bias = torch.rand(width, device=DEVICE) + 0.5, torch.randn(width, device=DEVICE)
+
+    def differentiate(run, dtype):
+        tensors = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+        out = run(*tensors)
+        return [out, *torch.autograd.grad(out.sin().sum(), tensors)]
+
+    def exact(x, weight, bias):
+        x = merge_neighbours(x) if merge else x
+        return F.layer_norm(x, (width,), weight, bias, 1e-5)
+
+    def kernel(x, weight, bias):
+        out = layer_norm(x, weight, bias, 1e-5, merge, torch.float32, None)
+        # back to the order of nn.Unfold
+        return out.unflatten(-1, (4, -1)).transpose(-1, -2).flatten(-2) if merge else out
+
+    pairs = zip(
+        differentiate(kernel, torch.float32), differentiate(exact, torch.float64), strict=True
+    )
+    # float32, sums over 48 tokens
+    assert_small((relative_error(a, b) for a, b in pairs), 1e-6)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_norm_of_images_smaller_than_their_batch(merge):
+    """Zeros outside, whatever was there: of the norm, or of the map that is merged."""
+    x = torch.randn(3, 5, 7, 16, device=DEVICE)
+    width = 64 if merge else 16
+    weight, bias = torch.rand(width, device=DEVICE) + 0.5, torch.randn(width, device=DEVICE)
+    sizes = torch.tensor([[3, 6], [5, 7], [0, 2]], dtype=torch.int32, device=DEVICE)
+    if merge:  # a cotangent of what is outside is zero: the next stage does not see it
+        shrunk = -(-sizes // 2)
+    cotangent = torch.randn(normed_shape(x, merge), device=DEVICE)
+
+    def differentiate(run, dtype):
+        tensors = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+        out = run(*tensors)
+        own = clear_padding(cotangent, shrunk) if merge else cotangent
+        return [out, *torch.autograd.grad(out, tensors, own.to(dtype))]
+
+    def exact(x, weight, bias):
+        x = merge_neighbours(clear_padding(x, sizes)) if merge else x
+        out = F.layer_norm(x, (width,), weight, bias, 1e-5)
+        return out if merge else clear_padding(out, sizes)
+
+    def kernel(x, weight, bias):
+        outside = ~valid_tokens(*x.shape[1:3], sizes)[..., None]
+        x = x.masked_fill(outside, float("nan"))  # a gradient of zero there stays one
+        out = layer_norm(x, weight, bias, 1e-5, merge, torch.float32, sizes)
+        return out.unflatten(-1, (4, -1)).transpose(-1, -2).flatten(-2) if merge else out
+
+    pairs = zip(
+        differentiate(kernel, torch.float32), differentiate(exact, torch.float64), strict=True
+    )
+    # float32, sums over 48 tokens
+    assert_small((relative_error(a, b) for a, b in pairs), 1e-6)
+
+
+def test_every_element_is_written_and_bits_repeat():
+    """Fresh memory is filled with NaN, so that what a kernel leaves out shows."""
+    parameters = draw(32, 2, (4, 4))
+    x, cotangent = torch.randn(2, 2, 5, 7, 32, device=DEVICE)
+    windows = Windows(2, (4, 4), (2, 2), 0.25)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for run in (run_attention, run_mlp):
+            first, second = (
+                branch_and_gradients(
+                    run, x, parameters, windows, None, "triton", torch.float32, cotangent
+                )
+                for _ in range(2)
+            )
+            for a, b in zip(first, second, strict=True):
+                assert a.isfinite().all()
+                assert torch.equal(a, b)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("run", [run_attention, run_mlp])
+def test_compiles_as_one_operator(run):
+    """torch.compile sees the registered operator, eager use the autograd function: same values."""
+    parameters = {k: v.requires_grad_() for k, v in draw(32, 2, (4, 4)).items()}
+    windows = Windows(2, (4, 4), (2, 2), 0.25)
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in [(5, 3), (2, 7)]:
+        x = torch.randn(2, *size, 32, device=DEVICE, requires_grad=True)
+        results = []
+        for call in (run, compiled):
+            out = call(x, parameters, windows, None, "triton")
+            tensors = [x, *parameters.values()]
+            results.append([out, *torch.autograd.grad(out.sin().sum(), tensors, allow_unused=True)])
+        for a, b in zip(*results, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_operators_are_well_formed():
+    p = {k: v.requires_grad_() for k, v in draw(32, 2, (4, 4)).items()}
+    x = torch.randn(1, 5, 6, 32, device=DEVICE, requires_grad=True)
+    low = [p[name].detach() for name in ("up_weight", "down_weight")]
+    mlp = [p[name] for name in ("up_weight", "up_bias", "down_weight", "down_bias")]
+    norm = [p["norm_weight"], p["norm_bias"]]
+    torch.library.opcheck(fused_mlp.residual_mlp.operator, (x, None, *norm, *mlp, *low, 1e-5))
+    attention = [p[k] for k in ("qkv_weight", "qkv_bias", "table", "proj_weight", "proj_bias")]
+    low = [p[name].detach() for name in ("qkv_weight", "qkv_bias", "proj_weight")]
+    arguments = (*norm, *attention, *low, None, None, None, 1e-5, [4, 4, 2, 2], 0.25, 0.0)
+    torch.library.opcheck(fused_attention.residual_attention.operator, (x, None, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("channels", "backend", "reason"),
+    [
+        (96, "reference", "was asked for"),
+        (96, "auto", "no CUDA device"),
+        (80, "triton", None),
+        (112, "triton", "sum of two powers of two"),
+    ],
+)
+def test_why_a_half_is_not_fused(channels, backend, reason):
+    actual = why_not_fused(torch.zeros(1, 2, 2, channels), backend)
+    if HAS_GPU and backend == "triton":
+        pytest.skip("kernels do not run on the CPU beside a GPU")
+    assert actual is None if reason is None else reason in actual

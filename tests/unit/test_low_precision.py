@@ -1,0 +1,64 @@
+"""Copies of weights in the dtype of products."""
+
+import torch
+from torch import nn
+
+from swin_backbone.ops.low_precision import in_low_precision, low_precision_copies
+
+
+def test_copies_are_the_weights_rounded_and_made_at_once():
+    weights = [nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(24))]
+    with low_precision_copies(weights, torch.bfloat16):
+        copies = in_low_precision(weights, torch.bfloat16)
+        assert in_low_precision(weights[:1], torch.bfloat16)[0] is copies[0]
+        assert copies[0].untyped_storage().data_ptr() == copies[1].untyped_storage().data_ptr()
+    for copy, weight in zip(copies, weights, strict=True):
+        assert torch.equal(copy, weight.detach().to(torch.bfloat16))
+        assert not copy.requires_grad
+        assert in_low_precision([weight], torch.bfloat16)[0] is not copy, "found outside"
+
+
+def test_later_changes_are_seen_by_the_next_copies():
+    weights = [nn.Parameter(torch.randn(4, 4))]
+    for _ in range(2):
+        weights[0].data.add_(1.0)
+        with low_precision_copies(weights, torch.float16):
+            copy = in_low_precision(weights, torch.float16)[0]
+            assert torch.equal(copy, weights[0].detach().half())
+
+
+def test_a_parameter_that_changed_its_shape_is_cast_anew():
+    """As those of a sharded module do when it gathers them."""
+    weight = nn.Parameter(torch.randn(6))
+    with low_precision_copies([weight], torch.bfloat16):
+        weight.data = torch.randn(4, 3)
+        assert in_low_precision([weight], torch.bfloat16)[0].shape == (4, 3)
+
+
+def test_nothing_is_copied_without_need():
+    class Sharded(nn.Parameter):
+        pass
+
+    sharded, plain = Sharded(torch.randn(3)), nn.Parameter(torch.randn(3))
+    with low_precision_copies([sharded], torch.bfloat16):
+        first, second = in_low_precision([sharded, sharded], torch.bfloat16)
+        assert first is not second
+    with low_precision_copies([plain], torch.float32):
+        copy, nothing = in_low_precision([plain, None], torch.float32)
+        assert copy.data_ptr() == plain.data_ptr()
+        assert nothing is None
+
+
+def test_copies_lie_where_their_weights_do():
+    """A model's stages may lie on different devices, and have different dtypes."""
+    here, wide = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(5).double())
+    there = nn.Parameter(torch.empty(6, 2, device="meta"))
+    low = nn.Parameter(torch.randn(2).bfloat16())
+    weights = [here, there, wide, low]
+    with low_precision_copies(weights, torch.bfloat16):
+        copies = in_low_precision(weights, torch.bfloat16)
+        again = in_low_precision(weights, torch.bfloat16)
+        assert [a is b for a, b in zip(copies[:3], again, strict=False)] == [True] * 3
+    assert [copy.device.type for copy in copies] == ["cpu", "meta", "cpu", "cpu"]
+    for copy, weight in ((copies[0], here), (copies[2], wide), (copies[3], low)):
+        assert torch.equal(copy, weight.detach().bfloat16())
