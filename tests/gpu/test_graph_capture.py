@@ -2,7 +2,7 @@
 
 import torch
 
-from swin_backbone.ops.fused import tuning
+from swin_backbone.ops.triton import tuning
 
 
 def test_nothing_is_timed_while_a_graph_is_captured():

@@ -23,7 +23,7 @@ def fill(x, size):
     return F.pad(x, (0, 0, 0, right, 0, bottom))
 
 
-def embed(self, images):
+def embed(self, images, layout=None):
     images = fill(images.permute(0, 2, 3, 1), self.patch_size).permute(0, 3, 1, 2)
     return self.norm(self.projection(images).permute(0, 2, 3, 1))
 
@@ -37,12 +37,12 @@ def attend(self, qkv, size, table, **options):
     return self.proj_drop(self.proj(attended[:, : size[1], : size[2]]))
 
 
-def attention(self, x, valid_sizes=None, packing=None):
+def attention(self, x, layout=None):
     qkv = self.qkv(fill(x, self.window_size))
     return attend(self, qkv, x.shape, self.relative_position_bias_table, scale=self.scale)
 
 
-def attention_v2(self, x, valid_sizes=None, packing=None):
+def attention_v2(self, x, layout=None):
     qkv = self.qkv(fill(x, self.window_size))
     bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
     scales = self.logit_scale.clamp(max=math.log(100)).exp().flatten()
@@ -54,12 +54,12 @@ def mlp(self, x):
     return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
-def block(self, x, valid_sizes=None, packing=None, factors=None):
+def block(self, x, layout=None, copies=None):
     x = x + self.drop_path(self.attn(self.norm1(x)))
     return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-def block_v2(self, x, valid_sizes=None, packing=None, factors=None):
+def block_v2(self, x, layout=None, copies=None):
     x = x + self.drop_path(self.norm1(self.attn(x)))
     return self.norm3(x + self.drop_path(self.norm2(self.mlp(x))))
 
@@ -72,15 +72,15 @@ def neighbours(x):
     return columns.view(x.shape[0], height // 2, width // 2, -1)
 
 
-def merging(self, x, packing=None, valid_sizes=None):
+def merging(self, x, layout=None):
     return self.reduction(self.norm(neighbours(x)))
 
 
-def merging_v2(self, x, packing=None, valid_sizes=None):
+def merging_v2(self, x, layout=None):
     return self.norm(self.reduction(neighbours(x)))
 
 
-def stage(self, x, valid_sizes=None, packing=None, norm=None, merge=True):
+def stage(self, x, layout=None, norm=None, merge=True, copies=None):
     for child in self.blocks:
         x = child(x)
     features = x if norm is None else norm(x)

@@ -7,8 +7,26 @@ import pytest
 import torch
 from packaging.version import Version
 
+from swin_backbone.ops import dispatch
+
 triton = pytest.importorskip("triton", reason="triton is not installed")
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU and Version(triton.__version__) < Version("3.2"):
     pytest.skip("this Triton's interpreter fails with numpy 2", allow_module_level=True)
 DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
+
+
+def let_kernels_run(monkeypatch):
+    """Norms, patch embedding and merging by their kernels wherever these can run, be it in Triton's
+    interpreter, which nothing takes by itself.
+
+    Returns:
+        What was decided from then on, in a list that grows.
+    """
+    decided = []
+    for table in ("_NORM", "_MERGING"):
+        ways = tuple((way, lambda *arguments: None) for way, _ in getattr(dispatch, table))
+        monkeypatch.setattr(dispatch, table, ways)
+    monkeypatch.setattr(dispatch, "_norm_by_triton", lambda *arguments: None)
+    monkeypatch.setattr(dispatch, "_listeners", [decided.append])
+    return decided

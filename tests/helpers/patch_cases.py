@@ -4,11 +4,12 @@ import torch
 
 from swin_backbone.ops import (
     NormParameters,
+    TokenLayout,
     embed_patches,
     merge_norm_linear,
 )
-from swin_backbone.ops.fused.patch_embed import patch_embed
-from swin_backbone.ops.fused.patch_merging import copy_by_neighbour, merge_reduce
+from swin_backbone.ops.triton.patch_embed_op import patch_embed
+from swin_backbone.ops.triton.patch_merging_op import copy_by_neighbour, merge_reduce
 
 from .kernels import DEVICE  # skips first where no kernel can run
 
@@ -27,7 +28,8 @@ def merge_by_kernel(x, norm_weight, norm_bias, weight, valid_sizes=None):
 
 
 def merge_plainly(x, norm_weight, norm_bias, weight, valid_sizes=None):
-    return merge_norm_linear(x, norm_weight, norm_bias, 1e-5, weight, valid_sizes=valid_sizes)
+    norm = NormParameters(norm_weight, norm_bias, 1e-5)
+    return merge_norm_linear(x, norm, weight, TokenLayout(valid_sizes))
 
 
 def differentiate(run, tensors, dtype, cotangent):

@@ -11,7 +11,7 @@ sys.path.insert(0, str(TOOLS))
 import benchmark_models
 from benchmarking import segmentors
 
-from swin_backbone import arguments
+from swin_backbone.model import arguments
 
 QUICK = ("--repeats", "1", "--device", "cpu")
 

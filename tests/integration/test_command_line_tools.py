@@ -20,7 +20,7 @@ from predictors import (
     TooManyWindowsError,
 )
 
-from swin_backbone.media import find_files, on_one_line
+from swin_backbone.inference.media import find_files, on_one_line
 
 CONFIG = next((ROOT / "configs" / "demo").glob("*.py"))
 

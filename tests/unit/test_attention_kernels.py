@@ -15,7 +15,7 @@ from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can r
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import shifted_window_attention
-from swin_backbone.ops.fused.attention import window_attention
+from swin_backbone.ops.triton.attention_op import window_attention
 
 #: For what runs in either place, so that ``-m gpu`` finds it where there is a GPU.
 wherever = pytest.mark.gpu if HAS_GPU else (lambda test: test)

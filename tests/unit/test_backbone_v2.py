@@ -17,7 +17,7 @@ from swin_backbone.model import (
 from swin_backbone.ops import BACKENDS, fit_window, log_spaced_offsets, shifted_window_attention
 
 PORTABLE_BACKENDS = [name for name in BACKENDS if name != "triton"]
-COSINE_BACKENDS = [name for name in PORTABLE_BACKENDS if "logit_scale" in BACKENDS[name].features]
+COSINE_BACKENDS = PORTABLE_BACKENDS
 SMALL = {"version": "v2", "embed_dims": 12, "depths": (2, 2, 2), "num_heads": (1, 2, 3)}
 SMALL |= {"out_indices": (0, 1, 2), "window_size": 4}
 

@@ -12,8 +12,8 @@ from swin_backbone.ops import (
     clear_padding,
     merge_neighbours,
 )
+from swin_backbone.ops.dispatch import why_not_fused
 from swin_backbone.ops.geometry.windows import valid_tokens
-from swin_backbone.ops.half_blocks import why_not_fused
 from swin_backbone.ops.triton import launch
 from swin_backbone.ops.triton import linear_op as products
 from swin_backbone.ops.triton import residual_attention_op as fused_attention

@@ -15,7 +15,7 @@ from swin_backbone.ops import (
 )
 from swin_backbone.ops.cpu import chunked_attention as attention
 from swin_backbone.ops.cpu import onednn_linear as products
-from swin_backbone.ops.cpu.eager import why_not_eager
+from swin_backbone.ops.dispatch import why_not_cpu
 
 CHANNELS = 32
 # Stochastic depth: none, all kept, some dropped, all dropped.
@@ -137,8 +137,9 @@ def test_windows_in_several_steps_agree(monkeypatch):
 def test_merging_agrees_with_the_plain_product():
     x, weight = torch.randn(2, 7, 5, 8), torch.randn(16, 32)
     norm = torch.rand(32), torch.randn(32)
-    fast = merge_norm_linear(x, *norm, 1e-5, weight)
-    exact = merge_norm_linear(x.double(), *(p.double() for p in norm), 1e-5, weight.double())
+    exact_norm = NormParameters(*(p.double() for p in norm), 1e-5)
+    fast = merge_norm_linear(x, NormParameters(*norm, 1e-5), weight)
+    exact = merge_norm_linear(x.double(), exact_norm, weight.double())
     torch.testing.assert_close(fast.double(), exact, rtol=1e-5, atol=1e-5)
 
 
@@ -156,10 +157,10 @@ def test_compilers_and_counters_get_plain_operators():
     from torch.utils.flop_counter import FlopCounterMode
 
     x = torch.randn(1, 3)
-    assert why_not_eager(x) is None
+    assert why_not_cpu(x) is None
     with FlopCounterMode(display=False):
-        assert why_not_eager(x) == "something watches the operators"
+        assert why_not_cpu(x) == "something watches the operators"
     seen = []
-    torch.vmap(lambda row: (seen.append(why_not_eager(row)), row)[1])(x)
+    torch.vmap(lambda row: (seen.append(why_not_cpu(row)), row)[1])(x)
     assert seen != [None]
-    assert why_not_eager(x.to("meta")) == "needs the CPU, got meta"
+    assert why_not_cpu(x.to("meta")) == "needs the CPU, got meta"

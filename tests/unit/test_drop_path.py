@@ -10,7 +10,7 @@ from torch import nn
 from swin_backbone import SwinBackbone
 from swin_backbone.model import DropPath
 from swin_backbone.model.drop_path import sample_together
-from swin_backbone.ops import Packing
+from swin_backbone.ops import Packing, TokenLayout
 
 RATES = (0.0, 0.25, 0.5, 1.0)
 
@@ -64,7 +64,9 @@ def test_kernels_get_aligned_rows(images):
 
 def test_packed_images_are_dropped_whole():
     packing = Packing(((2, 3), (1, 4), (3, 3)))
-    for pair in sample_together(drop_paths((0.5, 0.5)), torch.empty(19, 1), packing):
+    for pair in sample_together(
+        drop_paths((0.5, 0.5)), torch.empty(19, 1), TokenLayout(packing=packing)
+    ):
         for branch in pair:
             assert branch.shape == (19,)
             for part in branch.split(packing.counts):
@@ -109,13 +111,13 @@ class Wrapped(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, x, valid_sizes, packing, factors):
-        assert factors is None
-        return self.block(x, valid_sizes, packing)
+    def forward(self, x, layout, copies):
+        assert layout.path_scales is None
+        return self.block(x, layout, copies)
 
 
 class Stubborn(DropPath):
-    def sample(self, x, packing=None):
+    def sample(self, x, layout=None):
         return torch.zeros(x.shape[0])
 
 

@@ -10,7 +10,7 @@ import torch
 
 import swin_backbone
 from swin_backbone.cli import main
-from swin_backbone.ops import BACKENDS
+from swin_backbone.ops import BACKENDS, dispatch
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_way_that_fails_is_reported_with_its_error(env, monkeypatch):
     def no_compiler(inputs):
         raise RuntimeError("no C compiler\nis found")
 
-    monkeypatch.setitem(BACKENDS, "cpu", BACKENDS["cpu"]._replace(run=no_compiler))
+    monkeypatch.setitem(BACKENDS, "cpu", no_compiler)
     answer = "attention by 'cpu', which FAILS (RuntimeError: no C compiler is found)"
     assert answer in env()["on cpu"]
 
@@ -52,7 +52,7 @@ def test_kinds_of_models_with_other_answers_have_lines_of_their_own(capsys, monk
     def only_float32(inputs):
         return None if inputs.qkv.dtype == torch.float32 else "only float32"
 
-    monkeypatch.setitem(BACKENDS, "cpu", BACKENDS["cpu"]._replace(why_not=only_float32))
+    monkeypatch.setitem(dispatch._ATTENTION, "cpu", only_float32)
     main(["env"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("on cpu")]
     assert len(lines) == 2

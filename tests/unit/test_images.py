@@ -16,8 +16,13 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from PIL import Image
 
 import swin_backbone  # noqa: F401 (registers what training reads with)
-from swin_backbone.images import MOST_PIXELS, UnreadableImageError, decode_image, read_image
-from swin_backbone.media import as_text, find_files, on_one_line
+from swin_backbone.inference.images import (
+    MOST_PIXELS,
+    UnreadableImageError,
+    decode_image,
+    read_image,
+)
+from swin_backbone.inference.media import as_text, find_files, on_one_line
 
 sys.path.insert(0, str(ROOT / "tools"))
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
@@ -26,7 +31,7 @@ import predict
 import visualize
 from uploads import Limits, RefusedError, open_upload, smaller_copy
 
-from swin_backbone.features.sources import Item, Reader
+from swin_backbone.inference.features.sources import Item, Reader
 
 CONFIGS = {
     "mmseg": next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py")),

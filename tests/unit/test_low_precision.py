@@ -3,36 +3,39 @@
 import torch
 from torch import nn
 
-from swin_backbone.ops.low_precision import in_low_precision, low_precision_copies
+from swin_backbone.ops.low_precision import LowPrecisionCopies, in_low_precision
 
 
 def test_copies_are_the_weights_rounded_and_made_at_once():
     weights = [nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(24))]
-    with low_precision_copies(weights, torch.bfloat16):
-        copies = in_low_precision(weights, torch.bfloat16)
-        assert in_low_precision(weights[:1], torch.bfloat16)[0] is copies[0]
-        assert copies[0].untyped_storage().data_ptr() == copies[1].untyped_storage().data_ptr()
+    made = LowPrecisionCopies(weights, torch.bfloat16)
+    copies = in_low_precision(weights, torch.bfloat16, made)
+    assert in_low_precision(weights[:1], torch.bfloat16, made)[0] is copies[0]
+    assert copies[0].untyped_storage().data_ptr() == copies[1].untyped_storage().data_ptr()
     for copy, weight in zip(copies, weights, strict=True):
         assert torch.equal(copy, weight.detach().to(torch.bfloat16))
         assert not copy.requires_grad
-        assert in_low_precision([weight], torch.bfloat16)[0] is not copy, "found outside"
+        assert in_low_precision([weight], torch.bfloat16)[0] is not copy, (
+            "found without being given"
+        )
+        assert in_low_precision([weight], torch.float16, made)[0].dtype == torch.float16
 
 
 def test_later_changes_are_seen_by_the_next_copies():
     weights = [nn.Parameter(torch.randn(4, 4))]
     for _ in range(2):
         weights[0].data.add_(1.0)
-        with low_precision_copies(weights, torch.float16):
-            copy = in_low_precision(weights, torch.float16)[0]
-            assert torch.equal(copy, weights[0].detach().half())
+        made = LowPrecisionCopies(weights, torch.float16)
+        copy = in_low_precision(weights, torch.float16, made)[0]
+        assert torch.equal(copy, weights[0].detach().half())
 
 
 def test_a_parameter_that_changed_its_shape_is_cast_anew():
     """As those of a sharded module do when it gathers them."""
     weight = nn.Parameter(torch.randn(6))
-    with low_precision_copies([weight], torch.bfloat16):
-        weight.data = torch.randn(4, 3)
-        assert in_low_precision([weight], torch.bfloat16)[0].shape == (4, 3)
+    made = LowPrecisionCopies([weight], torch.bfloat16)
+    weight.data = torch.randn(4, 3)
+    assert in_low_precision([weight], torch.bfloat16, made)[0].shape == (4, 3)
 
 
 def test_nothing_is_copied_without_need():
@@ -40,13 +43,12 @@ def test_nothing_is_copied_without_need():
         pass
 
     sharded, plain = Sharded(torch.randn(3)), nn.Parameter(torch.randn(3))
-    with low_precision_copies([sharded], torch.bfloat16):
-        first, second = in_low_precision([sharded, sharded], torch.bfloat16)
-        assert first is not second
-    with low_precision_copies([plain], torch.float32):
-        copy, nothing = in_low_precision([plain, None], torch.float32)
-        assert copy.data_ptr() == plain.data_ptr()
-        assert nothing is None
+    made = LowPrecisionCopies([sharded, plain], torch.bfloat16)
+    assert made.find(sharded) is None
+    made = LowPrecisionCopies([plain], torch.float32)
+    copy, nothing = in_low_precision([plain, None], torch.float32, made)
+    assert copy.data_ptr() == plain.data_ptr()
+    assert nothing is None
 
 
 def test_copies_lie_where_their_weights_do():
@@ -55,10 +57,10 @@ def test_copies_lie_where_their_weights_do():
     there = nn.Parameter(torch.empty(6, 2, device="meta"))
     low = nn.Parameter(torch.randn(2).bfloat16())
     weights = [here, there, wide, low]
-    with low_precision_copies(weights, torch.bfloat16):
-        copies = in_low_precision(weights, torch.bfloat16)
-        again = in_low_precision(weights, torch.bfloat16)
-        assert [a is b for a, b in zip(copies[:3], again, strict=False)] == [True] * 3
+    made = LowPrecisionCopies(weights, torch.bfloat16)
+    copies = in_low_precision(weights, torch.bfloat16, made)
+    again = in_low_precision(weights, torch.bfloat16, made)
+    assert [a is b for a, b in zip(copies[:3], again, strict=False)] == [True] * 3
     assert [copy.device.type for copy in copies] == ["cpu", "meta", "cpu", "cpu"]
     for copy, weight in ((copies[0], here), (copies[2], wide), (copies[3], low)):
         assert torch.equal(copy, weight.detach().bfloat16())

@@ -35,7 +35,7 @@ def make(dtype=torch.float64, **changes):
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-@pytest.mark.parametrize("backend", [n for n, b in BACKENDS.items() if "valid_sizes" in b.features])
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_each_image_gets_what_it_gets_alone(backend, dtype, version):
     """In float32, to the rounding of sums over at most 64 channels and 16 keys."""

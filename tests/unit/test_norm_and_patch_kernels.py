@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.errors import assert_small, relative_error
-from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.kernels import DEVICE, let_kernels_run  # skips first where no kernel can run
 from helpers.patch_cases import (
     differentiate,
     draw,
@@ -21,11 +21,11 @@ from swin_backbone import SwinBackbone
 from swin_backbone.ops import (
     clear_padding,
     cut_patches,
+    dispatch,
     project,
     project_patches,
 )
 from swin_backbone.ops import norm as norms
-from swin_backbone.ops import patches as patches_module
 from swin_backbone.ops.triton import launch
 from swin_backbone.ops.triton import patch_embed_op as fused_embedding
 from swin_backbone.ops.triton.norm_op import layer_norm, norm_beside
@@ -146,17 +146,16 @@ def test_backbone_on_these_kernels(out_indices, option, monkeypatch):
         return [*maps, *torch.autograd.grad(loss, list(model.parameters()))]
 
     expected = maps_and_gradients()
-    calls = []
-    for module in (norms, patches_module):
-        monkeypatch.setattr(module, "runs_on_kernels", lambda *arguments: calls.append(1) or True)
+    decided = let_kernels_run(monkeypatch)
     for actual, e in zip(maps_and_gradients(), expected, strict=True):
         torch.testing.assert_close(actual, e, rtol=1e-4, atol=1e-4)  # float32, ten layers
-    assert calls
+    ways = {(d.operation, d.way) for d in decided}
+    assert {("layer norm", "triton"), ("patch merging", "triton")} <= ways
 
 
 def test_a_frozen_stage_is_not_differentiated(monkeypatch):
     """An output norm behind what has no gradient hands the map on as it is."""
-    monkeypatch.setattr(norms, "runs_on_kernels", lambda *arguments: True)
+    let_kernels_run(monkeypatch)
     x = torch.randn(1, 2, 2, 16, device=DEVICE)
     weight, bias = (torch.rand(16, device=DEVICE, requires_grad=True) for _ in range(2))
     normed, beside = norms.norm_beside(x, weight, bias, 1e-5)
@@ -238,15 +237,15 @@ def test_patches_are_what_a_convolution_sees():
     ],
 )
 def test_why_an_image_is_not_embedded_by_a_kernel(channels, patch, dtype, reason, monkeypatch):
-    monkeypatch.setattr(patches_module, "runs_on_kernels", lambda *arguments: True)
+    decided = let_kernels_run(monkeypatch)
     tensors = torch.zeros(1, 3, 4, 4), torch.zeros(channels, 3, *patch)
-    actual = patches_module.why_not_kernels(*(t.to(dtype) for t in tensors))
-    assert actual is None if reason is None else reason in actual
+    way = dispatch.patch_embedding(*(t.to(dtype) for t in tensors))
+    assert way == ("triton" if reason is None else "torch")
+    assert reason is None or reason in decided[0].refused[0][1]
 
 
 def test_images_and_weights_of_two_dtypes_stay_torchs_error(monkeypatch):
-    for module in (norms, patches_module):
-        monkeypatch.setattr(module, "runs_on_kernels", lambda *arguments: True)
+    let_kernels_run(monkeypatch)
     tensors = draw_embedding(16, 3, (4, 4))
     with pytest.raises(RuntimeError):
         embed(torch.zeros(1, 3, 4, 4, device=DEVICE).half(), *tensors)
@@ -254,8 +253,7 @@ def test_images_and_weights_of_two_dtypes_stay_torchs_error(monkeypatch):
 
 def test_dispatch_is_traced_in_one_graph(monkeypatch):
     """From the module's function to the operator, without a graph break."""
-    for module in (norms, patches_module):
-        monkeypatch.setattr(module, "runs_on_kernels", lambda *arguments: True)
+    let_kernels_run(monkeypatch)
     tensors = [torch.randn(1, 3, 8, 8, device=DEVICE), *draw_embedding(16, 3, (4, 4))]
     parameters = draw(16, 32)
 

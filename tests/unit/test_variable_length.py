@@ -9,9 +9,10 @@ from helpers.padded_images import ARGUMENTS, SIZES, assert_equal_alone, draw, pa
 from helpers.tools import run_tool
 
 from swin_backbone import SwinBackbone
-from swin_backbone.model import DropPath, join
+from swin_backbone.model import DropPath
 from swin_backbone.ops import (
     Packing,
+    join,
     shifted_window_attention,
     shifted_window_attention_packed,
 )

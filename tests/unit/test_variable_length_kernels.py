@@ -14,6 +14,7 @@ from swin_backbone.ops import (
     LinearParameters,
     NormParameters,
     Packing,
+    TokenLayout,
     Windows,
     residual_attention,
     shifted_window_attention_packed,
@@ -63,7 +64,7 @@ def test_the_half_block_takes_packed_images():
         own = x.to(dtype).requires_grad_()
         out = residual_attention(
             own, NormParameters(*p["norm"], 1e-5), LinearParameters(*p["qkv"]), *p["table"],
-            LinearParameters(*p["proj"]), windows, keep, backend, packing=Packing(SIZES),
+            LinearParameters(*p["proj"]), windows, keep, backend, TokenLayout(packing=Packing(SIZES)),
         )  # fmt: skip
         leaves = [own, *(t for v in p.values() for t in v)]
         return [out.detach(), *torch.autograd.grad(out, leaves, cotangent.to(dtype))]
