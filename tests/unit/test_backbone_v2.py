@@ -14,7 +14,13 @@ from swin_backbone.model import (
     WindowAttention,
     WindowAttentionV2,
 )
-from swin_backbone.ops import BACKENDS, fit_window, log_spaced_offsets, shifted_window_attention
+from swin_backbone.ops import (
+    BACKENDS,
+    TokenLayout,
+    fit_window,
+    log_spaced_offsets,
+    shifted_window_attention,
+)
 
 PORTABLE_BACKENDS = [name for name in BACKENDS if name != "triton"]
 COSINE_BACKENDS = PORTABLE_BACKENDS
@@ -128,11 +134,11 @@ def test_a_block_keeps_images_of_a_batch_apart_from_their_padding(with_cp):
     sizes = torch.tensor([[9, 11], [5, 3]])
     x = torch.randn(2, 9, 11, 12, dtype=torch.float64)
     x[1, 5:], x[1, :, 3:] = 1e3, float("nan")
-    out = block(x, sizes)
+    out = block(x, TokenLayout(sizes))
     for image, (rows, columns) in zip(range(2), sizes.tolist(), strict=True):
         alone = x[image : image + 1, :rows, :columns]
         own = torch.tensor([[rows, columns]])
-        torch.testing.assert_close(out[image, :rows, :columns], block(alone, own)[0])
+        torch.testing.assert_close(out[image, :rows, :columns], block(alone, TokenLayout(own))[0])
 
 
 def test_extra_norms_come_every_n_blocks_of_a_stage():

@@ -86,7 +86,7 @@ def record_factors(model):
     given = {}
 
     def hook(name):
-        return lambda block, inputs: given.__setitem__(name, (*inputs, None)[3])
+        return lambda block, inputs: given.__setitem__(name, inputs[1].path_scales)
 
     for name, block in model.named_modules():
         if hasattr(block, "drop_path"):
@@ -152,10 +152,10 @@ def test_a_block_uses_what_it_is_given(version, act):
     kept, none = torch.tensor([1.0, 0.0]), torch.zeros(2)
     whole = block.eval()(x)
     block.train()
-    torch.testing.assert_close(block(x, None, None, (kept, kept))[0], whole[0])
-    assert torch.equal(block(x, None, None, (kept, kept))[1], x[1])
-    assert not torch.allclose(block(x, None, None, (kept, none))[0], whole[0])
-    assert torch.equal(block(x, None, None, (none, none)), x)
+    torch.testing.assert_close(block(x, TokenLayout(path_scales=(kept, kept)))[0], whole[0])
+    assert torch.equal(block(x, TokenLayout(path_scales=(kept, kept)))[1], x[1])
+    assert not torch.allclose(block(x, TokenLayout(path_scales=(kept, none)))[0], whole[0])
+    assert torch.equal(block(x, TokenLayout(path_scales=(none, none))), x)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

@@ -12,6 +12,7 @@ from swin_backbone import SwinBackbone
 from swin_backbone.model import DropPath
 from swin_backbone.ops import (
     Packing,
+    TokenLayout,
     join,
     shifted_window_attention,
     shifted_window_attention_packed,
@@ -114,7 +115,7 @@ def test_gradients_are_those_of_the_images_alone():
 
 def test_stochastic_depth_drops_whole_images():
     packing = Packing(((2, 3), (1, 4), (5, 1)))
-    dropped = DropPath(0.5).train()(torch.ones(15, 4), packing)
+    dropped = DropPath(0.5).train()(torch.ones(15, 4), TokenLayout(packing=packing))
     for part in packing.split(dropped):
         assert part.unique().numel() == 1
         assert part.unique().item() in (0.0, 2.0)

@@ -143,12 +143,15 @@ def test_tables_of_one_level_need_no_pyramid():
 
 def test_the_choice_is_logged(caplog):
     qkv, table = torch.rand(6, 96, device=DEVICE), torch.zeros(9, 2, device=DEVICE)
-    with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.variable_length_attention"):
+    with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.dispatch"):
         shifted_window_attention_packed(
             qkv, [(2, 3)], table, num_heads=2, window_size=(2, 2), backend="reference"
         )
-    assert "packed attention by 'triton': backend='reference' was asked for" in caplog.text
-    assert "packed attention by 'one by one': chosen" in caplog.text
+    assert (
+        "variable-length attention by 'one by one'; "
+        "refused: triton: backend='reference' was asked for" in caplog.text
+    )
+    assert "attention by 'reference'" in caplog.text
 
 
 def test_launches_for_other_sizes_share_what_was_compiled():
