@@ -30,6 +30,7 @@ __all__ = [
 
 PLAIN = frozenset((nn.Parameter, Tensor, type(None)))
 
+
 def is_plain(tensor: Tensor | None) -> bool:
     """Whether this is a tensor (or none) and no more, which shards and quantised ones are."""
     return type(tensor) in PLAIN
