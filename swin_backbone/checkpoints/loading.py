@@ -133,8 +133,8 @@ def fit_checkpoint(
 
 @contextmanager
 def already_fitted(module: Backbone, report: CheckpointReport) -> Iterator[None]:
-    """Within, what is loaded into a module alone is what :func:`fit_checkpoint` returned for it, and
-    is not fitted again.
+    """Within, what is loaded into a module alone was made to fit by :func:`fit_checkpoint`, and is
+    not fitted again.
 
     Args:
         module: the backbone.

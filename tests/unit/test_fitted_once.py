@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from swin_backbone import CheckpointError, SwinBackbone
-from swin_backbone.checkpoints import loading
+from swin_backbone import SwinBackbone
+from swin_backbone.checkpoints import CheckpointError, convert_checkpoint, loading
 
 SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (1, 2), "strides": (4, 2),
          "out_indices": (0, 1)}  # fmt: skip
@@ -31,9 +31,7 @@ def backbone(**options):
 
 def stock(model):
     """The weights as mmseg names and orders them."""
-    from swin_backbone.checkpoints.convert import convert_state_dict
-
-    return convert_state_dict(model.state_dict(), "mmseg")
+    return convert_checkpoint(model.state_dict(), "mmseg")[0]
 
 
 def assert_same_weights(model, other):

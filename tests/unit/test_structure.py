@@ -179,8 +179,6 @@ FENCES = {
 ELSEWHERE = {
     "_replace": "a method of named tuples that Python documents",
     "_asdict": "a method of named tuples that Python documents",
-    "_base_": "a field of OpenMMLab's configs, documented",
-    "_scope_": "a field of OpenMMLab's configs, documented",
 }
 
 

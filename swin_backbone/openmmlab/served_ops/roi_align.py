@@ -61,7 +61,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward` with respect to ``input``, written to ``grad_input``."""
+    """Gradient of :func:`roi_align_forward` for ``input``, written to ``grad_input``."""
     _refuse_max_pooling(pool_mode)
     grad = at_least_float32(grad_output)
     gradient = roi_align_gradient(

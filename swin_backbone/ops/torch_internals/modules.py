@@ -6,7 +6,6 @@ A backbone asks hundreds of times a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from operator import attrgetter
 
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -43,35 +42,39 @@ def _parameters_by_name(module: nn.Module) -> Mapping[str, Tensor | None]:
     return _ByName(module, dict(module.named_parameters(recurse=False)))
 
 
-def _holds(name: str, of: str) -> Callable[[object], bool]:
-    """A check of a dictionary that modules have: a bias that is none, and replaced, is there."""
-
-    def check(_: object) -> bool:
-        layer = nn.Linear(1, 1, bias=False, device="meta")
-        model = nn.Sequential(layer)
-        if of == "modules":
-            return getattr(model, name) == {"0": layer}
-        before = dict(getattr(layer, name))
-        layer.weight = nn.Parameter(layer.weight.detach())
-        after = getattr(layer, name)
-        return before.keys() == {"weight", "bias"} and after["weight"] is layer.weight
-
-    return check
+def _holds_modules(_: object) -> bool:
+    layer = nn.Identity()
+    return _children(nn.Sequential(layer)) == {"0": layer}
 
 
-def _reader(name: str, of: str, plainly: Callable) -> Callable:
-    # An instance has it, its class has not: what is looked up is the class's maker of it.
-    chosen = choose(f"{_MODULE}.Module.__init__", _holds(name, of), None)
-    return plainly if chosen is None else attrgetter(name)
+def _holds_parameters(_: object) -> bool:
+    layer = nn.Linear(1, 1, bias=False, device="meta")
+    weight = layer.weight = nn.Parameter(layer.weight.detach())
+    own = _parameters(layer)
+    return own.keys() == {"weight", "bias"} and own["weight"] is weight and own["bias"] is None
 
 
-#: The modules in a module by name, and its parameters, ``None`` for those that it does without.
-children: Callable[[nn.Module], Mapping[str, nn.Module]] = _reader(
-    "_modules", "modules", _children_by_name
-)
-parameters: Callable[[nn.Module], Mapping[str, Tensor | None]] = _reader(
-    "_parameters", "parameters", _parameters_by_name
-)
+# Functions, and no attrgetter: torch.compile looks into them.
+def _children(module: nn.Module) -> Mapping[str, nn.Module]:
+    return module._modules
+
+
+def _parameters(module: nn.Module) -> Mapping[str, Tensor | None]:
+    return module._parameters
+
+
+# An instance has them, its class has not: what is looked up is what makes them.
+_MAKES_THEM = f"{_MODULE}.Module.__init__"
+
+#: The modules in a module, by name.
+children: Callable[[nn.Module], Mapping[str, nn.Module]] = _children_by_name
+if choose(_MAKES_THEM, _holds_modules, None) is not None:
+    children = _children
+
+#: The parameters of a module, by name: ``None`` for those that it does without.
+parameters: Callable[[nn.Module], Mapping[str, Tensor | None]] = _parameters_by_name
+if choose(_MAKES_THEM, _holds_parameters, None) is not None:
+    parameters = _parameters
 
 
 def _responds(register: Callable) -> Callable[[Mapping], bool]:
