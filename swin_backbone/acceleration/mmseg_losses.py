@@ -18,9 +18,8 @@ from ..ops import (
     resized_binary_cross_entropy,
     resized_cross_entropy,
 )
+from .mmseg_internals import methods_behind_losses, stacked_labels
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
-
-METHODS = ("loss_by_feat", "_stack_batch_gt")
 
 
 def _decode_head() -> type | None:
@@ -33,8 +32,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in METHODS:
-        reason = own_method(head, name, _decode_head())
+    stock = _decode_head()
+    for name in methods_behind_losses(stock):
+        reason = own_method(head, name, stock)
         if reason is not None:
             return reason
     if head.ignore_index is None:
@@ -56,7 +56,7 @@ def loss_by_feat(head: nn.Module, seg_logits: Tensor, batch_data_samples: list) 
         seg_logits: (B, K, h, w) scores.
         batch_data_samples: B data samples with label maps (1, H, W).
     """
-    labels = head._stack_batch_gt(batch_data_samples).squeeze(1)
+    labels = stacked_labels(head, batch_data_samples).squeeze(1)
     scores = _Scores(seg_logits, labels, head.align_corners, head.ignore_index)
     weight = None
     if head.sampler is not None:

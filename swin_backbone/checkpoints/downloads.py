@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 import torch
 from filelock import FileLock
 
+from ..atomic_files import write_whole
 from .foreign_files import name_foreign_file
 from .report import CheckpointError
 
@@ -47,7 +48,7 @@ def download(address: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if not path.exists():  # still, now that nobody else is at it
-                _fetch(address, path)
+                write_whole(path, lambda unfinished: _fetch(address, path, unfinished))
     return path
 
 
@@ -57,22 +58,17 @@ def _name(address: str) -> str:
     return re.sub(r"[^\w.+-]", "_", last).lstrip(".")[-150:] or "checkpoint"
 
 
-def _fetch(address: str, path: Path) -> None:
-    part = path.with_name(".part")  # perhaps left by a process that was killed
-    try:
-        digest, beginning = hashlib.sha256(), b""
-        with part.open("wb") as file:
-            for piece in _pieces(address, path):
-                beginning = beginning or piece[:512]
-                digest.update(piece)
-                file.write(piece)
-        kind = name_foreign_file(beginning)
-        if kind is not None:
-            raise CheckpointError(f"what {address} sends is {kind}")
-        _check_hash(address, path.name, digest.hexdigest())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _fetch(address: str, path: Path, unfinished: Path) -> None:
+    digest, beginning = hashlib.sha256(), b""
+    with unfinished.open("wb") as file:
+        for piece in _pieces(address, path):
+            beginning = beginning or piece[:512]
+            digest.update(piece)
+            file.write(piece)
+    kind = name_foreign_file(beginning)
+    if kind is not None:
+        raise CheckpointError(f"what {address} sends is {kind}")
+    _check_hash(address, path.name, digest.hexdigest())
 
 
 def _pieces(address: str, path: Path) -> Iterator[bytes]:

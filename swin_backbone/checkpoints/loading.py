@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -14,15 +16,39 @@ from ..framework import framework
 from . import CheckpointError, CheckpointReport, Target, find_backbone, fit_state_dict
 from .report import name_some
 
-if TYPE_CHECKING:
-    from ..model.backbone import SwinBackbone
-
-
 #: What ``init_cfg`` may hold: mmengine's options of ``Pretrained``, and ``key``.
 OPTIONS = ("checkpoint", "prefix", "map_location", "key")
 _NAMES = ("Pretrained", "PretrainedInit")
 #: Tensors that checkpoints of a backbone may lack: dense prediction adds them.
 _ADDED = re.compile(r"norm\d+\.|absolute_pos_embed")
+
+
+class Backbone(Protocol):
+    """What loading needs of a backbone: a module with these.
+
+    Attributes:
+        window_sizes: rows and columns of each stage's windows, in tokens.
+        position_grid: rows and columns of the map of its absolute position embedding.
+        table_interpolation: how bias tables of another window are resized.
+        absolute_pos_embed: the embedding, where there is one.
+        checkpoint_report: what became of each tensor when weights were last loaded; set here.
+    """
+
+    window_sizes: Sequence[tuple[int, int]]
+    position_grid: tuple[int, int]
+    table_interpolation: str
+    absolute_pos_embed: nn.Parameter | None
+    checkpoint_report: CheckpointReport | None
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> object: ...
+
+    def draw_weights(self, names: set[str] | None = None) -> None: ...
+
+
+#: The module that is given tensors which fit it already, and the report of how they were made to.
+_FITTED: ContextVar[tuple[Backbone, CheckpointReport] | None] = ContextVar("fitted", default=None)
 
 
 def resolve_init_cfg(
@@ -83,7 +109,7 @@ def _is_pretrained(kind: object) -> bool:
 
 
 def fit_checkpoint(
-    module: SwinBackbone, checkpoint: object
+    module: Backbone, checkpoint: object
 ) -> tuple[dict[str, Tensor], CheckpointReport]:
     """What loading a checkpoint into a backbone would do, without doing it.
 
@@ -105,7 +131,23 @@ def fit_checkpoint(
     return fitted, report
 
 
-def adapt_state_dict(module: SwinBackbone, state_dict, prefix, *_) -> None:
+@contextmanager
+def already_fitted(module: Backbone, report: CheckpointReport) -> Iterator[None]:
+    """Within, what is loaded into a module alone was made to fit by :func:`fit_checkpoint`, and is
+    not fitted again.
+
+    Args:
+        module: the backbone.
+        report: what :func:`fit_checkpoint` said, which loading is to say.
+    """
+    token = _FITTED.set((module, report))
+    try:
+        yield
+    finally:
+        _FITTED.reset(token)
+
+
+def adapt_state_dict(module: Backbone, state_dict, prefix, *_) -> None:
     """Before any loading: turn a known foreign layout into ours, in place, and report it.
 
     Runs inside ``load_state_dict`` of the backbone or of any model that contains it, torch's
@@ -114,15 +156,19 @@ def adapt_state_dict(module: SwinBackbone, state_dict, prefix, *_) -> None:
     inside = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if not inside:
         return
-    fitted, report = fit_checkpoint(module, inside)
-    for key in inside:
-        del state_dict[prefix + key]
-    state_dict.update({prefix + key: value for key, value in fitted.items()})
+    known = _FITTED.get()
+    if known is not None and known[0] is module:
+        report = known[1]
+    else:
+        fitted, report = fit_checkpoint(module, inside)
+        for key in inside:
+            del state_dict[prefix + key]
+        state_dict.update({prefix + key: value for key, value in fitted.items()})
     module.checkpoint_report = report
     _log_report(f"{type(module).__name__} ({prefix.rstrip('.') or 'alone'})", report)
 
 
-def load_pretrained(module: SwinBackbone, init_cfg: Mapping) -> None:
+def load_pretrained(module: Backbone, init_cfg: Mapping) -> None:
     """Load what an ``init_cfg`` names, from wherever mmengine or we can read it.
 
     Parameters that the checkpoint lacks, such as the output norms if it is a classifier's, get
@@ -138,12 +184,13 @@ def load_pretrained(module: SwinBackbone, init_cfg: Mapping) -> None:
     source = init_cfg["checkpoint"]
     checkpoint = framework().read_checkpoint(source, init_cfg.get("map_location", "cpu"))
     tensors, ignored = find_backbone(checkpoint, init_cfg.get("prefix"), init_cfg.get("key"))
-    _, report = fit_checkpoint(module, tensors)
+    fitted, report = fit_checkpoint(module, tensors)
     if report.missing:
         module.draw_weights(set(report.missing))
     if "absolute_pos_embed" in report.missing:  # the weights were trained without it
         nn.init.zeros_(module.absolute_pos_embed)
-    module.load_state_dict(tensors, strict=False)
+    with already_fitted(module, report):
+        module.load_state_dict(fitted, strict=False)
     if ignored:
         module.checkpoint_report.ignored.update(ignored)
         _log_report(f"whole model {source}", module.checkpoint_report)

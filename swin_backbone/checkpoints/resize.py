@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model import resize_position_embedding
+from ..ops.resized_embedding import resize_position_embedding
 
 
 def resize_bias_table(table: Tensor, window_size: tuple[int, int]) -> Tensor | None:

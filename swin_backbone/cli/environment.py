@@ -11,6 +11,7 @@ import torch
 
 from ..config_files import configs_folder
 from ..openmmlab.environment import describe_openmmlab
+from ..ops.torch_internals import describe
 from ..version import __version__
 from .backends import describe_backends, devices
 
@@ -51,6 +52,9 @@ def _lines() -> Iterator[tuple[str, str]]:
         version = _version(name)
         if version is not None or name == "triton":
             yield name, version or "not installed"
+    yield "torch internals", describe()
+    if _version("triton") is not None:
+        yield "kernel launches", _launches()
     yield from describe_openmmlab()
     capability = torch.backends.cpu.get_cpu_capability()
     yield "cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}"
@@ -66,6 +70,16 @@ def _lines() -> Iterator[tuple[str, str]]:
             yield name, os.environ[name]
     for device in devices():
         yield from describe_backends(device)
+
+
+def _launches() -> str:
+    from ..ops.triton.direct_launch import why_plain  # imports triton
+
+    try:
+        reason = why_plain()
+    except ValueError as error:
+        return f"an error: {error}"
+    return "direct, once compiled" if reason is None else f"plain ({reason})"
 
 
 def _why_no_gpu() -> str:

@@ -1,5 +1,6 @@
 """Modules: one idea a file, parameters and the calls of :mod:`swin_backbone.ops`."""
 
+from ..ops.resized_embedding import resize_position_embedding
 from .apply_norm import apply_norm, apply_norm_beside
 from .block import SwinBlock
 from .block_v2 import SwinBlockV2
@@ -8,7 +9,7 @@ from .drop_path import DropPath
 from .mlp import Mlp
 from .patch_embed import PatchEmbed
 from .patch_merging import PatchMerging, PatchMergingV2
-from .position_embedding import embed_valid_areas, resize_position_embedding
+from .position_embedding import embed_valid_areas
 from .qkv_projection import AttentionCall
 from .stage import SwinStage
 from .window_attention import WindowAttention

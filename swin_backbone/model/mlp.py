@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from ..ops.torch_internals.modules import children
 from .plain_modules import is_bare, is_idle
 
 
@@ -34,9 +35,10 @@ class Mlp(nn.Module):
 
     def is_plain(self) -> bool:
         """Whether there is nothing between the linear layers but GELU, not approximated."""
-        act = self._modules["act"]
+        own = children(self)
+        act = own["act"]
         exact = is_bare(act, nn.GELU) and act.approximate == "none"
-        return exact and is_idle(self._modules["drop"])
+        return exact and is_idle(own["drop"])
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""

@@ -14,41 +14,21 @@ times as long: a backbone has hundreds.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from ..ops import LinearParameters, NormParameters
+from ..ops.torch_internals.modules import is_bare, is_itself, parameters
+
+__all__ = [
+    "is_bare",
+    "is_idle",
+    "is_itself",
+    "is_plain",
+    "linear_parameters",
+    "norm_parameters",
+    "patch_parameters",
+]
 
 PLAIN = frozenset((nn.Parameter, Tensor, type(None)))
-
-#: torch's hooks of all modules. Where a torch does not have them all under these names, what it has
-#: instead is not known: then the place is taken by one that says that modules are to be called.
-_HOOKS_OF_ALL = [
-    getattr(torch_module, f"_global_{kind}_hooks", {"unknown": True})
-    for kind in ("forward", "forward_pre", "backward", "backward_pre")
-]
-_FORWARD, _FORWARD_PRE, _BACKWARD, _BACKWARD_PRE = _HOOKS_OF_ALL
-
-
-def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a call of ``module`` is one of ``kind.forward``, and nothing sees or changes it."""
-    if _FORWARD or _FORWARD_PRE or _BACKWARD or _BACKWARD_PRE:
-        return False
-    return is_itself(module, kind)
-
-
-def is_itself(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """:func:`is_bare` but for torch's hooks of all modules."""
-    if type(module) is not kind:
-        return False
-    own = module.__dict__
-    return not (
-        own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or "forward" in own
-        or "_compiled_call_impl" in own  # of nn.Module.compile
-    )
 
 
 def is_plain(tensor: Tensor | None) -> bool:
@@ -91,7 +71,7 @@ def patch_parameters(layer: nn.Module, patch: tuple[int, int]) -> LinearParamete
 
 def _plain(layer: nn.Module) -> LinearParameters | None:
     """Weight and bias of a layer, if they are plain."""
-    own = layer.__dict__["_parameters"]
+    own = parameters(layer)
     if "weight" in own and "bias" in own:
         weight, bias = own["weight"], own["bias"]
     else:  # replicas and flat shards keep them there

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import TokenLayout, join
-from ..ops.symbolic import contiguous, known_zero
+from ..ops.resized_embedding import resize_position_embedding
+from ..ops.symbolic import contiguous
 
 #: Slope of cubic convolution at distance one, PyTorch's.
 CUBIC = -0.75
@@ -34,29 +34,6 @@ def position_embedding_for(
     if layout.valid_sizes is None:
         return resize_position_embedding(embedding, grid, size)
     return embed_valid_areas(embedding, grid, size, layout.valid_sizes)
-
-
-def resize_position_embedding(
-    embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]
-) -> Tensor:
-    """Interpolate an absolute position embedding to another map (bicubic, as the original's
-    dense prediction code does).
-
-    Args:
-        embedding: (1, rows * columns, C), learned on a map of ``grid`` tokens.
-        grid: rows and columns of that map.
-        size: rows and columns of the map that needs it.
-
-    Returns:
-        (1, size[0], size[1], C) in the dtype of ``embedding``; its very values if the sizes
-        are equal.
-    """
-    embedding = embedding.unflatten(1, grid)
-    if known_zero(size[0] - grid[0], size[1] - grid[1]):
-        return embedding
-    channels_first = embedding.permute(0, 3, 1, 2).contiguous()
-    resized = F.interpolate(channels_first, size=size, mode="bicubic", align_corners=False)
-    return contiguous(resized.permute(0, 2, 3, 1))
 
 
 def embed_valid_areas(

@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from ..atomic_files import write_bytes, write_text
+from .mmengine_internals import warn_of_order_of_saving
 
 BACKEND = "atomic_local"
 
@@ -45,6 +46,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner) -> None:
         """Find where checkpoints go, as mmengine does."""
         super().before_train(runner)
+        warn_of_order_of_saving()
         if type(self.file_backend) is LocalBackend and self.file_client_args is None:
             self.backend_args = {"backend": BACKEND}
             self.file_backend = AtomicLocalBackend()

@@ -17,6 +17,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..checkpoints import CheckpointError
 from ..checkpoints.report import is_finite, name_some
+from ..ops.torch_internals.names import unwrapped_name
+from .mmengine_internals import is_resuming, loaded_from
 
 #: Counts batches; batch norms of a fixed momentum, as all of OpenMMLab's, never read it.
 _NOT_NEEDED = "num_batches_tracked"
@@ -84,7 +86,7 @@ def fill(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadedWeights:
         misfits = [line.strip().rstrip(".") for line in str(error).splitlines()[1:]]
     finally:
         handle.remove()
-    missing = [key.replace("_fsdp_wrapped_module.", "") for key in keys[0]]
+    missing = [unwrapped_name(key) for key in keys[0]]
     own = model.state_dict()
     learned = {name for name, _ in model.named_parameters()}
     return LoadedWeights(
@@ -141,9 +143,9 @@ class LoadedWeightsHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Load the model's tensors; mmengine then does the same again, which changes nothing."""
-        source = str(getattr(runner, "_load_from", None) or "to resume from")
+        source = str(loaded_from(runner) or "to resume from")
         state_dict = checkpoint.get("state_dict", checkpoint)
-        lenient = not self.strict and not getattr(runner, "_resume", False)
+        lenient = not self.strict and not is_resuming(runner)
         found = load_weights(runner.model, state_dict, source, allow_missing=lenient)
         # A model that is sharded over processes shows its tensors to the first of them alone.
         if found.count and not found.loaded:

@@ -16,16 +16,16 @@ import io
 from mmengine.fileio import get_file_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_loading
 
 from ..checkpoints import read_checkpoint
 from ..checkpoints.histories import allow_histories
+from .mmengine_internals import fetch_catalogues_with, history_statistics
 
 
 def allow_mmengine_objects() -> None:
     """Let checkpoints hold what mmengine puts into them."""
     name = f"{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}"
-    allow_histories(HistoryBuffer, name, HistoryBuffer()._statistics_methods)
+    allow_histories(HistoryBuffer, name, history_statistics())
 
 
 def load_from_path(filename: str, map_location=None):
@@ -44,7 +44,7 @@ def install_safe_loaders() -> None:
     CheckpointLoader.register_scheme(
         prefixes=["", "http://", "https://"], loader=load_from_path, force=True
     )
-    mmengine_loading.load_from_http = load_from_path  # what the catalogues' loaders call
+    fetch_catalogues_with(load_from_path)
     CheckpointLoader.register_scheme(
         prefixes=[r"(\S+\:)?s3://", r"(\S+\:)?petrel://"], loader=load_from_ceph, force=True
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 from mmengine import registry as registries
 from mmengine.registry import Registry
 
+from .mmengine_internals import tell_of_children
+
 
 def join_scopes() -> None:
     """Register what this package has registered with mmengine in the registries of all packages."""
@@ -33,14 +35,4 @@ def _register(ours: dict[str, type], child: Registry) -> None:
 
 
 def _register_later(ours: dict[str, type], registry: Registry) -> None:
-    """Be told of new children. mmengine 0.10 calls a method of its own for each; were there none,
-    a package imported later would know our names without its scope, and with mmengine's."""
-    add_child = getattr(registry, "_add_child", None)
-    if add_child is None:
-        return
-
-    def add_and_register(child: Registry) -> None:
-        add_child(child)
-        _register(ours, child)
-
-    registry._add_child = add_and_register
+    tell_of_children(registry, lambda child: _register(ours, child))

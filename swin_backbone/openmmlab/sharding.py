@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mmengine._strategy.fsdp import FSDPStrategy
 from mmengine.device import get_device
 from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import FUNCTIONS, STRATEGIES
@@ -11,6 +10,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from ..model import SwinBlock, SwinBlockV2
+from ..ops.torch_internals.optimizers import leave_scaling_to_the_scaler
+from .mmengine_internals import fsdp_strategy
 
 
 @FUNCTIONS.register_module()
@@ -36,11 +37,11 @@ def unfuse(optimizer: Optimizer) -> None:
     for settings in (optimizer.defaults, *optimizer.param_groups):
         if settings.get("fused"):
             settings["fused"] = False
-    optimizer._step_supports_amp_scaling = False
+    leave_scaling_to_the_scaler(optimizer)
 
 
 @STRATEGIES.register_module()
-class ResumableFSDPStrategy(FSDPStrategy):
+class ResumableFSDPStrategy(fsdp_strategy()):
     """mmengine's ``FSDPStrategy``, able to resume.
 
     mmengine hands the optimizer's state to PyTorch in an order of arguments that PyTorch gave up

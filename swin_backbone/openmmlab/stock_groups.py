@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -20,11 +19,11 @@ from torch import nn
 
 from ..checkpoints.layouts import EXPORTS
 from ..model.backbone import SwinBackbone
+from ..ops.torch_internals.names import unwrapped_name
 
 #: Parameters that some backbones have and others have not; configs name them all the same.
 OPTIONAL = ("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp")
 _MARK = "_swin_backbone"
-_WRAPPED = re.compile(r"_(fsdp_wrapped_module|checkpoint_wrapped_module|orig_mod)\.")
 
 
 def install_stock_groups() -> None:
@@ -125,7 +124,7 @@ def _mmseg_names(backbones: Mapping[str, nn.Module]) -> dict[str, str]:
     for prefix, backbone in backbones.items():
         names = EXPORTS["mmpretrain", backbone.version].names[backbone.version]
         for name, _ in backbone.named_parameters():
-            plain = _WRAPPED.sub("", name)
+            plain = unwrapped_name(name)
             theirs = names.to_theirs(plain)
             if theirs not in (None, plain) and ".blocks." in name:
                 aliases[f"{prefix}.{name}".lstrip(".")] = f"{prefix}.{theirs}".lstrip(".")

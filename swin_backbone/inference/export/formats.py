@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from ...atomic_files import write_whole
 from ...extras import from_extra
+from ...ops.torch_internals.exporting import compile_package
 from .card import KEY, ModelCard
 
 #: Inputs of exported models, and which of their axes are free; the second where padding is masked.
@@ -98,10 +99,8 @@ def _write_torch_export(program: ExportedProgram, card: ModelCard, unfinished: P
 
 
 def _write_aot_inductor(program: ExportedProgram, card: ModelCard, unfinished: Path) -> None:
-    from torch._inductor import aoti_compile_and_package
-
     options = {"aot_inductor.metadata": {KEY: card.to_json()}}
-    aoti_compile_and_package(program, package_path=str(unfinished), inductor_configs=options)
+    compile_package(program, str(unfinished), options)
 
 
 #: Suffix and writer of each format. A ``.pt2`` of torch.export is a graph, loaded with

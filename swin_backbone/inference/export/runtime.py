@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...extras import from_extra
 from ...ops.geometry.valid_sizes import check_valid_sizes
+from ...ops.torch_internals.exporting import load_package
 from ..preprocessing import Preprocessing
 from .card import KEY, ModelCard
 
@@ -117,9 +118,7 @@ def _load_torch_export(path: Path) -> ExportedModel:
 
 
 def _load_aot_inductor(path: Path) -> ExportedModel:
-    from torch._inductor import aoti_load_package
-
-    package = aoti_load_package(str(path))
+    package = load_package(str(path))
     return ExportedModel(ModelCard.from_metadata(package.get_metadata(), path), _listing(package))
 
 

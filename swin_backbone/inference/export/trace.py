@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from ...ops.torch_internals.exporting import size_one_is_ordinary
 from .modules import average_pooling, prepare
 from .segmentor import SegmentorLogits, mmseg_replacements
 
@@ -39,16 +40,8 @@ def trace(model: nn.Module) -> ExportedProgram:
         inputs.append(torch.tensor([size, (size[0] // 2, size[1] // 3)], device=weight.device))
         dynamic.append({0: any_size})
     # Sizes of one are ordinary sizes here: without it, the trace would assume that there are none.
-    with _size_one_is_ordinary(), torch.no_grad():
+    with size_one_is_ordinary(), torch.no_grad():
         return torch.export.export(model, tuple(inputs), dynamic_shapes=tuple(dynamic))
-
-
-def _size_one_is_ordinary():
-    from torch.fx.experimental import _config
-
-    if not hasattr(_config, "backed_size_oblivious"):
-        raise RuntimeError(f"export needs torch >= 2.9, this is {torch.__version__}")
-    return _config.patch(backed_size_oblivious=True)
 
 
 def example_size(backbone: nn.Module) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .common import at_least_float32, torchvision_ops, write
+from .torchvision_internals import deform_conv2d_gradients
 
 
 def modulated_deform_conv_forward(
@@ -226,11 +227,9 @@ def _convolve(input, weight, offset, mask, bias, geometry) -> Tensor:
 
 def _differentiate(grad_output, input, weight, offset, mask, geometry) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias."""
-    torchvision_ops()
-    input, weight, offset, mask, bias, use_mask = _operands(input, weight, offset, mask, None)
-    return torch.ops.torchvision._deform_conv2d_backward(
-        grad_output.to(input.dtype), input, weight, offset, mask, bias, *geometry, use_mask
-    )
+    *operands, use_mask = _operands(input, weight, offset, mask, None)
+    grad_output = grad_output.to(operands[0].dtype)
+    return deform_conv2d_gradients(grad_output, tuple(operands), geometry, use_mask)
 
 
 def _operands(input, weight, offset, mask, bias) -> tuple:

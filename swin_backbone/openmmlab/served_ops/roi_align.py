@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .common import UnservedOptionError, at_least_float32, torchvision_ops
+from .torchvision_internals import roi_align_gradient
 
 
 def roi_align_forward(
@@ -61,22 +61,11 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward` with respect to ``input``, written to ``grad_input``.
-
-    torchvision has it as an op of its own, so that nothing is computed forward again.
-    """
+    """Gradient of :func:`roi_align_forward` for ``input``, written to ``grad_input``."""
     _refuse_max_pooling(pool_mode)
-    torchvision_ops()  # it registers the op
     grad = at_least_float32(grad_output)
-    gradient = torch.ops.torchvision._roi_align_backward(
-        grad,
-        rois.to(grad.dtype),
-        spatial_scale,
-        aligned_height,
-        aligned_width,
-        *grad_input.shape,
-        sampling_ratio,
-        aligned,
+    gradient = roi_align_gradient(
+        grad, rois.to(grad.dtype), grad_input.shape, spatial_scale, sampling_ratio, aligned
     )
     grad_input.copy_(gradient)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..second_order import plain_gradients
+from ..torch_internals.cpu_operators import softmax_backward_in_place, softmax_in_place
 from .window_rows import WindowRows
 
 #: Heads of windows that one step works on, for each thread: their scores, of 49 tokens, fit into a
@@ -100,7 +101,7 @@ class _Attend(torch.autograd.Function):
             scores = torch.bmm(query[chunk], key[chunk].transpose(1, 2), out=weights[chunk])
             by_head = scores.view(-1, heads, tokens, tokens)
             torch.add(mask, by_head, alpha=scale, out=by_head)
-            torch._softmax(scores, -1, False, out=scores)
+            softmax_in_place(scores)
             if dropout_p == 0:
                 torch.bmm(scores, value[chunk], out=attended[chunk])
         kept = None
@@ -134,9 +135,7 @@ class _Attend(torch.autograd.Function):
             scores = torch.bmm(gradient[chunk], value[chunk].transpose(1, 2))
             if kept is not None:
                 scores *= kept[chunk]
-            torch._softmax_backward_data(
-                scores, weights[chunk], -1, weights.dtype, grad_input=scores
-            )
+            softmax_backward_in_place(scores, weights[chunk])
             by_head = scores.view(-1, heads, tokens, tokens)
             bias_gradient += by_head.sum(0, dtype=bias_gradient.dtype)
             scores *= ctx.scale

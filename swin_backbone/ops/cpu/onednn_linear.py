@@ -12,10 +12,7 @@ from torch import Tensor
 from ..linear import factors_of_images
 from ..parameters import LinearParameters, NormParameters, product_dtype
 from ..second_order import plain_gradients
-
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-HAS_BFLOAT16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+from ..torch_internals.cpu_operators import has_onednn_linear, onednn_linear, onednn_linear_add
 
 
 def norm_linear(
@@ -33,7 +30,7 @@ def norm_linear(
     normed = F.layer_norm(x, norm.weight.shape, *norm).to(dtype)
     weight, bias = _cast(layer, dtype)
     if gelu and _runs_on_onednn(dtype) and not torch.is_grad_enabled():
-        return torch.ops.mkldnn._linear_pointwise(normed, weight, bias, "gelu", [], "none")
+        return onednn_linear(normed, weight, bias, gelu=True)
     out = linear(normed, weight, bias)
     if gelu:
         return F.gelu(out) if torch.is_grad_enabled() else torch.ops.aten.gelu_(out)
@@ -54,7 +51,7 @@ def linear_add(
     weight, bias = _cast(layer, x.dtype)
     fuses = residual.dtype == x.dtype and keep is None and not torch.is_grad_enabled()
     if fuses and _runs_on_onednn(x.dtype):
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+        return onednn_linear_add(x, residual, weight, bias)
     # Sums of two dtypes are slow, as is memory that is touched for the first time.
     branch = linear(x, weight, bias).to(residual.dtype)
     if keep is not None:
@@ -74,20 +71,14 @@ def _cast(layer: LinearParameters, dtype: torch.dtype) -> tuple[Tensor, Tensor |
 
 
 def _runs_on_onednn(dtype: torch.dtype) -> bool:
-    if not HAS_ONEDNN or not torch.backends.mkldnn.enabled:
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and HAS_BFLOAT16)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.backends.mkldnn.enabled and has_onednn_linear(dtype)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return onednn_linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -98,7 +89,7 @@ class _Linear(torch.autograd.Function):
             bias = rows.sum(0) if need_bias else None
             return *plain_gradients(F.linear, (x, weight), gradient), bias
         return (
-            _product(gradient, weight.t()) if need_x else None,
+            onednn_linear(gradient, weight.t(), None) if need_x else None,
             rows.t() @ x.reshape(-1, x.shape[-1]) if need_weight else None,
             rows.sum(0) if need_bias else None,
         )

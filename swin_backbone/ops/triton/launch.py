@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, reduce
 from operator import attrgetter, or_
 from typing import NamedTuple
 
 import torch
 import triton
-from packaging.version import Version
 from torch import Tensor
+
+from .direct_launch import Start, direct_start
 
 #: Programs of a kernel that loops over its work, where there is enough: some for each of a large
 #: GPU's multiprocessors. Each leaves shares of sums that are added up afterwards.
@@ -47,8 +48,9 @@ class Config(NamedTuple):
 
 #: What Triton compiles for: addresses that are multiples of it, in bytes.
 ALIGNMENT = 16
-#: Since Triton 3.3, what a kernel's launch returns can be launched with all of its arguments.
-HAS_SHORT_WAY = Version(triton.__version__) >= Version("3.3")
+#: Bytes on chip that a program has at least, in KiB, by the card's generation: for torch < 2.5,
+#: which does not say it (CUDA C++ Programming Guide, technical specifications).
+SHARED_KIB = {7: 64, 8: 99, 9: 227, 10: 227, 12: 99}
 
 #: For an H100, by kernel and channels of a token; what is not listed takes the entry for ``None``.
 #: What is listed by channels was measured in 16 bits and is for these.
@@ -80,10 +82,9 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
 }
 
 
-#: Starts a compiled kernel, given its grid, the tensors' addresses, and what follows them.
-Start = Callable[[tuple[int, ...], list[int], tuple], None]
-#: What was compiled, by kernel, constants, options and :func:`_kind` of each number.
-_VARIANTS: dict[tuple, dict[tuple, Start]] = {}
+#: How to start what was compiled, by kernel, constants, options and :func:`_kind` of each number;
+#: ``None`` where launches are plain.
+_VARIANTS: dict[tuple, dict[tuple, Start | None]] = {}
 
 _address, _dtype = Tensor.data_ptr, attrgetter("dtype")
 
@@ -119,10 +120,9 @@ def split(channels: int) -> tuple[int, int]:
 class Launch:
     """One kernel, cut for tensors of certain shapes, ready to be started again and again.
 
-    At every launch Triton finds out anew which of the variants that it has compiled fits the
-    arguments, and the host needs longer for that than the GPU for a small kernel. Here numbers and
-    constants are settled once, so that only the tensors' dtypes and alignment are left to look at.
-    Launches for other shapes share what was compiled: images of new sizes come in every step.
+    Numbers and constants are settled once, so that only the tensors' dtypes and alignment are left
+    to look at, and what is compiled is started directly (:mod:`.direct_launch`). Launches for other
+    shapes share what was compiled: images of new sizes come in every step.
     Hooks that Triton's own profiler sets see only the launches that compile.
 
     Args:
@@ -167,21 +167,9 @@ class Launch:
         if start is not None and aligned:
             return start(self.grid, pointers, self.settled)
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
-        if device >= 0 and aligned and HAS_SHORT_WAY:
-            self.compiled[key] = _short_way(compiled, device)
+        if device >= 0 and aligned and key not in self.compiled:
+            self.compiled[key] = direct_start(compiled, device)
         return None
-
-
-def _short_way(compiled, device: int) -> Start:
-    """How to start a compiled kernel by tensors' addresses, without a further question."""
-    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-    current_stream = triton.runtime.driver.active.get_current_stream
-
-    def start(grid: tuple[int, ...], pointers: list[int], settled: tuple) -> None:
-        stream = current_stream(device)
-        run(*grid, stream, function, metadata, None, None, None, *pointers, *settled)
-
-    return start
 
 
 @lru_cache(maxsize=64)
@@ -189,8 +177,9 @@ def shared_memory(device: torch.device) -> float:
     """Bytes on chip that a program can have; the interpreter sets no limit."""
     if device.type != "cuda":
         return float("inf")
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    properties = torch.cuda.get_device_properties(device)
+    memory = getattr(properties, "shared_memory_per_block_optin", None)  # torch >= 2.5
+    return memory or 1024 * SHARED_KIB.get(properties.major, min(SHARED_KIB.values()))
 
 
 def _kind(number: int | float, name: str, kernel) -> object:

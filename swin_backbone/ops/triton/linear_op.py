@@ -8,9 +8,9 @@ from math import gcd, prod
 import torch
 import torch.nn.functional as F
 import triton
-from packaging.version import Version
 from torch import Tensor
 
+from ..versions import release
 from .kernels.linear_kernels import gelu_products, linear, norm_linear
 from .launch import Config, Launch, precision, split
 from .launch import config as shipped_config
@@ -26,7 +26,7 @@ GROUP = 8
 #: fewer, its work is cut into smaller blocks.
 ENOUGH_PROGRAMS = 264
 #: Whether products of 16 bit matrices can be written in float32.
-HAS_WIDE_PRODUCT = Version(torch.__version__).release >= (2, 8)
+HAS_WIDE_PRODUCT = release(torch.__version__) >= (2, 8)
 
 
 def rows_of(x: Tensor) -> int:

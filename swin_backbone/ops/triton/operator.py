@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..second_order import differentiable_once
+from ..torch_internals.tensors import is_view
 
 
 class Differentiable:
@@ -79,7 +80,7 @@ def register(name: str, function: Callable):
     def on_own_memory(*arguments):
         result = function(*arguments)
         if isinstance(result, list):
-            return [tensor.clone() if tensor._is_view() else tensor for tensor in result]
+            return [tensor.clone() if is_view(tensor) else tensor for tensor in result]
         return result
 
     return torch.library.custom_op(f"swin_backbone::{name}", on_own_memory, mutates_args=())

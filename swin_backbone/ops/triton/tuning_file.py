@@ -33,7 +33,7 @@ def default_path() -> Path:
 def digest_of_kernels() -> str:
     """Changes with the kernels' source."""
     digest = hashlib.sha256()
-    for path in sorted((Path(__file__).parent.parent / "kernels").glob("*.py")):
+    for path in sorted((Path(__file__).parent / "kernels").glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -1,0 +1,75 @@
+"""Starting a kernel that is compiled by the addresses of its tensors: Triton's internals, all here.
+
+At every launch Triton finds out anew which of the variants that it has compiled fits the arguments,
+and the host needs longer for that than the GPU for a small kernel. What a launch returns can be
+started at once, in a way that Triton does not document and that :data:`TESTED` holds for. With
+another Triton, or where the environment says ``SWIN_BACKBONE_DIRECT_LAUNCH=0``, every launch is a
+plain one: the same kernel, the same bits, more of the host's time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import triton
+
+from ..versions import release
+
+#: ``0`` for plain launches.
+VARIABLE = "SWIN_BACKBONE_DIRECT_LAUNCH"
+#: First and last version of Triton with which kernels were started directly.
+TESTED = ((3, 3), (3, 8))
+
+#: Starts a compiled kernel, given its grid, the tensors' addresses, and what follows them.
+Start = Callable[[tuple[int, ...], list[int], tuple], None]
+
+
+def why_plain() -> str | None:
+    """Why launches are plain, or ``None`` if kernels are started directly.
+
+    Raises:
+        ValueError: if the environment says neither 0 nor 1.
+    """
+    mode = os.environ.get(VARIABLE, "1")
+    if mode not in ("0", "1"):
+        raise ValueError(f"{VARIABLE} must be 0 or 1, got {mode!r}")
+    if mode == "0":
+        return f"{VARIABLE}=0"
+    if not TESTED[0] <= release(triton.__version__)[:2] <= TESTED[1]:
+        first, last = (".".join(map(str, version)) for version in TESTED)
+        return f"tested with Triton {first} to {last}, this is {triton.__version__}"
+    return None
+
+
+def direct_start(compiled: object, device: int) -> Start | None:
+    """How to start a compiled kernel on the current stream, without a further question.
+
+    Args:
+        compiled: what its launch returned.
+        device: index of the GPU that it is loaded on.
+
+    Returns:
+        ``None`` where launches are to be plain, or ``compiled`` is not of the kind that is known.
+    """
+    if why_plain() is not None:
+        return None
+    parts = [getattr(compiled, name, None) for name in ("run", "function", "packed_metadata")]
+    current_stream = _current_stream()
+    if None in parts or not callable(parts[0]) or current_stream is None:
+        return None
+    run, function, metadata = parts
+
+    def start(grid: tuple[int, ...], pointers: list[int], settled: tuple) -> None:
+        stream = current_stream(device)
+        # Where Triton has nothing to tell its hooks, and no hooks, there is None.
+        run(*grid, stream, function, metadata, None, None, None, *pointers, *settled)
+
+    return start
+
+
+def _current_stream() -> Callable[[int], int] | None:
+    try:
+        return triton.runtime.driver.active.get_current_stream
+    except (AttributeError, RuntimeError):  # RuntimeError: no driver is active
+        return None

@@ -1,0 +1,273 @@
+"""What may import what, and who may name what others do not document: read from the source."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+
+PACKAGE = ROOT / "swin_backbone"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+
+#: What the parts of the package may import of it, beside themselves. Dependencies point down.
+BASE = {"atomic_files", "config_files", "extras", "memory", "version"}
+CORE = BASE | {"ops", "checkpoints", "framework", "faults", "model"}
+UPPER = CORE | {"acceleration", "inference"}
+ALLOWED = {
+    "atomic_files": set(),
+    "config_files": set(),
+    "extras": set(),
+    "memory": set(),
+    "version": set(),
+    "ops": {"atomic_files"},
+    # How weights get into a backbone asks the framework around it, which reads checkpoints.
+    "checkpoints": {"atomic_files", "framework", "ops"},
+    "framework": {"checkpoints"},
+    "faults": {"checkpoints"},
+    "model": CORE - {"model"},
+    "acceleration": CORE,
+    "inference": CORE,
+    "openmmlab": UPPER,
+    "cli": UPPER | {"openmmlab"},
+    "__main__": {"cli"},
+    "__init__": UPPER | {"openmmlab"},
+}
+#: Packages of others that a part imports whatever it is asked for. What else there is, is imported
+#: where it is needed, in functions.
+PYTORCH = {"torch"}
+LIBRARIES = {
+    "ops": PYTORCH,
+    "ops/triton": PYTORCH | {"triton"},
+    "checkpoints": PYTORCH | {"filelock", "numpy", "safetensors"},
+    "framework": PYTORCH,
+    "model": PYTORCH,
+    "acceleration": PYTORCH,
+}
+OPENMMLAB = {"mmcv", "mmdet", "mmengine", "mmpretrain", "mmseg"}
+#: Modules that only ever get a model of mmseg, and ask for mmseg then.
+GETS_ITS_MODELS = {"acceleration", "inference"}
+
+
+def part(path: Path) -> str:
+    """The part of the package that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def imports(path: Path, at_import: bool = False) -> Iterator[tuple[str, int]]:
+    """Names that a file imports, and the lines.
+
+    Args:
+        path: the file.
+        at_import: only what is imported when the file is, not in functions and for types.
+    """
+    package = module(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in _run_at_import(TREES[path]) if at_import else ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def _run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        yield child
+        yield from _run_at_import(child)
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_every_part_has_its_place():
+    assert {part(path) for path in FILES} == ALLOWED.keys()
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_dependencies_point_down(name):
+    wrong = [
+        f"{where(path, line)} imports {imported}"
+        for path in FILES
+        if part(path) == name
+        for imported, line in imports(path)
+        if imported.split(".")[0] == "swin_backbone"
+        and [*imported.split("."), "__init__"][1] not in ALLOWED[name] | {name}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    edges = {
+        name: {known for imported, _ in imports(path, at_import=True) for known in _known(imported)}
+        for name, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in edges[name] - {name}:
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def _known(imported: str) -> Iterator[str]:
+    """The module that is imported, or that has what is imported."""
+    for name in (imported, imported.rpartition(".")[0]):
+        if name in MODULES:
+            yield name
+            return
+
+
+@pytest.mark.parametrize("place", LIBRARIES)
+def test_the_core_needs_little(place):
+    known = LIBRARIES[place] | {"swin_backbone"} | sys.stdlib_module_names
+    inner = {other for other in LIBRARIES if other.startswith(f"{place}/")}
+    wrong = [
+        f"{where(path, line)} imports {imported}"
+        for path in FILES
+        if path.relative_to(PACKAGE).with_suffix("").as_posix().startswith(place)
+        and not any(path.is_relative_to(PACKAGE / other) for other in inner)
+        for imported, line in imports(path, at_import=True)
+        if imported.split(".")[0] not in known
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_openmmlab_is_imported_in_one_place():
+    wrong = [
+        f"{where(path, line)} imports {imported}"
+        for path in FILES
+        if part(path) != "openmmlab"
+        for imported, line in imports(path, at_import=part(path) in GETS_ITS_MODELS)
+        if imported.split(".")[0] in OPENMMLAB
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+# What others do not document begins with an underscore. It is named in these places alone, each of
+# which says with which versions it was tested, and has a way without.
+FENCES = {
+    "ops/torch_internals",
+    "ops/triton/direct_launch.py",
+    "openmmlab/mmengine_internals.py",
+    "openmmlab/served_ops/torchvision_internals.py",
+    "acceleration/mmseg_internals.py",
+}
+#: Named all over, and why that is no matter.
+ELSEWHERE = {
+    "_replace": "a method of named tuples that Python documents",
+    "_asdict": "a method of named tuples that Python documents",
+}
+
+
+def private_names(path: Path) -> Iterator[tuple[str, int]]:
+    """Names with one underscore before them that a file uses and nothing in it defines."""
+    tree = TREES[path]
+    own = {"_"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            own.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.arg):
+            own.add(node.arg)
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [name for alias in node.names for name in alias.name.split(".")]
+        else:
+            names = list(_looked_up(node))
+        for name in names:
+            if name.startswith("_") and not name.startswith("__") and name not in own:
+                yield name, node.lineno
+
+
+def _looked_up(node: ast.AST) -> Iterator[str]:
+    """Names of attributes as text, that ``getattr`` and its kin are given, or a dictionary is."""
+    texts = []
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        texts = node.args if node.func.id in ("getattr", "hasattr", "setattr", "delattr") else []
+    elif isinstance(node, ast.Subscript):
+        texts = [node.slice]
+    elif isinstance(node, ast.Compare):
+        texts = [node.left] if isinstance(node.ops[0], ast.In | ast.NotIn) else []
+    for text in texts:
+        beginning = text.values[0] if isinstance(text, ast.JoinedStr) and text.values else text
+        if isinstance(beginning, ast.Constant) and isinstance(beginning.value, str):
+            yield beginning.value
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch._C._functorch.peek_interpreter_stack()",
+        "from torch._inductor import aoti_load_package",
+        "import torch._dynamo",
+        "from torch.utils._python_dispatch import TorchDispatchMode",
+        "getattr(runner, '_resume', False)",
+        "getattr(torch_module, f'_global_{kind}_hooks')",
+        "module.__dict__['_parameters']",
+        "'_forward_hooks' in vars(module)",
+    ],
+)
+def test_private_names_are_recognised(monkeypatch, line):
+    path = PACKAGE / "new.py"
+    monkeypatch.setitem(TREES, path, ast.parse(line))
+    assert list(private_names(path))
+
+
+def test_private_names_of_others_are_fenced():
+    inherited = {name for path in FILES for name in _defined_in_classes(path)}
+    wrong = [
+        f"{where(path, line)}: {name}"
+        for path in FILES
+        if not any(path.is_relative_to(PACKAGE / fence) for fence in FENCES)
+        for name, line in private_names(path)
+        if name not in ELSEWHERE and name not in inherited
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def _defined_in_classes(path: Path) -> Iterator[str]:
+    """Methods of our own classes, which subclasses in other files may use."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ClassDef):
+            yield from (item.name for item in node.body if isinstance(item, ast.FunctionDef))
+
+
+@pytest.mark.parametrize("fence", sorted(FENCES))
+def test_each_fence_is_there_and_says_what_was_tested(fence):
+    path = PACKAGE / fence
+    texts = [p.read_text() for p in ([path] if path.is_file() else path.rglob("*.py"))]
+    assert any("TESTED" in text or "Tested with" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_exceptions_are_needed(name):
+    assert any(name == found for path in FILES for found, _ in private_names(path))
