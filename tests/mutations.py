@@ -174,7 +174,7 @@ MUTATIONS = (
         f"{CHECKPOINTS}/safe_pickle.py",
         "            raise UnknownNameError(shown(full))\n\n    def _reduce",
         "            self.stack.append(StandIn(full, lambda *args: None))\n\n    def _reduce",
-        ("unit/test_checkpoint_kinds.py", "integration/test_openmmlab_safe_checkpoints.py"),
+        ("unit/test_hostile_files.py", "unit/test_checkpoint_kinds.py"),
     ),
     Mutation(
         "pickle-budget",
@@ -182,7 +182,7 @@ MUTATIONS = (
         f"{CHECKPOINTS}/safe_pickle.py",
         "_HANDLED, _HANDLED_BYTES = 32, 16 * 2**20",
         "_HANDLED, _HANDLED_BYTES = 32, 16 * 2**50",
-        ("unit/test_checkpoint_kinds.py", "integration/test_hostile_checkpoints.py"),
+        ("unit/test_hostile_files.py", "integration/test_hostile_checkpoints.py"),
     ),
     Mutation(
         "layer-decay",
