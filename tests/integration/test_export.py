@@ -186,7 +186,8 @@ def test_onnx_file_serves_every_size_and_carries_its_card(traced, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize("version", ["v1", pytest.param("v2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["v1", "v2"])
 def test_exported_model_masks_padding(version, tmp_path):
     """Of sizes that come as a second input, or else of whole images."""
     model = randomise(create(BACKBONE, version=version, window_size=4, mask_padding=True))
