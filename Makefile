@@ -5,6 +5,7 @@ PYTHON ?= python3
 # Another build of torch: make demo TORCH='torch==2.13.0'
 TORCH ?= torch
 PROCESSES ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
 
 DEMO_OUT ?= demo_output
 # Training steps of the demo; empty for the config's own number.
@@ -17,16 +18,24 @@ MMPRETRAIN := onedl-mmpretrain modelindex model-index lazy-importer ordered-set 
 
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test test-slow test-all mutations lint docs clean
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(VENV)/.demo-installed  ## train a small model on generated scenes, on the CPU, and paint it
 	$(RUN) tools/demo.py --out $(DEMO_OUT) $(if $(DEMO_ITERS),--iters $(DEMO_ITERS))
 
-test: $(VENV)/.test-installed  ## the whole test suite
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
+test: $(VENV)/.test-installed  ## unit tests, and the integration tests that matter most
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(VENV)/.test-installed  ## the tests that `make test` leaves out
+	$(PYTEST) -m slow
+
+test-all: test test-slow  ## every test, as CI runs them
+
+mutations: $(VENV)/.test-installed  ## break the code on purpose, and say which test sees it
+	OMP_NUM_THREADS=1 $(RUN) tests/mutations.py
 
 lint: $(VENV)/.lint-installed  ## ruff check, ruff format --check, and mypy on public modules
 	$(RUN) -m ruff check .

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.tools import call_tool
 from torch import nn
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -408,19 +408,12 @@ def test_profile_accounts_for_the_step():
     assert found.entries == sorted(found.entries, key=lambda entry: -entry.seconds)
 
 
-def run_tool(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "benchmark.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
+@pytest.mark.slow
 def test_command_line(tmp_path):
     """A whole run, from measuring to the picture; then the picture again from the JSON."""
     out = {name: tmp_path / f"out.{name}" for name in ("json", "png", "md")}
-    done = run_tool(
+    done = call_tool(
+        "benchmark.py",
         *("--device", "cpu", "--sizes", "32x32", "--repeats", 1, "--modes", "forward"),
         *("--implementations", "ours", "ours:reference", "--cpu-memory"),
         *("--json", out["json"], "--plot", out["png"], "--markdown", out["md"]),
@@ -434,15 +427,16 @@ def test_command_line(tmp_path):
     assert out["png"].read_bytes().startswith(b"\x89PNG")
     assert "| ours, eager |" in out["md"].read_text()
     out["png"].unlink()
-    shown = run_tool("--show", out["json"], "--plot", out["png"])
+    shown = call_tool("benchmark.py", "--show", out["json"], "--plot", out["png"])
     assert "ours:reference, eager" in shown.stdout
     assert out["png"].is_file()
 
 
+@pytest.mark.slow
 def test_profile_from_the_command_line(tmp_path):
     picture, numbers = tmp_path / "profile.png", tmp_path / "profile.json"
     options = ("--device", "cpu", "--sizes", "32x32")
-    done = run_tool("--profile", picture, "--json", numbers, *options)
+    done = call_tool("benchmark.py", "--profile", picture, "--json", numbers, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "aten::native_layer_norm" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The command line tools, run as users run them."""
+"""The command line tools: training as users run it, the others in this process."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.image_files import write_bad_files
 from helpers.paths import ROOT
-from helpers.tools import run_tool
+from helpers.tools import call_tool, run_tool
 from painters import Segmentor
 from PIL import Image
 from predict import name_pictures, paint
@@ -28,7 +28,7 @@ CONFIG = next((ROOT / "configs" / "demo").glob("*.py"))
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "data"
-    run_tool("make_demo_data.py", folder, "--train", 8, "--val", 3)
+    call_tool("make_demo_data.py", folder, "--train", 8, "--val", 3)
     return folder
 
 
@@ -77,12 +77,12 @@ def test_train_resumes(source, run, data, tmp_path):
         resume = ["--resume"]
     else:
         resume = ["--resume", run / "iter_2.pth"]
-    run_tool("train.py", CONFIG, "--work-dir", tmp_path, *resume, *options(data, 3))
+    call_tool("train.py", CONFIG, "--work-dir", tmp_path, *resume, *options(data, 3))
     assert logged_steps(tmp_path) == [3]
 
 
 def test_test_evaluates_and_writes_labels_and_pictures(run, data, tmp_path):
-    done = run_tool(
+    done = call_tool(
         "test.py", CONFIG, run / "iter_2.pth", "--work-dir", tmp_path, "--out", tmp_path / "labels",
         "--show-dir", tmp_path / "shown", *options(data, 2),
     )  # fmt: skip
@@ -133,7 +133,8 @@ def test_what_is_missing_is_named(tool, arguments, message, tmp_path):
     if "{tmp}/missing" in message:
         arguments += ["--cfg-options"]
         arguments += [f"{x}_dataloader.dataset.data_root={tmp_path}/missing" for x in ("train", "val", "test")]  # fmt: skip # noqa: E501
-    done = run_tool(tool, *arguments, check=False)
+    run = run_tool if tool.endswith(".sh") else call_tool
+    done = run(tool, *arguments, check=False)
     assert done.returncode != 0
     assert message.format(tmp=tmp_path) in done.stdout + done.stderr
 
@@ -144,7 +145,7 @@ def test_predict_paints_a_picture_for_each_image(kind, run, data, tmp_path):
     images = sorted(folder.iterdir())
     chosen = images[:1] if kind == "image" else images
     source = {"image": chosen[0], "folder": folder, "glob": folder / "*.jpg"}[kind]
-    run_tool("predict.py", CONFIG, run / "iter_2.pth", source, "--out", tmp_path)
+    call_tool("predict.py", CONFIG, run / "iter_2.pth", source, "--out", tmp_path)
     assert sorted(p.stem for p in tmp_path.iterdir()) == sorted(p.stem for p in chosen)
     picture, image = Image.open(tmp_path / f"{chosen[0].stem}.png"), Image.open(chosen[0])
     assert picture.width > image.width  # the legend stands beside it
@@ -161,7 +162,7 @@ def test_predict_reports_and_skips_what_it_cannot_do(run, data, tmp_path):
     (folder / "good.jpg").write_bytes(good.read_bytes())
     (folder / "blocked.jpg").write_bytes(blocked.read_bytes())
     (out / "blocked.png").mkdir(parents=True)
-    done = run_tool("predict.py", CONFIG, run / "iter_2.pth", folder, "--out", out, check=False)
+    done = call_tool("predict.py", CONFIG, run / "iter_2.pth", folder, "--out", out, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert f"1 pictures in {out}" in done.stderr
@@ -261,7 +262,7 @@ def test_an_image_that_needs_too_much_memory_does_not_end_a_job(error, reason, t
 def test_predict_in_windows_agrees_with_whole_where_one_window_suffices(run, data, tmp_path):
     image = next((data / "img_dir" / "val").iterdir())
     for mode in ("always", "never"):
-        run_tool(
+        call_tool(
             "predict.py", CONFIG, run / "iter_2.pth", image, "--out", tmp_path / mode,
             "--slide", mode, "--window", 512,
         )  # fmt: skip
@@ -274,7 +275,7 @@ def test_predict_in_windows_agrees_with_whole_where_one_window_suffices(run, dat
 
 @pytest.mark.slow
 def test_demo_runs_shortened(tmp_path):
-    done = run_tool("demo.py", "--out", tmp_path, "--iters", 4)
+    done = call_tool("demo.py", "--out", tmp_path, "--iters", 4)
     assert "mIoU" in done.stdout
     assert "majority class" in done.stdout
     assert Image.open(tmp_path / "predictions.png").width > 600

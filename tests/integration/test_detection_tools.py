@@ -1,4 +1,4 @@
-"""The command line tools with a detector, run as users run them."""
+"""The command line tools with a detector."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.paths import ROOT
 from helpers.small_detector import small_detector, write_data
-from helpers.tools import run_tool
+from helpers.tools import call_tool, run_tool
 from PIL import Image
 
 import swin_backbone  # noqa: F401  (lets mmdet import without compiled ops)
@@ -46,13 +46,13 @@ def config(tmp_path_factory):
 def run(config, tmp_path_factory):
     """Work dir of a run of two steps."""
     work_dir = tmp_path_factory.mktemp("run")
-    run_tool("train.py", config, "--work-dir", work_dir)
+    call_tool("train.py", config, "--work-dir", work_dir)
     return work_dir
 
 
 def test_train_evaluates_and_resumes(config, run, tmp_path):
     assert "coco/segm_mAP" in max(run.rglob("scalars.json")).read_text()
-    run_tool(
+    call_tool(
         "train.py", config, "--work-dir", tmp_path, "--resume", run / "iter_2.pth",
         "--cfg-options", "train_cfg.max_iters=3",
     )  # fmt: skip
@@ -60,7 +60,7 @@ def test_train_evaluates_and_resumes(config, run, tmp_path):
 
 
 def test_test_writes_detections_and_pictures(config, run, tmp_path):
-    run_tool(
+    call_tool(
         "test.py", config, run / "iter_2.pth", "--work-dir", tmp_path, "--out", tmp_path / "found",
         "--show-dir", tmp_path / "shown",
     )  # fmt: skip
@@ -71,7 +71,7 @@ def test_test_writes_detections_and_pictures(config, run, tmp_path):
 
 def test_predict_paints_masks_and_boxes(config, run, tmp_path):
     images = config.parent / "data" / "img_dir" / "val"
-    run_tool("predict.py", config, run / "iter_2.pth", images, "--out", tmp_path, "--score", 0)
+    call_tool("predict.py", config, run / "iter_2.pth", images, "--out", tmp_path, "--score", 0)
     pictures = sorted(tmp_path.iterdir())
     assert [path.stem for path in pictures] == [path.stem for path in sorted(images.iterdir())]
     for picture, image in zip(pictures, sorted(images.iterdir()), strict=True):
@@ -81,7 +81,7 @@ def test_predict_paints_masks_and_boxes(config, run, tmp_path):
 
 
 def test_predict_does_not_cut_images_for_a_detector(config, run, tmp_path):
-    done = run_tool(
+    done = call_tool(
         "predict.py", config, run / "iter_2.pth", config.parent, "--out", tmp_path,
         "--slide", "always", check=False,
     )  # fmt: skip

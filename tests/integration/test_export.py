@@ -52,7 +52,7 @@ TOLERANCE = 1e-4
 BACKBONE = {
     "type": "SwinBackbone",
     "embed_dims": 8,
-    "depths": (2, 2),
+    "depths": (2, 1),
     "num_heads": (1, 2),
     "strides": (4, 2),
     "out_indices": (0, 1),
@@ -158,7 +158,10 @@ def traced():
     return model, trace(model)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [name if name == "v1" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS],
+)
 def test_a_trace_serves_every_size(variant, traced):
     if variant == "v1":
         model, program = traced
@@ -183,6 +186,7 @@ def test_onnx_file_serves_every_size_and_carries_its_card(traced, tmp_path):
 
 
 @needs_onnx
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_exported_model_masks_padding(version, tmp_path):
     """Of sizes that come as a second input, or else of whole images."""
@@ -201,6 +205,7 @@ def test_exported_model_masks_padding(version, tmp_path):
         assert (alone - within).abs().max() < TOLERANCE * alone.abs().max()
 
 
+@pytest.mark.slow
 def test_segmentor_that_masks_padding_takes_sizes():
     model = segmentor(FPN, mask_padding=True, depths=(1, 1))
     assert_same_on_other_sizes(model, trace(model).module())
@@ -249,6 +254,7 @@ def test_aot_inductor_file_serves_every_size_and_carries_its_card(tmp_path):
 
 
 @needs_onnx
+@pytest.mark.slow
 def test_fpn_as_onnx_serves_every_size(tmp_path):
     model = segmentor(FPN)
     exported = load(write_program(trace(model), CARD, tmp_path / "model.onnx", "onnx"))

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers.image_files import write_bad_files
 from helpers.paths import ROOT
+from helpers.tools import call_tool, run_tool
 from PIL import Image
 
 for package in ("pyarrow", "safetensors"):
@@ -82,19 +83,6 @@ def run_job(out, items, settings, **options):
     return write_index(out, job.num_shards).to_pylist(), unreadable
 
 
-def run_tool(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "extract_features.py"), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
 @pytest.mark.parametrize("pooled", [True, False], ids=["pooled", "dense"])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_features_are_those_of_each_image_alone(pooled, batch_size, model, photos, tmp_path):
@@ -146,7 +134,7 @@ def test_bad_files_are_named_and_skipped(model, photos, tmp_path):
         (bad / name).write_bytes(b"no video")
     out = tmp_path / "out"
     arguments = [photos, out, "--model", model[0], "--checkpoint", model[1], "--stages", 1]
-    done = run_tool(*arguments, check=False)
+    done = call_tool("extract_features.py", *arguments, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert f"features of {len(SIZES) - 1} images" in done.stderr
@@ -190,6 +178,7 @@ def test_an_image_that_needs_too_much_memory_is_named_and_skipped(model, photos,
     torch.testing.assert_close(load_features(job.out, rows[3], 1), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_where_it_was(model, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
@@ -211,7 +200,7 @@ def test_a_killed_job_goes_on_where_it_was(model, tmp_path):
     assert 5 <= len(done) < 60, "killed too early or too late to show anything"
     assert not (out / "index.parquet").exists()
 
-    again = run_tool(*arguments, "--shard-size", "2")
+    again = call_tool("extract_features.py", *arguments, "--shard-size", "2")
     assert f"{len(done)} of 60 shards are there" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in done} == done
     index = read_index(out).to_pylist()
@@ -285,7 +274,7 @@ def test_two_workers_on_ray_do_what_one_process_does(model, photos, tmp_path):
     expected, _ = run_job(tmp_path / "local", find_items(str(photos)), settings)
     arguments = [photos, tmp_path / "ray", "--model", model[0], "--checkpoint", model[1]]
     arguments += ["--stages", 0, 1, "--shard-size", 3, "--engine", "ray", "--workers", 2]
-    assert run_tool(*arguments, check=False).returncode == 1
+    assert run_tool("extract_features.py", *arguments, check=False).returncode == 1
     assert read_index(tmp_path / "ray").to_pylist() == expected
     for row in expected[:-1]:
         for stage in (0, 1):

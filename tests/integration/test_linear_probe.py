@@ -1,13 +1,12 @@
 """Frozen features label pixels."""
 
-import os
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from helpers.paths import ROOT
+from helpers.tools import call_tool
 
 pytest.importorskip("sklearn", reason="needs scikit-learn")
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
@@ -34,15 +33,9 @@ def test_score_is_mean_iou_and_accuracy():
 def test_probe_reads_pixels_from_frozen_features(scenes, tmp_path):
     """Boxes and discs differ in colour, which even random weights carry."""
     (tmp_path / "tiny.py").write_text(CONFIG)
-    command = [sys.executable, str(ROOT / "tools" / "linear_probe.py"), str(tmp_path / "tiny.py")]
-    done = subprocess.run(
-        [*command, "random", "--data", str(scenes), "--stages", "0", "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
+    done = call_tool(
+        "linear_probe.py", tmp_path / "tiny.py", "random", "--data", scenes, "--stages", 0, 1
     )
-    assert done.returncode == 0, done.stderr[-2000:]
     scores = {
         name: float(value) for name, value in re.findall(r"│ ([\w ]+?) +│ ([\d.]+) % ", done.stdout)
     }

@@ -1,13 +1,11 @@
 """Pictures of what a backbone sees: each panel shows what it says."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers.tools import call_tool
 from PIL import Image
 
 from swin_backbone import create
@@ -179,12 +177,6 @@ def test_tool_writes_a_sheet(tmp_path):
     config, image = tmp_path / "tiny.py", tmp_path / "image.png"
     config.write_text(f"model = dict(backbone={BACKBONE!r})\n")
     Image.fromarray(np.full((30, 40, 3), 90, np.uint8)).save(image)
-    command = [sys.executable, str(ROOT / "tools" / "visualize.py"), str(config), "random"]
-    done = subprocess.run(
-        [*command, str(image), "--out", str(tmp_path / "a" / "sheet.png"), "--cell", "50"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    out = tmp_path / "a" / "sheet.png"
+    call_tool("visualize.py", config, "random", image, "--out", out, "--cell", 50)
     assert Image.open(tmp_path / "a" / "sheet.png").width > 100

@@ -44,7 +44,11 @@ def test_windows_larger_than_a_block_of_queries(window_size, shift_size, head_di
 @pytest.mark.parametrize(("cosine", "masked"), OPTIONS)
 @pytest.mark.parametrize(
     ("size", "window_size", "shift_size"),
-    [((5, 9), (4, 4), (2, 2)), ((9, 6), (3, 5), (0, 2)), ((13, 10), (9, 9), (4, 4))],
+    [
+        ((9, 6), (3, 5), (0, 2)),
+        pytest.param((5, 9), (4, 4), (2, 2), marks=pytest.mark.slow),
+        pytest.param((13, 10), (9, 9), (4, 4), marks=pytest.mark.slow),
+    ],
 )
 def test_cosine_attention_and_valid_sizes(size, window_size, shift_size, cosine, masked):
     kernels, reference = compare(
@@ -142,6 +146,7 @@ def test_backbone_gives_the_references_maps_and_gradients():
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks_for_any_size():
     model = SwinBackbone(
         embed_dims=16, depths=(2,), num_heads=(1,), out_indices=(0,), backend="triton"

@@ -53,7 +53,14 @@ def test_work_that_is_shared_by_few_programs(run, monkeypatch):
 
 @pytest.mark.parametrize("keep", [None, (0.5, 0.0, 1.25)])
 @pytest.mark.parametrize(
-    ("channels", "writes_hidden"), [(64, False), (64, True), (96, False), (96, True), (192, False)]
+    ("channels", "writes_hidden"),
+    [
+        (64, False),
+        (64, True),
+        (96, False),
+        (96, True),
+        pytest.param(192, False, marks=pytest.mark.slow),
+    ],
 )
 def test_perceptron_on_chip_by_several_programs(channels, writes_hidden, keep, monkeypatch):
     """Programs that share the rows of an image, and a last one that has few; a norm's

@@ -171,15 +171,15 @@ def test_checkpointing_drops_the_same_images_again(version):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_compiles_whole(dynamic):
-    model = make(depths=(1, 2))
+    """One stage: with symbols for sizes, each more takes half a minute."""
+    model = make(depths=(2,), num_heads=(1,), strides=(4,), out_indices=(0,))
     compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     given = torch.randn(3, 3, 16, 16)
-    maps = compiled(given)
-    assert [tuple(features.shape) for features in maps] == [(3, 8, 4, 4), (3, 16, 2, 2)]
-    first = maps[1]
-    assert any(not torch.equal(compiled(given)[1], first) for _ in range(20)), "drawn anew"
+    (first,) = compiled(given)
+    assert first.shape == (3, 8, 4, 4)
+    assert any(not torch.equal(compiled(given)[0], first) for _ in range(20)), "drawn anew"
 
 
 def test_nothing_of_it_is_kept_by_the_model():

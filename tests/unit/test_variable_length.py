@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.padded_images import ARGUMENTS, SIZES, assert_equal_alone, draw, pad, stock_detector
-from helpers.tools import run_tool
+from helpers.tools import call_tool
 
 from swin_backbone import SwinBackbone
 from swin_backbone.model import DropPath
@@ -213,8 +213,9 @@ def test_what_is_no_list_of_images_is_named(images, error):
         make(torch.float32).forward_packed(images)
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_all_modes(tmp_path):
-    run_tool(
+    call_tool(
         "benchmark_packed.py", "--batch", 2, "--batches", 1, "--scale", 0.1, "--out",
         tmp_path / "packed.json",
     )  # fmt: skip

@@ -1,0 +1,363 @@
+"""Break the code on purpose, one place at a time, and say which test sees it.
+
+    python tests/mutations.py                  # all of them: a table in Markdown
+    python tests/mutations.py --only mask shift
+    python tests/mutations.py --all            # with tests marked slow, as `make test-all`
+
+The checkout stays as it is: each change is made in a copy of it. Only the test files that a change
+concerns are run, until the first failure. The exit status is 1 if a change is seen by none.
+``docs/lab/mutations.md`` has the last table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Mutation(NamedTuple):
+    """One change.
+
+    Attributes:
+        name: of the place, for ``--only``.
+        what: the mistake, in words.
+        file: where.
+        old: the text that is there, once.
+        new: what takes its place.
+        tests: files below ``tests/`` that should see it, the quickest first.
+    """
+
+    name: str
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+OPS, LAYERS = "swin_backbone/ops", "swin_backbone/layers"
+OPENMMLAB, CHECKPOINTS = "swin_backbone/openmmlab", "swin_backbone/checkpoints"
+
+MUTATIONS = (
+    Mutation(
+        "mask",
+        "the first row that was rolled over the border sees the other side",
+        f"{OPS}/windows.py",
+        "row_rolled = row >= grid.padded_height - grid.shift_size[0]",
+        "row_rolled = row > grid.padded_height - grid.shift_size[0]",
+        ("unit/test_attention.py",),
+    ),
+    Mutation(
+        "shift",
+        "windows are moved up and left",
+        f"{OPS}/backends/base.py",
+        "x = torch.roll(x, grid.shift_size, dims=(1, 2))",
+        "x = torch.roll(x, [-shift for shift in grid.shift_size], dims=(1, 2))",
+        ("unit/test_attention.py",),
+    ),
+    Mutation(
+        "valid-shift",
+        "which tokens are valid is not shifted with the windows",
+        f"{OPS}/windows.py",
+        "valid = torch.roll(valid, [-shift for shift in grid.shift_size], dims=(1, 2))",
+        "valid = torch.roll(valid, list(grid.shift_size), dims=(1, 2))",
+        ("unit/test_mask_padding.py",),
+    ),
+    Mutation(
+        "bias-index",
+        "the bias table is read row by row of a window that is square",
+        f"{OPS}/windows.py",
+        "return row_offset * (2 * width - 1) + column_offset",
+        "return row_offset * (2 * height - 1) + column_offset",
+        ("unit/test_attention.py",),
+    ),
+    Mutation(
+        "kernel-mask",
+        "the attention kernel forgets the border between columns",
+        f"{OPS}/kernels/attention.py",
+        "return rolled_down.to(tl.int32) * 2 + rolled_right.to(tl.int32)",
+        "return rolled_down.to(tl.int32) * 2 + rolled_down.to(tl.int32)",
+        ("unit/test_attention_kernels.py",),
+    ),
+    Mutation(
+        "cpu-padding",
+        "on a CPU, tokens that fill up windows have a gradient of their own output",
+        f"{OPS}/cpu/attention.py",
+        "        _token_view(gradient)[_places(rows, tokens)] = 0\n",
+        "",
+        ("unit/test_cpu_paths.py", "unit/test_attention.py"),
+    ),
+    Mutation(
+        "drop-path-scale",
+        "what drop path keeps is not scaled, for the blocks of a stage together",
+        f"{LAYERS}/drop_path.py",
+        "kept = torch.bernoulli(keep.expand(-1, -(-images // 4) * 4)).div_(divisors)",
+        "kept = torch.bernoulli(keep.expand(-1, -(-images // 4) * 4))",
+        ("unit/test_drop_path.py",),
+    ),
+    Mutation(
+        "merging-order",
+        "patch merging takes columns before rows",
+        f"{OPS}/norm.py",
+        "return x.permute(0, 1, 3, 5, 2, 4).flatten(-3)",
+        "return x.permute(0, 1, 3, 5, 4, 2).flatten(-3)",
+        ("unit/test_block_kernels.py", "integration/test_parity.py"),
+    ),
+    Mutation(
+        "cosine-clamp",
+        "factors of V2's cosine attention are not limited",
+        f"{LAYERS}/window_attention_v2.py",
+        "logit_scale=self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),",
+        "logit_scale=self.logit_scale.exp().flatten(),",
+        ("unit/test_backbone_v2.py", "integration/test_parity_libraries.py"),
+    ),
+    Mutation(
+        "v2-norms",
+        "blocks of V2 do not begin as the identity",
+        "swin_backbone/backbone.py",
+        "nn.init.zeros_(norm.weight)",
+        "nn.init.ones_(norm.weight)",
+        ("unit/test_backbone_v2.py", "unit/test_init_cfg.py"),
+    ),
+    Mutation(
+        "ignore-index",
+        "losses of resized scores ignore 255, whatever they are told",
+        f"{OPS}/resized_losses_terms.py",
+        "counted = labels != self.ignore_index",
+        "counted = labels != 255",
+        ("unit/test_resized_losses.py",),
+    ),
+    Mutation(
+        "class-weight",
+        "a mean loss is divided by the number of pixels, not by the weights of their classes",
+        f"{OPS}/resized_losses_terms.py",
+        "counted = counted * known * own.to(losses.dtype)",
+        "counted = counted * known",
+        ("unit/test_resized_losses.py",),
+    ),
+    Mutation(
+        "argmax-crop",
+        "padding is cut off at the right instead of the top",
+        f"{OPS}/resized_argmax.py",
+        "left, _, top, _ = geometry.padding",
+        "left, top, _, _ = geometry.padding",
+        ("unit/test_resized_argmax.py", "integration/test_accelerate_predictions.py"),
+    ),
+    Mutation(
+        "revert",
+        "taking acceleration back leaves the last rewrite",
+        "swin_backbone/acceleration/report.py",
+        "while self._undos:",
+        "while self._undos[1:]:",
+        ("integration/test_accelerate_losses.py", "integration/test_accelerate_predictions.py"),
+    ),
+    Mutation(
+        "translation",
+        "timm's patch merging is looked for at the end of a stage",
+        f"{CHECKPOINTS}/layouts/timm.py",
+        'downsample="layers.{s+1}.downsample"',
+        'downsample="layers.{s}.downsample"',
+        ("unit/test_checkpoints.py", "integration/test_layouts_of_libraries.py"),
+    ),
+    Mutation(
+        "pickle-names",
+        "a pickle may name what is not listed",
+        f"{CHECKPOINTS}/safe_pickle.py",
+        "            raise UnknownNameError(shown(full))\n\n    def _reduce",
+        "            self.stack.append(StandIn(full, lambda *args: None))\n\n    def _reduce",
+        ("unit/test_hostile_files.py", "unit/test_checkpoint_kinds.py"),
+    ),
+    Mutation(
+        "pickle-budget",
+        "a pickle may copy a long value without limit",
+        f"{CHECKPOINTS}/safe_pickle.py",
+        "_HANDLED, _HANDLED_BYTES = 32, 16 * 2**20",
+        "_HANDLED, _HANDLED_BYTES = 32, 16 * 2**50",
+        ("unit/test_hostile_files.py", "integration/test_hostile_checkpoints.py"),
+    ),
+    Mutation(
+        "layer-decay",
+        "the blocks of the second stage count from the first one's beginning",
+        f"{OPENMMLAB}/layer_decay.py",
+        "return sum(depths[:stage]) + index + 1",
+        "return sum(depths[: stage - 1]) + index + 1",
+        ("unit/test_openmmlab_layer_decay.py",),
+    ),
+    Mutation(
+        "frozen-stages",
+        "the output norm of the last frozen stage is trained",
+        "swin_backbone/backbone.py",
+        "norms = [self._output_norm(stage) for stage in range(self.frozen_stages)]",
+        "norms = [self._output_norm(stage) for stage in range(self.frozen_stages - 1)]",
+        ("unit/test_backbone.py",),
+    ),
+    Mutation(
+        "packed-offsets",
+        "merged tokens of an image with an odd number of rows lie over the next image's",
+        f"{OPS}/packing.py",
+        "merged += (height + 1) // 2 * merged_width",
+        "merged += height // 2 * merged_width",
+        ("unit/test_variable_length.py",),
+    ),
+    Mutation(
+        "export-padding",
+        "models are traced at a size that needs no padding of windows",
+        "swin_backbone/export/trace.py",
+        "if tokens <= max(sides) or any(side > 1 and tokens % side == 0 for side in sides):",
+        "if tokens <= max(sides):",
+        ("integration/test_export.py",),
+    ),
+    Mutation(
+        "symbolic-crop",
+        "an exported model pads its windows with zeros, not with the bias",
+        f"{OPS}/backends/base.py",
+        "return torch.where((row[:, None] & column)[..., None], padded, fill)",
+        "return padded",
+        ("integration/test_export.py",),
+    ),
+    Mutation(
+        "exit-status",
+        "a user's mistake ends a command with 1",
+        "tools/commands.py",
+        "STATUS = 2",
+        "STATUS = 1",
+        ("integration/test_commands.py",),
+    ),
+    Mutation(
+        "config-name",
+        "configs are not found by their names without a folder",
+        "swin_backbone/config_files.py",
+        '[known for known in names if known.rpartition("/")[2] == wanted],',
+        '[known for known in names if known.rpartition("/")[0] == wanted],',
+        ("unit/test_config_files.py",),
+    ),
+    Mutation(
+        "orientation",
+        "a WebP image that lies on its side (EXIF 5) is flipped and not turned",
+        "swin_backbone/images.py",
+        "if orientation >= 5:",
+        "if orientation > 5:",
+        ("unit/test_images.py",),
+    ),
+    Mutation(
+        "atomic-write",
+        "a finished file is copied to its place, and not renamed",
+        "swin_backbone/atomic_files.py",
+        "os.replace(unfinished, path)",
+        "shutil.copyfile(unfinished, path)",
+        ("integration/test_atomic_files.py",),
+    ),
+    Mutation(
+        "low-precision",
+        "copies of weights in low precision stay for the next step",
+        f"{OPS}/low_precision.py",
+        "        _current.copies = previous",
+        "        pass",
+        ("unit/test_low_precision.py",),
+    ),
+    Mutation(
+        "step-seed",
+        "a resumed run draws its random numbers from the beginning",
+        f"{OPENMMLAB}/step_seed.py",
+        "seed_generators(int(runner.seed), get_rank(), int(runner.iter))",
+        "seed_generators(int(runner.seed), get_rank(), int(batch_idx and 0))",
+        ("integration/test_resume.py",),
+    ),
+    Mutation(
+        "resumed-file",
+        "a run goes on from the oldest checkpoint where the pointer names none",
+        f"{OPENMMLAB}/resuming.py",
+        "sorted(others, key=_age, reverse=True)",
+        "sorted(others, key=_age)",
+        ("integration/test_resume.py",),
+    ),
+    Mutation(
+        "soft-nms",
+        "linear soft suppression lowers boxes below the threshold too",
+        f"{OPENMMLAB}/served_ops/suppression.py",
+        "factor = torch.where(overlap >= iou_threshold, lowered, torch.ones_like(overlap))",
+        "factor = lowered",
+        ("unit/test_openmmlab_served_boxes.py", "unit/test_openmmlab_served_ops.py"),
+    ),
+)
+
+
+def copy_checkout(to: Path, root: Path = ROOT) -> None:
+    """The files that git knows or does not ignore."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=root, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in names:
+        if (root / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, to / name)
+
+
+def first_failure(folder: Path, tests: tuple[str, ...], slow: bool) -> str | None:
+    """The first test that fails, or ``None``."""
+    files = [str(Path("tests", test)) for test in tests if (folder / "tests" / test).exists()]
+    missing = len(tests) - len(files)
+    if missing:
+        raise SystemExit(f"{missing} of {', '.join(tests)} are not there")
+    chosen = [] if slow else ["-m", "not slow"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *chosen, *files],
+        cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    if failed is None:
+        raise SystemExit(
+            f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}"
+        )
+    return failed.group(1).removeprefix("tests/")
+
+
+def try_out(mutation: Mutation, folder: Path, slow: bool) -> str | None:
+    """Make the change in a copy, run its tests, and take it back."""
+    path = folder / mutation.file
+    before = path.read_text()
+    if before.count(mutation.old) != 1:
+        count = before.count(mutation.old)
+        raise SystemExit(f"{mutation.name}: {count} times in {mutation.file}: {mutation.old!r}")
+    path.write_text(before.replace(mutation.old, mutation.new))
+    try:
+        return first_failure(folder, mutation.tests, slow)
+    finally:
+        path.write_text(before)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of them, by name")
+    parser.add_argument("--all", action="store_true", help="run tests marked slow too")
+    args = parser.parse_args(argv)
+    known = {mutation.name: mutation for mutation in MUTATIONS}
+    if not set(args.only or ()) <= set(known):
+        parser.error(f"known are {', '.join(known)}")
+    unseen = 0
+    print("| Place | Change | Seen by |\n| --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        copy_checkout(Path(folder))
+        for name in args.only or known:
+            seen_by = try_out(known[name], Path(folder), args.all)
+            unseen += seen_by is None
+            result = f"`{seen_by}`" if seen_by else "**none**"
+            print(f"| `{known[name].file}` | {known[name].what} | {result} |", flush=True)
+    return int(unseen > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
