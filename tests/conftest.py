@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS.parent / "tools"))  # the commands, which import each other
+sys.path.insert(0, str(TESTS.parent / "benchmarks"))  # programs, which import each other
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from benchmarking import comparison, profiling, steps, tables, timing  # noqa: E402
+from benchmarking import comparison, profiling, steps, tables  # noqa: E402
 from benchmarking.cases import DTYPES, MODES, Architecture, Case  # noqa: E402
 from benchmarking.implementations import (  # noqa: E402
     DEFAULT_IMPLEMENTATIONS,
@@ -26,6 +26,8 @@ from benchmarking.implementations import (  # noqa: E402
 )
 from benchmarking.results import TIME_LIMIT, Benchmark, CaseResult, Peer, Row  # noqa: E402
 from benchmarking.roofline import Ceilings, Floor, count_floor, measure_ceilings  # noqa: E402
+
+from swin_backbone.inference import timing  # noqa: E402
 
 SMALL = Case("tiny", (32, 64), 2, "fp32", "forward", "cpu")
 CEILINGS = Ceilings("fp32", copy=1e9, product=1e12, copy_bytes=2**20, product_size=64)
@@ -411,7 +413,7 @@ def test_profile_accounts_for_the_step():
 
 def run_tool(*arguments):
     return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "benchmark.py"), *map(str, arguments)],
+        [sys.executable, str(ROOT / "benchmarks" / "benchmark_backbones.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -463,9 +465,9 @@ def test_profile_from_the_command_line(tmp_path):
     ],
 )
 def test_wrong_arguments_are_explained(arguments, message, monkeypatch, capsys):
-    import benchmark as tool
+    import benchmark_backbones as tool
 
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["benchmark_backbones.py", *arguments])
     with pytest.raises(SystemExit):
         tool.main()
     assert message in capsys.readouterr().err

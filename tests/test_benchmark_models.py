@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-import benchmark_models  # noqa: E402
-from benchmarking import segmentors  # noqa: E402
+import benchmark_models
+from benchmarking import segmentors
 
-from swin_backbone import arguments  # noqa: E402
+from swin_backbone import arguments
 
 QUICK = ("--repeats", "1", "--device", "cpu")
 

@@ -1,8 +1,6 @@
 """tools/convert_checkpoint.py: from every library to every other, and its errors."""
 
-import importlib.util
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,18 +13,7 @@ from swin_backbone.checkpoints import (
     read_checkpoint,
     to_theirs,
 )
-
-TOOL = Path(__file__).parents[1] / "tools" / "convert_checkpoint.py"
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+from swin_backbone.cli import convert_checkpoint as tool
 
 
 def versions_of(library):

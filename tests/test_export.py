@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import importlib.util
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,11 +31,10 @@ from swin_backbone.export.trace import example_size
 from mmseg.registry import MODELS
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 
-import export as export_tool  # noqa: E402
-from exporting import backbone_and_card, segmentor_and_card  # noqa: E402
-from predictors import (  # noqa: E402
+from swin_backbone.cli import export as export_tool  # noqa: E402
+from swin_backbone.inference.exporting import backbone_and_card, segmentor_and_card  # noqa: E402
+from swin_backbone.inference.predictors import (  # noqa: E402
     CheckpointPredictor,
     OnnxPredictor,
     Sliding,

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,14 +18,11 @@ from swin_backbone.images import MOST_PIXELS, UnreadableImageError, decode_image
 from swin_backbone.media import as_text, find_files, on_one_line
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 
-import predict  # noqa: E402
-import visualize  # noqa: E402
-from uploads import Limits, RefusedError, open_upload, smaller_copy  # noqa: E402
-
+from swin_backbone.cli import predict, visualize  # noqa: E402
 from swin_backbone.features.sources import Item, Reader  # noqa: E402
+from swin_backbone.inference.uploads import Limits, RefusedError, open_upload, smaller_copy  # noqa: E402
 
 CONFIGS = {
     "mmseg": next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py")),

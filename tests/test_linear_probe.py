@@ -13,9 +13,8 @@ pytest.importorskip("sklearn", reason="needs scikit-learn")
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 
-from linear_probe import draw_pixels, score  # noqa: E402
+from swin_backbone.cli.linear_probe import draw_pixels, score  # noqa: E402
 
 CONFIG = """
 model = dict(

@@ -33,10 +33,9 @@ DISTRIBUTIONS = {
 CORE = ("ops", "layers", "checkpoints")
 #: Imported when they are first used, as attributes, where there is Triton.
 KERNELS = ("swin_backbone/ops/fused/", "swin_backbone/ops/kernels/")
-OWN = {"swin_backbone", *(path.stem for path in (ROOT / "tools").iterdir())}
-FILES = sorted(
-    path for name in ("swin_backbone", "tools", "docs") for path in (ROOT / name).rglob("*.py")
-)
+FOLDERS = ("tools", "benchmarks", "docs", "examples")
+OWN = {"swin_backbone", *(path.stem for name in FOLDERS for path in (ROOT / name).iterdir())}
+FILES = sorted(path for name in ("swin_backbone", *FOLDERS) for path in (ROOT / name).rglob("*.py"))
 
 
 def names(requirements):

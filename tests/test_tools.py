@@ -16,11 +16,10 @@ from swin_backbone.media import find_files, on_one_line
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / "tools"
-sys.path.insert(0, str(TOOLS))
 
-from painters import Segmentor  # noqa: E402
-from predict import name_pictures, paint  # noqa: E402
-from predictors import (  # noqa: E402
+from swin_backbone.cli.predict import name_pictures, paint  # noqa: E402
+from swin_backbone.inference.painters import Segmentor  # noqa: E402
+from swin_backbone.inference.predictors import (  # noqa: E402
     MOST_WINDOWS,
     CheckpointPredictor,
     Sliding,

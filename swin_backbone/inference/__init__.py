@@ -1,0 +1,1 @@
+"""Reading images, predicting, and showing what was found."""
