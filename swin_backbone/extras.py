@@ -25,6 +25,8 @@ EXTRAS = {
     "gradio": "demo",
     "starlette": "demo",
     "huggingface_hub": "hub",
+    "timm": "benchmark",
+    "torchvision": "benchmark",
 }
 
 

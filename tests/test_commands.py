@@ -99,6 +99,7 @@ def grid():
         "test": ("{}", "{s}", "--work-dir", "{F}/run"),
         "contact_sheet": ("{}", "{s}", "--out", "{O}/s.png"),
         "model_stats": ("{}",),
+        "benchmark": ("{}", "--size", "32", "32", "--repeats", "1"),
         "compare_training": ("train", "{}", "--work-dir", "{F}/run"),
     }
     for name, arguments in with_config.items():
@@ -122,6 +123,7 @@ def grid():
         "visualize": ("tiny", "random", "{I}", "--out", "{O}/s.png"),
         "extract_features": ("{I}", "{O}", "--model", "tiny"),
         "linear_probe": ("tiny", "random", "--data", "{F}"),
+        "benchmark": ("{S}",),
     }
     for name, arguments in with_device.items():
         for device, message in DEVICES.items():
@@ -145,7 +147,8 @@ def grid():
         "demo": ((), ["--iters", "--seed"]),
         "make_demo_data": (("{O}/data",), ["--train", "--val", "--seed"]),
         "compare_training": (with_config["compare_training"], ["--seed"]),
-        "benchmark": ((), ["--batch", "--repeats", "--threads", "--time-limit"]),
+        "benchmark": (with_config["benchmark"], ["--batch", "--repeats", "--size"]),
+        "benchmark_backbones": ((), ["--batch", "--repeats", "--threads", "--time-limit"]),
         "benchmark_packed": ((), ["--batch", "--batches", "--seed", "--scale"]),
         "benchmark_scaling": (
             ("--out", "{O}"),
@@ -216,12 +219,12 @@ def grid():
         ("compare_training", ["plot", "{F}/empty", "--to", "{O}/p.png"], "no run under"),
         ("compare_training", ["plot", "{F}/empty", "--to", "{O}/p.txt"], "--to"),
         ("compare_training", [], "required"),
-        ("benchmark", ["--show", "{F}/no.json"], "no.json"),
-        ("benchmark", ["--show", "{F}/text.pth"], "text.pth"),
-        ("benchmark", ["--batch", "1", "2"], "--batch"),
+        ("benchmark_backbones", ["--show", "{F}/no.json"], "no.json"),
+        ("benchmark_backbones", ["--show", "{F}/text.pth"], "text.pth"),
+        ("benchmark_backbones", ["--batch", "1", "2"], "--batch"),
         ("benchmark_losses", ["--repeats", "0"], "--repeats"),
         ("benchmark_models", ["--no-such-option"], "--no-such-option"),
-        ("benchmark", ["--plot", "{O}/p.txt"], "--plot"),
+        ("benchmark_backbones", ["--plot", "{O}/p.txt"], "--plot"),
     )  # fmt: skip
 
 

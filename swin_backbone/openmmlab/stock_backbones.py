@@ -22,10 +22,9 @@ def with_stock_backbone(cfg: Config) -> Config:
         ValueError: if its backbone is another, or of V2, which mmseg and mmdet do not have.
     """
     backbone = cfg.model.get("backbone") or {}
-    if str(backbone.get("type")).rpartition(".")[2] != "SwinBackbone":
-        raise ValueError(
-            f"the config's backbone must be a SwinBackbone, got {backbone.get('type')}"
-        )
+    kind = str(backbone.get("type"))
+    if kind.rpartition(".")[2] != "SwinBackbone":
+        raise ValueError(f"the config's backbone must be a SwinBackbone, got {kind}")
     if backbone.get("version", "v1") != "v1":
         raise ValueError("mmseg and mmdet have no Swin Transformer V2")
     stock = {key: value for key, value in backbone.items() if key not in _OWN}
