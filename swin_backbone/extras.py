@@ -5,6 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: The extra that brings an optional package, by the name that it is imported by.
+EXTRAS = {
+    "mmengine": "onedl",
+    "mmcv": "onedl",
+    "mmseg": "onedl",
+    "mmdet": "onedl,detection",
+    "rich": "onedl",
+    "yaml": "onedl",
+    "cv2": "images",
+    "PIL": "images",
+    "matplotlib": "visualization",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "pyarrow": "features",
+    "ray": "ray",
+    "sklearn": "probe",
+    "gradio": "demo",
+    "starlette": "demo",
+    "huggingface_hub": "hub",
+    "timm": "benchmark",
+    "torchvision": "benchmark",
+}
+
+
+def extra_of(module: str | None) -> str | None:
+    """The extra that brings a module, or ``None`` if none does."""
+    return EXTRAS.get((module or "").partition(".")[0])
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'swin-backbone[{extra}]' (from a checkout: pip install -e '.[{extra}]')"
+
 
 @contextmanager
 def from_extra(extra: str) -> Iterator[None]:
@@ -23,7 +57,5 @@ def from_extra(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{error.msg}: pip install 'swin-backbone[{extra}]' (from a checkout: "
-            f"pip install -e '.[{extra}]')",
-            name=error.name,
+            f"{error.msg}: {how_to_install(extra)}", name=error.name
         ) from error

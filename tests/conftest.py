@@ -18,7 +18,7 @@ if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS.parent / "tools"))  # the commands, which import each other
+sys.path.insert(0, str(TESTS.parent / "benchmarks"))  # programs, which import each other
 
 
 def pytest_ignore_collect(collection_path):

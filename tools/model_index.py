@@ -1,7 +1,8 @@
 """The index of the project's configs for OpenMMLab's ``mim``: ``model-index.yml``.
 
-Sizes are what ``tools/model_stats.py`` counts, which writes the file. Scores are those of
-``configs/*/published.yaml``: each names who published it, for the project did not measure them.
+Sizes are what ``swin-backbone model-stats`` counts; ``tools/model_zoo.py`` writes the file. Scores
+are those of ``configs/*/published.yaml``: each names who published it, for the project did not
+measure them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 if TYPE_CHECKING:
-    from model_stats import Stats
+    from swin_backbone.openmmlab.model_stats import Stats
 
 HEAD = """\
-# Written by 'python tools/model_stats.py --write': do not edit. Results were published by others
+# Written by 'python tools/model_zoo.py': do not edit. Results were published by others
 # for the same settings, as each says; this project's own are in docs/results.md.
 """
 PAPERS = {

@@ -1,1 +1,1 @@
-"""What an image goes through before and after the model: reading, features, export, pictures."""
+"""Reading images, predicting, and showing what was found."""

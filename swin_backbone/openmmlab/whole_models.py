@@ -54,12 +54,15 @@ def kind_of(cfg: Mapping, name: str = "the config") -> str:
     return KINDS[scope]
 
 
-def build_whole_model(cfg: Config, kind: str | None = None) -> nn.Module:
-    """The model of a config, with fresh weights, for prediction.
+def build_whole_model(
+    cfg: Config, kind: str | None = None, *, for_training: bool = False
+) -> nn.Module:
+    """The model of a config, with fresh weights.
 
     Args:
         cfg: a whole config; it stays as it is.
         kind: what it has to be, ``'segmentor'`` or ``'detector'``; by default either.
+        for_training: a segmentor keeps its ``train_cfg`` then.
 
     Returns:
         The model in evaluation mode, with the config as ``cfg``. The config's scope is the default
@@ -75,7 +78,8 @@ def build_whole_model(cfg: Config, kind: str | None = None) -> nn.Module:
     scope = cfg.get("default_scope") or "mmseg"
     settings = copy.deepcopy(cfg.model)
     settings.pop("pretrained", None)
-    settings.train_cfg = None if found == "segmentor" else settings.get("train_cfg")
+    if found == "segmentor" and not for_training:
+        settings.train_cfg = None
     with blamed_on(f"the model of {name} cannot be built"):
         models = importlib.import_module(f"{scope}.registry").MODELS
         init_default_scope(scope)

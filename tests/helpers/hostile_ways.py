@@ -26,7 +26,6 @@ from swin_backbone.checkpoints.stand_ins import STAND_INS, Tensors
 from . import hostile_files as hostile
 from .tiny_run import tiny_config
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 ARGUMENTS = {"depths": (1,), "num_heads": (3,), "out_indices": (0,)}
 SMALL = {"type": "SwinBackbone", **ARGUMENTS}
 FUZZED = 40  # pickles a name
@@ -108,7 +107,9 @@ def visualize(path):
 
 
 def demo_page(path):
-    __import__("demo_app").load_model(str(CONFIG), str(path), "cpu")
+    from swin_backbone.cli.demo_app import load_model
+
+    load_model(str(CONFIG), str(path), "cpu")
 
 
 FAST = [read_checkpoint, init_cfg, convert]

@@ -73,7 +73,7 @@ def test_moments_of_an_optimizer_are_laid_out_as_its_parameters():
 
 
 def test_the_option_fast_keeps_a_constructor_that_a_config_has(scenes, tmp_path):
-    import launching
+    from swin_backbone.cli import launching
 
     config = tiny_config(scenes, tmp_path)
     own = "SwinLayerDecayOptimWrapperConstructor"

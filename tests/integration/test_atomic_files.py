@@ -161,12 +161,12 @@ WRITING |= {"save_file", "write_table", "mkstemp", "NamedTemporaryFile"}
 #: Where else they stand, and why.
 ALLOWED = {
     "swin_backbone/checkpoints/downloads.py": "pieces, into a hidden file of its own, under a lock",
-    "swin_backbone/ops/triton/operator.py": "what a backward pass needs is saved, in no file",
-    "swin_backbone/ops/triton/tuning_file.py": "a lock, which holds nothing",
-    "tools/benchmark.py": "Benchmark.save, which uses the one",
-    "tools/benchmark_scaling.py": "a line for each setting, added while it runs",
-    "tools/convert_checkpoint.py": "torch.save into the unfinished file, opened before",
-    "tools/make_demo_data.py": "a folder, which is renamed as a whole",
+    "swin_backbone/ops/fused/operator.py": "what a backward pass needs is saved, in no file",
+    "swin_backbone/ops/fused/tuning_file.py": "a lock, which holds nothing",
+    "benchmarks/benchmark_backbones.py": "Benchmark.save, which uses the one",
+    "benchmarks/benchmark_scaling.py": "a line for each setting, added while it runs",
+    "swin_backbone/cli/convert_checkpoint.py": "torch.save into the unfinished file, opened before",
+    "swin_backbone/cli/make_demo_data.py": "a folder, which is renamed as a whole",
 }
 
 
@@ -189,7 +189,7 @@ def writing_calls(path):
 
 def test_nothing_writes_in_another_way():
     found = {}
-    for folder in ("swin_backbone", "tools", "docs"):
+    for folder in ("swin_backbone", "tools", "benchmarks", "docs", "examples"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             calls = list(writing_calls(path))
             if calls:
@@ -200,9 +200,8 @@ def test_nothing_writes_in_another_way():
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs 'features'")
 def test_every_writer_keeps_what_was_there(tmp_path, monkeypatch):
     """One of each kind of file that the project writes, on a disk that is full."""
-    from convert_checkpoint import write as write_checkpoint
-
-    from swin_backbone.inference.features.shards import write_shard
+    from swin_backbone.cli.convert_checkpoint import write as write_checkpoint
+    from swin_backbone.features.shards import write_shard
     from swin_backbone.openmmlab.atomic_checkpoints import AtomicLocalBackend
 
     picture = Image.fromarray(np.zeros((2, 3), np.uint8))

@@ -14,17 +14,20 @@ from helpers.paths import ROOT
 from helpers.tools import call_tool
 from torch import nn
 
-sys.path.insert(0, str(ROOT / "tools"))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from benchmarking import comparison, profiling, steps, tables, timing
-from benchmarking.cases import DTYPES, MODES, Architecture, Case
-from benchmarking.implementations import (
+from benchmarking import comparison, profiling, steps, tables  # noqa: E402
+from benchmarking.cases import DTYPES, MODES, Architecture, Case  # noqa: E402
+from benchmarking.implementations import (  # noqa: E402
     DEFAULT_IMPLEMENTATIONS,
     IMPLEMENTATIONS,
     Implementation,
 )
 from benchmarking.results import TIME_LIMIT, Benchmark, CaseResult, Peer, Row
 from benchmarking.roofline import Ceilings, Floor, count_floor, measure_ceilings
+
+from swin_backbone.inference import timing  # noqa: E402
 
 SMALL = Case("tiny", (32, 64), 2, "fp32", "forward", "cpu")
 CEILINGS = Ceilings("fp32", copy=1e9, product=1e12, copy_bytes=2**20, product_size=64)
@@ -408,7 +411,15 @@ def test_profile_accounts_for_the_step():
     assert found.entries == sorted(found.entries, key=lambda entry: -entry.seconds)
 
 
-@pytest.mark.slow
+def run_tool(*arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "benchmark_backbones.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 def test_command_line(tmp_path):
     """A whole run, from measuring to the picture; then the picture again from the JSON."""
     out = {name: tmp_path / f"out.{name}" for name in ("json", "png", "md")}
@@ -456,9 +467,9 @@ def test_profile_from_the_command_line(tmp_path):
     ],
 )
 def test_wrong_arguments_are_explained(arguments, message, monkeypatch, capsys):
-    import benchmark as tool
+    import benchmark_backbones as tool
 
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["benchmark_backbones.py", *arguments])
     with pytest.raises(SystemExit):
         tool.main()
     assert message in capsys.readouterr().err

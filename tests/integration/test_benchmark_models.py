@@ -6,12 +6,12 @@ import sys
 import pytest
 from helpers.paths import TOOLS
 
-sys.path.insert(0, str(TOOLS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import benchmark_models
 from benchmarking import segmentors
 
-from swin_backbone.model import arguments
+from swin_backbone import arguments
 
 QUICK = ("--repeats", "1", "--device", "cpu")
 

@@ -12,8 +12,15 @@ from helpers.paths import ROOT
 from helpers.tools import call_tool, run_tool
 from painters import Segmentor
 from PIL import Image
-from predict import name_pictures, paint
-from predictors import (
+
+from swin_backbone.media import find_files, on_one_line
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ROOT / "tools"
+
+from swin_backbone.cli.predict import name_pictures, paint  # noqa: E402
+from swin_backbone.inference.painters import Segmentor  # noqa: E402
+from swin_backbone.inference.predictors import (  # noqa: E402
     MOST_WINDOWS,
     CheckpointPredictor,
     Sliding,

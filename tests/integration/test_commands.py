@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import commands
 import numpy as np
 import pytest
 import torch
@@ -16,10 +15,14 @@ from helpers.paths import ROOT
 from helpers.small_models import write_detector, write_segmentor
 from PIL import Image
 
+from swin_backbone.cli import commands, entry
 from swin_backbone.openmmlab.config_files import read_config
 
 TOOLS = ROOT / "tools"
-COMMANDS = sorted(path.stem for path in TOOLS.glob("*.py") if "__main__" in path.read_text())
+CLI = {name.replace("-", "_"): f"swin-backbone {name}" for name in entry.COMMANDS}
+PROGRAMS = [p for p in (ROOT / "benchmarks").glob("*.py") if "__main__" in p.read_text()]
+#: How each command is called in messages, by the module that it is in.
+COMMANDS = CLI | {path.stem: path.name for path in PROGRAMS}
 #: What an extra, without which a command cannot do anything, is found by.
 NEEDS = {
     "demo_app": "gradio",
@@ -96,6 +99,7 @@ def grid():
         "test": ("{}", "{s}", "--work-dir", "{F}/run"),
         "contact_sheet": ("{}", "{s}", "--out", "{O}/s.png"),
         "model_stats": ("{}",),
+        "benchmark": ("{}", "--size", "32", "32", "--repeats", "1"),
         "compare_training": ("train", "{}", "--work-dir", "{F}/run"),
     }
     for name, arguments in with_config.items():
@@ -119,6 +123,7 @@ def grid():
         "visualize": ("tiny", "random", "{I}", "--out", "{O}/s.png"),
         "extract_features": ("{I}", "{O}", "--model", "tiny"),
         "linear_probe": ("tiny", "random", "--data", "{F}"),
+        "benchmark": ("{S}",),
     }
     for name, arguments in with_device.items():
         for device, message in DEVICES.items():
@@ -142,7 +147,8 @@ def grid():
         "demo": ((), ["--iters", "--seed"]),
         "make_demo_data": (("{O}/data",), ["--train", "--val", "--seed"]),
         "compare_training": (with_config["compare_training"], ["--seed"]),
-        "benchmark": ((), ["--batch", "--repeats", "--threads", "--time-limit"]),
+        "benchmark": (with_config["benchmark"], ["--batch", "--repeats", "--size"]),
+        "benchmark_backbones": ((), ["--batch", "--repeats", "--threads", "--time-limit"]),
         "benchmark_packed": ((), ["--batch", "--batches", "--seed", "--scale"]),
         "benchmark_scaling": (
             ("--out", "{O}"),
@@ -213,12 +219,12 @@ def grid():
         ("compare_training", ["plot", "{F}/empty", "--to", "{O}/p.png"], "no run under"),
         ("compare_training", ["plot", "{F}/empty", "--to", "{O}/p.txt"], "--to"),
         ("compare_training", [], "required"),
-        ("benchmark", ["--show", "{F}/no.json"], "no.json"),
-        ("benchmark", ["--show", "{F}/text.pth"], "text.pth"),
-        ("benchmark", ["--batch", "1", "2"], "--batch"),
+        ("benchmark_backbones", ["--show", "{F}/no.json"], "no.json"),
+        ("benchmark_backbones", ["--show", "{F}/text.pth"], "text.pth"),
+        ("benchmark_backbones", ["--batch", "1", "2"], "--batch"),
         ("benchmark_losses", ["--repeats", "0"], "--repeats"),
         ("benchmark_models", ["--no-such-option"], "--no-such-option"),
-        ("benchmark", ["--plot", "{O}/p.txt"], "--plot"),
+        ("benchmark_backbones", ["--plot", "{O}/p.txt"], "--plot"),
     )  # fmt: skip
 
 
@@ -226,10 +232,10 @@ CASES = list(grid())
 
 
 def run(name, arguments, capsys):
-    main = importlib.import_module(name).main
+    main = importlib.import_module(f"swin_backbone.cli.{name}" if name in CLI else name).main
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    return caught.value.code, capsys.readouterr().err
+    return caught.value.code, *capsys.readouterr()
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
@@ -246,13 +252,15 @@ def test_bad_input_is_one_line(name, files, capsys, monkeypatch, tmp_path):
             continue
         arguments = [argument.format(**files) for argument in arguments]
         try:
-            code, printed = run(name, arguments, capsys)
+            code, _, printed = run(name, arguments, capsys)
         except BaseException as error:
             capsys.readouterr()
             wrong.append((arguments, repr(error)))
             continue
         lines = [
-            line for line in printed.splitlines() if f"{name}.py" in line and "error: " in line
+            line
+            for line in printed.splitlines()
+            if line.startswith(COMMANDS[name]) and "error: " in line
         ]
         message = message.replace("{F}", re.escape(str(files["F"])))
         if code != 2 or len(lines) != 1 or not re.search(message, lines[0]) or "Trace" in printed:
@@ -262,17 +270,16 @@ def test_bad_input_is_one_line(name, files, capsys, monkeypatch, tmp_path):
 
 
 def test_the_grid_covers_every_command():
-    assert {name for name, _, _ in CASES} == set(COMMANDS)
+    assert {name for name, _, _ in CASES} == set(COMMANDS) - {"env"}  # which takes nothing
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_names_every_argument(name, capsys):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    with pytest.raises(SystemExit) as caught:
-        importlib.import_module(name).main(["--help"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: {name}.py")
+    code, printed, _ = run(name, ["--help"], capsys)
+    assert code == 0
+    assert printed.startswith(f"usage: {COMMANDS[name]}")
 
 
 def raise_ours():
@@ -355,7 +362,7 @@ def test_as_users_run_them(files, tmp_path):
         )  # fmt: skip
         assert done.returncode == 2
         line = done.stderr.splitlines()[-1]
-        assert line.startswith(f"{tool}: error: ")
+        assert line.startswith(f"swin-backbone {tool[:-3].replace('_', '-')}: error: ")
         assert message in line
         assert "Traceback" not in done.stderr
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 CONFIG = next((ROOT / "configs" / "demo").glob("*.py"))
 specification = importlib.util.spec_from_file_location(
-    "compare_training", ROOT / "tools" / "compare_training.py"
+    "compare_training", ROOT / "benchmarks" / "compare_training.py"
 )
 compare_training = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(compare_training)

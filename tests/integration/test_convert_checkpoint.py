@@ -14,8 +14,7 @@ from swin_backbone.checkpoints import (
     read_checkpoint,
     to_theirs,
 )
-
-tool = load_tool("convert_checkpoint")
+from swin_backbone.cli import convert_checkpoint as tool
 
 
 def versions_of(library):

@@ -19,10 +19,10 @@ from helpers.image_files import png_header
 from helpers.paths import ROOT
 from PIL import Image
 
-sys.path.insert(0, str(ROOT / "tools"))
+ROOT = Path(__file__).parent.parent
 
-from hosts import HostCheck
-from uploads import Limits, RefusedError, open_upload
+from swin_backbone.inference.hosts import HostCheck  # noqa: E402
+from swin_backbone.inference.uploads import Limits, RefusedError, open_upload  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -80,9 +80,10 @@ def detector(tmp_path_factory):
 def test_a_detectors_boxes_are_drawn(detector, tmp_path):
     """Those that mmdet's own function finds, with the most certain one on top."""
     pytest.importorskip("gradio", reason="needs the extra 'demo'")
-    from demo_app import Page, load_model
     from mmdet.apis import inference_detector
-    from painters import LEAST_SCORE, distinct_colour
+
+    from swin_backbone.cli.demo_app import Page, load_model
+    from swin_backbone.inference.painters import LEAST_SCORE, distinct_colour
 
     photo(tmp_path)
     model = load_model(*detector, "cpu")
@@ -114,7 +115,7 @@ class Recorder:
 @pytest.fixture
 def recorded(monkeypatch):
     """A page, and what its model and its pictures of the stages got."""
-    demo_app = pytest.importorskip("demo_app", reason="needs the extra 'demo'")
+    demo_app = pytest.importorskip("swin_backbone.cli.demo_app", reason="needs the extra 'demo'")
     model = Recorder()
     monkeypatch.setattr(
         demo_app, "stage_pictures", lambda network, image: setattr(model, "staged", image) or []
@@ -168,7 +169,7 @@ def segmentor_checkpoint(folder):
 
 
 def test_a_segmentor_sees_large_images_in_tiles(tmp_path, monkeypatch):
-    demo_app = pytest.importorskip("demo_app", reason="needs the extra 'demo'")
+    demo_app = pytest.importorskip("swin_backbone.cli.demo_app", reason="needs the extra 'demo'")
     monkeypatch.setattr(demo_app, "TILES", demo_app.Sliding("auto", window=48, large=48 * 48))
     model = demo_app.load_model(str(CONFIG), segmentor_checkpoint(tmp_path), "cpu")
     sizes = []

@@ -1,6 +1,5 @@
 """The generated data set: whole or not there, the same for the same seed, and not too easy."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -9,11 +8,9 @@ from helpers.paths import ROOT
 from mmengine.config import Config
 from PIL import Image
 
-specification = importlib.util.spec_from_file_location(
-    "make_demo_data", ROOT / "tools" / "make_demo_data.py"
-)
-make_demo_data = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(make_demo_data)
+from swin_backbone.cli import make_demo_data
+
+ROOT = Path(__file__).parent.parent
 
 NUM_CLASSES = len(make_demo_data.CLASSES)
 

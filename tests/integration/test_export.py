@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import importlib.util
 import math
-import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -31,11 +31,11 @@ from swin_backbone.inference.export.trace import example_size
 # isort: split
 from mmseg.registry import MODELS
 
-sys.path.insert(0, str(ROOT / "tools"))
+ROOT = Path(__file__).parent.parent
 
-import export as export_tool
-from exporting import backbone_and_card, segmentor_and_card
-from predictors import (
+from swin_backbone.cli import export as export_tool  # noqa: E402
+from swin_backbone.inference.exporting import backbone_and_card, segmentor_and_card  # noqa: E402
+from swin_backbone.inference.predictors import (  # noqa: E402
     CheckpointPredictor,
     OnnxPredictor,
     Sliding,

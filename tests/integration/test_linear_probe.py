@@ -11,9 +11,9 @@ from helpers.tools import call_tool
 pytest.importorskip("sklearn", reason="needs scikit-learn")
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 
-sys.path.insert(0, str(ROOT / "tools"))
+ROOT = Path(__file__).parent.parent
 
-from linear_probe import draw_pixels, score
+from swin_backbone.cli.linear_probe import draw_pixels, score  # noqa: E402
 
 CONFIG = """
 model = dict(

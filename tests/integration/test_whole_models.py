@@ -180,15 +180,15 @@ def test_commands_refuse_wrong_weights_and_paint_nothing(fault, command, model, 
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(image)
     if command == "demo_app":
         pytest.importorskip("gradio", reason="needs the extra 'demo'")
-        from demo_app import main
+        from swin_backbone.cli.demo_app import main
 
         arguments = [config, checkpoint]
     elif command == "export":
-        from export import main
+        from swin_backbone.cli.export import main
 
         arguments = [config, checkpoint, "--out", out / "model.pt2"]
     else:
-        from predict import main
+        from swin_backbone.cli.predict import main
 
         arguments = [config, checkpoint, image, "--out", out, "--device", "cpu"]
     with pytest.raises(SystemExit) as caught:
@@ -200,7 +200,7 @@ def test_commands_refuse_wrong_weights_and_paint_nothing(fault, command, model, 
 
 
 def test_predict_goes_on_where_it_is_allowed(model, tmp_path):
-    from predict import main
+    from swin_backbone.cli.predict import main
 
     config, checkpoint, _ = broken(model, "one tensor less", tmp_path)
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "image.png")

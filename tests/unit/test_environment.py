@@ -83,7 +83,7 @@ def test_the_report_tells_who_serves_mmcvs_ops(env, monkeypatch):
         (["--version"], 0, f"swin-backbone {swin_backbone.__version__}\n"),
         ([], 2, "swin-backbone: error: the following arguments are required: COMMAND"),
         (["nonsense"], 2, "swin-backbone: error: argument COMMAND: invalid choice: 'nonsense'"),
-        (["env", "--nonsense"], 2, "swin-backbone: error: unrecognized arguments: --nonsense"),
+        (["env", "--nonsense"], 2, "swin-backbone env: error: unrecognized arguments: --nonsense"),
     ],
 )
 def test_status_and_words(words, status, text, capsys):

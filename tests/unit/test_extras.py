@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 CASES = {
     "pyarrow": ("tools/extract_features.py", ["photos", "out", "--model", "tiny"], "features"),
     "sklearn": ("tools/linear_probe.py", ["tiny", "random", "--data", "data"], "probe"),
-    "gradio": ("tools/demo_app.py", ["config.py", "checkpoint.pth"], "demo"),
+    "gradio": ("tools/demo_app.py", ["upernet_demo-112x112", "checkpoint.pth"], "demo"),
 }
 
 
@@ -34,7 +34,7 @@ def test_a_tool_says_what_to_install(package):
     )
     assert done.returncode == 2
     message = done.stderr.splitlines()[-1]
-    assert message.startswith(f"{Path(tool).name}: error: ")
+    assert message.startswith(f"swin-backbone {Path(tool).stem.replace('_', '-')}: error: ")
     assert package in message
     assert f"pip install 'swin-backbone[{extra}]'" in message
 

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 from pathlib import Path
 
 import cv2
@@ -24,14 +23,12 @@ from swin_backbone.inference.images import (
 )
 from swin_backbone.inference.media import as_text, find_files, on_one_line
 
-sys.path.insert(0, str(ROOT / "tools"))
+ROOT = Path(__file__).parent.parent
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 
-import predict
-import visualize
-from uploads import Limits, RefusedError, open_upload, smaller_copy
-
-from swin_backbone.inference.features.sources import Item, Reader
+from swin_backbone.cli import predict, visualize  # noqa: E402
+from swin_backbone.features.sources import Item, Reader  # noqa: E402
+from swin_backbone.inference.uploads import Limits, RefusedError, open_upload, smaller_copy  # noqa: E402
 
 CONFIGS = {
     "mmseg": next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py")),

@@ -30,13 +30,12 @@ DISTRIBUTIONS = {
     "yaml": {"pyyaml"},
 }
 #: What a plain installation imports: no optional package at the head of these modules.
-CORE = ("ops", "layers", "checkpoints")
+CORE = ("ops", "model", "checkpoints")
 #: Imported when they are first used, as attributes, where there is Triton.
 KERNELS = ("swin_backbone/ops/triton/", "swin_backbone/ops/triton/kernels/")
-OWN = {"swin_backbone", *(path.stem for path in (ROOT / "tools").iterdir())}
-FILES = sorted(
-    path for name in ("swin_backbone", "tools", "docs") for path in (ROOT / name).rglob("*.py")
-)
+FOLDERS = ("tools", "benchmarks", "docs", "examples")
+OWN = {"swin_backbone", *(path.stem for name in FOLDERS for path in (ROOT / name).iterdir())}
+FILES = sorted(path for name in ("swin_backbone", *FOLDERS) for path in (ROOT / name).rglob("*.py"))
 
 
 def names(requirements):

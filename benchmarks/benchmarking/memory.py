@@ -8,29 +8,10 @@ import re
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from .cases import Architecture, Case
 from .implementations import IMPLEMENTATIONS
-from .steps import EAGER, Step, make_step
-
-
-def peak_on_gpu(model: nn.Module, images: Tensor, step: Step) -> int:
-    """Bytes that PyTorch's allocator held at most in one step.
-
-    What other implementations keep on the card is taken off; weights, buffers and images of this
-    one are part of it.
-    """
-    model.zero_grad(set_to_none=True)
-    own = sum(_bytes(tensor) for tensor in (*model.parameters(), *model.buffers(), images))
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - before + own
-    model.zero_grad(set_to_none=True)
-    return peak
+from .steps import EAGER, make_step
 
 
 @functools.cache  # measured anew with torch.compile, which does not change it
@@ -59,7 +40,3 @@ def _status_bytes(field: str) -> int:
     """
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -10,54 +10,30 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-import swin_backbone  # noqa: F401  (first of all: it lets mmseg import without compiled ops)
-from swin_backbone.openmmlab.config_files import blamed_on, change_config, read_config
-from swin_backbone.openmmlab.cpu_distributed import prepare_cpu_processes
-from swin_backbone.openmmlab.data_folders import check_data_folders
-from swin_backbone.openmmlab.whole_models import kind_of
+from ..config_files import configs_folder
+from ..openmmlab.config_files import blamed_on, change_config, read_config
+from ..openmmlab.cpu_distributed import prepare_cpu_processes
+from ..openmmlab.data_folders import check_data_folders
+from ..openmmlab.whole_models import kind_of
+from .argument_types import config as config_type
+from .config_options import add_config_options
 
 #: What is no path: a hub's name.
 ADDRESS = re.compile(r"(hf-hub|timm|s3):")
-OPTIONS = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "options"
 
 
-class ChangesAction(DictAction):
-    """mmengine's ``KEY=VALUE`` pairs; what is none is an error of the argument."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        """Parse one occurrence.
-
-        Raises:
-            argparse.ArgumentError: if a value has no ``=``, or brackets that do not close.
-        """
-        wrong = [value for value in values if not value.partition("=")[0] or "=" not in value]
-        if wrong:
-            raise argparse.ArgumentError(self, f"expected KEY=VALUE, got {wrong[0]!r}")
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, ValueError) as error:
-            raise argparse.ArgumentError(self, f"{' '.join(values)!r}: {error}") from error
-
-
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """``--cfg-options``, as mmengine's tools have it."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=ChangesAction,
-        default={},
-        metavar="KEY=VALUE",
-        help="changes to the config, as key.subkey=value",
-    )
+def options_folder() -> Path:
+    """Where changes to configs lie that ``--with`` names."""
+    return configs_folder() / "_base_" / "options"
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that mmengine's tools have everywhere."""
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", type=config_type, help="a config, or its name")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints")
     add_config_options(parser)
     parser.add_argument(
@@ -65,7 +41,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         dest="options",
         nargs="+",
         default=[],
-        choices=sorted(path.stem for path in OPTIONS.glob("*.py")),
+        choices=sorted(path.stem for path in options_folder().glob("*.py")),
         help="changes to the config that stand in configs/_base_/options",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
@@ -87,7 +63,7 @@ def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Conf
     cfg = read_config(arguments.config)
     cfg.launcher = arguments.launcher
     for name in arguments.options:
-        cfg.merge_from_dict(Config.fromfile(OPTIONS / f"{name}.py").to_dict())
+        cfg.merge_from_dict(Config.fromfile(options_folder() / f"{name}.py").to_dict())
     if "fast" in arguments.options:
         # A fused optimizer gains nothing where each parameter is a group. Not in the file of the
         # option, as it would take the place of a config's own constructor.

@@ -1,8 +1,8 @@
 """Train one config in several variants, everything else being equal, and plot them.
 
-    python tools/compare_training.py train CONFIG --work-dir OUT [--seed N]
+    python benchmarks/compare_training.py train CONFIG --work-dir OUT [--seed N]
         [--variant NAME [KEY=VALUE ...]] ... [--cfg-options KEY=VALUE ...]
-    python tools/compare_training.py plot OUT [OUT ...] --to curves.png
+    python benchmarks/compare_training.py plot OUT [OUT ...] --to curves.png
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
 (mmseg's, or mmdet's for a detector) need no changes spelt out, and are the default; nor does
@@ -28,10 +28,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from argument_types import number, picture
-from argument_types import seed as seed_type
-from commands import Parser, command
-from launching import add_config_options, build_runner
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from rich import box
@@ -40,7 +36,12 @@ from rich.table import Table
 
 import swin_backbone  # noqa: F401  (registers SwinBackbone)
 from swin_backbone.atomic_files import write_text, write_whole
-from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.cli.argument_types import config as config_type
+from swin_backbone.cli.argument_types import number, picture
+from swin_backbone.cli.argument_types import seed as seed_type
+from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.config_options import add_config_options
+from swin_backbone.cli.launching import build_runner
 from swin_backbone.openmmlab.config_files import change_config, read_config
 from swin_backbone.openmmlab.whole_models import kind_of
 
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="train the config")
-    train.add_argument("config")
+    train.add_argument("config", type=config_type)
     train.add_argument("--work-dir", type=Path, required=True)
     train.add_argument(
         "--variant",

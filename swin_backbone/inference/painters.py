@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from mmengine.registry import DefaultScope
 from PIL import Image
-from predictors import CheckpointPredictor, Predictor, Sliding
 from torch import nn
 
-from swin_backbone.inference.visualization import add_legend, paint_instances, paint_overlay
-from swin_backbone.openmmlab.whole_models import load_whole_model
+from ..openmmlab.whole_models import load_whole_model
+from ..visualization import add_legend, paint_instances, paint_overlay
+from .predictors import CheckpointPredictor, Predictor, Sliding
 
 OPACITY = 0.55
 #: Objects below this score are not painted.

@@ -13,9 +13,9 @@ from mmengine.config import ConfigDict
 from mmseg.apis import inference_model
 from torch import Tensor
 
-from swin_backbone import accelerate
-from swin_backbone.inference.export import ModelCard, load
-from swin_backbone.openmmlab.whole_models import load_whole_model
+from .. import accelerate
+from ..export import ModelCard, load
+from ..openmmlab.whole_models import load_whole_model
 
 #: Images with more pixels than this are cut into windows, unless told otherwise.
 LARGE = 2048 * 1024

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from swin_backbone.inference.timing import Deadline, calls_in_a_turn, interleave, wall_seconds
+from swin_backbone.memory import peak_on_gpu
+
 from . import memory
 from .cases import Architecture, Case, matmul_precision
 from .implementations import Implementation
 from .results import TIME_LIMIT, CaseResult, Row
 from .roofline import count_floor
 from .steps import EAGER, NEED_COMPILER, Step, check_maps, executions, make_step
-from .timing import Deadline, calls_in_a_turn, interleave, wall_seconds
 
 WARM_UP = 4  # calls before the first that counts, the very first included
 Say = Callable[[str], None]
@@ -217,7 +219,7 @@ def measure_memory(
     """Peak bytes where they can be told; a CUDA graph's memory was taken when it was recorded."""
     if case.device == "cuda":
         has_graph = "graph" in row.execution
-        return None if has_graph else memory.peak_on_gpu(contender.model, images, contender.step)
+        return None if has_graph else peak_on_gpu(contender.model, images, contender.step)
     if options.cpu_memory and row.execution == EAGER:
         return memory.peak_on_cpu(row.implementation, case)
     return None

@@ -16,11 +16,11 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from swin_backbone.atomic_files import write_text
+from swin_backbone.inference.timing import seconds
 
 from .cases import Architecture, Case, matmul_precision
 from .implementations import Implementation
 from .steps import EAGER, Step, make_step
-from .timing import seconds
 
 #: Kinds of work and what their kernels or operators have in their names; the first match counts.
 GROUPS = {

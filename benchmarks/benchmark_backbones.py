@@ -1,9 +1,9 @@
 """Compare the speed and memory of this backbone and every installed peer, side by side.
 
-    python tools/benchmark.py --archs tiny base --sizes 512x512 800x1344 --batch 32 8
-    python tools/benchmark.py --modes latency --compile --json out.json --plot out.png
-    python tools/benchmark.py --profile profile.png               (where the time of a step goes)
-    python tools/benchmark.py --show out.json --plot out.png      (what was measured before)
+    python benchmarks/benchmark_backbones.py --archs tiny base --sizes 512x512 800x1344 --batch 32 8
+    python benchmarks/benchmark_backbones.py --modes latency --json out.json --plot out.png
+    python benchmarks/benchmark_backbones.py --profile profile.png    (what takes a step's time)
+    python benchmarks/benchmark_backbones.py --show out.json --plot out.png    (measured before)
 
 All return the same four maps from weights of the same shapes, under the same autocast. In each
 round every implementation has a turn; medians are reported. What cannot run, or did not within the
@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from argument_types import number, picture, positive
 from benchmarking.cases import DTYPES, MODES, Case
 from benchmarking.comparison import Options, measure_all, plan
 from benchmarking.implementations import DEFAULT_IMPLEMENTATIONS, IMPLEMENTATIONS
@@ -29,13 +28,13 @@ from benchmarking.profiling import Profile, as_table, load_profiles, profile_cas
 from benchmarking.results import Benchmark, Peer, describe_device, environment_versions, now
 from benchmarking.roofline import measure_ceilings
 from benchmarking.tables import as_markdown, show
-from benchmarking.timing import Deadline
-from commands import Parser, command
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from swin_backbone.atomic_files import write_text
-from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.cli.argument_types import number, picture, positive
+from swin_backbone.cli.commands import Parser, command
+from swin_backbone.inference.timing import Deadline
 
 
 @command

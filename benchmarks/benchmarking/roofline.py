@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from swin_backbone.inference.timing import seconds
+
 from .cases import DTYPES, Architecture, Case, matmul_precision
 from .implementations import IMPLEMENTATIONS
-from .timing import seconds
 
 
 @dataclass(frozen=True)

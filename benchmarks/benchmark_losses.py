@@ -1,6 +1,6 @@
 """Time losses on resized scores, resizing and class maps against PyTorch's ways.
 
-    python tools/benchmark_losses.py [--shape 16 150 128 128 512 512] [--dtype bfloat16]
+    python benchmarks/benchmark_losses.py [--shape 16 150 128 128 512 512] [--dtype bfloat16]
                                      [--compiled] [--out FILE.csv]
 
 Random scores and label maps in blocks of 32 pixels, some ignored. Times are medians, in ms, of
@@ -23,13 +23,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from argument_types import positive
-from commands import Parser, command
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from swin_backbone import ops
 from swin_backbone.atomic_files import write_text
+from swin_backbone.cli.argument_types import positive
+from swin_backbone.cli.commands import Parser, command
 
 IGNORED = 255
 FIELDS = ("what", "way", "forward ms", "both ms", "peak MB")

@@ -1,9 +1,9 @@
 """Compare whole models, not backbones: a training step and a prediction of UPerNet.
 
-    python tools/benchmark_models.py --csv results.csv --plot results.png
-    python tools/benchmark_models.py --tasks T16train T1predict --ways mmseg transformers
-    python tools/benchmark_models.py --profile T16train
-    python tools/benchmark_models.py --show results.csv --plot results.png     (measured before)
+    python benchmarks/benchmark_models.py --csv results.csv --plot results.png
+    python benchmarks/benchmark_models.py --tasks T16train T1predict --ways mmseg transformers
+    python benchmarks/benchmark_models.py --profile T16train
+    python benchmarks/benchmark_models.py --show results.csv --plot results.png    (measured before)
 
 mmseg's model with its own backbone, with ours, each stock and accelerated, mmseg's under
 ``torch.compile``, and transformers' UperNet: random weights and images, 150 classes, AdamW, and
@@ -24,17 +24,16 @@ import warnings
 from pathlib import Path
 
 import torch
-from benchmarking.memory import peak_on_gpu
 from benchmarking.profiling import as_table, take_apart
 from benchmarking.results import describe_device, environment_versions, now
 from benchmarking.segmentors import NAMES, Runner, Task, make_runner
-from benchmarking.timing import Deadline, interleave, seconds, wall_seconds
-from commands import Parser, command
 from rich.console import Console
 from rich.table import Table
 
 from swin_backbone.atomic_files import write_text, write_whole
-from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.cli.commands import Parser, command
+from swin_backbone.inference.timing import Deadline, interleave, seconds, wall_seconds
+from swin_backbone.memory import peak_on_gpu
 
 TASKS = ("T16train", "T2train", "B8train", "T1predict", "T8predict")
 WARM_UP = 5

@@ -1,4 +1,4 @@
-"""What tools/benchmark.py is made of, one idea a file.
+"""What benchmarks/benchmark_backbones.py is made of, one idea a file.
 
 ``implementations`` builds ours and the peers, ``steps`` says what is timed, ``timing`` and
 ``memory`` measure it, ``roofline`` says what the hardware would allow, ``comparison`` runs all of

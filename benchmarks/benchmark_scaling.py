@@ -1,6 +1,6 @@
 """Measure how training scales with the number of GPUs of one machine (or of processes on a CPU).
 
-    python tools/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
+    python benchmarks/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
         [--batch 4 16] [--strategy ddp fsdp] [--size 512] [--norm SyncBN]
 
 Swin + UPerNet as mmseg builds it trains on random images that are on the GPU already, in bfloat16
@@ -28,9 +28,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from argument_types import not_negative, port, positive
-from argument_types import number as number_type
-from commands import Parser, command
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -40,7 +37,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import swin_backbone  # noqa: F401  (first: it lets mmseg import without compiled ops)
 from swin_backbone.atomic_files import write_text, write_whole
-from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.cli.argument_types import not_negative, port, positive
+from swin_backbone.cli.argument_types import number as number_type
+from swin_backbone.cli.commands import Parser, command
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
 
 # isort: split
@@ -292,7 +291,7 @@ def add_efficiency(rows: list[dict]) -> None:
 def report(rows: list[dict], arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     """Write JSON, Markdown and a plot; print the table."""
     about = {
-        "command": " ".join(["python", "tools/benchmark_scaling.py", *argv]),
+        "command": " ".join(["python", "benchmarks/benchmark_scaling.py", *argv]),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "size": arguments.size,

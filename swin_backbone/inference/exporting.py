@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmengine.config import Config
 from torch import nn
 
-from swin_backbone import __version__
-from swin_backbone.inference.export import ModelCard, SegmentorLogits
-from swin_backbone.inference.preprocessing import preprocessing_of
-from swin_backbone.model.presets import arguments_of
-from swin_backbone.openmmlab.config_files import change_config, read_config
-from swin_backbone.openmmlab.whole_models import is_detector, load_backbone, load_whole_model
+from .. import __version__
+from ..creation import load_backbone
+from ..export import ModelCard, SegmentorLogits
+from ..model_names import arguments_of
+from ..preprocessing import preprocessing_of
 
 
 def backbone_and_card(
@@ -30,12 +28,7 @@ def backbone_and_card(
         options: settings of the config that are changed, ``{"model.backbone.KEY": value}``.
         allow_missing: go on with tensors that the checkpoint does not have.
     """
-    if source.endswith(".py"):
-        cfg = read_config(source, options)
-    else:
-        backbone = {"type": "SwinBackbone", **arguments_of(source)}
-        cfg = Config({"model": {"backbone": backbone}})
-        change_config(cfg, options or {})
+    cfg = _backbone_config(source, options or {})
     model = load_backbone(cfg, checkpoint, allow_missing=allow_missing)
     info = model.features_info
     card = ModelCard(
@@ -66,6 +59,9 @@ def segmentor_and_card(
         FileNotFoundError: if the config or checkpoint is not there.
         ValueError: if the config is a detector's, or its head has one output.
     """
+    from ..openmmlab.config_files import read_config
+    from ..openmmlab.whole_models import is_detector, load_whole_model
+
     for name, path in (("config", config), ("checkpoint", checkpoint)):
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
@@ -87,6 +83,23 @@ def segmentor_and_card(
         **_preprocessing(segmentor.cfg),
     )
     return model, card
+
+
+def _backbone_config(source: str, options: Mapping) -> Mapping:
+    """The config of a path, or of a name; only a config, or changes to one, need mmengine."""
+    if not source.endswith(".py"):
+        plain = {"model": {"backbone": {"type": "SwinBackbone", **arguments_of(source)}}}
+        if not options:
+            return plain
+    from mmengine.config import Config
+
+    from ..openmmlab.config_files import change_config, read_config
+
+    if source.endswith(".py"):
+        return read_config(source, options)
+    cfg = Config(plain)
+    change_config(cfg, options)
+    return cfg
 
 
 def _preprocessing(cfg: Mapping) -> dict:

@@ -17,7 +17,10 @@ CALLS_IN_A_ROW = 6
 class Timed(Protocol):
     """What :func:`interleave` measures: it appends seconds to ``samples``."""
 
-    step: Callable[[], object]
+    @property
+    def step(self) -> Callable[[], object]:
+        """What is timed."""
+
     calls: int
     in_a_row: bool
     samples: list[float]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from ..checkpoints import list_checkpoints
+from ..config_files import config_path, list_configs
+from ..model_names import list_architectures
+
+#: Suffixes of what is a config's path, and not its name.
+CONFIGS = (".py", ".json", ".yaml", ".yml")
 #: Suffixes that both Pillow and Matplotlib write.
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 
@@ -76,3 +83,54 @@ def picture(text: str) -> Path:
     if path.suffix.lower() not in PICTURES:
         raise argparse.ArgumentTypeError(f"must end in one of {', '.join(PICTURES)}, got {text!r}")
     return path
+
+
+def config(text: str) -> str:
+    """Path of a config, from itself or from the name of one of the project's."""
+    path = Path(text)
+    if path.is_file():
+        return text
+    problem = f"config {text!r} is not a file"
+    if path.exists() or path.suffix in CONFIGS:
+        raise argparse.ArgumentTypeError(problem)
+    try:
+        return config_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{problem}, and {error}") from error
+
+
+class ConfigAndCheckpoint(argparse.Action):
+    """Pairs of a config, or its name, and a checkpoint: ``[(config, checkpoint), ...]``."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Pair the words.
+
+        Raises:
+            argparse.ArgumentError: if one is left over, or a config is not there.
+        """
+        if len(values) % 2:
+            raise argparse.ArgumentError(self, "each CONFIG needs its CHECKPOINT")
+        try:
+            configs = [config(text) for text in values[::2]]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        setattr(namespace, self.dest, list(zip(configs, values[1::2], strict=True)))
+
+
+def backbone(text: str) -> str:
+    """An architecture's or a checkpoint's name as it is, or the path of a config, see above."""
+    path = Path(text)
+    names = [*list_architectures(), *(entry.name for entry in list_checkpoints())]
+    if text in names:
+        return text
+    if path.exists() or path.suffix in CONFIGS:
+        return config(text)
+    try:
+        return config_path(text)
+    except ValueError as error:
+        near = difflib.get_close_matches(text, [*names, *list_configs()], n=4, cutoff=0.5)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise argparse.ArgumentTypeError(
+            f"must be a config, its name (swin_backbone.list_configs()), or the name of an "
+            f"architecture or public checkpoint, got {text!r}{hint}"
+        ) from error

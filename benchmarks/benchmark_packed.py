@@ -1,6 +1,6 @@
 """Measure what the padding of a batch costs: packed images and masks against the padded batch.
 
-    python tools/benchmark_packed.py [--arch tiny] [--batch 16] [--batches 8] [--out FILE.json]
+    python benchmarks/benchmark_packed.py [--arch tiny] [--batch 16] [--batches 8] [--out FILE.json]
 
 Sizes are drawn as in training on COCO at 480-800: the short side from 480 to 800 in steps of 32,
 the long one at most 1333, and height / width log-normal, with 90 % between 0.6 and 1.5, as has been
@@ -22,15 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from argument_types import not_negative, number, positive
-from commands import Parser, command
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from swin_backbone import SwinBackbone
 from swin_backbone.atomic_files import write_text
-from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.cli.argument_types import not_negative, number, positive
+from swin_backbone.cli.commands import Parser, command
 
 LONGEST, DIVISOR = 1333, 32
 #: Mean and deviation of log(height / width): 5 % lie below log(0.6), 5 % above log(1.5).
