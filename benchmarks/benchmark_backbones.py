@@ -35,6 +35,7 @@ from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.argument_types import number, picture, positive
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.inference.timing import Deadline
+from swin_backbone.model.arguments import ARCHITECTURES
 
 
 @command

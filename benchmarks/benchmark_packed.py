@@ -30,6 +30,7 @@ from swin_backbone import SwinBackbone
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.argument_types import not_negative, number, positive
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.model.arguments import ARCHITECTURES
 
 LONGEST, DIVISOR = 1333, 32
 #: Mean and deviation of log(height / width): 5 % lie below log(0.6), 5 % above log(1.5).

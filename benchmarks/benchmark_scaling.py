@@ -40,6 +40,7 @@ from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
 
 # isort: split

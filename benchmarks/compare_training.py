@@ -42,6 +42,7 @@ from swin_backbone.cli.argument_types import seed as seed_type
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.cli.config_options import add_config_options
 from swin_backbone.cli.launching import build_runner
+from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.config_files import change_config, read_config
 from swin_backbone.openmmlab.whole_models import kind_of
 

@@ -123,7 +123,7 @@ MUTATIONS = (
     Mutation(
         "v2-norms",
         "blocks of V2 do not begin as the identity",
-        "swin_backbone/backbone.py",
+        "swin_backbone/model/backbone.py",
         "nn.init.zeros_(norm.weight)",
         "nn.init.ones_(norm.weight)",
         ("unit/test_backbone_v2.py", "unit/test_init_cfg.py"),
@@ -195,7 +195,7 @@ MUTATIONS = (
     Mutation(
         "frozen-stages",
         "the output norm of the last frozen stage is trained",
-        "swin_backbone/backbone.py",
+        "swin_backbone/model/backbone.py",
         "norms = [self._output_norm(stage) for stage in range(self.frozen_stages)]",
         "norms = [self._output_norm(stage) for stage in range(self.frozen_stages - 1)]",
         ("unit/test_backbone.py",),
@@ -211,7 +211,7 @@ MUTATIONS = (
     Mutation(
         "export-padding",
         "models are traced at a size that needs no padding of windows",
-        "swin_backbone/export/trace.py",
+        "swin_backbone/inference/export/trace.py",
         "if tokens <= max(sides) or any(side > 1 and tokens % side == 0 for side in sides):",
         "if tokens <= max(sides):",
         ("integration/test_export.py",),
@@ -243,7 +243,7 @@ MUTATIONS = (
     Mutation(
         "orientation",
         "a WebP image that lies on its side (EXIF 5) is flipped and not turned",
-        "swin_backbone/images.py",
+        "swin_backbone/inference/images.py",
         "if orientation >= 5:",
         "if orientation > 5:",
         ("unit/test_images.py",),

@@ -12,7 +12,7 @@ import torch
 
 from ..checkpoints import list_checkpoints
 from ..config_files import config_path, list_configs
-from ..model_names import list_architectures
+from ..model.presets import list_architectures
 
 #: Suffixes of what is a config's path, and not its name.
 CONFIGS = (".py", ".json", ".yaml", ".yml")

@@ -16,10 +16,10 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from ..atomic_files import write_whole
-from ..images import read_image
+from ..inference.images import read_image
+from ..inference.visualization import contact_sheet
 from ..openmmlab.config_files import blamed_on, read_config
 from ..openmmlab.whole_models import load_whole_model
-from ..visualization import contact_sheet
 from .argument_types import config as config_type
 from .argument_types import picture, positive
 from .commands import Parser, command

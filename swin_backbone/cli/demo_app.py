@@ -27,12 +27,12 @@ from ..extras import from_extra
 from ..inference.hosts import HostCheck
 from ..inference.painters import Detector, Segmentor
 from ..inference.predictors import Sliding
+from ..inference.preprocessing import preprocessing_of
 from ..inference.uploads import Limits, RefusedError, open_upload, smaller_copy
+from ..inference.visualization.feature_maps import principal_colours
 from ..memory import give_back_memory, is_out_of_memory
 from ..openmmlab.config_files import read_config
 from ..openmmlab.whole_models import is_detector
-from ..preprocessing import preprocessing_of
-from ..visualization.maps import principal_colours
 from .argument_types import ConfigAndCheckpoint, number, port
 from .argument_types import device as device_type
 from .commands import Parser, command

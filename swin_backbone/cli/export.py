@@ -24,14 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..export import (
-    FORMATS,
-    ExportedModel,
-    check_format,
-    load,
-    trace,
-    write_program,
-)
+from ..inference.export import FORMATS, ExportedModel, check_format, load, trace, write_program
 from ..inference.exporting import backbone_and_card, segmentor_and_card
 from .argument_types import backbone, positive
 from .commands import Parser, command

@@ -29,19 +29,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..media import on_one_line
+from ..inference.media import on_one_line
 from .argument_types import backbone, integer, number, positive
 from .argument_types import device as device_type
 from .commands import Parser, command
 
 if TYPE_CHECKING:  # else imported where it is used: what an extra lacks is then one line
-    from ..features import Job
+    from ..inference.features import Job
 
 console = Console(stderr=True, soft_wrap=True)  # paths stay whole
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    from ..features import DTYPES
+    from ..inference.features import DTYPES
 
     parser = Parser(__file__, description="Extract features of many images.")
     parser.add_argument("input", help="folder, glob, image, video or .txt list")
@@ -81,8 +81,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    from ..features import ExtractorSettings, Job, find_items
-    from ..features.shards import write_index
+    from ..inference.features import ExtractorSettings, Job, find_items
+    from ..inference.features.shards import write_index
 
     settings = ExtractorSettings(
         arguments.model,
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(job: Job, shards: list[int], arguments: argparse.Namespace) -> None:
     """Do shards on the chosen engine, with a progress bar."""
-    from ..features.engines import run_locally, run_on_ray
+    from ..inference.features.engines import run_locally, run_on_ray
 
     options = {
         "device": arguments.device,

@@ -23,13 +23,13 @@ from rich.progress import track
 from rich.table import Table
 
 from ..extras import from_extra
-from ..images import read_image
+from ..inference.images import read_image
 from .argument_types import backbone, integer, positive
 from .argument_types import device as device_type
 from .commands import Parser, command
 
 if TYPE_CHECKING:  # else imported where it is used: what an extra lacks is then one line
-    from ..features import Extractor
+    from ..inference.features import Extractor
 
 IGNORED = 255
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     to_learn = classifiers(arguments.neighbours)
-    from ..features import Extractor, ExtractorSettings
+    from ..inference.features import Extractor, ExtractorSettings
 
     checkpoint = None if arguments.checkpoint == "random" else arguments.checkpoint
     settings = ExtractorSettings(

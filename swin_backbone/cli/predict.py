@@ -23,7 +23,8 @@ from rich.markup import escape
 from rich.progress import track
 
 from ..atomic_files import write_whole
-from ..images import UnreadableImageError, read_image
+from ..inference.images import UnreadableImageError, read_image
+from ..inference.media import find_files, on_one_line
 from ..inference.painters import LEAST_SCORE, OPACITY, Detector, Segmentor
 from ..inference.predictors import (
     LARGE,
@@ -32,7 +33,6 @@ from ..inference.predictors import (
     Sliding,
     TooManyWindowsError,
 )
-from ..media import find_files, on_one_line
 from ..memory import is_out_of_memory
 from ..openmmlab.config_files import read_config
 from ..openmmlab.whole_models import is_detector

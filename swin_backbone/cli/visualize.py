@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from ..atomic_files import write_whole
-from ..creation import load_backbone
-from ..images import read_image
-from ..preprocessing import preprocessing_of
-from ..visualization.sheet import feature_sheet
+from ..inference.images import read_image
+from ..inference.preprocessing import preprocessing_of
+from ..inference.visualization.sheet import feature_sheet
+from ..model.create import load_backbone
 from .argument_types import backbone, not_negative, picture, positive
 from .argument_types import device as device_type
 from .commands import Parser, command

@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import nn
 
 from .. import __version__
-from ..creation import load_backbone
-from ..export import ModelCard, SegmentorLogits
-from ..model_names import arguments_of
-from ..preprocessing import preprocessing_of
+from ..model.create import load_backbone
+from ..model.presets import arguments_of
+from .export import ModelCard, SegmentorLogits
+from .preprocessing import preprocessing_of
 
 
 def backbone_and_card(

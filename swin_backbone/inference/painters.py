@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from ..openmmlab.whole_models import load_whole_model
-from ..visualization import add_legend, paint_instances, paint_overlay
 from .predictors import CheckpointPredictor, Predictor, Sliding
+from .visualization import add_legend, paint_instances, paint_overlay
 
 OPACITY = 0.55
 #: Objects below this score are not painted.

@@ -14,8 +14,8 @@ from mmseg.apis import inference_model
 from torch import Tensor
 
 from .. import accelerate
-from ..export import ModelCard, load
 from ..openmmlab.whole_models import load_whole_model
+from .export import ModelCard, load
 
 #: Images with more pixels than this are cut into windows, unless told otherwise.
 LARGE = 2048 * 1024

@@ -6,7 +6,7 @@ import copy
 
 from mmengine.config import Config
 
-from ..arguments import ARCHITECTURES
+from ..model.arguments import ARCHITECTURES
 
 #: Arguments of ``SwinBackbone`` alone that do not change what it computes.
 _OWN = ("backend", "arch")

@@ -161,8 +161,8 @@ WRITING |= {"save_file", "write_table", "mkstemp", "NamedTemporaryFile"}
 #: Where else they stand, and why.
 ALLOWED = {
     "swin_backbone/checkpoints/downloads.py": "pieces, into a hidden file of its own, under a lock",
-    "swin_backbone/ops/fused/operator.py": "what a backward pass needs is saved, in no file",
-    "swin_backbone/ops/fused/tuning_file.py": "a lock, which holds nothing",
+    "swin_backbone/ops/triton/operator.py": "what a backward pass needs is saved, in no file",
+    "swin_backbone/ops/triton/tuning_file.py": "a lock, which holds nothing",
     "benchmarks/benchmark_backbones.py": "Benchmark.save, which uses the one",
     "benchmarks/benchmark_scaling.py": "a line for each setting, added while it runs",
     "swin_backbone/cli/convert_checkpoint.py": "torch.save into the unfinished file, opened before",
@@ -201,7 +201,7 @@ def test_nothing_writes_in_another_way():
 def test_every_writer_keeps_what_was_there(tmp_path, monkeypatch):
     """One of each kind of file that the project writes, on a disk that is full."""
     from swin_backbone.cli.convert_checkpoint import write as write_checkpoint
-    from swin_backbone.features.shards import write_shard
+    from swin_backbone.inference.features.shards import write_shard
     from swin_backbone.openmmlab.atomic_checkpoints import AtomicLocalBackend
 
     picture = Image.fromarray(np.zeros((2, 3), np.uint8))

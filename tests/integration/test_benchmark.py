@@ -5,29 +5,26 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.paths import ROOT
-from helpers.tools import call_tool
-from torch import nn
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from benchmarking import comparison, profiling, steps, tables  # noqa: E402
-from benchmarking.cases import DTYPES, MODES, Architecture, Case  # noqa: E402
-from benchmarking.implementations import (  # noqa: E402
+from benchmarking import comparison, profiling, steps, tables
+from benchmarking.cases import DTYPES, MODES, Architecture, Case
+from benchmarking.implementations import (
     DEFAULT_IMPLEMENTATIONS,
     IMPLEMENTATIONS,
     Implementation,
 )
 from benchmarking.results import TIME_LIMIT, Benchmark, CaseResult, Peer, Row
 from benchmarking.roofline import Ceilings, Floor, count_floor, measure_ceilings
+from helpers.paths import ROOT
+from helpers.tools import call_tool
+from torch import nn
 
-from swin_backbone.inference import timing  # noqa: E402
+from swin_backbone.inference import timing
 
 SMALL = Case("tiny", (32, 64), 2, "fp32", "forward", "cpu")
 CEILINGS = Ceilings("fp32", copy=1e9, product=1e12, copy_bytes=2**20, product_size=64)

@@ -1,17 +1,12 @@
 """The benchmark of whole models: every way runs, and what it writes can be read."""
 
 import csv
-import sys
-
-import pytest
-from helpers.paths import TOOLS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import benchmark_models
+import pytest
 from benchmarking import segmentors
 
-from swin_backbone import arguments
+from swin_backbone.model import arguments
 
 QUICK = ("--repeats", "1", "--device", "cpu")
 

@@ -10,24 +10,17 @@ import torch
 from helpers.image_files import write_bad_files
 from helpers.paths import ROOT
 from helpers.tools import call_tool, run_tool
-from painters import Segmentor
 from PIL import Image
 
-from swin_backbone.media import find_files, on_one_line
-
-ROOT = Path(__file__).parent.parent
-TOOLS = ROOT / "tools"
-
-from swin_backbone.cli.predict import name_pictures, paint  # noqa: E402
-from swin_backbone.inference.painters import Segmentor  # noqa: E402
-from swin_backbone.inference.predictors import (  # noqa: E402
+from swin_backbone.cli.predict import name_pictures, paint
+from swin_backbone.inference.media import find_files, on_one_line
+from swin_backbone.inference.painters import Segmentor
+from swin_backbone.inference.predictors import (
     MOST_WINDOWS,
     CheckpointPredictor,
     Sliding,
     TooManyWindowsError,
 )
-
-from swin_backbone.inference.media import find_files, on_one_line
 
 CONFIG = next((ROOT / "configs" / "demo").glob("*.py"))
 

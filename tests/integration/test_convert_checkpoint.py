@@ -5,7 +5,6 @@ import os
 import pytest
 import torch
 from helpers.peers import PAIRS, make_theirs, ours_like, randomise
-from helpers.tools import load_tool
 
 from swin_backbone.checkpoints import (
     LIBRARIES,

@@ -19,10 +19,8 @@ from helpers.image_files import png_header
 from helpers.paths import ROOT
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
-
-from swin_backbone.inference.hosts import HostCheck  # noqa: E402
-from swin_backbone.inference.uploads import Limits, RefusedError, open_upload  # noqa: E402
+from swin_backbone.inference.hosts import HostCheck
+from swin_backbone.inference.uploads import Limits, RefusedError, open_upload
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [

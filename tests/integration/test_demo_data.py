@@ -10,8 +10,6 @@ from PIL import Image
 
 from swin_backbone.cli import make_demo_data
 
-ROOT = Path(__file__).parent.parent
-
 NUM_CLASSES = len(make_demo_data.CLASSES)
 
 

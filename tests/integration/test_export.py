@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import importlib.util
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -31,11 +30,9 @@ from swin_backbone.inference.export.trace import example_size
 # isort: split
 from mmseg.registry import MODELS
 
-ROOT = Path(__file__).parent.parent
-
-from swin_backbone.cli import export as export_tool  # noqa: E402
-from swin_backbone.inference.exporting import backbone_and_card, segmentor_and_card  # noqa: E402
-from swin_backbone.inference.predictors import (  # noqa: E402
+from swin_backbone.cli import export as export_tool
+from swin_backbone.inference.exporting import backbone_and_card, segmentor_and_card
+from swin_backbone.inference.predictors import (
     CheckpointPredictor,
     OnnxPredictor,
     Sliding,

@@ -24,7 +24,7 @@ for package in ("pyarrow", "safetensors"):
 import pyarrow.parquet as pq  # noqa: E402
 
 from swin_backbone import create  # noqa: E402
-from swin_backbone.inference.features import (
+from swin_backbone.inference.features import (  # noqa: E402
     Extractor,
     ExtractorSettings,
     Item,

@@ -1,19 +1,16 @@
 """Frozen features label pixels."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
-from helpers.paths import ROOT
 from helpers.tools import call_tool
 
 pytest.importorskip("sklearn", reason="needs scikit-learn")
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 
-ROOT = Path(__file__).parent.parent
 
-from swin_backbone.cli.linear_probe import draw_pixels, score  # noqa: E402
+from swin_backbone.cli.linear_probe import draw_pixels, score
 
 CONFIG = """
 model = dict(

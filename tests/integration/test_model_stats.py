@@ -12,15 +12,6 @@ from swin_backbone import SwinBackbone
 pytest.importorskip("mmseg")
 
 
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")
-        spec.loader.exec_module(module)
-    return module
-
-
 model_stats = pytest.importorskip("swin_backbone.openmmlab.model_stats")
 model_zoo = load_tool("model_zoo")
 

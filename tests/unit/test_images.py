@@ -23,12 +23,11 @@ from swin_backbone.inference.images import (
 )
 from swin_backbone.inference.media import as_text, find_files, on_one_line
 
-ROOT = Path(__file__).parent.parent
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 
-from swin_backbone.cli import predict, visualize  # noqa: E402
-from swin_backbone.features.sources import Item, Reader  # noqa: E402
-from swin_backbone.inference.uploads import Limits, RefusedError, open_upload, smaller_copy  # noqa: E402
+from swin_backbone.cli import predict, visualize
+from swin_backbone.inference.features.sources import Item, Reader
+from swin_backbone.inference.uploads import Limits, RefusedError, open_upload, smaller_copy
 
 CONFIGS = {
     "mmseg": next((ROOT / "configs" / "demo").glob("swin-demo_upernet_demo-*.py")),
