@@ -17,8 +17,9 @@ from .packed import attend, shifted_window_attention_packed
 from .packing import Packing, pack_pyramid
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .patches import cut_patches, embed_patches, project, project_patches
+from .pointwise import class_scores
 from .products import scale_images
-from .resize import resize_bilinear
+from .resize import add_resized, concatenate_resized, resize_bilinear, why_not_kernels
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
 from .resized_bands import View, Window, merged_argmax, view_scores
 from .resized_losses import (
@@ -51,11 +52,14 @@ __all__ = [
     "Window",
     "WindowGrid",
     "Windows",
+    "add_resized",
     "attend",
     "by_neighbour",
     "check_backend_name",
     "choose_backend",
+    "class_scores",
     "clear_padding",
+    "concatenate_resized",
     "corner_pad",
     "count_correct",
     "crop_bias_table",
@@ -85,4 +89,5 @@ __all__ = [
     "shifted_window_attention",
     "shifted_window_attention_packed",
     "view_scores",
+    "why_not_kernels",
 ]

@@ -86,6 +86,8 @@ Start = Callable[[tuple[int, ...], list[int], tuple], None]
 _VARIANTS: dict[tuple, dict[tuple, Start]] = {}
 
 _address, _dtype = Tensor.data_ptr, attrgetter("dtype")
+#: Without asking whether CUDA was started, which whoever has a tensor on a GPU did.
+_current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
 
 
 def config(kernel: str, channels: int, dtype: torch.dtype) -> Config:
@@ -157,7 +159,7 @@ class Launch:
     def __call__(self, *tensors: Tensor) -> None:
         """Start the kernel; the tensors' shapes are those that it was cut for."""
         device = tensors[0].get_device()  # -1: the CPU, in Triton's interpreter
-        if device >= 0 and device != torch.cuda.current_device():
+        if device >= 0 and device != _current_device():
             with torch.cuda.device(device):
                 return self(*tensors)
         pointers = [*map(_address, tensors)]
@@ -174,14 +176,26 @@ class Launch:
 
 def _short_way(compiled, device: int) -> Start:
     """How to start a compiled kernel by tensors' addresses, without a further question."""
-    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    run, function = compiled.run, compiled.function
+    middle = (compiled.packed_metadata, None, None, None)
     current_stream = triton.runtime.driver.active.get_current_stream
+    if _is_thin(run):  # past a function of Python, whose work there is none of here
+        middle = (run.launch_cooperative_grid, run.launch_pdl, None, None, *middle)
+        run = run.launch
 
     def start(grid: tuple[int, ...], pointers: list[int], settled: tuple) -> None:
-        stream = current_stream(device)
-        run(*grid, stream, function, metadata, None, None, None, *pointers, *settled)
+        run(*grid, current_stream(device), function, *middle, *pointers, *settled)
 
     return start
+
+
+def _is_thin(run) -> bool:
+    """Whether a launcher is one that is known, and only gives the kernel no memory of its own."""
+    if Version(triton.__version__).release[:2] != (3, 6):
+        return False
+    names = ("launch", "launch_cooperative_grid", "launch_pdl")
+    sizes = [getattr(run, f"{kind}_scratch_size", None) for kind in ("global", "profile")]
+    return sizes == [0, 0] and all(hasattr(run, name) for name in names)
 
 
 @lru_cache(maxsize=64)
