@@ -42,7 +42,7 @@ def draw(rows: list[dict]) -> plt.Figure:
         milliseconds = float(row["ms"])
         ours = row["way"].startswith("SwinBackbone")
         axes.barh(place, milliseconds, 0.68, color="#2a6fbb" if ours else "#a9b1ba")
-        text = f"{milliseconds:.0f} ms, {float(row['peak_gb']):.1f} GB"
+        text = f"{milliseconds:.0f} ms, {float(row['peak_gb']) + 1e-6:.1f} GB"
         if place == len(rows) - 1:
             text += f": {stock / milliseconds:.1f} times as fast"
         weight = "bold" if place == len(rows) - 1 else "normal"
@@ -53,7 +53,7 @@ def draw(rows: list[dict]) -> plt.Figure:
     axes.xaxis.set_visible(False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
-    title = "One training step: UPerNet, Swin-T, batch 16, 512x512, bfloat16"
+    title = "A training step of UPerNet, Swin-T, 16 x 512x512"
     axes.set_title(
         f"{title} ({rows[0]['device']}, {rows[0]['date'][:10]})", loc="left", fontsize=11
     )
