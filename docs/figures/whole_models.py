@@ -44,7 +44,7 @@ def draw(rows: list[dict]) -> plt.Figure:
         axes.barh(place, milliseconds, 0.68, color="#2a6fbb" if ours else "#a9b1ba")
         text = f"{milliseconds:.0f} ms, {float(row['peak_gb']) + 1e-6:.1f} GB"
         if place == len(rows) - 1:
-            text += f": {stock / milliseconds:.1f} times as fast"
+            text += f": {stock / milliseconds:.1f} times as fast as mmseg"
         weight = "bold" if place == len(rows) - 1 else "normal"
         axes.text(milliseconds + stock / 100, place, text, va="center", fontsize=11, weight=weight)
     axes.set_yticks(range(len(rows)), [BARS[row["way"]] for row in rows], fontsize=11)
