@@ -5,10 +5,11 @@
     python benchmarks/benchmark_models.py --profile T16train
     python benchmarks/benchmark_models.py --show results.csv --plot results.png    (measured before)
 
-mmseg's model with its own backbone, with ours, each stock and accelerated, mmseg's under
-``torch.compile``, and transformers' UperNet: random weights and images, 150 classes, AdamW, and
-bfloat16 autocast on a GPU. A task is an architecture's first letter, the batch and what is done.
-In each round every way has a turn; medians are reported. What fails is a row with the reason.
+mmseg's model with its own backbone, with ours, each stock and accelerated, and transformers'
+UperNet: random weights and images, 150 classes, AdamW, and bfloat16 autocast on a GPU. ``--ways``
+has training steps under ``torch.compile`` too, which take minutes to compile. A task is an
+architecture's first letter, the batch and what is done. In each round every way has a turn; medians
+are reported. What fails is a row with the reason.
 """
 
 from __future__ import annotations

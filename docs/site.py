@@ -8,15 +8,19 @@ from pathlib import Path
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-#: A link out of docs/ to a file of the repository, as it works in a checkout.
-LINK = re.compile(r"\]\(\.\./([\w./-]+)\)")
+
+
+def link(source: str) -> re.Pattern:
+    """A link of the page ``source`` out of docs/ to a file of the repository."""
+    return re.compile(rf"\]\({re.escape('../' * (source.count('/') + 1))}(\w[\w./-]*)\)")
 
 
 def on_files(files: Files, config) -> Files:
     """Add every file that a page links to."""
     linked = set()
     for page in files.documentation_pages():
-        linked |= set(LINK.findall(Path(page.abs_src_path).read_text(encoding="utf-8")))
+        text = Path(page.abs_src_path).read_text(encoding="utf-8")
+        linked |= set(link(page.src_uri).findall(text))
     for path in sorted(linked):
         if not (ROOT / path).is_file():
             raise FileNotFoundError(f"a page links to ../{path}, which is not in the repository")
@@ -25,6 +29,7 @@ def on_files(files: Files, config) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_) -> str:
+def on_page_markdown(markdown: str, page, **_) -> str:
     """Point the links to where the files now are."""
-    return LINK.sub(r"](\1.txt)", markdown)
+    source = page.file.src_uri
+    return link(source).sub(rf"]({'../' * source.count('/')}\1.txt)", markdown)

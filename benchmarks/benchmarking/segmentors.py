@@ -189,8 +189,10 @@ def transformers_runner(task: Task, device: str, name: str) -> Runner:
         return Runner(name, model.eval(), images, _labels_step(model, images, device))
     labels = torch.stack([s.gt_sem_seg.data[0] for s in draw_samples(task, device)])
 
+    call = torch.compile(model, dynamic=False) if PEERS[name] else model
+
     def losses() -> Tensor:
-        return model(pixel_values=images, labels=labels).loss
+        return call(pixel_values=images, labels=labels).loss
 
     return Runner(name, model.train(), images, _train_step(model, losses, device))
 
@@ -232,12 +234,14 @@ WAYS = {
     "mmseg, compiled": ("SwinTransformer", False, True),
     "SwinBackbone": ("SwinBackbone", False, False),
     "SwinBackbone, accelerated": ("SwinBackbone", True, False),
+    "SwinBackbone, accelerated, compiled": ("SwinBackbone", True, True),
 }
-PEER = "transformers"
-NAMES = (*WAYS, PEER)
+#: Whether transformers' model is compiled.
+PEERS = {"transformers": False, "transformers, compiled": True}
+NAMES = (*WAYS, *PEERS)
 
 
 def make_runner(name: str, task: Task, device: str) -> Runner:
     """The way of that name, ready to run ``task``."""
-    make = transformers_runner if name == PEER else mmseg_runner
+    make = transformers_runner if name in PEERS else mmseg_runner
     return make(task, device, name)

@@ -66,12 +66,12 @@ def draw_stages(axes):
 def draw_block(axes):
     steps = [
         ("LayerNorm", GREEN),
-        ("qkv\nproduct", GREY),
+        ("qkv\nlinear", GREY),
         ("attention in\nwindows, shifted\nin odd blocks", BLUE),
-        ("output\nproduct", GREY),
+        ("output\nlinear", GREY),
         ("+", ORANGE),
         ("LayerNorm", GREEN),
-        ("product,\nGELU,\nproduct", GREY),
+        ("MLP: linear,\nGELU,\nlinear", GREY),
         ("+", ORANGE),
     ]
     x, y = 1.3, -2.1

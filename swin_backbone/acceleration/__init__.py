@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from torch import nn
 
-from . import channels_last, mmseg_losses, mmseg_predictions, mmseg_resizes, mmseg_tta
+from . import (
+    channels_last,
+    mmcv_convolutions,
+    mmseg_losses,
+    mmseg_predictions,
+    mmseg_resizes,
+    mmseg_scores,
+    mmseg_tta,
+    pools,
+)
 from .report import Report, Row
 from .rewrite import Rewrite
 
@@ -19,6 +28,9 @@ REWRITES = (
     mmseg_predictions.REWRITE,
     mmseg_tta.REWRITE,
     mmseg_resizes.REWRITE,
+    mmseg_scores.REWRITE,
+    mmcv_convolutions.REWRITE,
+    pools.REWRITE,
     channels_last.REWRITE,
 )
 

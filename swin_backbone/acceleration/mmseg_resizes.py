@@ -11,7 +11,7 @@ from types import FunctionType
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import resize_bilinear
+from ..ops import add_resized, concatenate_resized, resize_bilinear
 from .rewrite import Rewrite, Undo, imported, replace_methods, with_globals
 
 #: Methods that other rewrites replace: what they resize is scores, not feature maps.
@@ -63,10 +63,28 @@ def why_not(module: nn.Module) -> str | None:
 
 
 def apply(module: nn.Module) -> Undo:
+    stock = imported("mmseg.models.decode_heads.uper_head", "UPerHead")
+    of_upernet = getattr(stock, "_forward_feature", None)
     methods = {
-        name: with_globals(function, resize=resize) for name, function in _callers(module).items()
+        name: upernet_features if function is of_upernet else with_globals(function, resize=resize)
+        for name, function in _callers(module).items()
     }
     return replace_methods(module, methods)
+
+
+def upernet_features(head: nn.Module, inputs: list[Tensor]) -> Tensor:
+    """``UPerHead._forward_feature``: the levels of the pyramid are resized to their places."""
+    inputs = head._transform_inputs(inputs)
+    laterals = [conv(inputs[level]) for level, conv in enumerate(head.lateral_convs)]
+    laterals.append(head.psp_forward(inputs))
+    for level in range(len(laterals) - 1, 0, -1):
+        below = laterals[level - 1]
+        laterals[level - 1] = add_resized(below, laterals[level], align_corners=head.align_corners)
+    levels = [conv(lateral) for conv, lateral in zip(head.fpn_convs, laterals, strict=False)]
+    levels.append(laterals[-1])
+    return head.fpn_bottleneck(
+        concatenate_resized(levels, levels[0].shape[2:], align_corners=head.align_corners)
+    )
 
 
 REWRITE = Rewrite("resizes", "resizing whose gradient gathers", finds, why_not, apply)

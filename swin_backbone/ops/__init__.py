@@ -26,8 +26,9 @@ from .norm import (
 )
 from .parameters import LinearParameters, NormParameters, product_dtype
 from .patches import cut_patches, embed_patches, project, project_patches
+from .pointwise import class_scores
 from .reference.window_steps import AttentionInputs
-from .resize import resize_bilinear
+from .resize import add_resized, concatenate_resized, resize_bilinear
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
 from .resized_bands import View, Window, merged_argmax, view_scores
 from .resized_losses import (
@@ -55,10 +56,13 @@ __all__ = [
     "Window",
     "WindowGrid",
     "Windows",
+    "add_resized",
     "attend",
     "by_neighbour",
     "check_backend_name",
+    "class_scores",
     "clear_padding",
+    "concatenate_resized",
     "corner_pad",
     "count_correct",
     "crop_bias_table",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +41,66 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool = Fals
     if way == "triton":
         return triton.resize_op.resize(triton.resize_op.as_read(x), height, width, align_corners)
     return by_products(x, height, width, align_corners)
+
+
+def concatenate_resized(
+    maps: Sequence[Tensor], size: tuple[int, int], align_corners: bool = False
+) -> Tensor:
+    """``torch.cat`` of maps that are resized first, unless they have the size.
+
+    On a GPU each channels-last map is resized to its place, and none is written twice.
+
+    Args:
+        maps: (B, C_i, h_i, w_i) of one dtype, as of :func:`resize_bilinear`.
+        size: (H, W), of the result.
+        align_corners: as of ``F.interpolate``.
+
+    Returns:
+        (B, sum of C_i, H, W).
+
+    Raises:
+        ValueError: as :func:`resize_bilinear`.
+        TypeError: likewise.
+    """
+    size = tuple(map(int, size))
+    for x in maps:
+        check(x, size)
+    if _take_places(maps, size):
+        return fused.resize.concatenate(maps, size, align_corners)
+    return torch.cat(
+        [x if x.shape[2:] == size else resize_bilinear(x, size, align_corners) for x in maps], 1
+    )
+
+
+def add_resized(base: Tensor, x: Tensor, align_corners: bool = False) -> Tensor:
+    """``base + resize_bilinear(x, base.shape[2:])``; on a GPU, of channels-last maps, in one pass.
+
+    Args:
+        base: (B, C, H, W).
+        x: (B, C, h, w), of the same dtype; both as of :func:`resize_bilinear`.
+        align_corners: as of ``F.interpolate``.
+
+    Raises:
+        ValueError: as :func:`resize_bilinear`.
+        TypeError: likewise.
+    """
+    size = base.shape[2:]
+    check(x, size)
+    if base.shape[:2] == x.shape[:2] and _take_places((base, x), size):
+        return fused.resize.add(base, x, align_corners)
+    return base + resize_bilinear(x, size, align_corners)
+
+
+def _take_places(maps: Sequence[Tensor], size: tuple[int, int]) -> bool:
+    """Whether kernels can write channels-last maps side by side, or add them."""
+    first = maps[0]
+    if not first.is_cuda or torch.compiler.is_compiling() or size[0] * size[1] > MAX_ELEMENTS:
+        return False
+    for x in maps:
+        alike = x.dtype == first.dtype and x.device == first.device and len(x) == len(first)
+        if not alike or why_not_kernels(x) is not None or not fused.layouts.is_channels_last(x):
+            return False
+    return True
 
 
 def by_products(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""The examples of docs/checkpoints.md: each fine-tunes from its library's own weights."""
+"""The examples of docs/fine_tuning.md: each fine-tunes from its library's own weights."""
 
 import re
 
@@ -12,7 +12,7 @@ from swin_backbone import list_checkpoints
 from swin_backbone.checkpoints import read, to_ours, to_theirs
 from swin_backbone.checkpoints.layouts import EXPORTS
 
-DOCUMENT = (DOCS / "checkpoints.md").read_text()
+DOCUMENT = (DOCS / "fine_tuning.md").read_text()
 EXAMPLES = re.findall(r"```python\n# (\w+) (v\d)\n(.*?)```", DOCUMENT, re.DOTALL)
 SHRUNK = {"embed_dims": 16, "depths": (2, 2, 2, 2), "num_heads": (2, 2, 4, 4)}
 

@@ -74,6 +74,44 @@ def test_resize(channels, low, size, align_corners, last):
     assert torch.equal(grad, gradient(triton.resize_op.resize(x, *size, align_corners), x))
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_concatenated(align_corners):
+    """Each map goes to its place, and its gradient comes from there."""
+    maps = [
+        torch.randn(2, channels, *low, device=DEVICE).to(memory_format=torch.channels_last)
+        for channels, low in ((3, (4, 7)), (8, (2, 3)), (5, (5, 9)))
+    ]
+    maps = [x.requires_grad_() for x in maps]
+    ours = fused.resize.concatenate(maps, (4, 7), align_corners)
+    resized = [
+        x if x.shape[2:] == (4, 7)
+        else F.interpolate(x, (4, 7), mode="bilinear", align_corners=align_corners)
+        for x in maps
+    ]  # fmt: skip
+    stock = torch.cat(resized, 1)
+    torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ops.concatenate_resized(maps, (4, 7), align_corners), stock)
+    grad = torch.randn(ours.shape, device=DEVICE).to(memory_format=torch.channels_last)
+    found, wanted = (torch.autograd.grad(out, maps, grad) for out in (ours, stock))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_added(align_corners):
+    base, x = (
+        torch.randn(2, 6, *size, device=DEVICE).to(memory_format=torch.channels_last)
+        for size in ((5, 7), (3, 4))
+    )
+    maps = [base.requires_grad_(), x.requires_grad_()]
+    ours = fused.resize.add(base, x, align_corners)
+    stock = base + F.interpolate(x, (5, 7), mode="bilinear", align_corners=align_corners)
+    torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ops.add_resized(base, x, align_corners), stock)
+    grad = torch.randn(ours.shape, device=DEVICE).to(memory_format=torch.channels_last)
+    found, wanted = (torch.autograd.grad(out, maps, grad) for out in (ours, stock))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("classes", [1, 7])
 @pytest.mark.parametrize(
     "geometry",

@@ -87,6 +87,8 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
 _VARIANTS: dict[tuple, dict[tuple, Start | None]] = {}
 
 _address, _dtype = Tensor.data_ptr, attrgetter("dtype")
+#: Without asking whether CUDA was started, which whoever has a tensor on a GPU did.
+_current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
 
 
 def config(kernel: str, channels: int, dtype: torch.dtype) -> Config:
@@ -157,7 +159,7 @@ class Launch:
     def __call__(self, *tensors: Tensor) -> None:
         """Start the kernel; the tensors' shapes are those that it was cut for."""
         device = tensors[0].get_device()  # -1: the CPU, in Triton's interpreter
-        if device >= 0 and device != torch.cuda.current_device():
+        if device >= 0 and device != _current_device():
             with torch.cuda.device(device):
                 return self(*tensors)
         pointers = [*map(_address, tensors)]

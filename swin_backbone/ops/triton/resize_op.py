@@ -1,5 +1,6 @@
 """Bilinear resizing as an operator of torch."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -14,19 +15,14 @@ from .kernels.resize_kernels import (
     resize_forward_last,
 )
 from .launch import Launch
+from .layouts import is_channels_last, pitch_of
 from .operator import Differentiable, register
 
 #: Pixels or samples of a block of a contiguous map.
 PIXELS, WARPS = 256, 4
-#: The most channels of a block of a channels-last map, and rows of samples that a program takes.
-CHANNELS, ROWS = 512, 8
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether a map is channels-last; of one pixel, whose elements lie alike, as strides say."""
-    if x.is_contiguous() and x.stride(3) == 1:
-        return False
-    return x.is_contiguous(memory_format=torch.channels_last)
+#: The most channels of a block of a channels-last map, and rows of samples that a program takes;
+#: fewer where these programs would not fill a large GPU.
+CHANNELS, ROWS, PROGRAMS = 512, 8, 1056
 
 
 def as_read(x: Tensor) -> Tensor:
@@ -65,35 +61,51 @@ def _empty(x: Tensor, height: int, width: int, last: bool) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
+def _rows_each(batch: int, low_height: int, low_width: int) -> int:
+    """Rows of samples of a program: each reads the row before its first one once more."""
+    enough = batch * low_height * low_width // PROGRAMS
+    return max(1, min(ROWS, enough))
+
+
 def _forward(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """``x`` (B, C, h, w), as :func:`as_read` says, resized to (B, C, height, width)."""
+    out = _empty(x, height, width, is_channels_last(x))
+    _write(x, out, align_corners)
+    return out
+
+
+def _write(x: Tensor, out: Tensor, align_corners: bool, base: Tensor | None = None) -> None:
+    """``x`` resized into ``out``, which is laid out alike, or a part of such a map's channels;
+    ``base``, a channels-last map, is added."""
     batch, channels, *low = x.shape
-    last = is_channels_last(x)
+    height, width = out.shape[2:]
     rows, columns = _axes(low, (height, width), align_corners, x.device)
-    out = _empty(x, height, width, last)
     sizes = (height, width, *low)
-    if last:
-        launch = _launch_last(resize_forward_last, batch, channels, low[0] * low[1], sizes, ())
-        launch(x, rows.first, rows.weight, columns.first, columns.weight, out)
+    if is_channels_last(x):
+        others = (("PITCH", pitch_of(out)), ("ADD", base is not None))
+        launch = _launch_last(resize_forward_last, batch, channels, low[0] * low[1], sizes, others)
+        base = out if base is None else base
+        launch(x, rows.first, rows.weight, columns.first, columns.weight, base, out)
     else:
         launch = _launch(resize_forward, batch * channels, height * width, sizes)
         launch(x, rows.lower, rows.weight, columns.lower, columns.weight, out)
-    return out
 
 
 def _backward(grad_out: Tensor, low_height: int, low_width: int, align_corners: bool) -> Tensor:
     """Gradient of :func:`_forward` for ``x`` (B, C, low_height, low_width)."""
-    grad_out = as_read(grad_out)
     batch, channels, height, width = grad_out.shape
-    last = is_channels_last(grad_out)
+    pitch = pitch_of(grad_out)
+    last = pitch is not None
+    grad_out = grad_out if last else grad_out.contiguous()
     low = (low_height, low_width)
     rows, columns = _axes(low, (height, width), align_corners, grad_out.device)
     grad_x = _empty(grad_out, *low, last)
     sizes = (height, width, *low)
     if last:
-        programs = low_width * triton.cdiv(low_height, ROWS)
-        rows_each = (("ROWS", ROWS),)
-        launch = _launch_last(resize_backward_last, batch, channels, programs, sizes, rows_each)
+        rows_each = _rows_each(batch, *low)
+        programs = low_width * triton.cdiv(low_height, rows_each)
+        sizes, pitches = (*sizes, rows_each), (("PITCH", pitch),)
+        launch = _launch_last(resize_backward_last, batch, channels, programs, sizes, pitches)
         launch(
             grad_out, rows.first, rows.weight, columns.first, columns.lower, columns.weight, grad_x
         )
@@ -120,7 +132,7 @@ _resize_backward = register("resize_bilinear_backward", _backward)
 
 @_resize_backward.register_fake
 def _(grad_out, low_height, low_width, align_corners):
-    return _empty(grad_out, low_height, low_width, is_channels_last(as_read(grad_out)))
+    return _empty(grad_out, low_height, low_width, pitch_of(grad_out) is not None)
 
 
 def _save(ctx, inputs, output):
@@ -143,3 +155,72 @@ resize = Differentiable(
     _differentiate_by(_resize_backward),
     _differentiate_by(_backward),
 )
+
+
+class _Added(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, base, x, align_corners):
+        ctx.low, ctx.align_corners = x.shape[2:], align_corners
+        out = torch.empty_like(base)
+        _write(x, out, align_corners, base)
+        return out
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad_out):
+        grad_x = None
+        if ctx.needs_input_grad[1]:
+            grad_x = _backward(grad_out, *ctx.low, ctx.align_corners)
+        return grad_out, grad_x, None
+
+
+def add(base: Tensor, x: Tensor, align_corners: bool) -> Tensor:
+    """``base`` plus ``x`` at its size, both channels-last. For eager use."""
+    return _Added.apply(base, x, align_corners)
+
+
+def _copy(x: Tensor, part: Tensor) -> None:
+    """``x`` into a part of a map's channels, in words of 8 bytes: torch copies what has gaps an
+    element at a time."""
+    x, part = x.permute(0, 2, 3, 1), part.permute(0, 2, 3, 1)
+    together = 8 // x.element_size()
+    places = (x.shape[3], x.stride(2), part.stride(2), x.storage_offset(), part.storage_offset())
+    if all(place % together == 0 for place in places):
+        x, part = x.view(torch.int64), part.view(torch.int64)
+    part.copy_(x)
+
+
+class _Concatenated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, size, align_corners, *maps):
+        ctx.align_corners, ctx.shapes = align_corners, [x.shape[1:] for x in maps]
+        channels = sum(x.shape[1] for x in maps)
+        shape = (maps[0].shape[0], channels, *size)
+        out = torch.empty(
+            shape, dtype=maps[0].dtype, device=maps[0].device, memory_format=torch.channels_last
+        )
+        for x, part in zip(maps, out.split([x.shape[1] for x in maps], 1), strict=True):
+            if x.shape[2:] == size:
+                _copy(x, part)
+            else:
+                _write(x, part, align_corners)
+        return out
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad_out):
+        size = grad_out.shape[2:]
+        parts = grad_out.split([channels for channels, _, _ in ctx.shapes], 1)
+        grads = [
+            part if shape[1:] == size else _backward(part, *shape[1:], ctx.align_corners)
+            for part, shape in zip(parts, ctx.shapes, strict=True)
+        ]
+        return None, None, *grads
+
+
+def concatenate(maps: Sequence[Tensor], size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Channels-last maps (B, C_i, h_i, w_i), each resized into its part of (B, sum of C_i, *size).
+
+    For eager use.
+    """
+    return _Concatenated.apply(torch.Size(size), align_corners, *maps)

@@ -136,6 +136,7 @@ def resize_forward_last(
     row_weight,
     column_first,
     column_weight,
+    base,
     out,
     height,
     width,
@@ -143,8 +144,11 @@ def resize_forward_last(
     low_width,
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
+    PITCH: tl.constexpr,
+    ADD: tl.constexpr,
 ):
-    """``out`` (B, height, width, CHANNELS) of ``x`` (B, low_height, low_width, CHANNELS).
+    """``out`` (B, height, width, CHANNELS) of ``x`` (B, low_height, low_width, CHANNELS). Pixels of
+    ``out`` are PITCH elements apart. With ADD, ``base``, which lies as ``out``, is added.
 
     The grid is samples, each with the pixels between it and its next ones, then blocks of
     channels, then images.
@@ -164,13 +168,16 @@ def resize_forward_last(
     for row in range(tl.load(row_first + gap), tl.load(row_first + gap + 1)):
         down = tl.load(row_weight + row)
         here, after = _mix(upper, lower, down), _mix(upper_next, lower_next, down)
-        target = out + (image * height + row) * width * CHANNELS + channel
+        line = (image * height + row) * width * PITCH + channel
         for place in range(begin, end):
             value = _mix(here, after, tl.load(column_weight + place))
-            tl.store(target + place * CHANNELS, value, mask=known)
+            at = line + place * PITCH
+            if ADD:
+                value += tl.load(base + at, mask=known, other=0.0)
+            tl.store(out + at, value, mask=known)
 
 
-@kernel("height", "width", "low_height", "low_width")
+@kernel("height", "width", "low_height", "low_width", "rows_each")
 def resize_backward_last(
     grad_out,
     row_first,
@@ -183,32 +190,33 @@ def resize_backward_last(
     width,
     low_height,
     low_width,
+    rows_each,
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
+    PITCH: tl.constexpr,
 ):
-    """``grad_x`` (B, low_height, low_width, CHANNELS), of ROWS samples of a column.
+    """``grad_x`` (B, low_height, low_width, CHANNELS), of ``rows_each`` samples of a column.
 
-    A program walks down the rows of pixels between two rows of samples, one such gap after the
-    other, and adds what they give to the samples above and below. The grid is columns times strips
-    of rows, then blocks of channels, then images.
+    Pixels of ``grad_out`` are PITCH elements apart. A program walks down the rows of pixels between
+    two rows of samples, one such gap after the other, and adds what they give to the samples above
+    and below. The grid is columns times strips of rows, then blocks of channels, then images.
     """
     image = tl.program_id(2).to(tl.int64)
     column = tl.program_id(0) % low_width
-    first_row = tl.program_id(0) // low_width * ROWS
+    first_row = tl.program_id(0) // low_width * rows_each
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     known = channel < CHANNELS
     begin = tl.load(column_first + tl.maximum(column - 1, 0))
     end = tl.load(column_first + column + 1)
     above = tl.zeros([BLOCK], tl.float32)
-    for gap in range(tl.maximum(first_row - 1, 0), tl.minimum(first_row + ROWS, low_height)):
+    for gap in range(tl.maximum(first_row - 1, 0), tl.minimum(first_row + rows_each, low_height)):
         below = tl.zeros([BLOCK], tl.float32)
         for row in range(tl.load(row_first + gap), tl.load(row_first + gap + 1)):
-            line = grad_out + (image * height + row) * width * CHANNELS + channel
+            line = grad_out + (image * height + row) * width * PITCH + channel
             sums = tl.zeros([BLOCK], tl.float32)
             for place in range(begin, end):
                 part = _part(column_lower, column_weight, place, column, True)
-                at = line + place * CHANNELS
+                at = line + place * PITCH
                 sums += part * tl.load(at, mask=known, other=0.0)
             down = tl.load(row_weight + row)
             above += (1.0 - down) * sums

@@ -1,0 +1,67 @@
+"""Draw docs/images/whole_models.png: a training step of a whole model, from the newest results.
+
+python docs/figures/whole_models.py
+"""
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from swin_backbone.atomic_files import write_whole
+
+DOCS = Path(__file__).parent.parent
+OUT = DOCS / "images" / "whole_models.png"
+TASK = "UPerNet Swin-T 512x512 b16 train"
+#: Rows of the results by their name there, and what a reader calls them.
+BARS = {
+    "mmseg": "mmseg",
+    "mmseg, compiled": "mmseg, torch.compile",
+    "SwinBackbone": "with SwinBackbone",
+    "SwinBackbone, accelerated": "and accelerate(model)",
+}
+
+
+def newest_rows() -> list[dict]:
+    """The rows of ``TASK`` in the newest file of results, by the date in its name."""
+    files = sorted(
+        DOCS.glob("measurements/models-*.csv"), key=lambda path: path.stem.split("-", 2)[2]
+    )
+    with files[-1].open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == TASK and row["ms"]]
+    return [row for name in BARS for row in rows if row["way"] == name]
+
+
+def draw(rows: list[dict]) -> plt.Figure:
+    figure, axes = plt.subplots(figsize=(9, 0.62 * len(rows) + 0.9))
+    stock = float(rows[0]["ms"])
+    for place, row in enumerate(rows):
+        milliseconds = float(row["ms"])
+        ours = row["way"].startswith("SwinBackbone")
+        axes.barh(place, milliseconds, 0.68, color="#2a6fbb" if ours else "#a9b1ba")
+        text = f"{milliseconds:.0f} ms, {float(row['peak_gb']) + 1e-6:.1f} GB"
+        if place == len(rows) - 1:
+            text += f": {stock / milliseconds:.1f} times as fast as mmseg"
+        weight = "bold" if place == len(rows) - 1 else "normal"
+        axes.text(milliseconds + stock / 100, place, text, va="center", fontsize=11, weight=weight)
+    axes.set_yticks(range(len(rows)), [BARS[row["way"]] for row in rows], fontsize=11)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.22 * stock)
+    axes.xaxis.set_visible(False)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    title = "A training step of UPerNet, Swin-T, 16 x 512x512"
+    axes.set_title(
+        f"{title} ({rows[0]['device']}, {rows[0]['date'][:10]})", loc="left", fontsize=11
+    )
+    figure.tight_layout()
+    return figure
+
+
+if __name__ == "__main__":
+    figure = draw(newest_rows())
+    write_whole(OUT, lambda unfinished: figure.savefig(unfinished, dpi=110))
+    print(OUT)

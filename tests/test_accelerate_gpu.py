@@ -1,0 +1,93 @@
+"""Whole segmentors on a GPU in bfloat16: accelerated ones are as near to float64 as stock ones."""
+
+import copy
+
+import pytest
+import torch
+from helpers.errors import pooled_errors
+from helpers.segmentors import HEADS, batch, segmentor
+
+from swin_backbone import accelerate
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+#: Rounding of one draw is large or small by chance.
+DRAWS = 4
+
+
+def on_gpu(images, samples):
+    return images.cuda(), [sample.to("cuda") for sample in samples]
+
+
+def step(model, images, samples, low):
+    """Losses and all gradients, each as one vector in float64."""
+    model.train().zero_grad(set_to_none=True)
+    with torch.autocast("cuda", torch.bfloat16, enabled=low):
+        losses = model.loss(images, samples)
+    losses = [value.sum() for name, value in sorted(losses.items()) if "loss" in name]
+    sum(losses).backward()
+    named = sorted(model.named_parameters(), key=lambda pair: pair[0])
+    grads = [p.grad.double().flatten() for _, p in named if p.grad is not None]
+    return torch.stack(losses).detach().double(), torch.cat(grads)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+def test_losses_and_gradients(head, align_corners):
+    stock = segmentor(head, align_corners=align_corners, backbone="SwinTransformer").cuda()
+    exact = copy.deepcopy(stock).double()
+    fast = segmentor(head, align_corners=align_corners).cuda()
+    fast.load_state_dict(stock.state_dict())
+    replaced = {row.rewrite for row in accelerate(fast).replaced}
+    assert {"losses", "channels_last"} <= replaced
+    results = []
+    for seed in range(DRAWS):
+        images, samples = batch((65, 97), seed=seed, dtype=torch.float32)
+        samples[0].gt_sem_seg.data[:] = 255 if seed % 2 else samples[0].gt_sem_seg.data
+        images, samples = on_gpu(images, samples)
+        results.append(
+            (
+                step(exact, images.double(), samples, False),
+                step(stock, images, samples, True),
+                step(fast, images, samples, True),
+            )
+        )
+    exacts, stocks, fasts = zip(*results, strict=True)
+    ours, theirs = pooled_errors(fasts, exacts), pooled_errors(stocks, exacts)
+    # Losses are means, whose roundings cancel, by chance, to far less than one of them is.
+    limits = [1.5 * theirs[0] + 2e-3, 1.5 * theirs[1]]
+    assert all(own <= limit for own, limit in zip(ours, limits, strict=True)), (ours, theirs)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_running_statistics_and_predictions(head):
+    stock = segmentor(head).cuda()
+    exact = copy.deepcopy(stock).double()
+    fast = copy.deepcopy(stock)
+    accelerate(fast)
+    images, samples = on_gpu(*batch((64, 96), dtype=torch.float32))
+    step(exact, images.double(), samples, False)
+    step(stock, images, samples, True)
+    step(fast, images, samples, True)
+    buffers = dict(stock.named_buffers()), dict(fast.named_buffers())
+    for name, buffer in exact.named_buffers():
+        ours, theirs = (own[name].double() for own in (buffers[1], buffers[0]))
+        if "running" in name:
+            limit = 1.5 * (theirs - buffer).norm() + 1e-2 * buffer.norm()
+            assert (ours - buffer).norm() <= limit, name
+        else:
+            assert torch.equal(ours, theirs), name
+    for model in (exact, stock, fast):
+        model.load_state_dict(exact.state_dict())
+        model.eval()
+    with torch.no_grad():
+        right = torch.stack([s.pred_sem_seg.data for s in exact.predict(images.double(), samples)])
+        shares = []
+        for model in (stock, fast):
+            with torch.autocast("cuda", torch.bfloat16):
+                found = model.predict(images, samples)
+            found = torch.stack([s.pred_sem_seg.data for s in found])
+            shares.append((found != right).double().mean().item())
+    assert shares[1] <= 1.5 * shares[0] + 0.01
