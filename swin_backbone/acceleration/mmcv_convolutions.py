@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers.parameters import is_bare, is_plain
-from ..ops import fused, product_dtype, why_not_kernels
+from ..model.plain_modules import is_bare, is_plain
+from ..ops import dispatch, product_dtype, triton
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 
@@ -61,9 +61,9 @@ def forward(module: nn.Module, x: Tensor, activate: bool = True, norm: bool = Tr
     dtype = product_dtype(x)
     x = x.to(dtype)
     if not batch_norm.training:
-        return fused.batch_norm.folded_convolution(x, conv, batch_norm, relu)
+        return triton.batch_norm_op.folded_convolution(x, conv, batch_norm, relu)
     low = conv.weight.detach().to(dtype)
-    return fused.batch_norm.convolution_norm(x, low, conv, batch_norm, relu)
+    return triton.batch_norm_op.convolution_norm(x, low, conv, batch_norm, relu)
 
 
 def _why_plain(module: nn.Module, x: Tensor) -> str | None:
@@ -94,7 +94,7 @@ def _why_not_here(x: Tensor, weight: Tensor, norm: nn.Module) -> str | None:
         return f"computes in {product_dtype(x)}"
     if weight.dtype != x.dtype and not torch.is_autocast_enabled("cuda"):
         return "dtypes differ, which is the class's error"
-    return why_not_kernels(x)
+    return dispatch.why_not_maps(x)
 
 
 REWRITE = Rewrite(

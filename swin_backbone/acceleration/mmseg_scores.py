@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers.parameters import is_bare, is_plain
-from ..ops import class_scores, product_dtype, why_not_kernels
+from ..model.plain_modules import is_bare, is_plain
+from ..ops import class_scores, dispatch, product_dtype
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 LOW = (torch.float16, torch.bfloat16)
@@ -48,7 +48,7 @@ def cls_seg(head: nn.Module, feat: Tensor) -> Tensor:
     fast = feat.is_cuda and dtype in LOW and not torch.compiler.is_compiling()
     fast = fast and is_bare(conv, nn.Conv2d) and is_plain(conv.weight) and is_plain(conv.bias)
     fast = fast and (conv.weight.dtype == feat.dtype or torch.is_autocast_enabled("cuda"))
-    if not fast or why_not_kernels(feat) is not None:
+    if not fast or dispatch.why_not_maps(feat) is not None:
         return type(head).cls_seg(head, feat)
     if head.dropout is not None:
         feat = head.dropout(feat)

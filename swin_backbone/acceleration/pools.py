@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import fused, why_not_kernels
+from ..ops import dispatch, triton
 from .rewrite import Rewrite, Undo, own_method, replace_methods
 
 
@@ -26,11 +26,11 @@ def forward(pool: nn.Module, x: Tensor) -> Tensor:
     size = pool.output_size
     size = (size, size) if isinstance(size, int) else tuple(size)
     usual = x.is_cuda and x.dim() == 4 and not torch.is_grad_enabled() and None not in size
-    if not usual or torch.compiler.is_compiling() or why_not_kernels(x) is not None:
+    if not usual or torch.compiler.is_compiling() or dispatch.why_not_maps(x) is not None:
         return type(pool).forward(pool, x)
-    if 0 in (*x.shape, *size) or not fused.layouts.is_channels_last(x):
+    if 0 in (*x.shape, *size) or not triton.memory_formats.is_channels_last(x):
         return type(pool).forward(pool, x)
-    return fused.pool.pool(x, size)
+    return triton.pool_op.pool(x, size)
 
 
 REWRITE = Rewrite("pools", "adaptive average pools of predictions", finds, why_not, apply)

@@ -66,7 +66,7 @@ def concatenate_resized(
     for x in maps:
         check(x, size)
     if _take_places(maps, size):
-        return fused.resize.concatenate(maps, size, align_corners)
+        return triton.resize_op.concatenate(maps, size, align_corners)
     return torch.cat(
         [x if x.shape[2:] == size else resize_bilinear(x, size, align_corners) for x in maps], 1
     )
@@ -87,18 +87,26 @@ def add_resized(base: Tensor, x: Tensor, align_corners: bool = False) -> Tensor:
     size = base.shape[2:]
     check(x, size)
     if base.shape[:2] == x.shape[:2] and _take_places((base, x), size):
-        return fused.resize.add(base, x, align_corners)
+        return triton.resize_op.add(base, x, align_corners)
     return base + resize_bilinear(x, size, align_corners)
 
 
 def _take_places(maps: Sequence[Tensor], size: tuple[int, int]) -> bool:
     """Whether kernels can write channels-last maps side by side, or add them."""
     first = maps[0]
-    if not first.is_cuda or torch.compiler.is_compiling() or size[0] * size[1] > MAX_ELEMENTS:
+    if (
+        not first.is_cuda
+        or torch.compiler.is_compiling()
+        or size[0] * size[1] > dispatch.MAX_ELEMENTS
+    ):
         return False
     for x in maps:
         alike = x.dtype == first.dtype and x.device == first.device and len(x) == len(first)
-        if not alike or why_not_kernels(x) is not None or not fused.layouts.is_channels_last(x):
+        if (
+            not alike
+            or dispatch.why_not_maps(x) is not None
+            or not triton.memory_formats.is_channels_last(x)
+        ):
             return False
     return True
 

@@ -82,7 +82,7 @@ def test_concatenated(align_corners):
         for channels, low in ((3, (4, 7)), (8, (2, 3)), (5, (5, 9)))
     ]
     maps = [x.requires_grad_() for x in maps]
-    ours = fused.resize.concatenate(maps, (4, 7), align_corners)
+    ours = triton.resize_op.concatenate(maps, (4, 7), align_corners)
     resized = [
         x if x.shape[2:] == (4, 7)
         else F.interpolate(x, (4, 7), mode="bilinear", align_corners=align_corners)
@@ -103,7 +103,7 @@ def test_added(align_corners):
         for size in ((5, 7), (3, 4))
     )
     maps = [base.requires_grad_(), x.requires_grad_()]
-    ours = fused.resize.add(base, x, align_corners)
+    ours = triton.resize_op.add(base, x, align_corners)
     stock = base + F.interpolate(x, (5, 7), mode="bilinear", align_corners=align_corners)
     torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ops.add_resized(base, x, align_corners), stock)

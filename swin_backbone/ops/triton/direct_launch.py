@@ -20,6 +20,8 @@ from ..versions import release
 VARIABLE = "SWIN_BACKBONE_DIRECT_LAUNCH"
 #: First and last version of Triton with which kernels were started directly.
 TESTED = ((3, 3), (3, 8))
+#: The version whose launchers can be gone past.
+THIN = (3, 6)
 
 #: Starts a compiled kernel, given its grid, the tensors' addresses, and what follows them.
 Start = Callable[[tuple[int, ...], list[int], tuple], None]
@@ -59,13 +61,25 @@ def direct_start(compiled: object, device: int) -> Start | None:
     if None in parts or not callable(parts[0]) or current_stream is None:
         return None
     run, function, metadata = parts
+    # Where Triton has nothing to tell its hooks, and no hooks, there is None.
+    middle = (metadata, None, None, None)
+    if _is_thin(run):  # past a function of Python, whose work there is none of here
+        middle = (run.launch_cooperative_grid, run.launch_pdl, None, None, *middle)
+        run = run.launch
 
     def start(grid: tuple[int, ...], pointers: list[int], settled: tuple) -> None:
-        stream = current_stream(device)
-        # Where Triton has nothing to tell its hooks, and no hooks, there is None.
-        run(*grid, stream, function, metadata, None, None, None, *pointers, *settled)
+        run(*grid, current_stream(device), function, *middle, *pointers, *settled)
 
     return start
+
+
+def _is_thin(run: object) -> bool:
+    """Whether a launcher is one that is known, and only gives the kernel no memory of its own."""
+    if release(triton.__version__)[:2] != THIN:
+        return False
+    names = ("launch", "launch_cooperative_grid", "launch_pdl")
+    sizes = [getattr(run, f"{kind}_scratch_size", None) for kind in ("global", "profile")]
+    return sizes == [0, 0] and all(hasattr(run, name) for name in names)
 
 
 def _current_stream() -> Callable[[int], int] | None:

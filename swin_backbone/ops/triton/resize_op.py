@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from ..geometry.resampling import axis
+from ..second_order import differentiable_once
 from .kernels.resize_kernels import (
     resize_backward,
     resize_backward_last,
@@ -15,7 +16,7 @@ from .kernels.resize_kernels import (
     resize_forward_last,
 )
 from .launch import Launch
-from .layouts import is_channels_last, pitch_of
+from .memory_formats import is_channels_last, pitch_of
 from .operator import Differentiable, register
 
 #: Pixels or samples of a block of a contiguous map.

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..kernels.pool import pool_cells
+from .kernels.pool_kernels import pool_cells
 from .launch import Launch
 
 PIXELS, COLUMNS = 32, 64

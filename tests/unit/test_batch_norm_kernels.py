@@ -9,7 +9,7 @@ from helpers.errors import assert_as_good, relative_error
 from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
 from torch import nn
 
-from swin_backbone.ops import class_scores, fused
+from swin_backbone.ops import class_scores
 
 #: Channels of the result, and images, rows, columns: less than a block, and more rows than one
 #: program takes.
@@ -66,7 +66,7 @@ def train(function, x, conv, norm, grad):
 def by_kernels(relu, dtype):
     def function(x, conv, norm):
         low = conv.weight.detach().to(dtype)
-        return fused.batch_norm.convolution_norm(x.to(dtype), low, conv, norm, relu)
+        return triton.batch_norm_op.convolution_norm(x.to(dtype), low, conv, norm, relu)
 
     return function
 
@@ -96,7 +96,7 @@ def check_training(conv, norm, x, relu, dtype, whole=lambda grad: grad):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_training(size, kernel_size, relu, dtype, small, monkeypatch):
     """By one kernel, as small maps, and by several."""
-    monkeypatch.setattr(fused.batch_norm, "SMALL", 2**20 if small else 0)
+    monkeypatch.setattr(triton.batch_norm_op, "SMALL", 2**20 if small else 0)
     channels, shape = size
     if dtype != torch.float32:
         shape = (4, 16 * shape[1], shape[2])  # enough numbers to compare errors
@@ -107,7 +107,7 @@ def test_a_mean_that_is_large_beside_the_spread():
     torch.manual_seed(0)
     conv, norm = layers(8, 1)
     x = draw((2, 40, 30), mean=100.0)
-    out = fused.batch_norm.convolution_norm(x, conv.weight.detach(), conv, norm, False)
+    out = triton.batch_norm_op.convolution_norm(x, conv.weight.detach(), conv, norm, False)
     right = copy.deepcopy(norm).double()
     right.reset_running_stats()
     wanted = right(copy.deepcopy(conv).double()(x.double()))
@@ -140,7 +140,7 @@ def test_prediction(kernel_size, relu, dtype):
     x = draw((2, 17, 9))
     norm.eval()
     with torch.no_grad():
-        ours = fused.batch_norm.folded_convolution(x.to(dtype), conv, norm, relu)
+        ours = triton.batch_norm_op.folded_convolution(x.to(dtype), conv, norm, relu)
         with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):
             theirs = plain(x, conv, norm, relu)
         right = plain(x.double(), conv.double(), norm.double(), relu)
@@ -169,4 +169,4 @@ def test_scores_lie_class_by_class(bias, last):
 def test_pools(size):
     x = torch.randn(2, 70, 5, 7, device=DEVICE).to(memory_format=torch.channels_last)
     wanted = F.adaptive_avg_pool2d(x, size)
-    torch.testing.assert_close(fused.pool.pool(x, size), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(triton.pool_op.pool(x, size), wanted, rtol=1e-5, atol=1e-6)

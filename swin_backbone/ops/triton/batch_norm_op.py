@@ -9,7 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..kernels.batch_norm import (
+from ..second_order import differentiable_once
+from .kernels.batch_norm_kernels import (
     channel_statistics,
     finish_statistics,
     fold_norm,
@@ -20,9 +21,8 @@ from ..kernels.batch_norm import (
     normalise_few_backward,
     shift_channels,
 )
-from ..second_order import differentiable_once
 from .launch import Launch
-from .layouts import pitch_of
+from .memory_formats import pitch_of
 from .products import weight_gradient
 from .sums import summed
 
