@@ -1,48 +1,46 @@
 """Train one config in several variants, everything else being equal, and plot them.
 
-    python benchmarks/compare_training.py train CONFIG --work-dir OUT [--seed N]
-        [--variant NAME [KEY=VALUE ...]] ... [--cfg-options KEY=VALUE ...]
-    python benchmarks/compare_training.py plot OUT [OUT ...] --to curves.png
+    python benchmarks/compare_training.py train CONFIG --work-dir OUT [--seed N ...] [--with OPTION ...]
+        [--variant NAME [KEY=VALUE ...]] ... [--same-start] [--cfg-options KEY=VALUE ...]
+    python benchmarks/compare_training.py plot OUT [OUT ...] --to curves.png [--csv curves.csv]
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
 (mmseg's, or mmdet's for a detector) need no changes spelt out, and are the default; nor does
-``accelerated``, ours with all that makes a whole model fast. Two attention backends are compared
-with
+``accelerated``, which is what tools/train.py trains with ``--with fast`` (add ``--with amp_bf16``
+for the others to compute in the same precision). Two attention backends are compared with
 
     --variant triton model.backbone.backend=triton
     --variant reference model.backbone.backend=reference
 
-``train`` runs the variants one after the other, each in ``OUT/NAME-seed<N>``. ``plot`` draws loss
-and mIoU (a detector's box and mask AP) of all runs found, finished or not, and prints a table in
-Markdown.
+``train`` runs the variants one after the other, seed by seed, each in ``OUT/NAME-seed<N>``.
+``plot`` draws loss and mIoU (a detector's box and mask AP) of all runs found, finished or not, and
+prints tables in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import statistics
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-import swin_backbone  # noqa: F401  (registers SwinBackbone)
-from swin_backbone.atomic_files import write_text, write_whole
-from swin_backbone.cli.argument_types import config as config_type
 from swin_backbone.cli.argument_types import number, picture
 from swin_backbone.cli.argument_types import seed as seed_type
+from benchmarking.results import describe_device, now
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.cli.config_options import add_config_options
-from swin_backbone.cli.launching import build_runner
-from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.cli.launching import add_options, apply_options, build_runner
+from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
+from training_curves import AXES, DESCRIPTION, draw, find_runs, print_means, print_table, write_csv
+
+import swin_backbone  # noqa: F401  (registers SwinBackbone)
+from swin_backbone.arguments import ARCHITECTURES
+from swin_backbone.atomic_files import write_text
 from swin_backbone.openmmlab.config_files import change_config, read_config
 from swin_backbone.openmmlab.whole_models import kind_of
 
@@ -50,20 +48,11 @@ from swin_backbone.openmmlab.whole_models import kind_of
 VARIANTS = {
     "SwinBackbone": {"model.backbone.type": "SwinBackbone"},
     "SwinTransformer": {"model.backbone.type": "{scope}.SwinTransformer"},
-    # As --with fast of tools/train.py, but for the precision, which is better equal for all.
-    "accelerated": {
-        "model.backbone.type": "SwinBackbone",
-        "default_hooks.accelerate.type": "AccelerateHook",
-        "optim_wrapper.optimizer.fused": True,
-        "optim_wrapper.constructor": "MergedGroupsOptimWrapperConstructor",
-        "env_cfg.cudnn_benchmark": True,
-    },
+    "accelerated": {"model.backbone.type": "SwinBackbone"},
 }
+#: Of these variants, the options that stand in configs/_base_/options.
+OPTIONS_OF = {"accelerated": ("fast",)}
 DEFAULT = {name: VARIANTS[name] for name in ("SwinBackbone", "SwinTransformer")}
-#: What is logged of an evaluation: its name here, and what makes it percent.
-SCORES = {"mIoU": ("mIoU", 1), "coco/bbox_mAP": ("box AP", 100), "coco/segm_mAP": ("mask AP", 100)}
-WARM_UP = 50  # iterations left out of the speed
-DESCRIPTION = "run.json"  # in a run's work dir: what the run is
 
 
 class VariantAction(DictAction):
@@ -97,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="train the config")
-    train.add_argument("config", type=config_type)
+    train.add_argument("config")
     train.add_argument("--work-dir", type=Path, required=True)
     train.add_argument(
         "--variant",
@@ -107,7 +96,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar=("NAME", "KEY=VALUE"),
         help=f"a variant to train; default: {' and '.join(DEFAULT)}",
     )
-    train.add_argument("--seed", type=seed_type, default=0)
+    train.add_argument(
+        "--seed",
+        dest="seeds",
+        type=seed_type,
+        nargs="+",
+        default=[0],
+        help="one or more; default: 0",
+    )
+    train.add_argument(
+        "--same-start",
+        action="store_true",
+        help="let all variants of a seed begin with the weights that the first one draws, which "
+        "must be in a layout that the others read, as mmseg's is for SwinBackbone",
+    )
     train.add_argument(
         "--cuda-graphs",
         action="store_true",
@@ -119,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="keep convolutions' weights in the memory layout that the GPU computes in",
     )
+    add_options(train)
     add_config_options(train)
     train.set_defaults(run=run_training)
     plot = commands.add_parser("plot", help="draw the curves of runs")
@@ -126,9 +129,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     plot.add_argument("--to", type=picture, required=True, help="PNG to write")
     plot.add_argument(
         "--over",
-        choices=["iterations", "seconds"],
+        choices=list(AXES),
         default="iterations",
-        help="seconds: of training, with its waiting for data, without evaluations",
+        help="seconds: of training, with waiting for data and compiling, without evaluations; "
+        "warm-seconds: without what the first iterations took longer than later ones, too",
     )
     plot.add_argument(
         "--smoothing",
@@ -136,36 +140,73 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=0.9,
         help="weight of the past in the losses, [0, 1)",
     )
+    plot.add_argument("--csv", type=Path, help="write the curves' points as well")
     plot.set_defaults(run=run_plot)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
 
 
 def run_training(arguments: argparse.Namespace) -> None:
-    for name, changes in (arguments.variants or DEFAULT).items():
-        cfg = make_config(arguments, name, changes)
-        description = {"variant": name, "seed": arguments.seed, "config": arguments.config}
-        write_text(Path(cfg.work_dir, DESCRIPTION), json.dumps(description))
-        runner = build_runner(cfg)
-        if arguments.channels_last:
-            runner.register_hook(ChannelsLastHook())
-        if arguments.cuda_graphs:
-            runner.register_hook(CudaGraphHook(cfg))
-        runner.train()
+    variants = arguments.variants or DEFAULT
+    for seed in arguments.seeds:
+        start = SameStartHook(next(iter(variants)))
+        for name, changes in variants.items():
+            cfg = make_config(arguments, name, changes, seed)
+            train_variant(arguments, cfg, start, {"variant": name, "seed": seed})
 
 
-def make_config(arguments: argparse.Namespace, name: str, changes: dict) -> Config:
+def train_variant(arguments: argparse.Namespace, cfg: Config, start: Hook, about: dict) -> None:
+    """One run, described in its work dir; at its end with the seconds that it took in all."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    about |= {"config": arguments.config, "date": now(), "device": describe_device(device)}
+    about |= {"torch": torch.__version__}
+    description = Path(cfg.work_dir, DESCRIPTION)
+    write_text(description, json.dumps(about))
+    began = time.perf_counter()
+    runner = build_runner(cfg)
+    if arguments.same_start:
+        start.variant = about["variant"]
+        runner.register_hook(start)
+    if arguments.channels_last:
+        runner.register_hook(ChannelsLastHook())
+    if arguments.cuda_graphs:
+        runner.register_hook(CudaGraphHook(cfg))
+    runner.train()
+    write_text(description, json.dumps({**about, "run_seconds": time.perf_counter() - began}))
+    del runner
+    gc.collect()  # runners refer to themselves, and the next run's peak of memory is its own
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def make_config(arguments: argparse.Namespace, name: str, changes: dict, seed: int) -> Config:
     """The config of one variant."""
-    cfg = read_config(arguments.config, arguments.cfg_options)
+    cfg = read_config(arguments.config)
     kind_of(cfg, f"config {arguments.config!r}")
+    apply_options(cfg, (*arguments.options, *OPTIONS_OF.get(name, ())))
+    change_config(cfg, arguments.cfg_options)
     change_config(cfg, changes)
     cfg.model.backbone.type = cfg.model.backbone.type.format(scope=cfg.default_scope)
     cfg.model.backbone = spell_out_arch(cfg.model.backbone)
-    cfg.randomness = {"seed": arguments.seed}
-    cfg.visualizer.name = f"{name}-seed{arguments.seed}"  # visualizers are shared by name
-    cfg.work_dir = str(arguments.work_dir / f"{name}-seed{arguments.seed}")
+    cfg.randomness = {"seed": seed}
+    if cfg.get("visualizer"):  # mmengine's default one has a name of its own in each run
+        cfg.visualizer.name = f"{name}-seed{seed}"  # visualizers are shared by name
+    cfg.work_dir = str(arguments.work_dir / f"{name}-seed{seed}")
+    log_all_time(cfg)
     # Writing the config out prettily takes seconds.
     return Config(cfg.to_dict(), format_python_code=False)
+
+
+def log_all_time(cfg: Config) -> None:
+    """Let each logged time be a mean of all iterations since the one logged before.
+
+    mmengine takes that of the last ten, whatever the interval; sums of it leave out, or count
+    several times, what the others took.
+    """
+    logger = cfg.get("default_hooks", {}).get("logger") or {}
+    cfg.log_processor = cfg.get("log_processor") or {"by_epoch": False}
+    cfg.log_processor.window_size = logger.get("interval", 10)
 
 
 def spell_out_arch(backbone: dict) -> dict:
@@ -179,6 +220,40 @@ def spell_out_arch(backbone: dict) -> dict:
         sizes = zip(("embed_dims", "depths", "num_heads"), ARCHITECTURES[arch], strict=True)
         backbone |= dict(sizes)
     return backbone
+
+
+class SameStartHook(Hook):
+    """Let runs begin with the weights that the first of them has drawn.
+
+    Args:
+        first: the variant whose weights they are.
+
+    Attributes:
+        variant: of the run that is about to begin.
+    """
+
+    priority = "VERY_HIGH"  # before anything reads weights
+
+    def __init__(self, first: str):
+        self.first = self.variant = first
+        self.weights = None
+
+    def before_train(self, runner) -> None:
+        """Keep the weights, or load those that were kept.
+
+        Raises:
+            ValueError: if this variant's model does not take them.
+        """
+        if self.weights is None:
+            tensors = runner.model.state_dict().items()
+            self.weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
+            return
+        try:
+            runner.model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"--same-start: {self.variant} does not take the weights of {self.first}: {error}"
+            ) from error
 
 
 class ChannelsLastHook(Hook):
@@ -219,136 +294,10 @@ def run_plot(arguments: argparse.Namespace) -> None:
     if not runs:
         raise FileNotFoundError(f"no run under {', '.join(map(str, arguments.folders))}")
     print_table(runs)
+    print_means(runs)
+    if arguments.csv:
+        write_csv(runs, arguments.csv)
     draw(runs, arguments.to, arguments.smoothing, arguments.over)
-
-
-def find_runs(folder: Path) -> list[dict]:
-    """What the runs below a folder are, and how they went; those that logged nothing are left."""
-    runs = []
-    for description in sorted(folder.rglob(DESCRIPTION)):
-        logs = sorted(description.parent.glob("*/vis_data/scalars.json"))
-        if logs:
-            runs.append({**json.loads(description.read_text()), **summarise(logs[-1])})
-    return runs
-
-
-def summarise(log: Path) -> dict:
-    """Loss and scores by iteration, seconds an iteration and peak memory of one run's log."""
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    steps = [record for record in records if "loss" in record]
-    evaluations = [record for record in records if SCORES.keys() & record.keys()]
-    keys = [key for key in SCORES if any(key in record for record in evaluations)]
-    times = [record["time"] for record in steps if record["iter"] > WARM_UP]
-    iterations = [record["iter"] for record in steps]
-    return {
-        "iterations": iterations,
-        "seconds": elapsed(iterations, [record["time"] for record in steps]),
-        "loss": [record["loss"] for record in steps],
-        "score_iterations": [record["step"] for record in evaluations],
-        "scores": {SCORES[key][0]: [r[key] * SCORES[key][1] for r in evaluations] for key in keys},
-        "seconds_per_iteration": statistics.median(times) if times else None,
-        "peak_memory_mib": max((record.get("memory", 0) for record in steps), default=0),
-    }
-
-
-def elapsed(iterations: list[int], seconds_each: list[float]) -> list[float]:
-    """Seconds of training up to each of these iterations.
-
-    Args:
-        iterations: that were logged.
-        seconds_each: of an iteration, the mean since the one before.
-    """
-    total, before, result = 0.0, 0, []
-    for iteration, seconds in zip(iterations, seconds_each, strict=True):
-        total += max(iteration - before, 0) * seconds  # a resumed run's log goes back
-        before = iteration
-        result.append(total)
-    return result
-
-
-def positions(run: dict, iterations: list[int], over: str) -> list[float]:
-    """Where values of these iterations stand in a plot over iterations or seconds."""
-    if over == "iterations" or not run["iterations"]:
-        return iterations
-    return np.interp(iterations, [0, *run["iterations"]], [0, *run["seconds"]]).tolist()
-
-
-def print_table(runs: list[dict]) -> None:
-    scores = score_names(runs)
-    columns = [f"{which} {name}" for name in scores for which in ("last", "best")]
-    names = ("config", "variant", "seed", "iterations", *columns, "iter/s", "MiB")
-    table = Table(*names, box=box.MARKDOWN)
-    for run in runs:
-        seconds = run["seconds_per_iteration"]
-        table.add_row(
-            Path(run["config"]).stem,
-            run["variant"],
-            str(run["seed"]),
-            str(max(run["iterations"], default=0)),
-            *(text for name in scores for text in last_and_best(run["scores"].get(name))),
-            f"{1 / seconds:.2f}" if seconds else "-",
-            f"{run['peak_memory_mib']}",
-        )
-    Console(width=160).print(table)
-
-
-def last_and_best(values: list[float] | None) -> tuple[str, str]:
-    """As the table shows them; a dash where there are none."""
-    return (f"{values[-1]:.2f}", f"{max(values):.2f}") if values else ("-", "-")
-
-
-def score_names(runs: list[dict], least: int = 1) -> list[str]:
-    """Scores of which any of the runs has at least so many values."""
-    values = [item for run in runs for item in run["scores"].items()]
-    return list(dict.fromkeys(name for name, scores in values if len(scores) >= least))
-
-
-def draw(runs: list[dict], path: Path, smoothing: float, over: str = "iterations") -> None:
-    """Losses, and beside them scores with a curve to draw: a colour a variant, a line a seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    scores = score_names(runs, least=2)
-    columns = 1 + len(scores)
-    figure, axes = plt.subplots(1, columns, figsize=(6 * columns, 4.5), squeeze=False)
-    variants = list(dict.fromkeys(run["variant"] for run in runs))
-    for run in runs:
-        style = {
-            "color": f"C{variants.index(run['variant'])}",
-            "linestyle": ["-", "--", ":"][run["seed"] % 3],
-            "label": f"{run['variant']}, seed {run['seed']}",
-        }
-        losses = smooth(run["loss"], smoothing)
-        axes[0, 0].plot(positions(run, run["iterations"], over), losses, linewidth=1, **style)
-        for panel, name in zip(axes[0, 1:], scores, strict=True):
-            if name in run["scores"]:
-                places = positions(run, run["score_iterations"], over)
-                panel.plot(places, run["scores"][name], marker="o", markersize=3, **style)
-    label = f"training loss (smoothed, {smoothing:g})" if smoothing else "training loss"
-    across = "iteration" if over == "iterations" else "seconds of training"
-    axes[0, 0].set(xlabel=across, ylabel=label, yscale="log")
-    axes[0, 0].yaxis.set_major_formatter("{x:g}")
-    axes[0, 0].yaxis.set_minor_formatter("{x:.2g}")
-    for panel, name in zip(axes[0, 1:], scores, strict=True):
-        panel.set(xlabel=across, ylabel=f"val {name}, %")
-    for panel in axes.flat:
-        panel.grid(alpha=0.3, which="both")
-        panel.legend()
-    figure.suptitle(", ".join(sorted({Path(run["config"]).stem for run in runs})), fontsize=10)
-    figure.tight_layout()
-    write_whole(path, lambda unfinished: figure.savefig(unfinished, dpi=110))
-
-
-def smooth(values: list[float], weight: float) -> list[float]:
-    """Exponential moving average, unbiased at the start."""
-    smoothed, average, norm = [], 0.0, 0.0
-    for value in values:
-        average = weight * average + (1 - weight) * value
-        norm = weight * norm + (1 - weight)
-        smoothed.append(average / norm)
-    return smoothed
 
 
 if __name__ == "__main__":

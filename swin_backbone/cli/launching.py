@@ -6,6 +6,7 @@ import argparse
 import gc
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,11 +32,8 @@ def options_folder() -> Path:
     return configs_folder() / "_base_" / "options"
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that mmengine's tools have everywhere."""
-    parser.add_argument("config", type=config_type, help="a config, or its name")
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints")
-    add_config_options(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """``--with``: changes that have names."""
     parser.add_argument(
         "--with",
         dest="options",
@@ -44,8 +42,26 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=sorted(path.stem for path in options_folder().glob("*.py")),
         help="changes to the config that stand in configs/_base_/options",
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that mmengine's tools have everywhere."""
+    parser.add_argument("config", type=config_type, help="a config, or its name")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints")
+    add_config_options(parser)
+    add_options(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def apply_options(cfg: Config, names: Sequence[str]) -> None:
+    """Make the changes of ``--with`` to a config."""
+    for name in names:
+        cfg.merge_from_dict(Config.fromfile(options_folder() / f"{name}.py").to_dict())
+    if "fast" in names:
+        # A fused optimizer gains nothing where each parameter is a group. Not in the file of the
+        # option, as it would take the place of a config's own constructor.
+        cfg.optim_wrapper.setdefault("constructor", "MergedGroupsOptimWrapperConstructor")
 
 
 def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Config:
@@ -62,12 +78,7 @@ def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Conf
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     cfg = read_config(arguments.config)
     cfg.launcher = arguments.launcher
-    for name in arguments.options:
-        cfg.merge_from_dict(Config.fromfile(options_folder() / f"{name}.py").to_dict())
-    if "fast" in arguments.options:
-        # A fused optimizer gains nothing where each parameter is a group. Not in the file of the
-        # option, as it would take the place of a config's own constructor.
-        cfg.optim_wrapper.setdefault("constructor", "MergedGroupsOptimWrapperConstructor")
+    apply_options(cfg, arguments.options)
     change_config(cfg, arguments.cfg_options)
     name = Path(arguments.config).stem
     cfg.work_dir = arguments.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / name)
