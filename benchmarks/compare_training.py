@@ -28,19 +28,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from swin_backbone.cli.argument_types import number, picture
-from swin_backbone.cli.argument_types import seed as seed_type
 from benchmarking.results import describe_device, now
-from swin_backbone.cli.commands import Parser, command
-from swin_backbone.cli.config_options import add_config_options
-from swin_backbone.cli.launching import add_options, apply_options, build_runner
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from training_curves import AXES, DESCRIPTION, draw, find_runs, print_means, print_table, write_csv
 
 import swin_backbone  # noqa: F401  (registers SwinBackbone)
-from swin_backbone.arguments import ARCHITECTURES
 from swin_backbone.atomic_files import write_text
+from swin_backbone.cli.argument_types import number, picture
+from swin_backbone.cli.argument_types import seed as seed_type
+from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.config_options import add_config_options
+from swin_backbone.cli.launching import add_options, apply_options, build_runner
+from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.config_files import change_config, read_config
 from swin_backbone.openmmlab.whole_models import kind_of
 

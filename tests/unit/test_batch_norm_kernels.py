@@ -9,7 +9,7 @@ from helpers.errors import assert_as_good, relative_error
 from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
 from torch import nn
 
-from swin_backbone.ops import class_scores
+from swin_backbone.ops import class_scores, triton
 
 #: Channels of the result, and images, rows, columns: less than a block, and more rows than one
 #: program takes.
