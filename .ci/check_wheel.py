@@ -1,5 +1,7 @@
 """Check an installed wheel from outside the checkout: run by smoke_wheel."""
 
+import contextlib
+import io
 import sys
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import yaml
 from mmengine.config import Config
 
 import swin_backbone
+from swin_backbone.cli import main
+from swin_backbone.cli.entry import COMMANDS
 from swin_backbone.config_files import configs_folder
 
 package = Path(swin_backbone.__file__).parent
@@ -34,3 +38,10 @@ assert (backbone.type, backbone.drop_path_rate) == ("SwinBackbone", 0.25)
 maps = swin_backbone.create("tiny")(torch.zeros(1, 3, 33, 47))
 assert [x.shape[1] for x in maps] == [96, 192, 384, 768]
 print(f"{len(names)} configs of the wheel are read")
+
+for name in COMMANDS:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([name, "--help"])
+    assert printed.getvalue().startswith(f"usage: swin-backbone {name}"), name
+print(f"{len(COMMANDS)} commands say what they take")
