@@ -20,8 +20,9 @@ specification = importlib.util.spec_from_file_location(
 )
 compare_training = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(compare_training)
-import launching  # noqa: E402  (found by compare_training, which is a script)
 import training_curves  # noqa: E402
+
+from swin_backbone.cli import launching  # noqa: E402
 
 
 def run(monkeypatch, *arguments):

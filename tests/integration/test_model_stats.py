@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.paths import ROOT
+from helpers.paths import ROOT, TOOLS
 from helpers.tools import load_tool
 from torch import nn
 
@@ -13,7 +13,9 @@ pytest.importorskip("mmseg")
 
 
 model_stats = pytest.importorskip("swin_backbone.openmmlab.model_stats")
-model_zoo = load_tool("model_zoo")
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(TOOLS)  # its neighbours are imported by name
+    model_zoo = load_tool("model_zoo")
 
 
 class Predictor(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.errors import assert_as_good, relative_error
-from helpers.kernels import DEVICE, gpu  # skips first where no kernel can run
+from helpers.kernels import DEVICE  # skips first where no kernel can run
 from torch import nn
 
 from swin_backbone.ops import class_scores, triton
@@ -14,7 +14,9 @@ from swin_backbone.ops import class_scores, triton
 #: Channels of the result, and images, rows, columns: less than a block, and more rows than one
 #: program takes.
 SIZES = [(8, (2, 5, 7)), (150, (2, 3, 5)), (24, (4, 1, 1)), (3, (1, 30, 41))]
-LOW = pytest.param(torch.bfloat16, marks=gpu)  # the interpreter rounds in a way of its own
+LOW = pytest.param(
+    torch.bfloat16, marks=pytest.mark.gpu
+)  # the interpreter rounds in a way of its own
 
 
 @pytest.fixture(autouse=True)
