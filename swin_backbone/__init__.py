@@ -5,6 +5,7 @@ from .checkpoints import list_checkpoints
 from .config_files import config_path, list_configs
 from .model.backbone import SwinBackbone
 from .model.create import create
+from .model.explain import explain
 from .model.presets import list_architectures
 from .openmmlab import connect
 from .version import __version__
@@ -17,6 +18,7 @@ __all__ = [
     "accelerate",
     "config_path",
     "create",
+    "explain",
     "list_architectures",
     "list_checkpoints",
     "list_configs",

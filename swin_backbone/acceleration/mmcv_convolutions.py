@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..model.plain_modules import is_bare, is_plain
 from ..ops import dispatch, product_dtype, triton
+from ..ops.torch_internals.modules import children
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 
@@ -55,7 +56,7 @@ def forward(module: nn.Module, x: Tensor, activate: bool = True, norm: bool = Tr
     """``ConvModule.forward``, with the same arguments."""
     if not norm or _why_plain(module, x) is not None:
         return type(module).forward(module, x, activate, norm)
-    parts = module._modules
+    parts = children(module)
     conv, batch_norm = parts["conv"], parts[module.norm_name]
     relu = activate and module.with_activation
     dtype = product_dtype(x)
@@ -68,7 +69,7 @@ def forward(module: nn.Module, x: Tensor, activate: bool = True, norm: bool = Tr
 
 def _why_plain(module: nn.Module, x: Tensor) -> str | None:
     """Why this call is the class's, or ``None`` if it is not."""
-    parts = module._modules
+    parts = children(module)
     conv, norm, activate = parts["conv"], parts[module.norm_name], parts.get("activate")
     if torch.compiler.is_compiling():
         return "compilers fuse what they see"

@@ -15,11 +15,12 @@ from ..ops import (
     residual_attention,
     residual_mlp,
 )
+from ..ops.torch_internals.modules import children, parameters
 from .apply_norm import apply_norm
 from .checkpointed_block import CheckpointedBlock
 from .drop_path import DropPath
 from .mlp import Mlp
-from .plain_modules import is_bare, linear_parameters, norm_parameters
+from .plain_modules import is_bare, linear_parameters, norm_parameters, why_not_bare
 from .window_attention import WindowAttention
 
 
@@ -69,37 +70,58 @@ class SwinBlock(CheckpointedBlock):
 
     def product_weights(self) -> list[Tensor]:
         """What the fused half-blocks read in the dtype of products, if it is they that run."""
-        own = self._modules
+        own = children(self)
         attn, mlp = own["attn"], own["mlp"]
         if type(attn) is not WindowAttention or type(mlp) is not Mlp:
             return []
         if attn.backend not in ("auto", "triton"):
             return []
-        inside, layers = attn._modules, mlp._modules
+        inside, layers = children(attn), children(mlp)
         qkv, others = inside["qkv"], (inside["proj"], layers["fc1"], layers["fc2"])
-        tensors = [qkv._parameters.get("bias"), qkv._parameters.get("weight")]
-        tensors += [layer._parameters.get("weight") for layer in others]
+        tensors = [parameters(qkv).get("bias"), parameters(qkv).get("weight")]
+        tensors += [parameters(layer).get("weight") for layer in others]
         return [tensor for tensor in tensors if tensor is not None]
 
     def halves(self) -> Halves | None:
         """Parameters of both halves, or ``None`` if these are not what
         :mod:`swin_backbone.ops.half_blocks` computes."""
-        own = self._modules
+        own = children(self)
         attn, mlp = own["attn"], own["mlp"]
         if not (is_bare(attn, WindowAttention) and attn.is_plain()):
             return None
         if not (is_bare(mlp, Mlp) and mlp.is_plain() and is_bare(own["drop_path"], DropPath)):
             return None
-        products, layers = attn._modules, mlp._modules
+        inside, layers = children(attn), children(mlp)
         halves = Halves(
             norm_parameters(own["norm1"]),
-            linear_parameters(products["qkv"]),
-            linear_parameters(products["proj"]),
+            linear_parameters(inside["qkv"]),
+            linear_parameters(inside["proj"]),
             norm_parameters(own["norm2"]),
             linear_parameters(layers["fc1"]),
             linear_parameters(layers["fc2"]),
         )
         return None if None in halves else halves
+
+    def why_by_modules(self) -> str | None:
+        """Why :meth:`halves` are ``None``: what is not what the class says, as text."""
+        tensors = "has weights that are more than tensors, or lacks some"
+        parts = [
+            ("norm1", nn.LayerNorm, norm_parameters, tensors),
+            ("attn", WindowAttention, WindowAttention.is_plain, "drops out, or has another table"),
+            ("attn.qkv", nn.Linear, linear_parameters, tensors),
+            ("attn.proj", nn.Linear, linear_parameters, tensors),
+            ("norm2", nn.LayerNorm, norm_parameters, tensors),
+            ("mlp", Mlp, Mlp.is_plain, "drops out, or has another activation than GELU"),
+            ("mlp.fc1", nn.Linear, linear_parameters, tensors),
+            ("mlp.fc2", nn.Linear, linear_parameters, tensors),
+            ("drop_path", DropPath, lambda module: True, ""),
+        ]
+        for name, kind, fits, words in parts:
+            module = self.get_submodule(name)
+            reason = why_not_bare(module, kind) or (None if fits(module) else words)
+            if reason is not None:
+                return f"{name} {reason}"
+        return None
 
     def attention_input(self, x: Tensor) -> Tensor:
         """What the attention of this block gets where the block gets ``x``."""
@@ -109,7 +131,8 @@ class SwinBlock(CheckpointedBlock):
         halves = self.halves()
         if halves is None:
             return self._forward_by_modules(x, layout)
-        attn, drop_path = self._modules["attn"], self._modules["drop_path"]
+        own = children(self)
+        attn, drop_path = own["attn"], own["drop_path"]
         first, second = layout.path_scales or (
             drop_path.sample(x, layout),
             drop_path.sample(x, layout),

@@ -26,9 +26,19 @@ __all__ = [
     "linear_parameters",
     "norm_parameters",
     "patch_parameters",
+    "why_not_bare",
 ]
 
 PLAIN = frozenset((nn.Parameter, Tensor, type(None)))
+
+
+def why_not_bare(module: nn.Module, kind: type[nn.Module]) -> str | None:
+    """What :func:`is_bare` sees, as text; ``None`` where it says yes."""
+    if type(module) is not kind:
+        return f"is a {type(module).__name__}, not a {kind.__name__}"
+    if not is_itself(module, kind):
+        return "has hooks or a forward of its own"
+    return None if is_bare(module, kind) else "is called with hooks of all modules"
 
 
 def is_plain(tensor: Tensor | None) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import MAPS, TokenLayout, Windows, attend, crop_bias_table, fit_window
+from ..ops.torch_internals.modules import children, parameters
 from .plain_modules import is_idle, is_plain
 from .qkv_projection import AttentionCall, crop, project_queries
 
@@ -92,9 +93,9 @@ class WindowAttention(nn.Module):
 
     def is_plain(self) -> bool:
         """Whether nothing follows the projection, and the bias table is a tensor and no more."""
-        table = self._parameters.get("relative_position_bias_table")  # a replica keeps it elsewhere
+        table = parameters(self).get("relative_position_bias_table")  # a replica keeps it elsewhere
         plain = is_plain(self.relative_position_bias_table if table is None else table)
-        return plain and is_idle(self._modules["proj_drop"])
+        return plain and is_idle(children(self)["proj_drop"])
 
     def extra_repr(self) -> str:
         return (

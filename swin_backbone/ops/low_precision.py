@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from .torch_internals.tensors import copy_all, views_like
+
 
 class LowPrecisionCopies:
     """Copies of a model's weights, made at once, for the layers that are given them.
@@ -32,8 +34,8 @@ class LowPrecisionCopies:
         for group in alike.values():
             with torch.no_grad():
                 flat = group[0].new_empty(sum(w.numel() for w in group), dtype=dtype)
-                views = torch._utils._unflatten_dense_tensors(flat, group)
-                torch._foreach_copy_(views, group)
+                views = views_like(flat, group)
+                copy_all(views, group)
             self._copies |= {id(w): view for w, view in zip(group, views, strict=True)}
 
     def find(self, weight: Tensor | None) -> Tensor | None:
