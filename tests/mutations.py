@@ -243,7 +243,7 @@ MUTATIONS = (
     Mutation(
         "orientation",
         "a WebP image that lies on its side (EXIF 5) is flipped and not turned",
-        "swin_backbone/inference/images.py",
+        "swin_backbone/images.py",
         "if orientation >= 5:",
         "if orientation > 5:",
         ("unit/test_images.py",),

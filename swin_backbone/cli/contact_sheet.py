@@ -16,7 +16,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from ..atomic_files import write_whole
-from ..inference.images import read_image
+from ..images import read_image
 from ..inference.visualization import contact_sheet
 from ..openmmlab.config_files import blamed_on, read_config
 from ..openmmlab.whole_models import load_whole_model

@@ -11,6 +11,7 @@ import torch
 
 from ..config_files import configs_folder
 from ..openmmlab.environment import describe_openmmlab
+from ..ops import dispatch
 from ..ops.torch_internals import describe
 from ..version import __version__
 from .backends import describe_backends, devices
@@ -73,6 +74,8 @@ def _lines() -> Iterator[tuple[str, str]]:
 
 
 def _launches() -> str:
+    if not dispatch.HAS_TRITON:
+        return "none, triton is not installed"
     from ..ops.triton.direct_launch import why_plain  # imports triton
 
     try:

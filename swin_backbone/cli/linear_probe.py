@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ..extras import from_extra
-from ..inference.images import read_image
+from ..images import read_image
 from .argument_types import backbone, integer, positive
 from .argument_types import device as device_type
 from .commands import Parser, command

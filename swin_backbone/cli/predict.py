@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from ..atomic_files import write_whole
-from ..inference.images import UnreadableImageError, read_image
+from ..images import UnreadableImageError, read_image
 from ..inference.media import find_files, on_one_line
 from ..inference.painters import LEAST_SCORE, OPACITY, Detector, Segmentor
 from ..inference.predictors import (

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ..atomic_files import write_whole
-from ..inference.images import read_image
+from ..images import read_image
 from ..inference.preprocessing import preprocessing_of
 from ..inference.visualization.sheet import feature_sheet
 from ..model.create import load_backbone

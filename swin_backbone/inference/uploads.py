@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .images import UnreadableImageError, decode_image, read_bytes, read_header
+from ..images import UnreadableImageError, decode_image, read_bytes, read_header
 
 #: Longest side of an image, in pixels; more would make a map of a few rows and huge strides.
 LONGEST_SIDE = 16384

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..checkpoints import CheckpointError, CheckpointReport
 from ..checkpoints.loading import (
     adapt_state_dict,
+    already_fitted,
     fit_checkpoint,
     load_pretrained,
     resolve_init_cfg,
@@ -25,6 +26,7 @@ from ..ops import (
 )
 from ..ops.argument_kinds import Optional, Pair, is_sequence, show
 from ..ops.geometry.valid_sizes import check_valid_sizes
+from ..ops.torch_internals.modules import before_loading
 from . import arguments
 from .block import SwinBlock
 from .block_v2 import SwinBlockV2
@@ -232,7 +234,7 @@ class SwinBackbone(nn.Module):
             for stage in self.out_indices:
                 self.add_module(f"norm{stage}", norm_layer(self.num_features[stage]))
 
-        self._register_load_state_dict_pre_hook(adapt_state_dict, with_module=True)
+        before_loading(self, adapt_state_dict)
         self._untrained = {name for name, p in self.named_parameters() if not p.requires_grad}
         self._freeze_stages()
 
@@ -292,7 +294,7 @@ class SwinBackbone(nn.Module):
     def _layouts(
         self, x: Tensor, valid_sizes: Tensor | None, variable_length: bool
     ) -> list[TokenLayout]:
-        """Where images lie in a batch (B, in_channels, H, W), and tokens in each stage that runs."""
+        """Where images lie in a batch (B, channels, H, W), and tokens in each stage that runs."""
         strides = self.strides[: self.num_run_stages]
         if not variable_length:
             return map_layouts(valid_sizes, strides, x.device)
@@ -449,11 +451,13 @@ class SwinBackbone(nn.Module):
         Raises:
             CheckpointError: if the tensors do not fit; nothing was loaded then.
         """
-        if strict:
-            _, report = self.fit_checkpoint(state_dict)
-            if report.missing or report.unexpected:
-                raise CheckpointError(f"strict loading refuses this checkpoint: {report}")
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        if not strict:
+            return super().load_state_dict(state_dict, strict=False, assign=assign)
+        fitted, report = self.fit_checkpoint(state_dict)
+        if report.missing or report.unexpected:
+            raise CheckpointError(f"strict loading refuses this checkpoint: {report}")
+        with already_fitted(self, report):
+            return super().load_state_dict(fitted, strict=True, assign=assign)
 
     def fit_checkpoint(self, checkpoint) -> tuple[dict[str, Tensor], CheckpointReport]:
         """What loading a checkpoint would do, without doing it.

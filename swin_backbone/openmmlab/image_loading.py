@@ -2,7 +2,7 @@
 
 ``LoadImageFromFile`` of every config is served by the class below. It gives the pixels of mmcv's
 class, whose name it takes over so that configs and the inferencers of mmseg and mmdet, which look
-for that name, stay as they are. Beyond that it reads what :mod:`swin_backbone.inference.images` says, and an
+for that name, stay as they are. Beyond that it reads what :mod:`swin_backbone.images` says, and an
 image that cannot be read is an error that names it.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 
-from ..inference.images import UnreadableImageError, decode_image
+from ..images import UnreadableImageError, decode_image
 
 
 class SwinLoadImageFromFile(LoadImageFromFile):

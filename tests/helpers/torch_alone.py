@@ -184,7 +184,7 @@ def use(torch, swin_backbone, folder):
             )
         ),
         "model": refusal(lambda: swin_backbone.create({"type": "SwinClassifierBackbone"})),
-        "images": refusal(lambda: __import__("swin_backbone.inference.images")),
+        "images": refusal(lambda: __import__("swin_backbone.images")),
     }
     return found
 

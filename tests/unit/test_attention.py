@@ -213,16 +213,14 @@ def test_a_zero_key_has_cosine_zero_and_no_nan(backend, dtype):
     torch.testing.assert_close(out, without_scores)
 
 
-def test_a_backend_gets_only_features_that_it_declares(monkeypatch, caplog):
-    monkeypatch.setitem(BACKENDS, "sdpa", BACKENDS["sdpa"]._replace(features=frozenset()))
+def test_a_backend_gets_only_what_it_takes(caplog):
     inputs = make_inputs((3, 3), (2, 2))
     options = {"num_heads": 2, "window_size": (2, 2), **make_features(FEATURE_SETS[2], (3, 3))}
-    with pytest.raises(ValueError, match=r"'sdpa' .* does not take logit_scale and valid_sizes"):
-        shifted_window_attention(**inputs, **options, backend="sdpa")
-    with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.attention"):
+    with pytest.raises(ValueError, match=r"'cpu' .* does not take valid_sizes"):
+        shifted_window_attention(**inputs, **options, backend="cpu")
+    with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.dispatch"):
         shifted_window_attention(**inputs, **options)
-    assert "'reference'; refused: cpu: does not take valid_sizes" in caplog.text
-    assert "sdpa: does not take logit_scale" in caplog.text
+    assert "attention by 'sdpa'; refused: cpu: does not take valid_sizes" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -278,9 +276,9 @@ def test_windows_partition_and_merge_back():
 
 
 def test_choice_of_backend_is_logged(caplog):
-    with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.attention"):
+    with caplog.at_level(logging.DEBUG, logger="swin_backbone.ops.dispatch"):
         shifted_window_attention(**make_inputs((3, 3), (2, 2)), num_heads=2, window_size=(2, 2))
-    assert "attention backend 'cpu'" in caplog.text
+    assert "attention by 'cpu'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class OnGpu(torch.Tensor):
 def on_gpu(monkeypatch):
     """Two aligned tensors, on a GPU for all that a launch asks, whose stream is 77."""
     monkeypatch.setattr(launch, "_VARIANTS", {})
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(launch, "current_device", lambda: 0)
     monkeypatch.setattr(direct_launch, "_current_stream", lambda: lambda device: 77 + device)
     return [torch.zeros(64).as_subclass(OnGpu) for _ in range(2)]
 

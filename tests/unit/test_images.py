@@ -15,12 +15,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from PIL import Image
 
 import swin_backbone  # noqa: F401 (registers what training reads with)
-from swin_backbone.inference.images import (
-    MOST_PIXELS,
-    UnreadableImageError,
-    decode_image,
-    read_image,
-)
+from swin_backbone.images import MOST_PIXELS, UnreadableImageError, decode_image, read_image
 from swin_backbone.inference.media import as_text, find_files, on_one_line
 
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")

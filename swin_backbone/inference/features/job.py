@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from ...atomic_files import remove_leftovers, write_text
+from ...images import UnreadableImageError
 from ...memory import is_out_of_memory
-from ..images import UnreadableImageError
 from ..media import as_text
 from .extractor import Extractor, ExtractorSettings
 from .shards import is_done, write_shard

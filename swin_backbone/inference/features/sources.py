@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...extras import from_extra
-from ..images import UnreadableImageError, read_image
+from ...images import UnreadableImageError, read_image
 from ..media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_files
 
 with from_extra("images"):

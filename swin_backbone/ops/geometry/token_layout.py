@@ -78,8 +78,8 @@ class TokenLayout:
         return windows if self.packing.mask_padding else None, windows
 
     def to_maps(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Channels first: (B, C, H, W) of maps, or of variable length in a batch, with zeros outside
-        the images; a list of (C, H, W) of variable length without a batch."""
+        """Channels first: (B, C, H, W) of maps, or of variable length in a batch, with zeros
+        outside the images; a list of (C, H, W) of variable length without a batch."""
         if self.packing is None:
             return x.permute(0, 3, 1, 2)
         if self.packing.batch_size is None:

@@ -86,9 +86,9 @@ def fit_window(
         Window and shift to use.
 
     Raises:
-        ValueError: if the rule is unknown, or a number is out of range; or for any rule but
-            ``'shift'`` where there is no size.
-        TypeError: if ``size``, ``window_size`` or ``shift_size`` are not two integers each.
+        ValueError: if the rule is unknown, or a number is out of range.
+        TypeError: if ``size`` (but for ``'shift'``), ``window_size`` or ``shift_size`` are not two
+            integers each.
     """
     _SMALL_MAP_RULE("rule", rule)
     if size is not None:
@@ -98,7 +98,7 @@ def fit_window(
     if rule == "shift":
         return window_size, shift_size
     if size is None:
-        raise ValueError(f"maps of many sizes need rule='shift', got {rule!r}")
+        raise TypeError(f"size must be two integers for rule={rule!r}, got None")
     if rule == "shrink_square":
         side = min(size)
         if side > min(window_size):

@@ -77,6 +77,26 @@ if choose(_MAKES_THEM, _holds_parameters, None) is not None:
     parameters = _parameters
 
 
+def _buffers_by_name(module: nn.Module) -> Mapping[str, Tensor | None]:
+    return _ByName(module, dict(module.named_buffers(recurse=False)))
+
+
+def _buffers(module: nn.Module) -> Mapping[str, Tensor | None]:
+    return module._buffers
+
+
+def _holds_buffers(_: object) -> bool:
+    layer = nn.BatchNorm1d(1, device="meta")
+    own = _buffers(layer)
+    return own.keys() == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+#: The buffers of a module, by name.
+buffers: Callable[[nn.Module], Mapping[str, Tensor | None]] = _buffers_by_name
+if choose(_MAKES_THEM, _holds_buffers, None) is not None:
+    buffers = _buffers
+
+
 def _responds(register: Callable) -> Callable[[Mapping], bool]:
     """A check of a dictionary of hooks: it is what a public function puts them into."""
 

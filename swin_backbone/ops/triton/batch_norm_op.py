@@ -10,6 +10,8 @@ import triton
 from torch import Tensor
 
 from ..second_order import differentiable_once
+from ..torch_internals.devices import addmm_relu
+from ..torch_internals.modules import buffers
 from .kernels.batch_norm_kernels import (
     channel_statistics,
     finish_statistics,
@@ -22,8 +24,8 @@ from .kernels.batch_norm_kernels import (
     shift_channels,
 )
 from .launch import Launch
+from .linear_op import weight_gradient
 from .memory_formats import pitch_of
-from .products import weight_gradient
 from .sums import summed
 
 #: Rows and columns of a block; programs that share the rows where all are summed.
@@ -91,7 +93,7 @@ def normalise_batch(x: Tensor, norm: "torch.nn.BatchNorm2d", relu: bool) -> tupl
     channels = x.shape[1]
     rows = x.numel() // channels
     statistics = x.new_empty((2, channels), dtype=torch.float32)
-    own = norm._buffers
+    own = buffers(norm)
     running = own["running_mean"], own["running_var"], own["num_batches_tracked"]
     out = torch.empty_like(x)
     if rows <= SMALL:
@@ -230,14 +232,14 @@ def folded_convolution(x: Tensor, conv, norm, relu: bool) -> Tensor:
     folded = torch.empty_like(weight, dtype=x.dtype)
     pointwise = x.dtype != torch.float32 and is_pointwise(conv)
     shift = weight.new_empty(channels, dtype=x.dtype if pointwise else torch.float32)
-    own = norm._buffers
+    own = buffers(norm)
     _fold_launch(channels, weight[0].numel(), norm.eps)(
         weight, own["running_mean"], own["running_var"], norm.weight, norm.bias, folded, shift
     )
     if pointwise:
         rows, matrix = _rows(x), folded.flatten(1).t()
         if relu:
-            return _map(torch._addmm_activation(shift, rows, matrix), x)
+            return _map(addmm_relu(shift, rows, matrix), x)
         return _map(torch.addmm(shift, rows, matrix), x)
     out = _convolve(x, folded, conv)
     rows = out.numel() // channels

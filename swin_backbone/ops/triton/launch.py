@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..torch_internals.devices import current_device
 from .direct_launch import Start, direct_start
 
 #: Programs of a kernel that loops over its work, where there is enough: some for each of a large
@@ -87,8 +88,6 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
 _VARIANTS: dict[tuple, dict[tuple, Start | None]] = {}
 
 _address, _dtype = Tensor.data_ptr, attrgetter("dtype")
-#: Without asking whether CUDA was started, which whoever has a tensor on a GPU did.
-_current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
 
 
 def config(kernel: str, channels: int, dtype: torch.dtype) -> Config:
@@ -159,7 +158,7 @@ class Launch:
     def __call__(self, *tensors: Tensor) -> None:
         """Start the kernel; the tensors' shapes are those that it was cut for."""
         device = tensors[0].get_device()  # -1: the CPU, in Triton's interpreter
-        if device >= 0 and device != _current_device():
+        if device >= 0 and device != current_device():
             with torch.cuda.device(device):
                 return self(*tensors)
         pointers = [*map(_address, tensors)]

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..extras import from_extra
+from .extras import from_extra
 
 with from_extra("images"):
     import cv2
