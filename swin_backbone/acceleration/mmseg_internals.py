@@ -5,7 +5,7 @@ Tested with mmseg 1.2.2 (classic line) and onedl-mmsegmentation 1.4.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,3 +29,14 @@ def stacked_labels(head: nn.Module, samples: Sequence) -> Tensor:
 def methods_behind_losses(stock: type) -> tuple[str, ...]:
     """Methods of a decode head that decide what its losses are."""
     return ("loss_by_feat", STACK) if hasattr(stock, STACK) else ("loss_by_feat",)
+
+
+def method_of_features(stock: type) -> Callable | None:
+    """The method of UPerNet's head that fuses its pyramid; ``None`` where it has another name, and
+    is then left alone."""
+    return getattr(stock, "_forward_feature", None)
+
+
+def chosen_inputs(head: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of a backbone's maps, those that a decode head takes, as its ``in_index`` says."""
+    return head._transform_inputs(inputs)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import add_resized, concatenate_resized, resize_bilinear
+from .mmseg_internals import chosen_inputs, method_of_features
 from .rewrite import Rewrite, Undo, imported, replace_methods, with_globals
 
 #: Methods that other rewrites replace: what they resize is scores, not feature maps.
@@ -64,7 +65,7 @@ def why_not(module: nn.Module) -> str | None:
 
 def apply(module: nn.Module) -> Undo:
     stock = imported("mmseg.models.decode_heads.uper_head", "UPerHead")
-    of_upernet = getattr(stock, "_forward_feature", None)
+    of_upernet = method_of_features(stock)
     methods = {
         name: upernet_features if function is of_upernet else with_globals(function, resize=resize)
         for name, function in _callers(module).items()
@@ -74,7 +75,7 @@ def apply(module: nn.Module) -> Undo:
 
 def upernet_features(head: nn.Module, inputs: list[Tensor]) -> Tensor:
     """``UPerHead._forward_feature``: the levels of the pyramid are resized to their places."""
-    inputs = head._transform_inputs(inputs)
+    inputs = chosen_inputs(head, inputs)
     laterals = [conv(inputs[level]) for level, conv in enumerate(head.lateral_convs)]
     laterals.append(head.psp_forward(inputs))
     for level in range(len(laterals) - 1, 0, -1):

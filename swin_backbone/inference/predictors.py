@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmseg.apis import inference_model
 from torch import Tensor
 
-from .. import accelerate
+from ..acceleration import accelerate
 from ..openmmlab.whole_models import load_whole_model
 from .export import ModelCard, load
 

@@ -20,7 +20,7 @@ ALLOWED = {
     "atomic_files": set(),
     "config_files": set(),
     "extras": set(),
-    "images": set(),
+    "images": {"extras"},
     "memory": set(),
     "version": set(),
     "ops": {"atomic_files"},

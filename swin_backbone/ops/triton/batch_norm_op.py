@@ -26,7 +26,7 @@ from .kernels.batch_norm_kernels import (
 from .launch import Launch
 from .linear_op import weight_gradient
 from .memory_formats import pitch_of
-from .sums import summed
+from .partial_sums import summed
 
 #: Rows and columns of a block; programs that share the rows where all are summed.
 ROWS, COLUMNS, PROGRAMS = 16, 128, 264
