@@ -88,7 +88,8 @@ def fit_window(
         ValueError: if the rule is unknown, or a number is out of range.
         TypeError: if ``size``, ``window_size`` or ``shift_size`` are not two integers each.
     """
-    _SMALL_MAP_RULE("rule", rule)
+    if rule not in SMALL_MAP_RULES:
+        _SMALL_MAP_RULE("rule", rule)
     two_integers("size", size, 1)
     two_integers("window_size", window_size, 1)
     two_integers("shift_size", shift_size, 0)
