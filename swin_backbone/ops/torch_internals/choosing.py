@@ -12,7 +12,7 @@ import torch
 
 from ..versions import release
 
-#: The first and the last version of torch with which all of it was tested.
+#: The first and the last version of torch that all of it is for.
 TESTED = ((2, 4), (2, 14))
 #: Interfaces that a public way stands in for here, and why.
 FALLBACKS: dict[str, str] = {}
