@@ -17,6 +17,7 @@ def small(monkeypatch):
     monkeypatch.setitem(arguments.ARCHITECTURES, "tiny", (8, (1, 1, 1, 1), (1, 1, 1, 1)))
 
 
+@pytest.mark.slow
 def test_every_way_is_a_row(small, tmp_path):
     ways = [name for name in segmentors.NAMES if "compiled" not in name]
     status = benchmark_models.main(

@@ -14,7 +14,7 @@ import torch
 from helpers import two_processes
 from helpers.paths import CONFIGS
 from helpers.tiny_run import tiny_config
-from helpers.tools import TOOLS, run_tool
+from helpers.tools import TOOLS, call_tool, run_tool
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
 from mmengine.runner import Runner
@@ -223,7 +223,7 @@ def test_each_swin_block_is_sharded_by_itself(version):
 
 
 def test_tools_know_the_options():
-    done = run_tool("train.py", "--help")
+    done = call_tool("train.py", "--help")
     assert all(path.stem in done.stdout for path in OPTIONS.glob("*.py"))
     assert os.access(TOOLS / "dist_train.sh", os.X_OK)
 

@@ -70,7 +70,7 @@ def photos(tmp_path):
 
 def alone(model, path, stage):
     """The map of one image that nothing else was near."""
-    pixels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
     with torch.no_grad():
         return create(*model)(IMAGENET.normalise(pixels[None]))[stage][0]
 

@@ -30,9 +30,9 @@ def test_score_is_mean_iou_and_accuracy():
 def test_probe_reads_pixels_from_frozen_features(scenes, tmp_path):
     """Boxes and discs differ in colour, which even random weights carry."""
     (tmp_path / "tiny.py").write_text(CONFIG)
-    done = call_tool(
-        "linear_probe.py", tmp_path / "tiny.py", "random", "--data", scenes, "--stages", 0, 1
-    )
+    arguments = [tmp_path / "tiny.py", "random", "--data", scenes, "--stages", 0, 1]
+    with pytest.warns(UserWarning, match="the features are those of random weights"):
+        done = call_tool("linear_probe.py", *arguments)
     scores = {
         name: float(value) for name, value in re.findall(r"│ ([\w ]+?) +│ ([\d.]+) % ", done.stdout)
     }

@@ -187,9 +187,11 @@ def test_stages_past_the_last_map_are_not_run(out_indices, version, mode):
 def test_all_that_is_trained_gets_a_gradient(options, images):
     """DDP stops where a parameter gets none; zeros will do."""
     model = make(**options).train()
+    takes_sizes = {"mask_padding", "packed"} & options.keys()
+    sizes = [torch.tensor([[20, 28], [9, 15]])[:images]] if takes_sizes else []
     for _ in range(3):
         model.zero_grad()
-        sum(x.sum() for x in model(torch.randn(images, 3, 20, 28))).backward()
+        sum(x.sum() for x in model(torch.randn(images, 3, 20, 28), *sizes)).backward()
         for name, parameter in model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, name
 

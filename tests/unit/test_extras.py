@@ -16,7 +16,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("package", CASES)
+@pytest.mark.parametrize(
+    "package",
+    [
+        "pyarrow",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in CASES if name != "pyarrow"),
+    ],
+)
 def test_a_tool_says_what_to_install(package):
     tool, arguments, extra = CASES[package]
     script = (

@@ -116,7 +116,8 @@ def test_sizes_come_with_the_batch_or_are_the_batchs():
     batch, sizes = pad(images), torch.tensor(SIZES)
     with torch.no_grad():
         given = backbone(batch, sizes)
-        whole = backbone(batch)
+        with pytest.warns(UserWarning, match="no valid_sizes came with the batch"):
+            whole = backbone(batch)
         batch.valid_sizes = sizes
         attached = backbone(batch)
         other = backbone(batch, torch.tensor([(64, 96)] * 4))

@@ -90,6 +90,23 @@ def test_mmsegs_losses(classes, low, size, sigmoid, align_corners):
                     assert ops.count_correct(full, y, IGNORED) == correct
 
 
+@pytest.mark.parametrize("ignored", [2, 254, -100])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_any_number_may_be_the_ignored_one(sigmoid, ignored):
+    """One of the classes too; nothing is special about 255."""
+    x, y = draw(5, (4, 5), (9, 13))
+    y[y == IGNORED] = ignored
+    full = F.interpolate(x, (9, 13), mode="bilinear", align_corners=False)
+    loss = CrossEntropyLoss(use_sigmoid=sigmoid, reduction="none", avg_non_ignore=True)
+    expected = loss(full, y, ignore_index=ignored)
+    expected = expected.sum(1) if expected.dim() == 4 else expected
+    function = ops.resized_binary_cross_entropy if sigmoid else ops.resized_cross_entropy
+    for impl in ("reference", "tiled"):
+        actual, correct = function(x, y, ignore_index=ignored, impl=impl, reduction="none")
+        assert_same(actual, expected, x, 1e-5 if sigmoid else 1e-10)
+        assert correct == ((full.argmax(1) == y) & (y != ignored)).sum()
+
+
 @pytest.mark.parametrize("smoothing", [0.1, 1.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_label_smoothing(smoothing, weighted):

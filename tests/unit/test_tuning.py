@@ -2,8 +2,7 @@
 
 import json
 import logging
-import subprocess
-import sys
+import multiprocessing
 
 import pytest
 import torch
@@ -195,19 +194,21 @@ def test_every_kernel_with_candidates_is_tuned(install, monkeypatch):
     assert tuned == set(tuning.CANDIDATES) == set(tuning.CAUTIOUS)
 
 
+def remember_many(path, name):
+    memory = Memory(path, "a card")
+    for bucket in range(40):
+        memory.remember(name, bucket, Config(rows=bucket + 1))
+
+
 def test_two_processes_lose_nothing(tmp_path):
     path = tmp_path / "kernels.json"
-    script = (
-        "import sys; from pathlib import Path\n"
-        "from swin_backbone.ops.triton.launch import Config\n"
-        "from swin_backbone.ops.triton.tuning_file import Memory\n"
-        "memory = Memory(Path(sys.argv[1]), 'a card')\n"
-        "for bucket in range(40): memory.remember(sys.argv[2], bucket, Config(rows=bucket + 1))\n"
-    )
-    runs = [
-        subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("one", "two")
-    ]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    fork = multiprocessing.get_context("fork")  # which has imported everything already
+    runs = [fork.Process(target=remember_many, args=(path, name)) for name in ("one", "two")]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(timeout=120)
+    assert [run.exitcode for run in runs] == [0, 0]
     entries = Memory(path, "a card").entries
     for name in ("one", "two"):
         assert entries[name] == {bucket: Config(rows=bucket + 1) for bucket in range(40)}
