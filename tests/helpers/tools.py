@@ -7,7 +7,9 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 
-from .paths import TOOLS
+from swin_backbone.cli import main
+
+from .paths import BENCHMARKS, TOOLS
 
 
 def run_tool(name, *arguments, check=True, **environment):
@@ -27,11 +29,12 @@ def run_tool(name, *arguments, check=True, **environment):
 
 
 def call_tool(name, *arguments, check=True):
-    """What :func:`run_tool` gives for ``tools/name``, by calling its ``main(argv)`` here."""
+    """What :func:`run_tool` gives for a file in ``tools/``, or for one in ``benchmarks/``, by
+    calling what it calls in this process."""
     words = list(map(str, arguments))
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         try:
-            code = load_tool(name.removesuffix(".py")).main(words)
+            code = _function_of(name.removesuffix(".py"))(words)
         except SystemExit as stop:
             code = stop.code
     done = subprocess.CompletedProcess([name, *words], code or 0, out.getvalue(), err.getvalue())
@@ -43,9 +46,16 @@ def _checked(done):
     return done
 
 
-def load_tool(name):
+def _function_of(name):
+    """A command of ``swin-backbone``, or the ``main(argv)`` of a benchmark."""
+    if (BENCHMARKS / f"{name}.py").exists():
+        return load_tool(name, BENCHMARKS).main
+    return lambda words: main([name.replace("_", "-"), *words])
+
+
+def load_tool(name, folder=TOOLS):
     """The module of ``tools/name.py``, freshly read."""
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -133,6 +133,7 @@ def test_both_ways_give_the_same_bits(monkeypatch, options):
         drop_path_rate=0.1, **options,
     ).cuda()  # fmt: skip
     images = torch.randn(2, 3, 90, 122, device="cuda")
+    images.valid_sizes = torch.tensor([[90, 122], [50, 61]])
     started = []
     direct = direct_launch.direct_start
 

@@ -22,9 +22,7 @@ addmm_relu = choose("torch._addmm_activation", _clips, _addmm_then_relu)
 
 
 #: Index of the current GPU. Torch's public function first asks whether CUDA was started, which
-#: whoever has a tensor there did. It cannot be tried where there is no GPU.
+#: whoever has a tensor there did. To try it would start CUDA, after which no process may fork.
 current_device = choose(
-    "torch._C._cuda_getDevice",
-    lambda function: not torch.cuda.is_available() or function() == torch.cuda.current_device(),
-    torch.cuda.current_device,
+    "torch._C._cuda_getDevice", lambda function: None, torch.cuda.current_device
 )
