@@ -15,6 +15,10 @@ pytestmark = [
 ]
 #: Rounding of one draw is large or small by chance.
 DRAWS = 4
+#: Heads norm maps of 1x1, one number an image. Of two images their difference is what is left, and
+#: gradients are as uncertain as it is: in bfloat16, mmseg's own were off by 0.01 to 60 times their
+#: length on 16 draws. Of sixteen images no draw is so.
+IMAGES = 16
 
 
 def on_gpu(images, samples):
@@ -44,7 +48,7 @@ def test_losses_and_gradients(head, align_corners):
     assert {"losses", "channels_last"} <= replaced
     results = []
     for seed in range(DRAWS):
-        images, samples = batch((65, 97), seed=seed, dtype=torch.float32)
+        images, samples = batch((65, 97), seed=seed, dtype=torch.float32, images=IMAGES)
         samples[0].gt_sem_seg.data[:] = 255 if seed % 2 else samples[0].gt_sem_seg.data
         images, samples = on_gpu(images, samples)
         results.append(

@@ -123,7 +123,9 @@ def segmentor(head="UPer", auxiliary=True, backbone="SwinBackbone", align_corner
     return model
 
 
-def batch(sizes, classes=CLASSES, dtype=torch.float64, ignored=0.1, seed=0, ori_shape=None):
+def batch(
+    sizes, classes=CLASSES, dtype=torch.float64, ignored=0.1, seed=0, ori_shape=None, images=2
+):
     """Images of one size (rows, columns) and data samples with label maps.
 
     Args:
@@ -133,13 +135,14 @@ def batch(sizes, classes=CLASSES, dtype=torch.float64, ignored=0.1, seed=0, ori_
         ignored: share of the pixels whose label is 255; in the first image all are, if it is 1.
         seed: of the random numbers.
         ori_shape: rows and columns to which predictions are resized; by default the images'.
+        images: how many.
     """
     from mmseg.structures import SegDataSample
 
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(2, 3, *sizes, generator=generator).to(dtype)
+    batch = torch.randn(images, 3, *sizes, generator=generator).to(dtype)
     samples = []
-    for index in range(2):
+    for index in range(images):
         labels = torch.randint(classes, (1, *sizes), generator=generator)
         labels[torch.rand(1, *sizes, generator=generator) < ignored] = 255
         if index == 0 and ignored == 1:
@@ -153,4 +156,4 @@ def batch(sizes, classes=CLASSES, dtype=torch.float64, ignored=0.1, seed=0, ori_
         )
         sample.gt_sem_seg = PixelData(data=labels)
         samples.append(sample)
-    return images, samples
+    return batch, samples
