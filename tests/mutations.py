@@ -266,11 +266,11 @@ MUTATIONS = (
     ),
     Mutation(
         "step-seed",
-        "a resumed run draws its random numbers from the beginning",
+        "every step draws the same random numbers",
         f"{OPENMMLAB}/step_seed.py",
         "seed_generators(int(runner.seed), get_rank(), int(runner.iter))",
-        "seed_generators(int(runner.seed), get_rank(), int(batch_idx and 0))",
-        ("integration/test_resume.py",),
+        "seed_generators(int(runner.seed), get_rank(), 0)",
+        ("integration/test_resume.py::test_a_steps_numbers_depend_on_seed_and_step_alone",),
     ),
     Mutation(
         "resumed-file",
@@ -278,7 +278,7 @@ MUTATIONS = (
         f"{OPENMMLAB}/resuming.py",
         "sorted(others, key=_age, reverse=True)",
         "sorted(others, key=_age)",
-        ("integration/test_resume.py",),
+        ("integration/test_resume.py::test_the_newest_whole_checkpoint_is_found",),
     ),
     Mutation(
         "soft-nms",

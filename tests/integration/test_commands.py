@@ -238,6 +238,7 @@ def run(name, arguments, capsys):
     return caught.value.code, *capsys.readouterr()
 
 
+@pytest.mark.filterwarnings("ignore:no checkpoint is given")  # said before the error
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
 def test_bad_input_is_one_line(name, files, capsys, monkeypatch, tmp_path):
     if name in NEEDS:

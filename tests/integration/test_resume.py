@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,6 +172,18 @@ def draw(key, positions, num_workers):
     )
     (batch,) = loader
     return torch.stack([column.double() for column in batch], dim=1)
+
+
+def test_a_steps_numbers_depend_on_seed_and_step_alone():
+    hook = HOOKS.get("StepSeedHook")()
+
+    def drawn(seed, step):
+        hook.before_train_iter(SimpleNamespace(seed=seed, iter=step), batch_idx=0)
+        return *torch.rand(2).tolist(), np.random.rand(), random.random()
+
+    numbers = {(seed, step): drawn(seed, step) for seed in (0, 1) for step in (0, 1, 2)}
+    assert len({number for row in numbers.values() for number in row}) == 4 * len(numbers)
+    assert all(drawn(*key) == row for key, row in numbers.items())
 
 
 def test_samples_depend_on_seed_rank_step_and_place_alone():

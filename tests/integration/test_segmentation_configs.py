@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.kinds import first_of_each_kind
 from helpers.paths import CONFIGS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -135,7 +136,7 @@ def small_config(tmp_path, monkeypatch):
     return read
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_of_each_kind(CONFIGS))
 def test_trains_a_step_and_predicts(path, small_config, tmp_path):
     cfg = small_config(path)
     cfg.train_cfg.update(max_iters=1, val_interval=1)
@@ -167,7 +168,7 @@ def test_predicts_with_test_time_augmentation(dataset, small_config):
     assert 0 <= Runner.from_cfg(cfg).test()["mIoU"] <= 100
 
 
-@pytest.mark.parametrize("path", UPERNETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", first_of_each_kind(UPERNETS))
 def test_parameters_match_the_published_number(path):
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
