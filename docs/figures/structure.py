@@ -17,7 +17,7 @@ OUT = Path(__file__).parent.parent / "images" / "structure.png"
 STYLE = {"arrowstyle": "-|>", "color": "#333333"}
 GREY, GREEN, BLUE, ORANGE, WHITE = "#eeeeee", "#d9ead3", "#cfe2f3", "#fce5cd", "#ffffff"
 OPENMMLAB = "plugs into mmengine:\nhooks, optimizers,\ndata, compatibility"
-INFERENCE = "images, predicting,\nfeatures, export,\nvisualization"
+INFERENCE = "predicting, painting,\nfeatures, export,\nvisualization"
 MODEL = "nn.Modules: backbone, stages, blocks, attention, patch embedding and merging; presets"
 CHECKPOINTS = "reading files, recognising layouts, fitting tensors"
 OPS = "functions on tensors: attention, residual branches, norms, losses on resized scores"
@@ -26,8 +26,8 @@ GEOMETRY = "windows, shift,\npadding, valid\nsizes, variable\nlength"
 BOXES = [
     ("configs/  tools/  examples/  benchmarks/", "what users run", 0.4, 9.1, 11.2, 0.7, GREY),
     ("cli/", "swin-backbone train, test, predict, export, ...", 0.4, 8.0, 11.2, 0.7, GREY),
-    ("openmmlab/", OPENMMLAB, 0.4, 6.2, 3.4, 1.4, GREEN),
-    ("inference/", INFERENCE, 4.3, 6.2, 3.4, 1.4, ORANGE),
+    ("inference/", INFERENCE, 0.4, 6.2, 3.4, 1.4, ORANGE),
+    ("openmmlab/", OPENMMLAB, 4.3, 6.2, 3.4, 1.4, GREEN),
     ("acceleration/", "rewrites of\nwhole models", 8.2, 6.2, 3.4, 1.4, ORANGE),
     ("model/", MODEL, 0.4, 4.95, 11.2, 0.85, BLUE),
     ("checkpoints/", CHECKPOINTS, 0.4, 3.85, 11.2, 0.7, BLUE),
@@ -41,7 +41,8 @@ BOXES = [
 ARROWS = [
     ((6.0, 9.05), (6.0, 8.75)), ((2.1, 7.95), (2.1, 7.65)), ((6.0, 7.95), (6.0, 7.65)),
     ((9.9, 7.95), (9.9, 7.65)), ((2.1, 6.15), (2.1, 5.85)), ((6.0, 6.15), (6.0, 5.85)),
-    ((9.9, 6.15), (9.9, 5.85)), ((3.85, 6.9), (4.25, 6.9)), ((6.0, 4.9), (6.0, 4.6)),
+    ((9.9, 6.15), (9.9, 5.85)), ((3.85, 6.9), (4.25, 6.9)), ((7.75, 6.9), (8.15, 6.9)),
+    ((6.0, 4.9), (6.0, 4.6)),
     ((6.0, 3.8), (6.0, 3.5)), ((4.3, 2.0), (4.3, 1.75)), ((7.0, 2.0), (7.0, 1.75)),
     ((9.9, 2.0), (9.9, 1.75)),
 ]  # fmt: skip
