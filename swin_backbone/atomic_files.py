@@ -65,6 +65,32 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     _flush_folder(path.parent)
 
 
+def write_folder(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a folder that is whole or not there.
+
+    Args:
+        path: the folder, which must not be there yet.
+        write: is given a folder beside it, which is there and empty, to write to.
+
+    Raises:
+        FileExistsError: if there is something of that name.
+        OSError: if something cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists():
+        raise FileExistsError(f"{path} is there already")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _tidy_once(path.parent)
+    unfinished = path.with_name(_unfinished_name(path))
+    unfinished.mkdir()
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    _flush_folder(path.parent)
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """:func:`write_whole` of bytes."""
     write_whole(path, lambda unfinished: unfinished.write_bytes(content))
@@ -83,8 +109,11 @@ def remove_leftovers(folder: str | Path) -> None:
     """
     with os.scandir(folder) as entries:
         left = [entry for entry in entries if _is_left_over(entry)]
-    for entry in left:
-        Path(entry.path).unlink(missing_ok=True)  # another process may tidy up too
+    for entry in left:  # another process may tidy up too
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def _tidy_once(folder: Path) -> None:

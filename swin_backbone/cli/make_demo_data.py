@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from ..atomic_files import write_folder
 from .argument_types import positive
 from .argument_types import seed as seed_type
 from .commands import Parser, command
@@ -218,12 +217,13 @@ def make_data_set(out: Path, train: int = 280, val: int = 50, seed: int = 0) -> 
         raise FileExistsError(
             f"{str(out)!r} exists and was not made with {info}; delete it or choose another folder"
         )
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that broke
-    for split, (name, count) in enumerate((("train", train), ("val", val))):
-        _write_split(partial, name, count, np.random.SeedSequence([seed, split]))
-    (partial / INFO).write_text(json.dumps(info, indent=2) + "\n")
-    os.replace(partial, out)
+
+    def write(folder: Path) -> None:
+        for split, (name, count) in enumerate((("train", train), ("val", val))):
+            _write_split(folder, name, count, np.random.SeedSequence([seed, split]))
+        (folder / INFO).write_text(json.dumps(info, indent=2) + "\n")
+
+    write_folder(out, write)
     return True
 
 

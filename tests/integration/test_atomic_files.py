@@ -18,7 +18,13 @@ from helpers.paths import ROOT
 from PIL import Image
 
 from swin_backbone import atomic_files
-from swin_backbone.atomic_files import remove_leftovers, write_bytes, write_text, write_whole
+from swin_backbone.atomic_files import (
+    remove_leftovers,
+    write_bytes,
+    write_folder,
+    write_text,
+    write_whole,
+)
 
 #: A process that writes two contents in turn, for as long as it lives. It needs nothing but Python.
 WRITER = f"""
@@ -160,7 +166,6 @@ WRITING = {"write_text", "write_bytes", "save", "savefig", "savez", "imwrite", "
 WRITING |= {"save_file", "write_table", "mkstemp", "NamedTemporaryFile"}
 #: Where else they stand, and why.
 ALLOWED = {
-    "swin_backbone/checkpoints/downloads.py": "pieces, into a hidden file of its own, under a lock",
     "swin_backbone/ops/triton/operator.py": "what a backward pass needs is saved, in no file",
     "swin_backbone/ops/triton/tuning_file.py": "a lock, which holds nothing",
     "benchmarks/benchmark_backbones.py": "Benchmark.save, which uses the one",
@@ -224,3 +229,26 @@ def test_every_writer_keeps_what_was_there(tmp_path, monkeypatch):
         assert names(path.parent) == sorted({*names(path.parent)} & {*writers, path.name, "shards"})
         write(path)
         assert path.read_bytes() != b"old", name
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    def breaks(folder):
+        (folder / "a").write_text("a")
+        raise KeyError("in the middle")
+
+    with pytest.raises(KeyError):
+        write_folder(tmp_path / "data", breaks)
+    assert names(tmp_path) == []
+    write_folder(tmp_path / "data", lambda folder: (folder / "a").write_text("a"))
+    assert names(tmp_path / "data") == ["a"]
+    with pytest.raises(FileExistsError, match="data is there already"):
+        write_folder(tmp_path / "data", breaks)
+    assert names(tmp_path) == ["data"]
+
+
+def test_a_folder_that_a_kill_left_is_removed(tmp_path):
+    left = tmp_path / atomic_files._unfinished_name(tmp_path / "data")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    (left / "inside").mkdir(parents=True)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []

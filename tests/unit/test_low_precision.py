@@ -1,9 +1,14 @@
 """Copies of weights in the dtype of products."""
 
+import pytest
 import torch
 from torch import nn
 
+from swin_backbone import SwinBackbone
+from swin_backbone.ops import MAPS, low_precision
 from swin_backbone.ops.low_precision import LowPrecisionCopies, in_low_precision
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there in Triton's interpreter
 
 
 def test_copies_are_the_weights_rounded_and_made_at_once():
@@ -64,3 +69,22 @@ def test_copies_lie_where_their_weights_do():
     assert [copy.device.type for copy in copies] == ["cpu", "meta", "cpu", "cpu"]
     for copy, weight in ((copies[0], here), (copies[2], wide), (copies[3], low)):
         assert torch.equal(copy, weight.detach().bfloat16())
+
+
+@pytest.mark.parametrize("with_cp", [False, True])
+def test_a_block_takes_the_copies_it_is_given_when_it_recomputes_too(with_cp, monkeypatch):
+    pytest.importorskip("triton")
+    model = SwinBackbone(
+        embed_dims=32, depths=(1,), num_heads=(1,), strides=(4,), out_indices=(0,), window_size=4,
+        backend="triton", with_cp=with_cp,
+    ).to(DEVICE)  # fmt: skip
+    block = model.stages[0].blocks[0]
+    x = torch.randn(1, 4, 4, 32, device=DEVICE, requires_grad=True)
+    casts = []
+    cast = low_precision._cast
+    monkeypatch.setattr(low_precision, "_cast", lambda *a: casts.append(a) or cast(*a))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        block(x, MAPS, LowPrecisionCopies(block.product_weights(), torch.bfloat16)).sum().backward()
+        assert casts == []
+        block(x, MAPS).sum().backward()
+    assert len(casts) == (10 if with_cp else 5)
