@@ -195,7 +195,8 @@ def test_commands_refuse_wrong_weights_and_paint_nothing(fault, command, model, 
         main(arguments)
     assert caught.value.code == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(f"{command}.py: error: checkpoint .*{message}", line)
+    prog = f"swin-backbone {command.replace('_', '-')}"
+    assert re.search(f"{prog}: error: checkpoint .*{message}", line)
     assert not out.exists()
 
 
