@@ -98,10 +98,12 @@ def main(folder, hidden):
 
 
 def core_modules(package):
-    """All modules but those that plug into OpenMMLab, and those that need a GPU's compiler."""
+    """All modules but those that plug into OpenMMLab or serve its models, commands, of which the
+    one entry says what to install, and those that need a GPU's compiler."""
     names = [module.name for module in pkgutil.walk_packages(package.__path__, "swin_backbone.",
                                                              lambda name: None)]  # fmt: skip
-    return [n for n in names if not re.search(r"\.(openmmlab|fused|kernels)\b", n)]
+    served = r"\.(openmmlab|ops\.triton|cli\.(?!entry)|inference\.(painters|predictors|uploads|hosts))"
+    return [n for n in names if not re.search(served, n)]
 
 
 def failure(module):

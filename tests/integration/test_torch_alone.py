@@ -277,39 +277,6 @@ def test_a_backbone_that_was_initialised_is_left_as_it_is():
 
 # The one boundary
 
-#: Where a model of mmseg is there already, or nothing is done.
-GIVEN_MODELS = {"acceleration/mmseg_predictions.py", "acceleration/mmseg_tta.py"}
-GIVEN_MODELS |= {"export/segmentor.py"}
-
-
-def imported(tree, package):
-    """Every module that a file imports, with its full name; inside functions too."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            base = [*base, *(node.module or "").split(".")]
-            yield from (".".join([*base, alias.name]).replace("..", ".") for alias in node.names)
-
-
-def test_openmmlab_is_imported_behind_one_boundary():
-    package = ROOT / "swin_backbone"
-    crossing = set()
-    for path in package.rglob("*.py"):
-        name = path.relative_to(package)
-        if name.parts[0] == "openmmlab" or name.as_posix() in GIVEN_MODELS:
-            continue
-        here = ["swin_backbone", *name.parts[:-1]]
-        for module in imported(ast.parse(path.read_text()), here):
-            first = module.split(".")[0]
-            if first.startswith("mm") or module.startswith("swin_backbone.openmmlab"):
-                crossing.add((name.as_posix(), module))
-    assert crossing == {
-        ("__init__.py", "swin_backbone.openmmlab.connect"),
-        ("cli/environment.py", "swin_backbone.openmmlab.environment.describe_openmmlab"),
-    }
-
 
 def test_every_module_of_the_core_imports_or_names_its_extra(found):
     assert len(found["modules"]) > 60
