@@ -250,7 +250,8 @@ def detection_config(
         name: one.folder.resolve().relative_to(root).as_posix() for name, one in splits.items()
     }
     texts = {
-        name: f"ann_file={code(str(files[name]))},\n        data_prefix=dict(img={code(prefixes[name])}),"
+        name: f"ann_file={code(str(files[name]))},\n"
+        f"        data_prefix=dict(img={code(prefixes[name])}),"
         for name in splits
     }
     head = _head(data, counts, machine, (model.base, "detection_runtime", "schedules/schedule_1x"))
@@ -294,7 +295,7 @@ def _backbone(model: Model, pretrained: str | None) -> str:
 
 
 def _loading(maps: LabelMaps) -> str:
-    if maps.kind == "indices":
+    if maps.kind == "indices" and maps.one_channel:
         return 'dict(type="LoadAnnotations")'
     name = "colours" if maps.kind == "colours" else "values"
     return f'dict(type="LoadMappedLabels", {name}={_listed(maps.labels)})'

@@ -34,6 +34,8 @@ class LabelMaps:
         images: that hold each class.
         ignored: pixels that belong to no class.
         sizes: (width, height) of each image.
+        notes: what a reader should know.
+        one_channel: whether all files have one; others are grey in three.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class LabelMaps:
     ignored: int
     sizes: list[tuple[int, int]]
     notes: list[str] = field(default_factory=list)
+    one_channel: bool = True
 
     @property
     def is_mask(self) -> bool:
@@ -116,7 +119,7 @@ def inspect_label_maps(
     """
     pixels: Counter = Counter()
     images: Counter = Counter()
-    sizes, first = [], {}
+    sizes, first, one_channel = [], {}, True
     coloured: list[Path] = []
     for image, label in pairs:
         values = read_label_map(label)
@@ -127,6 +130,7 @@ def inspect_label_maps(
                 f"label map {label} has {columns}x{rows} pixels, and its image {size[0]}x{size[1]}"
             )
         sizes.append(size)
+        one_channel = one_channel and _has_one_channel(label)
         codes = values
         if values.ndim == 3:
             coloured.append(label)
@@ -150,7 +154,14 @@ def inspect_label_maps(
                 counter[key, key, key] += counter.pop(key)
             first.setdefault((key, key, key), first[key])
         return _coloured(pixels, images, sizes, colours)
-    return _valued(pixels, images, sizes, first, num_classes)
+    maps = _valued(pixels, images, sizes, first, num_classes)
+    maps.one_channel = one_channel
+    return maps
+
+
+def _has_one_channel(path: Path) -> bool:
+    with Image.open(path) as image:
+        return len(image.getbands()) == 1
 
 
 def _coloured(pixels, images, sizes, colours) -> LabelMaps:

@@ -52,7 +52,7 @@ def machine_at_hand() -> Machine:
 
 
 def crop_side(machine: Machine, sizes: list[tuple[int, int]]) -> int:
-    """Side of a square crop: a multiple of 32 that half of the images hold, at most the machine's."""
+    """Side of a square crop: a multiple of 32 that half of the images hold, up to the machine's."""
     shorter = sorted(min(size) for size in sizes)
     side = shorter[(len(shorter) - 1) // 2] // 32 * 32
     return max(64, min(machine.largest_side, side))
