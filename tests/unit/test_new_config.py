@@ -149,9 +149,8 @@ def test_folders_are_found_by_their_names(layout, tmp_path, capsys):
 
 def test_classes_are_named_by_the_folder_or_the_user(tmp_path, capsys):
     write_folder(tmp_path / "data", "colours")
-    (tmp_path / "data" / "label_colors.txt").write_text(
-        "10 200 255 sea\n0 0 0 night\n128 64 0 mud\n"
-    )
+    names = tmp_path / "data" / "label_colors.txt"
+    names.write_text("10 200 255 sea\n0 0 0 night\n128 64 0 mud\n")
     cfg = new(tmp_path)
     assert list(cfg.metainfo.classes) == ["sea", "night", "mud"]
     assert cfg.load_labels.colours == [[10, 200, 255], [0, 0, 0], [128, 64, 0]]
@@ -388,7 +387,7 @@ BROKEN_COCO = {
     "no categories": (coco(categories=[]), "has no categories"),
     "no list": ({"images": [], "annotations": []}, "has no list of categories"),
     "other JSON": ({"a": 1}, "no JSON file in COCO's format"),
-    "category": (changed("annotations", category_id=1), r"annotation 0 has category_id 1,.*\[3, 7\]"),
+    "category": (changed("annotations", category_id=1), r"annotation 0 has category_id 1,.*3, 7"),
     "no category": (without(coco(), "category_id"), "category_id None"),
     "image": (changed("annotations", image_id=99), "is of image 99, which is not listed"),
     "box": (changed("annotations", bbox=[1, 2]), r"must have a bbox .* got \[1, 2\]"),
