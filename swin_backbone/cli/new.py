@@ -24,14 +24,14 @@ from rich.console import Console
 
 from ..atomic_files import write_text, write_whole
 from ..images import read_image
+from ..inference.visualization import paint_instances, paint_overlay
+from ..inference.visualization.colours import distinct_colour
 from ..own_data import coco, folders, report
 from ..own_data.class_files import Classes, find_classes
 from ..own_data.configs import detection_config, segmentation_config
-from ..own_data.label_maps import LabelMaps, inspect_label_maps
 from ..own_data.machine import machine_at_hand
 from ..own_data.models import FAMILIES, model_names, model_of
-from ..visualization import paint_instances, paint_overlay
-from ..visualization.colours import distinct_colour
+from ..own_data.segmentation import LabelMaps, inspect_label_maps
 from .commands import Parser, command
 
 #: Label maps that are looked at, evenly spread.

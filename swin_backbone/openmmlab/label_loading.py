@@ -7,9 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from mmengine.registry import TRANSFORMS
 
-#: The label of pixels that belong to no class.
-IGNORED = 255
-
 
 @TRANSFORMS.register_module()
 class LoadMappedLabels:
@@ -33,7 +30,7 @@ class LoadMappedLabels:
         if (values is None) == (colours is None):
             raise ValueError("LoadMappedLabels takes either values or colours")
         self.values, self.colours = values, colours
-        from ..own_data.label_maps import colour_codes  # needs what reads images
+        from ..label_maps import IGNORED, colour_codes  # needs what reads images
 
         entries = np.asarray(values if colours is None else colours, dtype=np.int64)
         codes = entries if colours is None else colour_codes(entries)
@@ -46,7 +43,7 @@ class LoadMappedLabels:
 
     def __call__(self, results: dict) -> dict:
         """Add ``gt_seg_map``, (H, W) uint8, of the file ``results['seg_map_path']``."""
-        from ..own_data.label_maps import colour_codes, read_label_map
+        from ..label_maps import IGNORED, colour_codes, read_label_map
 
         written = read_label_map(results["seg_map_path"])
         if self.colours is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .folders import SPLITS
-from .label_maps import image_size
+from .segmentation import image_size
 
 #: Images whose headers are compared with what the annotations say.
 MOST_CHECKED = 500
@@ -114,7 +114,9 @@ def inspect_coco(root: Path, path: Path, content: dict[str, Any]) -> CocoFile:
     names = _categories(path, content["categories"])
     images = _images(path, content["images"])
     folder = _image_folder(root, path, [entry["file_name"] for entry in images.values()])
-    objects, holders, per_image = Counter(), Counter(), Counter()
+    objects: Counter = Counter()
+    holders: Counter = Counter()
+    per_image: Counter = Counter()
     sides, empty, without_mask, crowds, seen = [], 0, 0, 0, set()
     for index, entry in enumerate(content["annotations"]):
         where = f"{path}: annotation {entry.get('id', index)}"

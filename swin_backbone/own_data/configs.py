@@ -9,9 +9,9 @@ from typing import Any
 
 from .coco import CocoFile
 from .folders import Split
-from .label_maps import LabelMaps
 from .machine import Machine, crop_side
 from .models import Model
+from .segmentation import LabelMaps
 
 HEAD = """\
 # Written by 'swin-backbone new' for {data}:

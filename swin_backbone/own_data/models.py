@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import NamedTuple
 
-from ..arguments import ARCHITECTURES
+from ..model.arguments import ARCHITECTURES
 
 #: Families of models by task; the first is the default.
 FAMILIES = {

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from ..visualization import add_legend
+from ..inference.visualization import add_legend
 from .coco import CocoFile
-from .label_maps import LabelMaps
+from .segmentation import LabelMaps
 
 #: Height of a picture on the sheet, and room between them, in pixels.
 HEIGHT, GAP = 220, 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..images import UnreadableImageError, read_bytes, read_header
+from ..images import UnreadableImageError
+from ..label_maps import IGNORED, colour_codes, read_label_map
 
-#: The label of pixels that belong to no class.
-IGNORED = 255
 #: More colours in one label map are no palette.
 MOST_COLOURS = 256
 #: Orientations in which rows and columns change places.
@@ -53,35 +51,6 @@ class LabelMaps:
         return len(self.labels) == 2 and self.labels in ([0, 255], [(0, 0, 0), (255, 255, 255)])
 
 
-def read_label_map(path: str | Path) -> np.ndarray:
-    """Values of a label map as they are written: (H, W) integers, or (H, W, 3) of colours.
-
-    Of an image with a palette, the indices; grey in three channels is one channel.
-
-    Raises:
-        UnreadableImageError: if it cannot be read.
-    """
-    content = read_bytes(path)
-    try:
-        read_header(content)
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "RGB", "RGBA", "LA"):
-                raise UnreadableImageError(f"of mode {image.mode}, which holds no labels", path)
-            values = np.asarray(image)
-    except UnreadableImageError as error:
-        raise UnreadableImageError(error.reason, path) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UnreadableImageError(f"not a readable image: {error}", path) from error
-    if values.ndim == 2:
-        return values.astype(np.int64)
-    if values.shape[2] == 2:
-        return values[..., 0].astype(np.int64)
-    values = values[..., :3].astype(np.int64)
-    if (values == values[..., :1]).all():
-        return values[..., 0]
-    return values
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image as it is shown, from its header.
 
@@ -94,11 +63,6 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.size[::-1] if turned else image.size
     except (OSError, SyntaxError, ValueError) as error:
         raise UnreadableImageError(f"not a readable image: {error}", path) from error
-
-
-def colour_codes(colours: np.ndarray) -> np.ndarray:
-    """(..., 3) colours to (...) integers, one each."""
-    return (colours[..., 0] << 16) | (colours[..., 1] << 8) | colours[..., 2]
 
 
 def inspect_label_maps(
@@ -119,7 +83,9 @@ def inspect_label_maps(
     """
     pixels: Counter = Counter()
     images: Counter = Counter()
-    sizes, first, one_channel = [], {}, True
+    sizes: list[tuple[int, int]] = []
+    first: dict = {}
+    one_channel = True
     coloured: list[Path] = []
     for image, label in pairs:
         values = read_label_map(label)
