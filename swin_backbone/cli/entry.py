@@ -15,6 +15,7 @@ from .commands import NAME, Parser, one_line_errors
 #: What each command does, in the order in which people need them.
 COMMANDS = {
     "demo": "train a small model on generated scenes, on the CPU, and paint it",
+    "new": "look at a folder of your own data, and write a config that trains on it",
     "train": "train the model of a config",
     "test": "evaluate a checkpoint on a config's test split",
     "predict": "segment images, or detect what is in them, and paint the result",

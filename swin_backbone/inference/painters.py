@@ -6,8 +6,6 @@ are looked up; so each painter goes back to its own, and models of both can be u
 
 from __future__ import annotations
 
-import colorsys
-
 import cv2
 import numpy as np
 from mmengine.registry import DefaultScope
@@ -17,6 +15,7 @@ from torch import nn
 from ..openmmlab.whole_models import load_whole_model
 from .predictors import CheckpointPredictor, Predictor, Sliding
 from .visualization import add_legend, paint_instances, paint_overlay
+from .visualization.colours import distinct_colour
 
 OPACITY = 0.55
 #: Objects below this score are not painted.
@@ -113,10 +112,3 @@ class Detector:
             self.opacity,
         )
         return Image.fromarray(painted)
-
-
-def distinct_colour(index: int) -> tuple[int, int, int]:
-    """A colour that neighbours in the sequence do not look like."""
-    hue = index * 0.618034 % 1  # steps of the golden ratio
-    value = 1.0 if index % 2 else 0.8
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.85, value))

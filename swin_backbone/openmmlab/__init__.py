@@ -64,6 +64,7 @@ def register_plugins() -> None:
         classifiers,
         cpu_distributed,
         label_check,
+        label_loading,
         layer_decay,
         loaded_weights,
         parameter_groups,
