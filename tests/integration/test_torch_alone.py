@@ -1,6 +1,5 @@
 """The core without OpenMMLab: everything but training works where torch is all there is."""
 
-import ast
 import json
 import os
 import re
