@@ -103,7 +103,7 @@ def core_modules(package):
     names = [module.name for module in pkgutil.walk_packages(package.__path__, "swin_backbone.",
                                                              lambda name: None)]  # fmt: skip
     served = (
-        r"\.(openmmlab|ops\.triton|cli\.(?!entry)|inference\.(painters|predictors|uploads|hosts))"
+        r"\.(openmmlab|ops\.triton|cli\.(?!entry)|inference\.(painters|predictors|uploads|hosts)|own_data)"
     )
     return [n for n in names if not re.search(served, n)]
 
