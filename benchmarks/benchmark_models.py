@@ -33,8 +33,8 @@ from rich.table import Table
 
 from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.device_memory import peak_on_gpu
 from swin_backbone.inference.timing import Deadline, interleave, seconds, wall_seconds
-from swin_backbone.memory import peak_on_gpu
 from swin_backbone.model.arguments import ARCHITECTURES
 
 TASKS = ("T16train", "T2train", "B8train", "T1predict", "T8predict")

@@ -41,7 +41,7 @@ from swin_backbone.cli.commands import Parser, command
 from swin_backbone.cli.config_options import add_config_options
 from swin_backbone.cli.launching import add_options, apply_options, build_runner
 from swin_backbone.model.arguments import ARCHITECTURES
-from swin_backbone.openmmlab.config_files import change_config, read_config
+from swin_backbone.openmmlab.mmengine_configs import change_config, read_config
 from swin_backbone.openmmlab.whole_models import kind_of
 
 #: Variants that are known by name; what they change in the config. ``{scope}`` is the config's.

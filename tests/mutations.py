@@ -131,7 +131,7 @@ MUTATIONS = (
     Mutation(
         "ignore-index",
         "losses of resized scores ignore 255, whatever they are told",
-        f"{OPS}/resized_losses_terms.py",
+        f"{OPS}/loss_terms.py",
         "counted = labels != self.ignore_index",
         "counted = labels != 255",
         ("unit/test_resized_losses.py",),
@@ -139,7 +139,7 @@ MUTATIONS = (
     Mutation(
         "class-weight",
         "a mean loss is divided by the number of pixels, not by the weights of their classes",
-        f"{OPS}/resized_losses_terms.py",
+        f"{OPS}/loss_terms.py",
         "counted = counted * known * own.to(losses.dtype)",
         "counted = counted * known",
         ("unit/test_resized_losses.py",),
@@ -155,7 +155,7 @@ MUTATIONS = (
     Mutation(
         "revert",
         "taking acceleration back leaves the last rewrite",
-        "swin_backbone/acceleration/report.py",
+        "swin_backbone/acceleration/acceleration_report.py",
         "while self._undos:",
         "while self._undos[1:]:",
         ("integration/test_accelerate_losses.py", "integration/test_accelerate_predictions.py"),
@@ -163,7 +163,7 @@ MUTATIONS = (
     Mutation(
         "translation",
         "timm's patch merging is looked for at the end of a stage",
-        f"{CHECKPOINTS}/layouts/timm.py",
+        f"{CHECKPOINTS}/layouts/timm_layout.py",
         'downsample="layers.{s+1}.downsample"',
         'downsample="layers.{s}.downsample"',
         ("unit/test_checkpoints.py", "integration/test_layouts_of_libraries.py"),
@@ -259,7 +259,7 @@ MUTATIONS = (
     Mutation(
         "low-precision",
         "a copy of a weight is taken though the weight has another shape by now",
-        f"{OPS}/low_precision.py",
+        f"{OPS}/weight_copies.py",
         "copy is not None and copy.shape == weight.shape and copy.device == weight.device",
         "copy is not None and copy.device == weight.device",
         ("unit/test_low_precision.py",),

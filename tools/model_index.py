@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 if TYPE_CHECKING:
-    from swin_backbone.openmmlab.model_stats import Stats
+    from swin_backbone.openmmlab.model_statistics import Stats
 
 HEAD = """\
 # Written by 'python tools/model_zoo.py': do not edit. Results were published by others

@@ -17,7 +17,7 @@ from model_index import as_index
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.cli.model_stats import as_cells, in_order
-from swin_backbone.openmmlab.model_stats import Stats, measure
+from swin_backbone.openmmlab.model_statistics import Stats, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "model_zoo.md"

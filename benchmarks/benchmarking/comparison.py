@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from swin_backbone.device_memory import peak_on_gpu
 from swin_backbone.inference.timing import Deadline, calls_in_a_turn, interleave, wall_seconds
-from swin_backbone.memory import peak_on_gpu
 
 from . import memory
 from .cases import Architecture, Case, matmul_precision

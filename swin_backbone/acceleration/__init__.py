@@ -17,7 +17,7 @@ from . import (
     mmseg_tta,
     pools,
 )
-from .report import Report, Row
+from .acceleration_report import Report, Row
 from .rewrite import Rewrite
 
 __all__ = ["REWRITES", "Report", "Rewrite", "Row", "accelerate"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..model.plain_modules import is_bare, is_plain
 from ..ops import dispatch, product_dtype, triton
-from ..ops.torch_internals.modules import children
+from ..ops.torch_internals.module_contents import children
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 

@@ -1,13 +1,13 @@
 """Checkpoints: reading files safely, recognising layouts, fitting tensors, saying what happened."""
 
 from .catalogue import PublicCheckpoint, list_checkpoints
+from .checkpoint_report import CheckpointError, CheckpointReport
 from .convert import convert_checkpoint
 from .fit import Target, fit_state_dict
-from .histories import allow_histories
+from .history_buffers import allow_histories
 from .layouts import EXPORTS, Windows
 from .read import find_backbone, read_checkpoint
-from .report import CheckpointError, CheckpointReport
-from .resize import TABLE_INTERPOLATIONS
+from .resize_parameters import TABLE_INTERPOLATIONS
 from .translate import Translation, to_ours, to_theirs
 
 allow_histories()

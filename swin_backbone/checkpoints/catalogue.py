@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..ops.argument_kinds import OneOf, Optional
+from ..ops.argument_checks import OneOf, Optional
 
 IN1K = "ImageNet-1k"
 IN22K = "ImageNet-22k"

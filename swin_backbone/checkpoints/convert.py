@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from .checkpoint_report import CheckpointError, CheckpointReport, is_finite
 from .layouts import Windows
 from .read import find_backbone
-from .report import CheckpointError, CheckpointReport, is_finite
 from .translate import Translation, to_ours, to_theirs
 
 _BLOCK = re.compile(r"(stages\.\d+\.blocks\.\d+)\.(.+)")

@@ -16,8 +16,8 @@ import torch
 from filelock import FileLock
 
 from ..atomic_files import write_whole
-from .foreign_files import name_foreign_file
-from .report import CheckpointError
+from .checkpoint_report import CheckpointError
+from .unsupported_files import name_foreign_file
 
 #: A name that ends so carries the beginning of its SHA-256, as torch's and OpenMMLab's do.
 _HASH = re.compile(r"-([0-9a-f]{8,64})(\.[a-z0-9]+)+$")

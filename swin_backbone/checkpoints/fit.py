@@ -8,13 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .checkpoint_report import CheckpointError, CheckpointReport, is_finite
 from .layouts import CLASSIFIER
-from .report import CheckpointError, CheckpointReport, is_finite
-from .resize import (
-    TABLE_INTERPOLATIONS,
-    adapt_input_channels,
-    resize_absolute_embedding,
-)
+from .resize_parameters import TABLE_INTERPOLATIONS, adapt_input_channels, resize_absolute_embedding
 from .translate import Translation, find_version, to_ours
 
 #: Parameters that checkpoints may lack without being somebody else's: dense prediction adds them.
@@ -39,7 +35,7 @@ class Target:
         window_sizes: rows and columns of each stage's windows, in tokens.
         position_grid: rows and columns of the map of its absolute position embedding.
         table_interpolation: how bias tables of another window are resized, a name in
-            :data:`swin_backbone.checkpoints.resize.TABLE_INTERPOLATIONS`.
+            :data:`swin_backbone.checkpoints.resize_parameters.TABLE_INTERPOLATIONS`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .report import CheckpointError
+from .checkpoint_report import CheckpointError
 
 INDEX = ".index.json"
 #: Files that a folder or a repository of the hub may keep its weights in, in order of preference.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..framework import framework
 from . import CheckpointError, CheckpointReport, Target, find_backbone, fit_state_dict
-from .report import name_some
+from .checkpoint_report import name_some
 
 #: What ``init_cfg`` may hold: mmengine's options of ``Pretrained``, and ``key``.
 OPTIONS = ("checkpoint", "prefix", "map_location", "key")

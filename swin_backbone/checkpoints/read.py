@@ -9,12 +9,12 @@ from typing import BinaryIO
 
 from torch import Tensor
 
+from .checkpoint_report import CheckpointError
+from .checkpoint_sources import fetch
 from .folders import INDEX, find_weights, join_pieces
-from .foreign_files import name_foreign_file
-from .report import CheckpointError
 from .safe_pickle import UnknownNameError, UnsafePickleError
-from .sources import fetch
 from .torch_files import Mover, mover, read_pickles, read_safetensors, read_zip
+from .unsupported_files import name_foreign_file
 
 #: Keys under which trainers put a model's tensors, in order of preference: averaged ones last.
 CONTAINERS = (
@@ -39,7 +39,7 @@ def read_checkpoint(source: str | Path | BinaryIO, map_location="cpu"):
 
     Args:
         source: a path, an http(s) address, ``hf-hub:org/name`` or ``timm:name``, see
-            :func:`swin_backbone.checkpoints.sources.fetch`; a folder as ``save_pretrained`` of
+            :func:`swin_backbone.checkpoints.checkpoint_sources.fetch`; a folder as ``save_pretrained`` of
             transformers writes it, or the index of its pieces; or a file that is open in binary
             mode and can be searched.
         map_location: where its tensors go, as in :func:`torch.load`.

@@ -17,15 +17,8 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from .placeholders import STAND_INS, Storage, StorageKind, Tensors, native, refuse_odd_booleans
 from .safe_pickle import Reader, UnsafePickleError, shown
-from .stand_ins import (
-    STAND_INS,
-    Storage,
-    StorageKind,
-    Tensors,
-    native,
-    refuse_odd_booleans,
-)
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of files before zip archives
 VERSION = 1001

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .checkpoint_report import CheckpointError, CheckpointReport
 from .layouts import EXPORTS, LAYOUTS, Layout, Windows
-from .report import CheckpointError, CheckpointReport
 
 _REDUCTION = re.compile(r"stages\.(\d+)\.downsample\.reduction\.weight")
 _OUTPUT_NORM = re.compile(r"norm(\d+)\.(\w+)")

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from ..acceleration import accelerate
 from ..atomic_files import write_text
+from ..device_memory import give_back_memory, peak_on_gpu
 from ..inference.timing import Deadline, interleave
-from ..memory import give_back_memory, peak_on_gpu
-from ..openmmlab.config_files import read_config
+from ..openmmlab.mmengine_configs import read_config
 from ..openmmlab.random_batches import random_batch
 from ..openmmlab.stock_backbones import with_stock_backbone
 from ..openmmlab.whole_models import build_whole_model, kind_of

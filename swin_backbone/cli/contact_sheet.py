@@ -18,7 +18,7 @@ from PIL import Image
 from ..atomic_files import write_whole
 from ..images import read_image
 from ..inference.visualization import contact_sheet
-from ..openmmlab.config_files import blamed_on, read_config
+from ..openmmlab.mmengine_configs import blamed_on, read_config
 from ..openmmlab.whole_models import load_whole_model
 from .argument_types import config as config_type
 from .argument_types import picture, positive

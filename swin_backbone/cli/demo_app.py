@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..device_memory import give_back_memory, is_out_of_memory
 from ..extras import from_extra
 from ..inference.hosts import HostCheck
 from ..inference.painters import Detector, Segmentor
@@ -30,8 +31,7 @@ from ..inference.predictors import Sliding
 from ..inference.preprocessing import preprocessing_of
 from ..inference.uploads import Limits, RefusedError, open_upload, smaller_copy
 from ..inference.visualization.feature_maps import principal_colours
-from ..memory import give_back_memory, is_out_of_memory
-from ..openmmlab.config_files import read_config
+from ..openmmlab.mmengine_configs import read_config
 from ..openmmlab.whole_models import is_detector
 from .argument_types import ConfigAndCheckpoint, number, port
 from .argument_types import device as device_type

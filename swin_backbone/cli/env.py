@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .commands import Parser, command
-from .environment import report
+from .environment_report import report
 
 
 @command

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inference.export import FORMATS, ExportedModel, check_format, load, trace, write_program
-from ..inference.exporting import backbone_and_card, segmentor_and_card
+from ..inference.export_models import backbone_and_card, segmentor_and_card
 from .argument_types import backbone, positive
 from .commands import Parser, command
 from .config_options import add_config_options

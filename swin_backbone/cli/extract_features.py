@@ -29,7 +29,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..inference.media import on_one_line
+from ..inference.media_files import on_one_line
 from .argument_types import backbone, integer, number, positive
 from .argument_types import device as device_type
 from .commands import Parser, command

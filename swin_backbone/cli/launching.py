@@ -16,9 +16,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..config_files import configs_folder
-from ..openmmlab.config_files import blamed_on, change_config, read_config
 from ..openmmlab.cpu_distributed import prepare_cpu_processes
 from ..openmmlab.data_folders import check_data_folders
+from ..openmmlab.mmengine_configs import blamed_on, change_config, read_config
 from ..openmmlab.whole_models import kind_of
 from .argument_types import config as config_type
 from .config_options import add_config_options

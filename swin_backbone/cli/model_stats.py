@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ..config_files import config_path, list_configs
-from ..openmmlab.model_stats import Stats, measure
+from ..openmmlab.model_statistics import Stats, measure
 from .argument_types import config as config_type
 from .commands import Parser, command
 

@@ -23,8 +23,9 @@ from rich.markup import escape
 from rich.progress import track
 
 from ..atomic_files import write_whole
+from ..device_memory import is_out_of_memory
 from ..images import UnreadableImageError, read_image
-from ..inference.media import find_files, on_one_line
+from ..inference.media_files import find_files, on_one_line
 from ..inference.painters import LEAST_SCORE, OPACITY, Detector, Segmentor
 from ..inference.predictors import (
     LARGE,
@@ -33,8 +34,7 @@ from ..inference.predictors import (
     Sliding,
     TooManyWindowsError,
 )
-from ..memory import is_out_of_memory
-from ..openmmlab.config_files import read_config
+from ..openmmlab.mmengine_configs import read_config
 from ..openmmlab.whole_models import is_detector
 from .argument_types import config as config_type
 from .argument_types import device as device_type

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..checkpoints import TABLE_INTERPOLATIONS
 from ..ops import BACKENDS, SMALL_MAP_RULES
-from ..ops.argument_kinds import (
+from ..ops.argument_checks import (
     INT32_MAX,
     POSITIVE,
     RATE,

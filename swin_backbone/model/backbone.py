@@ -24,9 +24,9 @@ from ..ops import (
     product_dtype,
     variable_length_layouts,
 )
-from ..ops.argument_kinds import Optional, Pair, is_sequence, show
+from ..ops.argument_checks import Optional, Pair, is_sequence, show
 from ..ops.geometry.valid_sizes import check_valid_sizes
-from ..ops.torch_internals.modules import before_loading
+from ..ops.torch_internals.module_contents import before_loading
 from . import arguments
 from .block import SwinBlock
 from .block_v2 import SwinBlockV2

@@ -15,7 +15,7 @@ from ..ops import (
     residual_attention,
     residual_mlp,
 )
-from ..ops.torch_internals.modules import children, parameters
+from ..ops.torch_internals.module_contents import children, parameters
 from .apply_norm import apply_norm
 from .checkpointed_block import CheckpointedBlock
 from .drop_path import DropPath
@@ -25,7 +25,7 @@ from .window_attention import WindowAttention
 
 
 class Halves(NamedTuple):
-    """Parameters of a block as :mod:`swin_backbone.ops.half_blocks` takes them."""
+    """Parameters of a block as :mod:`swin_backbone.ops.residual_branches` takes them."""
 
     norm1: NormParameters
     qkv: LinearParameters
@@ -84,7 +84,7 @@ class SwinBlock(CheckpointedBlock):
 
     def halves(self) -> Halves | None:
         """Parameters of both halves, or ``None`` if these are not what
-        :mod:`swin_backbone.ops.half_blocks` computes."""
+        :mod:`swin_backbone.ops.residual_branches` computes."""
         own = children(self)
         attn, mlp = own["attn"], own["mlp"]
         if not (is_bare(attn, WindowAttention) and attn.is_plain()):

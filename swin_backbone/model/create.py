@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.loading import require_backbone_weights
-from ..faults import blamed_on
+from ..config_errors import blamed_on
 from ..framework import framework
-from ..ops.argument_kinds import Optional, Text, show
+from ..ops.argument_checks import Optional, Text, show
 from .backbone import SwinBackbone
 from .presets import arguments_of
 

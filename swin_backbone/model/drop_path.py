@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ops import MAPS, TokenLayout, scale_images
 from ..ops.geometry.token_layout import PathScales
-from ..ops.symbolic import has_values
+from ..ops.symbolic_shapes import has_values
 
 
 class DropPath(nn.Module):

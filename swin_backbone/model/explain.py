@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import dispatch
-from ..ops.argument_kinds import show as show_value
+from ..ops.argument_checks import show as show_value
 from .backbone import SwinBackbone
 from .block import SwinBlock
 from .block_v2 import SwinBlockV2

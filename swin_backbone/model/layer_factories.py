@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..framework import framework
-from ..ops.argument_kinds import POSITIVE, Flag, Kind, show
+from ..ops.argument_checks import POSITIVE, Flag, Kind, show
 
 #: What torch's layer norm takes beside the channels.
 LAYER_NORM_OPTIONS: dict[str, Kind] = {

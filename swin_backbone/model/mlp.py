@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..ops.torch_internals.modules import children
+from ..ops.torch_internals.module_contents import children
 from .plain_modules import is_bare, is_idle
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..ops import LinearParameters, NormParameters
-from ..ops.torch_internals.modules import is_bare, is_itself, parameters
+from ..ops.torch_internals.module_contents import is_bare, is_itself, parameters
 
 __all__ = [
     "is_bare",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..ops import TokenLayout, join
 from ..ops.resized_embedding import resize_position_embedding
-from ..ops.symbolic import contiguous
+from ..ops.symbolic_shapes import contiguous
 
 #: Slope of cubic convolution at distance one, PyTorch's.
 CUBIC = -0.75

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import MAPS, TokenLayout, corner_pad
-from ..ops.watched import is_counted
+from ..ops.tracing import is_counted
 from .plain_modules import is_bare, is_itself
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import MAPS, TokenLayout, Windows, attend, crop_bias_table, fit_window
-from ..ops.torch_internals.modules import children, parameters
+from ..ops.torch_internals.module_contents import children, parameters
 from .plain_modules import is_idle, is_plain
 from .qkv_projection import AttentionCall, crop, project_queries
 

@@ -30,11 +30,11 @@ def connect() -> None:
 
         install_image_loading()
     if "scopes" not in without:
-        from .scopes import join_scopes  # once all is registered
+        from .registry_scopes import join_scopes  # once all is registered
 
         join_scopes()
     if "optimizer_groups" not in without:
-        from .stock_groups import install_stock_groups
+        from .stock_parameter_groups import install_stock_groups
 
         install_stock_groups()
 
@@ -63,6 +63,7 @@ def register_plugins() -> None:
         atomic_checkpoints,
         classifiers,
         cpu_distributed,
+        data_preprocessors,
         label_check,
         label_loading,
         layer_decay,
@@ -71,5 +72,4 @@ def register_plugins() -> None:
         progress,
         sharding,
         step_seed,
-        valid_sizes,
     )

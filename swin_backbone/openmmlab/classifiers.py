@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..model.arguments import ARCHITECTURES
 from ..model.backbone import SwinBackbone
-from ..ops.argument_kinds import RATE
+from ..ops.argument_checks import RATE
 from .layer_decay import layer_index
 
 #: Swin V2 (https://arxiv.org/abs/2111.09883), section 3.4: embed_dims, depths, num_heads.

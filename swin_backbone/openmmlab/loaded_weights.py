@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..checkpoints import CheckpointError
-from ..checkpoints.report import is_finite, name_some
-from ..ops.torch_internals.names import unwrapped_name
+from ..checkpoints.checkpoint_report import is_finite, name_some
+from ..ops.torch_internals.class_names import unwrapped_name
 from .mmengine_internals import is_resuming, loaded_from
 
 #: Counts batches; batch norms of a fixed momentum, as all of OpenMMLab's, never read it.

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..checkpoints import CheckpointError
 from ..framework import Framework
-from .config_files import read_config
+from .mmengine_configs import read_config
 
 
 class MMEngine(Framework):

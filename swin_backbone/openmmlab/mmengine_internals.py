@@ -20,7 +20,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as loading
 
 from ..checkpoints import CheckpointError
-from ..checkpoints.histories import STATISTICS
+from ..checkpoints.history_buffers import STATISTICS
 
 #: Versions of mmengine (classic line) and of onedl-mmengine (maintained line).
 TESTED = ("0.10.7", "0.10.12")

@@ -18,7 +18,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from ..checkpoints import read_checkpoint
-from ..checkpoints.histories import allow_histories
+from ..checkpoints.history_buffers import allow_histories
 from .mmengine_internals import fetch_catalogues_with, history_statistics
 
 

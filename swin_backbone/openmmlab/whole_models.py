@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ..checkpoints import CheckpointError
 from ..checkpoints.read import CONTAINERS
 from ..model.create import load_backbone
-from .config_files import blamed_on, change_config, read_config
 from .loaded_weights import load_weights
+from .mmengine_configs import blamed_on, change_config, read_config
 
 __all__ = ["build_whole_model", "is_detector", "kind_of", "load_backbone", "load_whole_model"]
 

@@ -1,6 +1,8 @@
 """Functions on tensors: operations, their geometry and their backends."""
 
 from .attention import BACKENDS, shifted_window_attention
+from .banded_argmax import View, Window, merged_argmax, view_scores
+from .bilinear_resize import add_resized, concatenate_resized, resize_bilinear
 from .dispatch import check_backend_name
 from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing, join, pack_pyramid
@@ -13,9 +15,8 @@ from .geometry.windows import (
     fit_window,
     log_spaced_offsets,
 )
-from .half_blocks import Windows, residual_attention, residual_mlp
+from .layer_parameters import LinearParameters, NormParameters, product_dtype
 from .linear import scale_images
-from .low_precision import LowPrecisionCopies
 from .norm import (
     by_neighbour,
     layer_norm,
@@ -24,13 +25,11 @@ from .norm import (
     merge_packed,
     norm_beside,
 )
-from .parameters import LinearParameters, NormParameters, product_dtype
-from .patches import cut_patches, embed_patches, project, project_patches
+from .patch_embedding import cut_patches, embed_patches, project, project_patches
 from .pointwise import class_scores
 from .reference.window_steps import AttentionInputs
-from .resize import add_resized, concatenate_resized, resize_bilinear
+from .residual_branches import Windows, residual_attention, residual_mlp
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
-from .resized_bands import View, Window, merged_argmax, view_scores
 from .resized_losses import (
     ResizedLoss,
     count_correct,
@@ -38,6 +37,7 @@ from .resized_losses import (
     resized_cross_entropy,
 )
 from .variable_length_attention import attend, shifted_window_attention_packed
+from .weight_copies import LowPrecisionCopies
 
 __all__ = [
     "BACKENDS",

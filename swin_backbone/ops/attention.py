@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from . import dispatch, triton_backend
-from .argument_kinds import FINITE, RATE, Integer, check_tensor, two_integers
+from .argument_checks import FINITE, RATE, Integer, check_tensor, two_integers
 from .cpu import attention_backend
 from .geometry.valid_sizes import check_valid_sizes
 from .geometry.windows import WindowGrid

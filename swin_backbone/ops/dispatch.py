@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from . import triton
-from .argument_kinds import OneOf
-from .parameters import product_dtype
-from .symbolic import has_symbols, is_exporting
-from .watched import is_counted, is_transformed, why_hidden
+from .argument_checks import OneOf
+from .layer_parameters import product_dtype
+from .symbolic_shapes import has_symbols, is_exporting
+from .tracing import is_counted, is_transformed, why_hidden
 
 if TYPE_CHECKING:
-    from .half_blocks import Windows
     from .reference.window_steps import AttentionInputs
+    from .residual_branches import Windows
 
 logger = logging.getLogger(__name__)
 

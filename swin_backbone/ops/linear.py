@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .parameters import LinearParameters, NormParameters
+from .layer_parameters import LinearParameters, NormParameters
 
 
 def norm_linear(

@@ -12,8 +12,8 @@ from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing
 from .geometry.token_layout import MAPS, TokenLayout
 from .geometry.windows import as_kernels_read, clear_padding
+from .layer_parameters import LinearParameters, NormParameters, product_dtype
 from .linear import norm_linear
-from .parameters import LinearParameters, NormParameters, product_dtype
 
 
 def layer_norm(

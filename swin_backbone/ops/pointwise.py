@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .second_order import differentiable_once
+from .double_backward import differentiable_once
 
 
 class _ClassScores(torch.autograd.Function):

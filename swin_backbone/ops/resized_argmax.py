@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import triton
-from .resize import chosen_impl
-from .symbolic import is_exporting
+from .bilinear_resize import chosen_impl
+from .symbolic_shapes import is_exporting
 
 #: By the name that mmseg gives a flip, the axis of (B, K, H, W) that it turns round.
 FLIPS = {"horizontal": 3, "vertical": 2}
@@ -107,7 +107,7 @@ def resized_argmax(
         ValueError: for other shapes, and for a threshold that is missing or has no use.
         TypeError: for other dtypes.
     """
-    from . import resized_bands  # which builds on this module
+    from . import banded_argmax as resized_bands  # which builds on this module
 
     geometry = geometry.checked()
     check(logits, threshold)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .symbolic import contiguous, known_zero
+from .symbolic_shapes import contiguous, known_zero
 
 
 def resize_position_embedding(

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import resized_losses_tiled as tiled
+from . import banded_losses as tiled
 from . import triton
+from .bilinear_resize import chosen_impl
+from .loss_terms import Mean, Terms
 from .reference import resized_losses_reference as reference
-from .resize import chosen_impl
-from .resized_losses_terms import Mean, Terms
 
 
 class ResizedLoss(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import dispatch
-from .argument_kinds import Flag, check_tensor
+from .argument_checks import Flag, check_tensor
 from .attention import check_inputs, check_options, resolve_scale, shifted_window_attention
 from .geometry.packing import Packing
 from .geometry.token_layout import TokenLayout

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..inference.media import IMAGE_SUFFIXES
+from ..inference.media_files import IMAGE_SUFFIXES
 
 #: Words in folders' names for a part of the data.
 SPLITS = {

@@ -21,7 +21,7 @@ from mmengine.runner import Runner, load_checkpoint
 import swin_backbone
 from swin_backbone import SwinBackbone
 from swin_backbone.checkpoints import CheckpointError, read_checkpoint
-from swin_backbone.checkpoints.stand_ins import STAND_INS, Tensors
+from swin_backbone.checkpoints.placeholders import STAND_INS, Tensors
 
 from . import hostile_files as hostile
 from .tiny_run import tiny_config

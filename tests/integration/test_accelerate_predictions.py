@@ -8,7 +8,7 @@ from helpers.segmentors import HEADS, batch, segmentor
 
 from swin_backbone import accelerate
 from swin_backbone.acceleration import mmseg_predictions
-from swin_backbone.ops import resized_bands
+from swin_backbone.ops import banded_argmax as resized_bands
 
 
 def both(model, images, samples):

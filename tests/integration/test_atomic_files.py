@@ -166,8 +166,8 @@ WRITING = {"write_text", "write_bytes", "save", "savefig", "savez", "imwrite", "
 WRITING |= {"save_file", "write_table", "mkstemp", "NamedTemporaryFile"}
 #: Where else they stand, and why.
 ALLOWED = {
-    "swin_backbone/ops/triton/operator.py": "what a backward pass needs is saved, in no file",
-    "swin_backbone/ops/triton/tuning_file.py": "a lock, which holds nothing",
+    "swin_backbone/ops/triton/autograd_op.py": "what a backward pass needs is saved, in no file",
+    "swin_backbone/ops/triton/tuning_cache.py": "a lock, which holds nothing",
     "benchmarks/benchmark_backbones.py": "Benchmark.save, which uses the one",
     "benchmarks/benchmark_scaling.py": "a line for each setting, added while it runs",
     "swin_backbone/cli/convert_checkpoint.py": "torch.save into the unfinished file, opened before",

@@ -13,7 +13,7 @@ from helpers.tools import call_tool, run_tool
 from PIL import Image
 
 from swin_backbone.cli.predict import name_pictures, paint
-from swin_backbone.inference.media import find_files, on_one_line
+from swin_backbone.inference.media_files import find_files, on_one_line
 from swin_backbone.inference.painters import Segmentor
 from swin_backbone.inference.predictors import (
     MOST_WINDOWS,

@@ -16,7 +16,7 @@ from helpers.small_models import write_detector, write_segmentor
 from PIL import Image
 
 from swin_backbone.cli import commands, entry
-from swin_backbone.openmmlab.config_files import read_config
+from swin_backbone.openmmlab.mmengine_configs import read_config
 
 TOOLS = ROOT / "tools"
 CLI = {name.replace("-", "_"): f"swin-backbone {name}" for name in entry.COMMANDS}

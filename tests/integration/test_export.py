@@ -24,14 +24,14 @@ from swin_backbone.inference.export import (
     trace,
     write_program,
 )
-from swin_backbone.inference.export.modules import AveragePooling
+from swin_backbone.inference.export.exportable_modules import AveragePooling
 from swin_backbone.inference.export.trace import example_size
 
 # isort: split
 from mmseg.registry import MODELS
 
 from swin_backbone.cli import export as export_tool
-from swin_backbone.inference.exporting import backbone_and_card, segmentor_and_card
+from swin_backbone.inference.export_models import backbone_and_card, segmentor_and_card
 from swin_backbone.inference.predictors import (
     CheckpointPredictor,
     OnnxPredictor,

@@ -35,7 +35,7 @@ from swin_backbone.inference.features import (  # noqa: E402
     read_index,
 )
 from swin_backbone.inference.features.shards import write_index  # noqa: E402
-from swin_backbone.inference.media import as_text, on_one_line  # noqa: E402
+from swin_backbone.inference.media_files import as_text, on_one_line  # noqa: E402
 from swin_backbone.inference.preprocessing import IMAGENET  # noqa: E402
 
 CONFIG = """

@@ -16,7 +16,7 @@ from helpers.peers import (
 
 from swin_backbone.checkpoints import CheckpointError, find_backbone, to_ours, to_theirs
 from swin_backbone.checkpoints.layouts import Windows
-from swin_backbone.checkpoints.layouts.names import Template
+from swin_backbone.checkpoints.layouts.name_templates import Template
 
 TOLERANCE = 1e-5  # float32 on both sides, sums in another order
 WINDOWS = Windows((4, 4), ((0, 0), (0, 0)))

@@ -12,7 +12,7 @@ from swin_backbone import SwinBackbone
 pytest.importorskip("mmseg")
 
 
-model_stats = pytest.importorskip("swin_backbone.openmmlab.model_stats")
+model_stats = pytest.importorskip("swin_backbone.openmmlab.model_statistics")
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(TOOLS)  # its neighbours are imported by name
     model_zoo = load_tool("model_zoo")

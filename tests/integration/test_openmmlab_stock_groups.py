@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from swin_backbone import SwinBackbone
-from swin_backbone.openmmlab.stock_groups import install_stock_groups, with_aliases
+from swin_backbone.openmmlab.stock_parameter_groups import install_stock_groups, with_aliases
 
 SIZES = {"embed_dims": 8, "depths": (2, 1), "num_heads": (1, 2), "strides": (4, 2)}
 SIZES |= {"out_indices": (0, 1), "window_size": 3, "drop_path_rate": 0.0}

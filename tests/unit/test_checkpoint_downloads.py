@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from swin_backbone.checkpoints import CheckpointError, read_checkpoint
-from swin_backbone.checkpoints.sources import fetch
+from swin_backbone.checkpoints.checkpoint_sources import fetch
 
 
 def file_with(value, size=1):

@@ -8,8 +8,12 @@ from helpers.errors import relative_error
 from helpers.peers import make_theirs, ours_like, randomise
 
 from swin_backbone import SwinBackbone
-from swin_backbone.checkpoints import CheckpointError, read_checkpoint, sources
-from swin_backbone.checkpoints.resize import adapt_input_channels, resize_bias_table_log_spaced
+from swin_backbone.checkpoints import CheckpointError, read_checkpoint
+from swin_backbone.checkpoints import checkpoint_sources as sources
+from swin_backbone.checkpoints.resize_parameters import (
+    adapt_input_channels,
+    resize_bias_table_log_spaced,
+)
 
 SMALL = {"embed_dims": 16, "depths": (1, 2), "num_heads": (1, 2), "out_indices": (0, 1)}
 SMALL["window_size"] = 4

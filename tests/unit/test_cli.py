@@ -175,7 +175,7 @@ def test_the_benchmark_says_where_there_is_no_stock_backbone(segmentor, tmp_path
 
 
 def test_the_stock_backbone_has_the_same_weights(segmentor):
-    from swin_backbone.openmmlab.config_files import read_config
+    from swin_backbone.openmmlab.mmengine_configs import read_config
     from swin_backbone.openmmlab.stock_backbones import with_stock_backbone
     from swin_backbone.openmmlab.whole_models import build_whole_model
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 import swin_backbone  # noqa: F401 (registers what training reads with)
 from swin_backbone.images import MOST_PIXELS, UnreadableImageError, decode_image, read_image
-from swin_backbone.inference.media import as_text, find_files, on_one_line
+from swin_backbone.inference.media_files import as_text, find_files, on_one_line
 
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 
 from swin_backbone.cli import predict, visualize
-from swin_backbone.inference.features.sources import Item, Reader
+from swin_backbone.inference.features.feature_inputs import Item, Reader
 from swin_backbone.inference.uploads import Limits, RefusedError, open_upload, smaller_copy
 
 CONFIGS = {

@@ -11,7 +11,8 @@ from torch import nn
 
 import swin_backbone
 from swin_backbone import SwinBackbone
-from swin_backbone.checkpoints import CheckpointError, sources
+from swin_backbone.checkpoints import CheckpointError
+from swin_backbone.checkpoints import checkpoint_sources as sources
 from swin_backbone.openmmlab import safe_checkpoints
 
 SMALL = {"embed_dims": 8, "depths": (1, 2), "num_heads": (1, 2), "out_indices": (0, 1)}

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from swin_backbone import SwinBackbone
-from swin_backbone.ops import MAPS, low_precision
-from swin_backbone.ops.low_precision import LowPrecisionCopies, in_low_precision
+from swin_backbone.ops import MAPS
+from swin_backbone.ops import weight_copies as low_precision
+from swin_backbone.ops.weight_copies import LowPrecisionCopies, in_low_precision
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there in Triton's interpreter
 

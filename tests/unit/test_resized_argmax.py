@@ -10,7 +10,7 @@ from mmseg.models.segmentors import BaseSegmentor, SegTTAModel
 from mmseg.structures import SegDataSample
 
 from swin_backbone import ops
-from swin_backbone.ops import resized_bands
+from swin_backbone.ops import banded_argmax as resized_bands
 
 GEOMETRIES = [
     ops.Geometry((24, 36)),

@@ -10,7 +10,7 @@ from mmseg.models.losses import CrossEntropyLoss
 from mmseg.models.losses.accuracy import accuracy
 
 from swin_backbone import ops
-from swin_backbone.ops import resized_losses_tiled
+from swin_backbone.ops import banded_losses as resized_losses_tiled
 from swin_backbone.ops.geometry.resampling import axis
 
 IGNORED = 255

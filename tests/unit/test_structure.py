@@ -13,8 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 #: What the parts of the package may import of it, beside themselves. Dependencies point down.
-BASE = {"atomic_files", "config_files", "extras", "images", "label_maps", "memory", "version"}
-CORE = BASE | {"ops", "checkpoints", "framework", "faults", "model"}
+BASE = {"atomic_files", "config_files", "extras", "images", "label_maps", "device_memory", "version"}
+CORE = BASE | {"ops", "checkpoints", "framework", "config_errors", "model"}
 UPPER = CORE | {"acceleration", "openmmlab", "inference"}
 ALLOWED = {
     "atomic_files": set(),
@@ -22,13 +22,13 @@ ALLOWED = {
     "extras": set(),
     "images": {"extras"},
     "label_maps": {"extras", "images"},
-    "memory": set(),
+    "device_memory": set(),
     "version": set(),
     "ops": {"atomic_files"},
     # How weights get into a backbone asks the framework around it, which reads checkpoints.
     "checkpoints": {"atomic_files", "framework", "ops"},
     "framework": {"checkpoints"},
-    "faults": {"checkpoints"},
+    "config_errors": {"checkpoints"},
     "model": CORE - {"model"},
     "acceleration": CORE,
     "openmmlab": CORE | {"acceleration"},

@@ -297,7 +297,7 @@ def test_a_torch_that_cannot_export_says_so(without):
 
 
 def test_names_inside_wrappers():
-    from swin_backbone.ops.torch_internals.names import unwrapped_name
+    from swin_backbone.ops.torch_internals.class_names import unwrapped_name
 
     wrapped = "_fsdp_wrapped_module.stages.0._checkpoint_wrapped_module.attn._orig_mod.qkv.weight"
     assert unwrapped_name(wrapped) == "stages.0.attn.qkv.weight"

@@ -21,7 +21,7 @@ from swin_backbone.ops.triton import linear_op as products
 from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
 from swin_backbone.ops.triton.launch import Config
 from swin_backbone.ops.triton.tuning import Tuner, Work
-from swin_backbone.ops.triton.tuning_file import Memory, default_path
+from swin_backbone.ops.triton.tuning_cache import Memory, default_path
 
 # As they are for float32; candidates are listed for half precision.
 SMALL = Config(rows=32, columns=32, depth=32, warps=2)

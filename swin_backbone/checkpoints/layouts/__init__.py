@@ -1,13 +1,13 @@
 """Whose checkpoints we read: one adapter a layout, recognised by keys and never by file name."""
 
-from .base import CLASSIFIER, FINAL_NORM, Layout
-from .official import OFFICIAL
-from .openmmlab import MMPRETRAIN_V2, OPENMMLAB
-from .own import OWN
-from .tensors import Windows
-from .timm import TIMM
-from .torchvision import TORCHVISION
-from .transformers import TRANSFORMERS
+from .layout import CLASSIFIER, FINAL_NORM, Layout
+from .native_layout import OWN
+from .official_layout import OFFICIAL
+from .openmmlab_layout import MMPRETRAIN_V2, OPENMMLAB
+from .tensor_layouts import Windows
+from .timm_layout import TIMM
+from .torchvision_layout import TORCHVISION
+from .transformers_layout import TRANSFORMERS
 
 #: In the order in which equally good matches win.
 LAYOUTS = (OWN, OPENMMLAB, MMPRETRAIN_V2, OFFICIAL, TIMM, TORCHVISION, TRANSFORMERS)

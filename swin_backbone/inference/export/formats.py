@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from ...atomic_files import write_whole
 from ...extras import from_extra
-from ...ops.torch_internals.exporting import compile_package
+from ...ops.torch_internals.packaging import compile_package
 from .card import KEY, ModelCard
 
 #: Inputs of exported models, and which of their axes are free; the second where padding is masked.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...extras import from_extra
 from ...ops.geometry.valid_sizes import check_valid_sizes
-from ...ops.torch_internals.exporting import load_package
+from ...ops.torch_internals.packaging import load_package
 from ..preprocessing import Preprocessing
 from .card import KEY, ModelCard
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops.symbolic import contiguous
-from .modules import WholeFactorUpsampling
+from ...ops.symbolic_shapes import contiguous
+from .exportable_modules import WholeFactorUpsampling
 
 
 class SegmentorLogits(nn.Module):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from ...ops.torch_internals.exporting import size_one_is_ordinary
-from .modules import average_pooling, prepare
+from ...ops.torch_internals.packaging import size_one_is_ordinary
+from .exportable_modules import average_pooling, prepare
 from .segmentor import SegmentorLogits, mmseg_replacements
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from .extractor import DTYPES, Extractor, ExtractorSettings
 
 if TYPE_CHECKING:
+    from .feature_inputs import Item, find_items
     from .job import Job, ShardWorker
     from .shards import load_features, read_index
-    from .sources import Item, find_items
 
 _MODULES = {
     "Item": ".sources",

@@ -12,12 +12,12 @@ import numpy as np
 from torch import Tensor
 
 from ...atomic_files import remove_leftovers, write_text
+from ...device_memory import is_out_of_memory
 from ...images import UnreadableImageError
-from ...memory import is_out_of_memory
-from ..media import as_text
+from ..media_files import as_text
 from .extractor import Extractor, ExtractorSettings
+from .feature_inputs import Item, Reader
 from .shards import is_done, write_shard
-from .sources import Item, Reader
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..second_order import plain_gradients
+from ..double_backward import plain_gradients
 from ..torch_internals.cpu_operators import softmax_backward_in_place, softmax_in_place
 from .window_rows import WindowRows
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..double_backward import plain_gradients
+from ..layer_parameters import LinearParameters, NormParameters, product_dtype
 from ..linear import factors_of_images
-from ..parameters import LinearParameters, NormParameters, product_dtype
-from ..second_order import plain_gradients
 from ..torch_internals.cpu_operators import has_onednn_linear, onednn_linear, onednn_linear_add
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..argument_kinds import INT32_MAX, is_integer, is_sequence, show, unpacked
-from ..symbolic import has_values
+from ..argument_checks import INT32_MAX, is_integer, is_sequence, show, unpacked
+from ..symbolic_shapes import has_values
 
 
 def check_valid_sizes(

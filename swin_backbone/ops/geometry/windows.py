@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..argument_kinds import INT32_MAX, OneOf, two_integers
-from ..symbolic import contiguous
+from ..argument_checks import INT32_MAX, OneOf, two_integers
+from ..symbolic_shapes import contiguous
 
 
 @dataclass(frozen=True)

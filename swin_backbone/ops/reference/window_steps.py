@@ -15,7 +15,7 @@ from ..geometry.windows import (
     shifted_window_mask,
     valid_windows,
 )
-from ..symbolic import has_symbols, known_zero
+from ..symbolic_shapes import has_symbols, known_zero
 
 
 @dataclass(frozen=True)

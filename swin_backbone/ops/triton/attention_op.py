@@ -13,9 +13,9 @@ import triton
 from torch import Tensor
 
 from ..geometry.windows import WindowGrid
+from .autograd_op import Differentiable, register
 from .kernels.attention_kernels import attention_backward, attention_forward
 from .launch import Launch, precision
-from .operator import Differentiable, register
 from .partial_sums import Pairs, summed
 from .tuning import Work, config, tuned
 

@@ -9,9 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
-from ..second_order import differentiable_once
+from ..double_backward import differentiable_once
 from ..torch_internals.devices import addmm_relu
-from ..torch_internals.modules import buffers
+from ..torch_internals.module_contents import buffers
 from .kernels.batch_norm_kernels import (
     channel_statistics,
     finish_statistics,

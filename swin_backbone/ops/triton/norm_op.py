@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..double_backward import plain_gradients
 from ..geometry.corner_pad import corner_pad
 from ..geometry.windows import clear_padding
-from ..second_order import plain_gradients
+from .autograd_op import Differentiable, register
 from .kernels.norm_kernels import norm_backward, norm_forward, scale_rows
 from .launch import Launch, looped, rows_of_programs, rows_of_warps
-from .operator import Differentiable, register
 from .partial_sums import summed
 
 _Maybe = Optional[Tensor]  # noqa: UP045

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from ..double_backward import plain_gradients
 from ..geometry.corner_pad import corner_pad
-from ..second_order import plain_gradients
+from .autograd_op import Differentiable, register
 from .kernels.patch_embed_kernels import embed_backward, embed_forward
 from .launch import Launch, looped, precision
 from .linear_op import like_parameters
-from .operator import Differentiable, register
 from .partial_sums import summed
 
 #: Programs of the backward pass, relative to :data:`swin_backbone.ops.triton.launch.PROGRAMS`: each

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..second_order import plain_gradients
+from ..double_backward import plain_gradients
+from .autograd_op import Differentiable, register
 from .linear_op import like_parameters, weight_gradient
 from .norm_op import norm_shares, normalise, normed_shape, plain_norm
-from .operator import Differentiable, register
 from .partial_sums import summed
 
 _Maybe = Optional[Tensor]  # noqa: UP045

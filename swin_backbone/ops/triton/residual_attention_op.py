@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .attention_op import attend, attention_shares
+from .autograd_op import Differentiable, register
 from .linear_op import like_parameters, multiply, multiply_normed, weight_gradient
 from .norm_op import norm_shares, scale_and_share
-from .operator import Differentiable, register
 from .partial_sums import summed
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)

@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from .autograd_op import Differentiable, register
 from .kernels.mlp_kernels import (
     mlp_backward,
     mlp_forward,
@@ -29,7 +30,6 @@ from .linear_op import (
     weight_gradient,
 )
 from .norm_op import norm_shares, normalise, scale_and_share
-from .operator import Differentiable, register
 from .partial_sums import summed
 from .tuning import Work, config, tuned, untried
 

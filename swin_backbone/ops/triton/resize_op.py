@@ -7,8 +7,9 @@ import torch
 import triton
 from torch import Tensor
 
+from ..double_backward import differentiable_once
 from ..geometry.resampling import axis
-from ..second_order import differentiable_once
+from .autograd_op import Differentiable, register
 from .kernels.resize_kernels import (
     resize_backward,
     resize_backward_last,
@@ -17,7 +18,6 @@ from .kernels.resize_kernels import (
 )
 from .launch import Launch
 from .memory_formats import is_channels_last, pitch_of
-from .operator import Differentiable, register
 
 #: Pixels or samples of a block of a contiguous map.
 PIXELS, WARPS = 256, 4

@@ -8,9 +8,9 @@ import triton
 from torch import Tensor
 
 from ..geometry.resampling import taps
+from .autograd_op import register
 from .kernels.resized_argmax_kernels import argmax
 from .launch import Config, Launch
-from .operator import register
 
 #: Columns are pixels of a block, depth is classes: with two taps along both axes, and with more.
 PLAIN = Config(columns=128, depth=8, warps=4, stages=1)

@@ -11,9 +11,9 @@ import triton
 from torch import Tensor
 
 from ..geometry.resampling import axis
+from .autograd_op import Differentiable, register
 from .kernels.resized_losses_kernels import loss_backward, loss_finish, loss_forward
 from .launch import Config, Launch
-from .operator import Differentiable, register
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 #: Columns and rows are of samples, depth is classes: the best of some on an H200, 16 x 150 x 128 x

@@ -36,11 +36,11 @@ import torch
 import triton
 from torch import Tensor
 
-from ..symbolic import has_values
+from ..symbolic_shapes import has_values
 from . import launch
-from .candidates import CANDIDATES, CAUTIOUS
 from .launch import Config
-from .tuning_file import Memory, default_path, digest_of_kernels
+from .tuning_cache import Memory, default_path, digest_of_kernels
+from .tuning_candidates import CANDIDATES, CAUTIOUS
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ with a norm for every stage. Its Donut has the names of its Swin.
 
 import re
 
-from .base import CLASSIFIER, MASK_TOKEN, RECOMPUTED, Layout, swin_names
-from .tensors import join_qkv, merging_to_ours, merging_to_theirs, split_qkv
+from .layout import CLASSIFIER, MASK_TOKEN, RECOMPUTED, Layout, swin_names
+from .tensor_layouts import join_qkv, merging_to_ours, merging_to_theirs, split_qkv
 
 _PARTS = {
     "norm1.": "layernorm_before.",

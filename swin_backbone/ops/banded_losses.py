@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .geometry.resampling import axis, mixing
+from .loss_terms import Terms
 from .reference.resized_losses_reference import as_dtype, count_best, is_class, loss_dtype
-from .resized_losses_terms import Terms
-from .triton.operator import Differentiable, register
+from .triton.autograd_op import Differentiable, register
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 #: Scores of a band: 2 MiB in float32 on a CPU, as much as its caches hold; many more on a GPU,

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config_files import read_config
+from .mmengine_configs import read_config
 from .whole_models import kind_of
 
 #: Rows and columns at which the FLOPs of detectors are published.

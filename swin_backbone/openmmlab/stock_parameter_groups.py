@@ -19,7 +19,7 @@ from torch import nn
 
 from ..checkpoints.layouts import EXPORTS
 from ..model.backbone import SwinBackbone
-from ..ops.torch_internals.names import unwrapped_name
+from ..ops.torch_internals.class_names import unwrapped_name
 
 #: Parameters that some backbones have and others have not; configs name them all the same.
 OPTIONAL = ("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp")

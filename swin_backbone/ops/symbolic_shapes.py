@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .watched import is_transformed
+from .tracing import is_transformed
 
 
 def has_symbols(x: Tensor) -> bool:

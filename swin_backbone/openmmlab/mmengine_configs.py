@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
-from ..faults import blamed_on
+from ..config_errors import blamed_on
 
 #: Settings that no config has to have and that are no argument of a runner: of OpenMMLab's tools.
 _TOOLS_SETTINGS = ("runner_type", "tta_model", "tta_pipeline", "find_unused_parameters")

@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 
 from ..config_files import configs_folder
-from ..openmmlab.environment import describe_openmmlab
+from ..openmmlab.installed_versions import describe_openmmlab
 from ..ops import dispatch
 from ..ops.torch_internals import describe
 from ..version import __version__

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .names import NameMap
+from .name_templates import NameMap
 
 Tensors = dict[str, Tensor]
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from . import dispatch, triton
 from . import linear as plain_products
 from .cpu import onednn_linear as cpu_products
-from .cpu.kept_images import for_kept_images
+from .cpu.skip_dropped_images import for_kept_images
 from .geometry.token_layout import MAPS, TokenLayout
-from .low_precision import LowPrecisionCopies, in_low_precision
-from .parameters import LinearParameters, NormParameters, product_dtype
+from .layer_parameters import LinearParameters, NormParameters, product_dtype
 from .triton_backend import dropout_seed
 from .variable_length_attention import attend
+from .weight_copies import LowPrecisionCopies, in_low_precision
 
 #: How linear layers are computed where the branch is no kernel of its own.
 _LINEAR = {"cpu": cpu_products, "torch": plain_products}

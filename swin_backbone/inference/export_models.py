@@ -59,7 +59,7 @@ def segmentor_and_card(
         FileNotFoundError: if the config or checkpoint is not there.
         ValueError: if the config is a detector's, or its head has one output.
     """
-    from ..openmmlab.config_files import read_config
+    from ..openmmlab.mmengine_configs import read_config
     from ..openmmlab.whole_models import is_detector, load_whole_model
 
     for name, path in (("config", config), ("checkpoint", checkpoint)):
@@ -93,7 +93,7 @@ def _backbone_config(source: str, options: Mapping) -> Mapping:
             return plain
     from mmengine.config import Config
 
-    from ..openmmlab.config_files import change_config, read_config
+    from ..openmmlab.mmengine_configs import change_config, read_config
 
     if source.endswith(".py"):
         return read_config(source, options)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .placeholders import register_stand_in
 from .safe_pickle import Pending, StandIn, UnsafePickleError, shown
-from .stand_ins import register_stand_in
 
 NAME = "mmengine.logging.history_buffer.HistoryBuffer"
 STATISTICS = ("mean", "max", "min", "current")

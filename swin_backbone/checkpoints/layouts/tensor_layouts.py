@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...ops.geometry.windows import log_spaced_offsets, relative_position_index
-from .base import Tensors
+from .layout import Tensors
 
 _ATTENTION = re.compile(r"(stages\.(\d+)\.blocks\.\d+\.attn)\.proj\.weight")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...extras import from_extra
 from ...images import UnreadableImageError, read_image
-from ..media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_files
+from ..media_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_files
 
 with from_extra("images"):
     import cv2

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from . import dispatch, triton
 from .geometry.corner_pad import corner_pad
+from .layer_parameters import NormParameters, product_dtype
 from .norm import layer_norm, norm_dtype
-from .parameters import NormParameters, product_dtype
 
 
 def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParameters) -> Tensor:

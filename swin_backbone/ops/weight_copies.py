@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .torch_internals.tensors import copy_all, views_like
+from .torch_internals.tensor_views import copy_all, views_like
 
 
 class LowPrecisionCopies:

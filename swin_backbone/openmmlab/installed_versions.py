@@ -1,4 +1,4 @@
-"""What a report of a problem says about OpenMMLab: see :mod:`swin_backbone.cli.environment`."""
+"""What a report of a problem says about OpenMMLab: see :mod:`swin_backbone.cli.environment_report`."""
 
 from __future__ import annotations
 

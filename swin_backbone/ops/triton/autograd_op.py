@@ -13,8 +13,8 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from ..second_order import differentiable_once
-from ..torch_internals.tensors import is_view
+from ..double_backward import differentiable_once
+from ..torch_internals.tensor_views import is_view
 
 
 class Differentiable:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...model import WindowAttention, WindowAttentionV2
 from ...model.backbone import SwinBackbone
-from ...ops.symbolic import contiguous
+from ...ops.symbolic_shapes import contiguous
 
 Replacements = Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]]
 

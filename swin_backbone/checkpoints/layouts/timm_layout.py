@@ -4,8 +4,8 @@ Named as the original, but patches are merged at the beginning of a stage. timm 
 original's names, and is read as the original.
 """
 
-from .base import CLASSIFIER, RECOMPUTED, Layout, swin_names
-from .tensors import merging_to_ours, merging_to_theirs
+from .layout import CLASSIFIER, RECOMPUTED, Layout, swin_names
+from .tensor_layouts import merging_to_ours, merging_to_theirs
 
 TIMM = Layout(
     name="timm",

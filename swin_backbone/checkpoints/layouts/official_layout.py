@@ -1,7 +1,7 @@
 """Microsoft's original repository, classification and dense prediction forks, and SimMIM's."""
 
-from .base import CLASSIFIER, MASK_TOKEN, RECOMPUTED, Layout, Tensors, swin_names
-from .tensors import merging_to_ours, merging_to_theirs
+from .layout import CLASSIFIER, MASK_TOKEN, RECOMPUTED, Layout, Tensors, swin_names
+from .tensor_layouts import merging_to_ours, merging_to_theirs
 
 
 def _to_ours(tensors: Tensors, version: str) -> Tensors:

@@ -4,8 +4,8 @@ Other names, the same tensors. mmpretrain's V1 is mmseg's; its V2 merges patches
 of a stage.
 """
 
-from .base import CLASSIFIER, MASK_TOKEN, RECOMPUTED, Layout, Tensors, swin_names
-from .tensors import Windows, position_buffers
+from .layout import CLASSIFIER, MASK_TOKEN, RECOMPUTED, Layout, Tensors, swin_names
+from .tensor_layouts import Windows, position_buffers
 
 _PARTS = {"attn.": "attn.w_msa.", "mlp.fc1.": "ffn.layers.0.0.", "mlp.fc2.": "ffn.layers.1."}
 _IGNORED = [

@@ -1,7 +1,7 @@
 """torchvision's ``SwinTransformer``, V1 and V2."""
 
-from .base import CLASSIFIER, RECOMPUTED, Layout, Tensors, swin_names
-from .tensors import (
+from .layout import CLASSIFIER, RECOMPUTED, Layout, Tensors, swin_names
+from .tensor_layouts import (
     Windows,
     join_bias,
     merging_to_ours,
