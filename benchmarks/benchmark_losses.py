@@ -123,7 +123,7 @@ def stock_with_topk(x: Tensor, labels: Tensor) -> Tensor:
 
 
 def by_images(x: Tensor, labels: Tensor) -> Tensor:
-    """One image's scores at a time, computed anew in the backward pass."""
+    """One image's scores at a time, recomputed in the backward pass."""
     sums = [
         checkpoint(_sum_of_image, x[i : i + 1], labels[i : i + 1], use_reentrant=False)
         for i in range(len(x))

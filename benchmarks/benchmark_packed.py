@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_sizes(arguments.batch, generator, arguments.scale) for _ in range(arguments.batches)
     ]
     rows = {mode: measure(mode, batches, device, arguments) for mode in MODES}
-    waste = padding_share(batches)
+    waste = padding_fraction(batches)
     print_table(rows, waste, arguments)
     if arguments.out is not None:
         about = {**vars(arguments), "out": None, "torch": torch.__version__, "padding": waste}
@@ -88,8 +88,8 @@ def padded_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
     return tuple(-(-max(side) // DIVISOR) * DIVISOR for side in zip(*sizes, strict=True))
 
 
-def padding_share(batches: list[list[tuple[int, int]]]) -> float:
-    """Share of the batches' pixels that belong to no image."""
+def padding_fraction(batches: list[list[tuple[int, int]]]) -> float:
+    """Fraction of the batches' pixels that belong to no image."""
     own = sum(rows * columns for sizes in batches for rows, columns in sizes)
     every = [(len(sizes), *padded_size(sizes)) for sizes in batches]
     return 1 - own / sum(count * rows * columns for count, rows, columns in every)

@@ -278,7 +278,7 @@ def peak_memory_mib() -> float:
 
 
 def add_efficiency(rows: list[dict]) -> None:
-    """Images a second a process, as a share of those of the fewest processes, which are 1."""
+    """Images a second a process, as a fraction of those of the fewest processes, which are 1."""
     first: dict = {}
     for row in rows:
         if "error" in row:

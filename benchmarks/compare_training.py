@@ -5,7 +5,7 @@
     python benchmarks/compare_training.py plot OUT [OUT ...] --to curves.png [--csv curves.csv]
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
-(mmseg's, or mmdet's for a detector) need no changes spelt out, and are the default; nor does
+(mmseg's, or mmdet's for a detector) need no changes written out, and are the default; nor does
 ``accelerated``, which is what tools/train.py trains with ``--with fast`` (add ``--with amp_bf16``
 for the others to compute in the same precision). Two attention backends are compared with
 

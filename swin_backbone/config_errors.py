@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from .checkpoints import CheckpointError
 
 #: What a wrong config makes of the code that reads it, or builds what it names.
-_FAULTS = (
+_CONFIG_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -24,7 +24,7 @@ _FAULTS = (
 
 
 @contextmanager
-def blamed_on(what: str) -> Iterator[None]:
+def as_config_error(what: str) -> Iterator[None]:
     """Around what a config decides: its faults become a ``ValueError`` that names it.
 
     Args:
@@ -37,6 +37,6 @@ def blamed_on(what: str) -> Iterator[None]:
         yield
     except CheckpointError:  # names its file itself
         raise
-    except _FAULTS as error:
+    except _CONFIG_ERRORS as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise ValueError(f"{what}: {type(error).__name__}: {text}") from error

@@ -100,8 +100,8 @@ MUTATIONS = (
         "drop-path-scale",
         "what drop path keeps is not scaled, for the blocks of a stage together",
         f"{MODEL}/drop_path.py",
-        "kept = torch.bernoulli(keep.expand(-1, -(-images // 4) * 4)).div_(divisors)",
-        "kept = torch.bernoulli(keep.expand(-1, -(-images // 4) * 4))",
+        "kept = torch.bernoulli(keep_probs.expand(-1, -(-images // 4) * 4)).div_(divisors)",
+        "kept = torch.bernoulli(keep_probs.expand(-1, -(-images // 4) * 4))",
         ("unit/test_drop_path.py",),
     ),
     Mutation(

@@ -2,7 +2,7 @@
 
     python tools/model_zoo.py
 
-Parameters and FLOPs are counted anew; scores are those of ``configs/*/published.yaml``.
+Parameters and FLOPs are counted again; scores are those of ``configs/*/published.yaml``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from .implementations import IMPLEMENTATIONS
 from .steps import EAGER, make_step
 
 
-@functools.cache  # measured anew with torch.compile, which does not change it
+@functools.cache  # measured again with torch.compile, which does not change it
 def peak_on_cpu(name: str, case: Case) -> int:
     """Bytes by which a fresh process grows at most that builds the model and runs two steps."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -131,8 +131,8 @@ def _profile_bars(ax: Axes, profile: Profile, most: int) -> None:
     for place, entry in enumerate(entries, 1):
         milliseconds = 1e3 * entry.seconds
         ax.barh(place, milliseconds, color=GROUP_COLOURS[entry.group])
-        share = entry.seconds / profile.wall
-        text = f" {milliseconds:.3g} ms ({share:.0%}), {entry.calls} calls"
+        fraction = entry.seconds / profile.wall
+        text = f" {milliseconds:.3g} ms ({fraction:.0%}), {entry.calls} calls"
         ax.text(milliseconds, place, text, va="center", fontsize=7, color=INK)
     labels = ["all", *(_shorten(entry.name) for entry in entries)]
     ax.set_yticks(range(len(labels)), labels, fontsize=7)

@@ -25,7 +25,7 @@ from .steps import EAGER, Step, make_step
 #: Kinds of work and what their kernels or operators have in their names; the first match counts.
 GROUPS = {
     "attention": r"attention|attn|flash|fmha|softmax|window",
-    "products": r"gemm|cutlass|cublas|nvjet|xmma|matmul|addmm|::mm|bmm|linear|mlp|conv",
+    "matmul": r"gemm|cutlass|cublas|nvjet|xmma|matmul|addmm|::mm|bmm|linear|mlp|conv",
     "norms": r"norm",
     "copies": (
         r"memcpy|memset|copy|clone|::cat|catarray|::roll|roll_cuda|pad|fill|zero|index|gather|scatter"

@@ -1,10 +1,10 @@
 """What the hardware would allow: measured ceilings, and the work that no implementation avoids.
 
 *Arithmetic* is counted by PyTorch's ``FlopCounterMode`` on the meta device, on our reference
-backend, forward (and backward for training): all products, attention's over whole windows included,
-two operations a multiply-add. Norms, softmax and GELU count nothing.
+backend, forward (and backward for training): all matrix multiplications, attention's over whole
+windows included, two operations a multiply-add. Norms, softmax and GELU count nothing.
 
-*Bytes* are counted as if each half of a block (attention; perceptron) and each other layer were one
+*Bytes* are counted as if each branch of a block (attention; MLP) and each other layer were one
 pass: it reads its input once and writes its output once, in the precision of the case. Images and
 weights are read once, in float32. The backward pass reads each layer's input (what lies between is
 recomputed) and its output's gradient, and writes its input's gradient; images and weights are read
@@ -110,13 +110,13 @@ def _count_bytes(case: Case, arch: Architecture, parameters: int) -> int:
     maps = [channels * rows * columns for _, channels, rows, columns in case.map_shapes()]
     # (elements in, elements out) of each layer, for one image
     embedding = [(0, maps[0])]  # the image is counted apart
-    half_blocks = [
+    residual_branches = [
         (m, m) for m, depth in zip(maps, arch.depths, strict=True) for _ in range(2 * depth)
     ]
     merging = list(itertools.pairwise(maps))
     norms = [(m, m) for m in maps]
     passes = 0
-    for read, written in (*embedding, *half_blocks, *merging, *norms):
+    for read, written in (*embedding, *residual_branches, *merging, *norms):
         passes += read + written
         if training:
             passes += 2 * read + written

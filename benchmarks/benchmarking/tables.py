@@ -15,14 +15,14 @@ HEADINGS = (
     "ours is",
     "peak GB",
     "first call",
-    "of product",
+    "of matmul",
     "of copy",
     "x floor",
 )
 LEGEND = (
     "ms: median; on a GPU of calls that follow each other without waiting, for latency of single "
     "calls; noise: half the distance of their quartiles; ours is: how much "
-    "faster ours, eager, is; first call: seconds, compilation included; of product, of copy: share "
+    "faster ours, eager, is; first call: seconds, compilation included; of matmul, of copy: part "
     "of the measured ceilings; x floor: times the least time that the ceilings allow"
 )
 
@@ -44,7 +44,7 @@ def heading(benchmark: Benchmark) -> list[str]:
     return [
         f"{benchmark.device}; {versions}; {benchmark.date}; {benchmark.elapsed:.0f} s",
         f"measured ceilings: copy of {c.copy_bytes / 2**20:.0f} MiB {c.copy / 1e9:.0f} GB/s, "
-        f"{c.product_size}^3 product in {c.dtype} {c.product / 1e12:.2f} TFLOP/s",
+        f"{c.product_size}^3 matmul in {c.dtype} {c.product / 1e12:.2f} TFLOP/s",
         f"command: {benchmark.command}",
     ]
 

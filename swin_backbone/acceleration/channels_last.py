@@ -14,7 +14,7 @@ from .rewrite import Rewrite, Undo
 def finds(module: nn.Module) -> bool:
     if type(module) is not nn.Conv2d:
         return False
-    # Patch embeddings are products of patches, and kernels read their weights as these lie.
+    # Patch embeddings are linear layers on patches, and kernels read their weights as these lie.
     return module.kernel_size != module.stride or module.kernel_size == (1, 1)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.plain_modules import is_bare, is_plain
-from ..ops import dispatch, product_dtype, triton
+from ..ops import compute_dtype, dispatch, triton
 from ..ops.torch_internals.module_contents import children
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
@@ -59,7 +59,7 @@ def forward(module: nn.Module, x: Tensor, activate: bool = True, norm: bool = Tr
     parts = children(module)
     conv, batch_norm = parts["conv"], parts[module.norm_name]
     relu = activate and module.with_activation
-    dtype = product_dtype(x)
+    dtype = compute_dtype(x)
     x = x.to(dtype)
     if not batch_norm.training:
         return triton.batch_norm_op.folded_convolution(x, conv, batch_norm, relu)
@@ -91,8 +91,8 @@ def _why_not_here(x: Tensor, weight: Tensor, norm: nn.Module) -> str | None:
         return "an image without a batch"
     if not (x.is_cuda and weight.device == x.device == norm.weight.device):
         return "not on one GPU"
-    if product_dtype(x) not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"computes in {product_dtype(x)}"
+    if compute_dtype(x) not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"computes in {compute_dtype(x)}"
     if weight.dtype != x.dtype and not torch.is_autocast_enabled("cuda"):
         return "dtypes differ, which is the class's error"
     return dispatch.why_not_maps(x)

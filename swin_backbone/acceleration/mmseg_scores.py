@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.plain_modules import is_bare, is_plain
-from ..ops import class_scores, dispatch, product_dtype
+from ..ops import class_scores, compute_dtype, dispatch
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 LOW = (torch.float16, torch.bfloat16)
@@ -44,7 +44,7 @@ def apply(head: nn.Module) -> Undo:
 def cls_seg(head: nn.Module, feat: Tensor) -> Tensor:
     """``BaseDecodeHead.cls_seg``."""
     conv = head.conv_seg
-    dtype = product_dtype(feat)
+    dtype = compute_dtype(feat)
     fast = feat.is_cuda and dtype in LOW and not torch.compiler.is_compiling()
     fast = fast and is_bare(conv, nn.Conv2d) and is_plain(conv.weight) and is_plain(conv.bias)
     fast = fast and (conv.weight.dtype == feat.dtype or torch.is_autocast_enabled("cuda"))

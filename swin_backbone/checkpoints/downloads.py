@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from ..atomic_files import write_whole
 from .checkpoint_report import CheckpointError
-from .unsupported_files import name_foreign_file
+from .unsupported_files import describe_unsupported_file
 
 #: A name that ends so carries the beginning of its SHA-256, as torch's and OpenMMLab's do.
 _HASH = re.compile(r"-([0-9a-f]{8,64})(\.[a-z0-9]+)+$")
@@ -65,7 +65,7 @@ def _fetch(address: str, path: Path, unfinished: Path) -> None:
             beginning = beginning or piece[:512]
             digest.update(piece)
             file.write(piece)
-    kind = name_foreign_file(beginning)
+    kind = describe_unsupported_file(beginning)
     if kind is not None:
         raise CheckpointError(f"what {address} sends is {kind}")
     _check_hash(address, path.name, digest.hexdigest())

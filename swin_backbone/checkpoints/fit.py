@@ -1,4 +1,4 @@
-"""Turn a foreign state dict into one that a backbone can load, or say why it cannot."""
+"""Turn another library's state dict into one that a backbone can load, or say why it cannot."""
 
 from __future__ import annotations
 

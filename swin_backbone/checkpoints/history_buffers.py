@@ -1,7 +1,7 @@
 """Histories of values, which checkpoints of mmengine's runs hold, read without mmengine.
 
 mmengine's message hub keeps losses as numpy arrays in a ``HistoryBuffer``. Here a history is made
-anew from the arrays of the file; where mmengine is in use, as an object of its own class.
+again from the arrays of the file; where mmengine is in use, as an object of its own class.
 """
 
 from __future__ import annotations

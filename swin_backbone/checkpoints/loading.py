@@ -54,7 +54,7 @@ _FITTED: ContextVar[tuple[Backbone, CheckpointReport] | None] = ContextVar("fitt
 def resolve_init_cfg(
     init_cfg: Mapping | Sequence[Mapping] | None, pretrained: str | None
 ) -> dict | None:
-    """``init_cfg`` from itself, however it is spelt, or from ``pretrained``, its old form.
+    """``init_cfg`` from itself, however it is written, or from ``pretrained``, its old form.
 
     Args:
         init_cfg: ``dict(type='Pretrained', checkpoint=...)``, or a list with one such entry. The
@@ -148,7 +148,7 @@ def already_fitted(module: Backbone, report: CheckpointReport) -> Iterator[None]
 
 
 def adapt_state_dict(module: Backbone, state_dict, prefix, *_) -> None:
-    """Before any loading: turn a known foreign layout into ours, in place, and report it.
+    """Before any loading: turn another library's known layout into ours, in place, and report it.
 
     Runs inside ``load_state_dict`` of the backbone or of any model that contains it, torch's
     and mmengine's alike. It raises before a single parameter was touched.

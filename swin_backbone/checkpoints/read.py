@@ -14,7 +14,7 @@ from .checkpoint_sources import fetch
 from .folders import INDEX, find_weights, join_pieces
 from .safe_pickle import UnknownNameError, UnsafePickleError
 from .torch_files import Mover, mover, read_pickles, read_safetensors, read_zip
-from .unsupported_files import name_foreign_file
+from .unsupported_files import describe_unsupported_file
 
 #: Keys under which trainers put a model's tensors, in order of preference: averaged ones last.
 CONTAINERS = (
@@ -89,7 +89,7 @@ def _read_file(file: BinaryIO, name: str, move: Mover):
             f"torch.serialization.add_safe_globals([...])."
         ) from error
     except Exception as error:  # damaged bytes can fail at any place of a parser
-        kind = name_foreign_file(beginning)
+        kind = describe_unsupported_file(beginning)
         reason = str(error) or type(error).__name__
         if kind is not None:
             message = f"is {kind}"

@@ -29,7 +29,7 @@ _BEGINNINGS = (
 )  # fmt: skip
 
 
-def name_foreign_file(beginning: bytes) -> str | None:
+def describe_unsupported_file(beginning: bytes) -> str | None:
     """What a file is that begins so, or ``None`` if it may be a checkpoint.
 
     Args:

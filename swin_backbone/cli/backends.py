@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from ..ops import BACKENDS, AttentionInputs, WindowGrid, Windows, dispatch, product_dtype
+from ..ops import BACKENDS, AttentionInputs, WindowGrid, Windows, compute_dtype, dispatch
 
 #: A small map with Swin-T's first stage's channels and heads, in windows that are shifted.
 SIDE, CHANNELS, HEADS = 14, 96, 3
@@ -68,7 +68,7 @@ def _describe(x: torch.Tensor) -> str:
 
 def _attention_on(x: torch.Tensor) -> AttentionInputs:
     """A call of the attention, in the dtype in which a model with the map ``x`` computes it."""
-    qkv = x.to(product_dtype(x)).repeat(1, 1, 1, 3)
+    qkv = x.to(compute_dtype(x)).repeat(1, 1, 1, 3)
     table = qkv.new_zeros((2 * WINDOW[0] - 1) * (2 * WINDOW[1] - 1), HEADS)
     grid = WindowGrid(SIDE, SIDE, WINDOW, SHIFT)
     return AttentionInputs(qkv, table, None, grid, HEADS, scale=1.0, dropout_p=0.0)

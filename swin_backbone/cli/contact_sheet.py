@@ -18,7 +18,7 @@ from PIL import Image
 from ..atomic_files import write_whole
 from ..images import read_image
 from ..inference.visualization import contact_sheet
-from ..openmmlab.mmengine_configs import blamed_on, read_config
+from ..openmmlab.mmengine_configs import as_config_error, read_config
 from ..openmmlab.whole_models import load_whole_model
 from .argument_types import config as config_type
 from .argument_types import picture, positive
@@ -53,7 +53,7 @@ def paint_sheet(cfg: Config, checkpoint: Path, count: int, cell: int = 220) -> I
         raise FileNotFoundError(f"checkpoint {str(checkpoint)!r} is not a file")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_whole_model(cfg, checkpoint, device, kind="segmentor")
-    with blamed_on("the config's val_dataloader cannot be built"):
+    with as_config_error("the config's val_dataloader cannot be built"):
         dataset = DATASETS.build(cfg.val_dataloader.dataset)
     spread = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
     rows = []

@@ -55,9 +55,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dense", action="store_true", help="maps instead of their means")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
-    parser.add_argument(
-        "--every", type=positive, default=1, help="take each so-manieth video frame"
-    )
+    parser.add_argument("--every", type=positive, default=1, help="take every N-th video frame")
     parser.add_argument("--batch-size", type=positive, default=16)
     parser.add_argument("--shard-size", type=positive, default=256, help="images a shard")
     parser.add_argument("--threads", type=positive, default=4, help="images decoded at a time")

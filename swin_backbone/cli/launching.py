@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from ..config_files import configs_folder
 from ..openmmlab.cpu_distributed import prepare_cpu_processes
 from ..openmmlab.data_folders import check_data_folders
-from ..openmmlab.mmengine_configs import blamed_on, change_config, read_config
+from ..openmmlab.mmengine_configs import as_config_error, change_config, read_config
 from ..openmmlab.whole_models import kind_of
 from .argument_types import config as config_type
 from .config_options import add_config_options
@@ -86,7 +86,7 @@ def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Conf
     for loader in loaders[:1]:
         if not cfg.get(loader):
             raise ValueError(f"config {arguments.config!r} has no {loader}")
-    with blamed_on(f"the data of config {arguments.config!r}"):
+    with as_config_error(f"the data of config {arguments.config!r}"):
         check_data_folders(cfg, loaders)
     return cfg
 
@@ -111,7 +111,7 @@ def build_runner(cfg: Config) -> Runner:
     kind = RUNNERS.get(cfg.get("runner_type", "Runner"))
     if kind is None:
         raise ValueError(f"config {cfg.filename!r}: runner_type {cfg.runner_type!r} is not known")
-    with blamed_on(f"config {cfg.filename!r} cannot be built"):
+    with as_config_error(f"config {cfg.filename!r} cannot be built"):
         return kind.from_cfg(cfg)
 
 

@@ -5,7 +5,7 @@
 FOLDER holds ``img_dir/{train,val}/NAME.jpg`` and ``ann_dir/{train,val}/NAME.png`` (255: no label).
 The maps of all stages are brought to stage 0's size; logistic regression and k nearest neighbours
 (scikit-learn) learn from pixels drawn at random from the training images, and are scored on pixels
-drawn from the validation images: mean IoU and share of right pixels. CHECKPOINT may be ``random``.
+drawn from the validation images: mean IoU and pixel accuracy. CHECKPOINT may be ``random``.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     train = draw_pixels(extractor, arguments.data, "train", arguments.train_pixels)
     val = draw_pixels(extractor, arguments.data, "val", arguments.val_pixels)
-    table = Table("classifier", "mIoU", "right pixels")
+    table = Table("classifier", "mIoU", "aAcc")
     for name, classifier in to_learn.items():
         with console.status(name):
-            mean_iou, right = score(classifier.fit(*train).predict(val[0]), val[1])
-        table.add_row(name, f"{100 * mean_iou:.1f} %", f"{100 * right:.1f} %")
+            mean_iou, accuracy = score(classifier.fit(*train).predict(val[0]), val[1])
+        table.add_row(name, f"{100 * mean_iou:.1f} %", f"{100 * accuracy:.1f} %")
     Console().print(f"{len(train[1])} pixels to learn from, {len(val[1])} to be scored on", table)
 
 
@@ -139,7 +139,7 @@ def classifiers(neighbours: int) -> dict:
 
 
 def score(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Mean IoU over the classes that occur, and the share of right pixels."""
+    """Mean IoU over the classes that occur, and pixel accuracy."""
     with from_extra("probe"):
         from sklearn.metrics import confusion_matrix
 

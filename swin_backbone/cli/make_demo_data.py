@@ -126,7 +126,7 @@ def _blob(rng, u, v):
     return np.hypot(u, v) <= 0.9 + 0.2 * _waves(rng, np.arctan2(v, u) * 2)
 
 
-# Surfaces: share of the second colour at (u, v), in pixels.
+# Surfaces: fraction of the second colour at (u, v), in pixels.
 
 
 def _shaded(rng, u, v):

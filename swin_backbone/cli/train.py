@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def resume(cfg: Config, checkpoint: str) -> None:
     """Let a run go on from a checkpoint, or with ``'auto'`` from its work dir's newest whole one.
 
-    Without any it begins anew, from ``load_from`` if the config has one.
+    Without any it starts from the beginning, from ``load_from`` if the config has one.
     """
     if checkpoint == "auto":
         hook = cfg.get("default_hooks", {}).get("checkpoint") or {}

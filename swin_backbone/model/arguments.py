@@ -171,7 +171,7 @@ def check_frozen_stages(frozen_stages: int, num_stages: int) -> None:
 
 
 def check_hidden_channels(mlp_ratio: float, embed_dims: int) -> None:
-    """Check that perceptrons have hidden channels, and not more than numbers count."""
+    """Check that MLPs have hidden channels, and not more than numbers count."""
     if not 1 <= mlp_ratio * embed_dims <= INT32_MAX:
         raise ValueError(
             f"mlp_ratio must give 1 to 2**31 - 1 hidden channels, got {mlp_ratio} with "

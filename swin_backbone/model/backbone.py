@@ -20,8 +20,8 @@ from ..ops import (
     LowPrecisionCopies,
     TokenLayout,
     clear_padding,
+    compute_dtype,
     map_layouts,
-    product_dtype,
     variable_length_layouts,
 )
 from ..ops.argument_checks import Optional, Pair, is_sequence, show
@@ -56,7 +56,7 @@ class SwinBackbone(nn.Module):
         patch_size: rows and columns of a patch, in pixels.
         window_size: rows and columns of an attention window, in tokens: one integer or two for
             all stages; or one entry a stage, given as pairs if there are two stages.
-        mlp_ratio: hidden channels of the perceptron per channel.
+        mlp_ratio: hidden channels of the MLP per channel.
         depths: blocks per stage.
         num_heads: attention heads per stage.
         strides: stride of the patch embedding (equal to ``patch_size``) and of each merging.
@@ -65,11 +65,11 @@ class SwinBackbone(nn.Module):
         qkv_bias: whether queries, keys and values have a bias.
         qk_scale: factor on q k^T; ``None`` for ``head_dim ** -0.5``.
         patch_norm: whether patch embedding and patch merging have a norm.
-        drop_rate: dropout after the embedding, on attention outputs and in the perceptron.
+        drop_rate: dropout after the embedding, on attention outputs and in the MLP.
         attn_drop_rate: dropout on attention weights.
         drop_path_rate: stochastic depth of the last block; rises linearly from 0.
         use_abs_pos_embed: add an absolute position embedding, interpolated to the input's size.
-        act_cfg: activation of the perceptron.
+        act_cfg: activation of the MLP.
         norm_cfg: norms.
         with_cp: recompute blocks in the backward pass to save memory (non-reentrant).
         pretrained: path or address of a checkpoint; old form of ``init_cfg``.
@@ -395,7 +395,7 @@ class SwinBackbone(nn.Module):
 
     def _low_precision_copies(self, x: Tensor) -> LowPrecisionCopies | None:
         """Where the blocks' kernels run in low precision, one cast for all of their weights."""
-        if not x.is_cuda or torch.compiler.is_compiling() or product_dtype(x) == x.dtype:
+        if not x.is_cuda or torch.compiler.is_compiling() or compute_dtype(x) == x.dtype:
             return None
         run = list(self.stages)[: self.num_run_stages]
         blocks = [block for stage in run for block in stage.blocks]
@@ -403,9 +403,9 @@ class SwinBackbone(nn.Module):
             weight
             for block in blocks
             if isinstance(block, SwinBlock)
-            for weight in block.product_weights()
+            for weight in block.linear_weights()
         ]
-        return LowPrecisionCopies(weights, product_dtype(x))
+        return LowPrecisionCopies(weights, compute_dtype(x))
 
     def _check_images(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):

@@ -24,7 +24,7 @@ from .plain_modules import is_bare, linear_parameters, norm_parameters, why_not_
 from .window_attention import WindowAttention
 
 
-class Halves(NamedTuple):
+class BranchParameters(NamedTuple):
     """Parameters of a block as :mod:`swin_backbone.ops.residual_branches` takes them."""
 
     norm1: NormParameters
@@ -36,16 +36,16 @@ class Halves(NamedTuple):
 
 
 class SwinBlock(CheckpointedBlock):
-    """Pre-norm residual block of window attention and perceptron (Swin Transformer, equation
+    """Pre-norm residual block of window attention and MLP (Swin Transformer, equation
     3).
 
     Args:
         attention: the attention of this block, regular or shifted.
         embed_dims: channels of a token.
-        hidden_dims: hidden channels of the perceptron.
+        hidden_dims: hidden channels of the MLP.
         norm_layer: makes a norm.
         act_layer: makes the activation.
-        drop_rate: dropout in the perceptron.
+        drop_rate: dropout in the MLP.
         drop_path_rate: stochastic depth of both residual branches.
         with_cp: recompute the block in the backward pass instead of storing what it computed.
     """
@@ -68,8 +68,8 @@ class SwinBlock(CheckpointedBlock):
         self.mlp = Mlp(embed_dims, hidden_dims, act_layer, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
-    def product_weights(self) -> list[Tensor]:
-        """What the fused half-blocks read in the dtype of products, if it is they that run."""
+    def linear_weights(self) -> list[Tensor]:
+        """What the fused branches read in the compute dtype, if it is they that run."""
         own = children(self)
         attn, mlp = own["attn"], own["mlp"]
         if type(attn) is not WindowAttention or type(mlp) is not Mlp:
@@ -82,8 +82,8 @@ class SwinBlock(CheckpointedBlock):
         tensors += [parameters(layer).get("weight") for layer in others]
         return [tensor for tensor in tensors if tensor is not None]
 
-    def halves(self) -> Halves | None:
-        """Parameters of both halves, or ``None`` if these are not what
+    def branch_parameters(self) -> BranchParameters | None:
+        """Parameters of both branches, or ``None`` if these are not what
         :mod:`swin_backbone.ops.residual_branches` computes."""
         own = children(self)
         attn, mlp = own["attn"], own["mlp"]
@@ -92,7 +92,7 @@ class SwinBlock(CheckpointedBlock):
         if not (is_bare(mlp, Mlp) and mlp.is_plain() and is_bare(own["drop_path"], DropPath)):
             return None
         inside, layers = children(attn), children(mlp)
-        halves = Halves(
+        branches = BranchParameters(
             norm_parameters(own["norm1"]),
             linear_parameters(inside["qkv"]),
             linear_parameters(inside["proj"]),
@@ -100,10 +100,10 @@ class SwinBlock(CheckpointedBlock):
             linear_parameters(layers["fc1"]),
             linear_parameters(layers["fc2"]),
         )
-        return None if None in halves else halves
+        return None if None in branches else branches
 
     def why_by_modules(self) -> str | None:
-        """Why :meth:`halves` are ``None``: what is not what the class says, as text."""
+        """Why :meth:`branches` are ``None``: what is not what the class says, as text."""
         tensors = "has weights that are more than tensors, or lacks some"
         parts = [
             ("norm1", nn.LayerNorm, norm_parameters, tensors),
@@ -128,8 +128,8 @@ class SwinBlock(CheckpointedBlock):
         return apply_norm(self.norm1, x)
 
     def _forward(self, x: Tensor, layout: TokenLayout, copies: LowPrecisionCopies | None) -> Tensor:
-        halves = self.halves()
-        if halves is None:
+        branches = self.branch_parameters()
+        if branches is None:
             return self._forward_by_modules(x, layout)
         own = children(self)
         attn, drop_path = own["attn"], own["drop_path"]
@@ -140,17 +140,19 @@ class SwinBlock(CheckpointedBlock):
         windows, table = attn.fit(layout.map_size(x))
         x = residual_attention(
             x,
-            halves.norm1,
-            halves.qkv,
+            branches.norm1,
+            branches.qkv,
             table,
-            halves.proj,
+            branches.proj,
             windows,
             first,
             attn.backend,
             layout,
             copies,
         )
-        return residual_mlp(x, halves.norm2, halves.up, halves.down, second, attn.backend, copies)
+        return residual_mlp(
+            x, branches.norm2, branches.up, branches.down, second, attn.backend, copies
+        )
 
     def _forward_by_modules(self, x: Tensor, layout: TokenLayout) -> Tensor:
         first, second = layout.path_scales or (None, None)

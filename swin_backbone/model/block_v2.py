@@ -15,16 +15,16 @@ from .window_attention_v2 import WindowAttentionV2
 
 
 class SwinBlockV2(CheckpointedBlock):
-    """Residual post-norm block of window attention and perceptron (Swin Transformer V2,
+    """Residual post-norm block of window attention and MLP (Swin Transformer V2,
     section 3.2): each branch is normed before it is added.
 
     Args:
         attention: the attention of this block, regular or shifted.
         embed_dims: channels of a token.
-        hidden_dims: hidden channels of the perceptron.
+        hidden_dims: hidden channels of the MLP.
         norm_layer: makes a norm.
         act_layer: makes the activation.
-        drop_rate: dropout in the perceptron.
+        drop_rate: dropout in the MLP.
         drop_path_rate: stochastic depth of both residual branches.
         with_cp: recompute the block in the backward pass instead of storing what it computed.
         extra_norm: whether the main branch ends with a norm (section 3.2, for large models).

@@ -30,7 +30,7 @@ class CheckpointedBlock(nn.Module):
 
         What is outside the valid part of a map means nothing. ``layout`` says where the tokens lie,
         and holds the scales of drop path where they have been drawn already; ``copies`` are those
-        of the weights in the dtype of products, where they have been made already.
+        of the weights in the compute dtype, where they have been made already.
         """
         if self.with_cp and torch.is_grad_enabled():
             return checkpoint(self._forward, x, layout, copies, use_reentrant=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.loading import require_backbone_weights
-from ..config_errors import blamed_on
+from ..config_errors import as_config_error
 from ..framework import framework
 from ..ops.argument_checks import Optional, Text, show
 from .backbone import SwinBackbone
@@ -93,7 +93,7 @@ def load_backbone(
     name = str((getattr(source, "filename", None) or "the config") if is_config else source)
     if not is_config and name.endswith(".py"):
         source = framework().read_config(source)
-    with blamed_on(f"the backbone of {name} cannot be made"):
+    with as_config_error(f"the backbone of {name} cannot be made"):
         backbone = create(source, checkpoint, **options)
     require_backbone_weights(backbone, allow_missing)
     return backbone

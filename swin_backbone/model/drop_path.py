@@ -39,10 +39,10 @@ class DropPath(nn.Module):
         """
         if not self.is_dropping():
             return None
-        keep = 1.0 - self.drop_prob
+        keep_prob = 1.0 - self.drop_prob
         kept = torch.empty(layout.num_images(x), dtype=torch.float32, device=x.device)
-        kept = kept.bernoulli_(keep)
-        kept = kept.div_(keep) if keep > 0.0 else kept
+        kept = kept.bernoulli_(keep_prob)
+        kept = kept.div_(keep_prob) if keep_prob > 0.0 else kept
         return layout.spread(kept)
 
     def forward(
@@ -81,9 +81,9 @@ def sample_together(
         return [None] * len(drop_paths)
     images = layout.num_images(x)
     make = _remembered_probabilities if has_values(x) else _probabilities
-    keep, divisors = make(tuple(rates), x.device)
+    keep_probs, divisors = make(tuple(rates), x.device)
     # Each branch begins at a multiple of 16 bytes, as kernels want it.
-    kept = torch.bernoulli(keep.expand(-1, -(-images // 4) * 4)).div_(divisors)
+    kept = torch.bernoulli(keep_probs.expand(-1, -(-images // 4) * 4)).div_(divisors)
     branches = [layout.spread(branch) for branch in kept[:, :images].unbind()]
     pairs = iter(zip(branches[::2], branches[1::2], strict=True))
     return [next(pairs) if drops else None for drops in dropping]
@@ -92,8 +92,8 @@ def sample_together(
 def _probabilities(rates: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """For two branches of each rate, (branches, 1) float32: with which probability they are kept,
     and what they are then divided by."""
-    keep = [1.0 - rate for rate in rates for _ in range(2)]
-    return _column(keep, device), _column([number or 1.0 for number in keep], device)
+    keep_probs = [1.0 - rate for rate in rates for _ in range(2)]
+    return _column(keep_probs, device), _column([number or 1.0 for number in keep_probs], device)
 
 
 _remembered_probabilities = lru_cache(maxsize=64)(_probabilities)

@@ -1,4 +1,4 @@
-"""The two-layer perceptron of a block."""
+"""The two-layer MLP of a block."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _cubic_weights(learned: int, size: int, valid: Tensor) -> Tensor:
     distance = ((source - first)[..., None] - offset).abs()
     near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
     far = ((distance - 5) * distance + 8) * distance * CUBIC - 4 * CUBIC
-    share = torch.where(distance <= 1, near, far)
+    weight = torch.where(distance <= 1, near, far)
     taken = (first[..., None] + offset).clamp(0, learned - 1)
-    share = (taken[..., None] == torch.arange(learned, device=valid.device)) * share[..., None]
-    return share.sum(dim=-2) * (position < valid[:, None])[..., None]
+    weight = (taken[..., None] == torch.arange(learned, device=valid.device)) * weight[..., None]
+    return weight.sum(dim=-2) * (position < valid[:, None])[..., None]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import MAPS, TokenLayout, corner_pad
-from ..ops.tracing import is_counted
+from ..ops.tracing import counts_flops
 from .plain_modules import is_bare, is_itself
 
 
@@ -56,7 +56,7 @@ def project_queries(
     if is_bare(layer, nn.Linear):
         bias = _sum(layer.bias, bias)
         return F.linear(x, layer.weight, bias), bias
-    if is_counted() and is_itself(layer, nn.Linear):  # a counter's hooks change nothing
+    if counts_flops() and is_itself(layer, nn.Linear):  # a counter's hooks change nothing
         return _add(layer(x), bias), _sum(layer.bias, bias)
     if layout.hides_padding:
         return _add(layer(x), bias), None

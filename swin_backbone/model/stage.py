@@ -43,7 +43,7 @@ class SwinStage(nn.Module):
             layout: where the tokens lie.
             norm: of the stage's own map, not of what the next stage gets; ``None`` for no norm.
             merge: whether the next stage is wanted.
-            copies: of the blocks' weights, in the dtype of products.
+            copies: of the blocks' weights, in the compute dtype.
 
         Returns:
             The stage's own map (B, H, W, C), which only ``norm`` clears outside the valid part,

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import FlexibleRunner, Runner
 
-from ..config_errors import blamed_on
+from ..config_errors import as_config_error
 
 #: Settings that no config has to have and that are no argument of a runner: of OpenMMLab's tools.
 _TOOLS_SETTINGS = ("runner_type", "tta_model", "tta_pipeline", "find_unused_parameters")
@@ -30,7 +30,7 @@ def read_config(path: str | Path, changes: Mapping | None = None) -> Config:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"config {str(path)!r} is not a file")
-    with blamed_on(f"config {str(path)!r} cannot be read"):
+    with as_config_error(f"config {str(path)!r} cannot be read"):
         cfg = Config.fromfile(path)
     change_config(cfg, changes or {})
     return cfg
@@ -51,5 +51,5 @@ def change_config(cfg: Config, changes: Mapping) -> None:
             near = difflib.get_close_matches(first, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"the config has no {first!r}, which {name!r} is to change{hint}")
-    with blamed_on(f"the config cannot be changed by {dict(changes)}"):
+    with as_config_error(f"the config cannot be changed by {dict(changes)}"):
         cfg.merge_from_dict(dict(changes))

@@ -24,7 +24,7 @@ def find_checkpoint_to_resume(
     """The checkpoint that ``last_checkpoint`` names; if that is none, the newest whole one.
 
     mmengine's ``find_latest_checkpoint`` takes the pointer at its word: where it is missing or
-    empty a run begins anew, over the checkpoints that are there, and a broken file is an error.
+    empty a run starts over, above the checkpoints that are there, and a broken file is an error.
 
     Args:
         work_dir: of the run.

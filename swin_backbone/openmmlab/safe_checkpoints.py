@@ -3,7 +3,7 @@
 Besides tensors, mmengine stores its message hub, whose histories are numpy arrays in a
 ``HistoryBuffer``. torch (>= 2.6 by default) refuses classes it does not know, so that classic
 mmengine cannot resume its own checkpoints; the maintained line tries, and then unpickles
-whatever there is. Here histories are made anew from the arrays of the file, and mmengine's loaders
+whatever there is. Here histories are rebuilt from the arrays of the file, and mmengine's loaders
 for files, addresses and object stores read with :func:`swin_backbone.checkpoints.read_checkpoint`
 and nothing else. So do its loaders for catalogues, such as ``torchvision://``: what they look up
 are addresses.

@@ -20,7 +20,7 @@ from ..checkpoints import CheckpointError
 from ..checkpoints.read import CONTAINERS
 from ..model.create import load_backbone
 from .loaded_weights import load_weights
-from .mmengine_configs import blamed_on, change_config, read_config
+from .mmengine_configs import as_config_error, change_config, read_config
 
 __all__ = ["build_whole_model", "is_detector", "kind_of", "load_backbone", "load_whole_model"]
 
@@ -80,7 +80,7 @@ def build_whole_model(
     settings.pop("pretrained", None)
     if found == "segmentor" and not for_training:
         settings.train_cfg = None
-    with blamed_on(f"the model of {name} cannot be built"):
+    with as_config_error(f"the model of {name} cannot be built"):
         models = importlib.import_module(f"{scope}.registry").MODELS
         init_default_scope(scope)
         model = revert_sync_batchnorm(models.build(settings))
@@ -177,7 +177,7 @@ def _config_meta(cfg: Config) -> dict:
     if "type" not in dataset:
         return {}
     scope = cfg.get("default_scope") or "mmseg"
-    with blamed_on("the config's data set is not known"):
+    with as_config_error("the config's data set is not known"):
         kind = importlib.import_module(f"{scope}.registry").DATASETS.get(dataset["type"])
     known = {**(getattr(kind, "METAINFO", None) or {}), **(dataset.get("metainfo") or {})}
     return {str(name).lower(): value for name, value in known.items() if value}

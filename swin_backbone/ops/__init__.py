@@ -15,7 +15,7 @@ from .geometry.windows import (
     fit_window,
     log_spaced_offsets,
 )
-from .layer_parameters import LinearParameters, NormParameters, product_dtype
+from .layer_parameters import LinearParameters, NormParameters, compute_dtype
 from .linear import scale_images
 from .norm import (
     by_neighbour,
@@ -62,6 +62,7 @@ __all__ = [
     "check_backend_name",
     "class_scores",
     "clear_padding",
+    "compute_dtype",
     "concatenate_resized",
     "corner_pad",
     "count_correct",
@@ -79,7 +80,6 @@ __all__ = [
     "merged_argmax",
     "norm_beside",
     "pack_pyramid",
-    "product_dtype",
     "project",
     "project_patches",
     "residual_attention",

@@ -176,14 +176,14 @@ def _merged(parts, count: int, threshold: float | None, with_scores: bool) -> Cl
     """Classes from the scores of each of ``count`` views."""
     if count == 1:
         return classes_of(next(parts), threshold, with_scores)
-    mean = sum(map(_chances, parts)) / count
+    mean = sum(map(_probabilities, parts)) / count
     if threshold is not None:
         mean = mean[:, 0]
         return ClassMap((mean > threshold).long(), mean)
     return classes_of(mean, None, with_scores)
 
 
-def _chances(scores: Tensor) -> Tensor:
+def _probabilities(scores: Tensor) -> Tensor:
     return scores.sigmoid().sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
 
 

@@ -1,6 +1,6 @@
 """Losses on resized scores by bands of rows, in PyTorch: scores at full size exist for a band only.
 
-The backward pass computes a band's scores anew. On the CPU a band and what is made of it stay in
+The backward pass recomputes a band's scores. On the CPU a band and what is made of it stay in
 cache, which makes up for that.
 """
 
@@ -80,7 +80,7 @@ def _forward(
     label_smoothing: float,
     sigmoid: bool,
 ) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
-    """Each pixel's loss (B, H, W), the number of right pixels, and for the backward pass what was
+    """Each pixel's loss (B, H, W), the number of correct pixels, and for the backward pass what was
     kept of each pixel; arguments as of :class:`Terms`."""
     terms = Terms(
         align_corners, ignore_index, class_weight, pixel_weight, label_smoothing, sigmoid,
@@ -161,14 +161,14 @@ def _softmax_gradient(scores, log_sum, labels, known, grad, terms: Terms) -> Ten
     own = _own(labels, known)
     weight = as_dtype(terms.class_weight, scores.dtype)
     of_own = grad if weight is None else grad * weight[own[0]]
-    chances = scores.sub_(log_sum).exp_()
+    probabilities = scores.sub_(log_sum).exp_()
     if not terms.label_smoothing:
-        return chances.mul_(of_own).scatter_add_(0, own, -of_own[None])
+        return probabilities.mul_(of_own).scatter_add_(0, own, -of_own[None])
     of_own = of_own * (1 - terms.label_smoothing)
     spread = grad * (terms.label_smoothing / len(scores))
     weight = scores.new_ones(len(scores)) if weight is None else weight
-    chances.mul_(of_own + spread * weight.sum()).scatter_add_(0, own, -of_own[None])
-    return chances.sub_(weight[:, None, None] * spread)
+    probabilities.mul_(of_own + spread * weight.sum()).scatter_add_(0, own, -of_own[None])
+    return probabilities.sub_(weight[:, None, None] * spread)
 
 
 def _target(scores: Tensor, labels: Tensor) -> Tensor:
@@ -190,9 +190,9 @@ def _sigmoid_losses(scores: Tensor, labels: Tensor, terms: Terms) -> Tensor:
 
 
 def _sigmoid_gradient(scores, labels, grad, terms: Terms) -> Tensor:
-    chances = scores.sigmoid()
-    present = _weight_of_present(scores, terms) * (chances - 1)
-    return torch.where(_target(scores, labels), present, chances).mul_(grad)
+    probabilities = scores.sigmoid()
+    present = _weight_of_present(scores, terms) * (probabilities - 1)
+    return torch.where(_target(scores, labels), present, probabilities).mul_(grad)
 
 
 _tiled_loss = register("tiled_resized_loss", _forward)

@@ -40,7 +40,7 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], align_corners: bool = Fals
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
     if way == "triton":
         return triton.resize_op.resize(triton.resize_op.as_read(x), height, width, align_corners)
-    return by_products(x, height, width, align_corners)
+    return by_matmul(x, height, width, align_corners)
 
 
 def concatenate_resized(
@@ -111,8 +111,8 @@ def _take_places(maps: Sequence[Tensor], size: tuple[int, int]) -> bool:
     return True
 
 
-def by_products(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
-    """The same as products with two matrices, whose gradients add up in a fixed order too."""
+def by_matmul(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    """The same as two matrix multiplications, whose gradients add up in a fixed order too."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows, columns = (
         mixing(

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from . import triton
 from .argument_checks import OneOf
-from .layer_parameters import product_dtype
+from .layer_parameters import compute_dtype
 from .symbolic_shapes import has_symbols, is_exporting
-from .tracing import is_counted, is_transformed, why_hidden
+from .tracing import counts_flops, in_functorch, why_plain_operators
 
 if TYPE_CHECKING:
     from .reference.window_steps import AttentionInputs
@@ -56,7 +56,7 @@ HAS_TRITON = util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 _EXPORTED = "an exported model runs where there may be no Triton"
-_NO_MATRIX_UNITS = "float32 without tf32 has no matrix units: torch's own products are as fast"
+_NO_MATRIX_UNITS = "float32 without tf32 has no matrix units: torch's own matmul is as fast"
 
 
 class Decision(NamedTuple):
@@ -127,7 +127,7 @@ def attention(inputs: AttentionInputs, backend: str = "auto") -> str:
         ValueError: if the backend is unknown, or was asked for by name and cannot run the inputs.
     """
     check_backend_name(backend)
-    if not torch.compiler.is_compiling() and is_counted():
+    if not torch.compiler.is_compiling() and counts_flops():
         return _decide("attention", "reference", [])
     if backend != "auto":
         reason = _ATTENTION[backend](inputs)
@@ -152,7 +152,7 @@ def check_backend_name(backend: str) -> None:
 def _preference(qkv: Tensor) -> tuple[str, ...]:
     if is_exporting() or (has_symbols(qkv) and not qkv.is_cuda):
         return PREFERENCE_PLAIN
-    if not torch.compiler.is_compiling() and is_transformed():
+    if not torch.compiler.is_compiling() and in_functorch():
         return PREFERENCE_PLAIN
     return PREFERENCE.get(qkv.device.type, PREFERENCE_ELSEWHERE)
 
@@ -231,7 +231,7 @@ def why_not_fused(
         return reason
     # The rest is the same for maps of the same kind, and is found out once for each.
     answer = _why_not_kind if torch.compiler.is_compiling() else _remembered_why_not_kind
-    dtype, image = product_dtype(x), x.shape[1:]
+    dtype, image = compute_dtype(x), x.shape[1:]
     exact = x.is_cuda and dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     return answer(x.dtype, dtype, exact, image[-1], image.numel(), windows, hidden)
 
@@ -245,7 +245,7 @@ def _why_not_kind(
     windows: Windows | None,
     hidden: int,
 ) -> str | None:
-    """Of images of ``elements``, whose products are of ``dtype``."""
+    """Of images of ``elements``, whose compute dtype is ``dtype``."""
     if dtype not in DTYPES or map_dtype not in DTYPES:
         return f"computes in {_names(DTYPES)}, got {dtype}"
     if exact:
@@ -314,7 +314,7 @@ def _patches_by_triton(image: Tensor, weight: Tensor) -> str | None:
     reason = _norm_by_triton(image, channels)
     if reason is not None:
         return reason
-    dtype = product_dtype(image)
+    dtype = compute_dtype(image)
     # Beside the weights stands the bias, hence one pixel more.
     sides = 2 ** (channels - 1).bit_length(), 2 ** weight[0].numel().bit_length()
     size = sides[0] * sides[1] * dtype.itemsize
@@ -400,7 +400,7 @@ def why_not_triton(x: Tensor) -> str | None:
         return "triton is not installed"
     if not (x.is_cuda or INTERPRETED):
         return f"needs a CUDA device (or TRITON_INTERPRET=1), got {x.device.type}"
-    return None if torch.compiler.is_compiling() else why_hidden(x)
+    return None if torch.compiler.is_compiling() else why_plain_operators(x)
 
 
 def why_not_cpu(x: Tensor) -> str | None:
@@ -411,7 +411,7 @@ def why_not_cpu(x: Tensor) -> str | None:
     """
     if x.device.type != "cpu":
         return f"needs the CPU, got {x.device.type}"
-    return "is being compiled" if torch.compiler.is_compiling() else why_hidden(x)
+    return "is being compiled" if torch.compiler.is_compiling() else why_plain_operators(x)
 
 
 def _why_not_qkv(qkv: Tensor, num_heads: int, window_size: tuple[int, int]) -> str | None:

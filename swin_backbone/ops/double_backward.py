@@ -28,7 +28,7 @@ def plain_gradients(
         One for each input, ``None`` where it has none.
     """
     with torch.enable_grad():
-        # Aliases: an input may have been computed from another, whose own share is wanted here.
+        # Aliases: an input may have been computed from another, whose own gradient is wanted here.
         aliases = [
             tensor.view_as(tensor) if tensor is not None and tensor.requires_grad else tensor
             for tensor in inputs

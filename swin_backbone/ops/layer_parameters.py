@@ -1,4 +1,4 @@
-"""Parameters of layers as the operations take them, and the dtype of their products."""
+"""Parameters of layers as the operations take them, and their compute dtype."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LinearParameters(NamedTuple):
     bias: Tensor | None
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
     """In which dtype torch multiplies ``x`` with a matrix: autocast's, if it is on."""
-    kind = "cuda" if x.is_cuda else x.device.type  # a string of a device's is made anew each time
+    kind = "cuda" if x.is_cuda else x.device.type  # a string of a device's is made again each time
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,4 +1,4 @@
-"""Products of a block with what stands before and behind them: what the fast ones mean."""
+"""Linear layers with norm, activation and residual: what the fused ones compute."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def norm_linear(
 
 
 def linear_add(
-    x: Tensor, layer: LinearParameters, residual: Tensor, keep: Tensor | None = None
+    x: Tensor, layer: LinearParameters, residual: Tensor, path_scale: Tensor | None = None
 ) -> Tensor:
-    """``residual + keep * linear(x)``.
+    """``residual + path_scale * linear(x)``.
 
     Args:
         x: (B, H, W, inputs).
         layer: inputs to outputs.
         residual: (B, H, W, outputs).
-        keep: (B,) factor of each image; ``None`` for 1.
+        path_scale: (B,) factor of each image; ``None`` for 1.
     """
-    return residual + scale_images(F.linear(x, *layer), keep)
+    return residual + scale_images(F.linear(x, *layer), path_scale)
 
 
-def scale_images(x: Tensor, keep: Tensor | None) -> Tensor:
-    """``x`` (B, ..., C) times ``keep`` (B,), in the dtype of ``x``."""
-    return x if keep is None else x * factors_of_images(keep, x)
+def scale_images(x: Tensor, path_scale: Tensor | None) -> Tensor:
+    """``x`` (B, ..., C) times ``path_scale`` (B,), in the dtype of ``x``."""
+    return x if path_scale is None else x * broadcast_scale(path_scale, x)
 
 
-def factors_of_images(keep: Tensor, x: Tensor) -> Tensor:
-    """``keep`` (B,) to be multiplied with ``x`` (B, ..., C): (B, ..., 1), in its dtype."""
-    return keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+def broadcast_scale(path_scale: Tensor, x: Tensor) -> Tensor:
+    """``path_scale`` (B,) to be multiplied with ``x`` (B, ..., C): (B, ..., 1), in its dtype."""
+    return path_scale.to(x.dtype).view(-1, *[1] * (x.dim() - 1))

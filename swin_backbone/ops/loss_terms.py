@@ -20,7 +20,7 @@ class Terms(NamedTuple):
         ignore_index: label of pixels that do not count.
         class_weight: (K,) or ``None``.
         pixel_weight: (B, H, W) or ``None``.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: fraction of the target that is spread over all classes.
         sigmoid: each class by itself; labels below zero then do not count either.
         classes: K, of the scores.
     """

@@ -12,7 +12,7 @@ from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing
 from .geometry.token_layout import MAPS, TokenLayout
 from .geometry.windows import as_kernels_read, clear_padding
-from .layer_parameters import LinearParameters, NormParameters, product_dtype
+from .layer_parameters import LinearParameters, NormParameters, compute_dtype
 from .linear import norm_linear
 
 
@@ -127,7 +127,7 @@ def merge_norm_linear(
         return _merge_variable_length(x, norm, weight, layout.packing)
     way = dispatch.patch_merging(x, weight.shape[1])
     if way == "triton":
-        low = triton.patch_merging_op.copy_by_neighbour(weight, product_dtype(x))
+        low = triton.patch_merging_op.copy_by_neighbour(weight, compute_dtype(x))
         return triton.patch_merging_op.merge_reduce(
             x.contiguous(), norm.weight, norm.bias, weight, low,
             as_kernels_read(layout.valid_sizes), norm.eps,
@@ -143,7 +143,7 @@ def _merge_variable_length(
     way = dispatch.patch_merging(x, weight.shape[1])
     if way == "triton":
         normed = triton.norm_op.layer_norm(
-            x, norm.weight, norm.bias, norm.eps, False, product_dtype(x), None
+            x, norm.weight, norm.bias, norm.eps, False, compute_dtype(x), None
         )
         return F.linear(normed, by_neighbour(weight))
     return _project(way)(x, norm, LinearParameters(by_neighbour(weight), None))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import dispatch, triton
 from .geometry.corner_pad import corner_pad
-from .layer_parameters import NormParameters, product_dtype
+from .layer_parameters import NormParameters, compute_dtype
 from .norm import layer_norm, norm_dtype
 
 
@@ -26,7 +26,7 @@ def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParamet
     """
     if dispatch.patch_embedding(image, weight) != "triton":
         return layer_norm(project_patches(image, weight, bias), *norm)
-    low = weight.detach().to(product_dtype(image)).flatten(1)
+    low = weight.detach().to(compute_dtype(image)).flatten(1)
     return triton.patch_embed_op.patch_embed(
         image.contiguous(), weight.flatten(1), bias, norm.weight, norm.bias, low.contiguous(),
         norm.eps, list(weight.shape[2:]), norm_dtype(image),
@@ -43,12 +43,12 @@ def project_patches(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def cut_patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
-    """(B, channels, H, W) to (B, rows, columns, pixels of a patch), in the dtype of products."""
+    """(B, channels, H, W) to (B, rows, columns, pixels of a patch), in the compute dtype."""
     rows, columns = patch
     image = corner_pad(image, patch, patch, dims=(2, 3))
     patches = image.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(0, 2, 4, 1, 3, 5)
     # In one pass, where the dtype changes and where it does not.
-    laid_out = patches.to(product_dtype(image), memory_format=torch.contiguous_format)
+    laid_out = patches.to(compute_dtype(image), memory_format=torch.contiguous_format)
     return laid_out.flatten(3)
 
 

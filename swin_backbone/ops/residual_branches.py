@@ -1,7 +1,7 @@
-"""The two residual halves of a Swin block: attention, and perceptron.
+"""The two residual branches of a Swin block: attention, and MLP.
 
-Each is the composition that its reference spells out. Where Triton's kernels can run it, a half is
-a few passes over memory: norms, biases, activation and residual stand inside the products' kernels.
+Each is the composition that its reference defines. Where Triton's kernels can run it, a branch is
+a few passes over memory: norm, bias, activation and residual are fused into its linear layers.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from torch import Tensor
 from . import dispatch, triton
 from . import linear as plain_products
 from .cpu import onednn_linear as cpu_products
-from .cpu.skip_dropped_images import for_kept_images
+from .cpu.skip_dropped_images import skip_dropped_images
 from .geometry.token_layout import MAPS, TokenLayout
-from .layer_parameters import LinearParameters, NormParameters, product_dtype
+from .layer_parameters import LinearParameters, NormParameters, compute_dtype
 from .triton_backend import dropout_seed
 from .variable_length_attention import attend
-from .weight_copies import LowPrecisionCopies, in_low_precision
+from .weight_copies import LowPrecisionCopies, in_compute_dtype
 
 #: How linear layers are computed where the branch is no kernel of its own.
 _LINEAR = {"cpu": cpu_products, "torch": plain_products}
 
 
 class Windows(NamedTuple):
-    """How a half-block attends: see :func:`swin_backbone.ops.shifted_window_attention`."""
+    """How a residual branch attends: see :func:`swin_backbone.ops.shifted_window_attention`."""
 
     num_heads: int
     window_size: tuple[int, int]
@@ -41,12 +41,12 @@ def residual_attention(
     bias_table: Tensor,
     proj: LinearParameters,
     windows: Windows,
-    keep: Tensor | None = None,
+    path_scale: Tensor | None = None,
     backend: str = "auto",
     layout: TokenLayout = MAPS,
     copies: LowPrecisionCopies | None = None,
 ) -> Tensor:
-    """``x + keep * proj(attention(qkv(norm(x))))``: Swin Transformer, equation 3, first line.
+    """``x + path_scale * proj(attention(qkv(norm(x))))``: Swin Transformer, equation 3, first line.
 
     Args:
         x: (B, H, W, C), or of variable length (T, C).
@@ -55,28 +55,28 @@ def residual_attention(
         bias_table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias.
         proj: C to C.
         windows: geometry of the attention.
-        keep: (B,) float32 factor of each image's branch (stochastic depth), or (T,) of each
+        path_scale: (B,) float32, the drop path scale of each image's branch, or (T,) of each
             token's; ``None`` for 1.
         backend: how the attention is computed; ``'auto'`` and ``'triton'`` allow the fused kernels.
         layout: where the tokens lie.
-        copies: of the weights, in the dtype of products; what is not among them is cast here.
+        copies: of the weights, in the compute dtype; what is not among them is cast here.
 
     Returns:
         A tensor like ``x``.
     """
     way = dispatch.residual_branch("attention branch", x, backend, windows)
     if way == "triton":
-        low = in_low_precision((*qkv, proj.weight), product_dtype(x), copies)
+        low = in_compute_dtype((*qkv, proj.weight), compute_dtype(x), copies)
         seed = dropout_seed(windows.dropout_p, x.device)
         tables = layout.kernel_tables(windows.window_size, x.device)
         return triton.residual_attention_op.residual_attention(
-            x.contiguous(), keep, norm.weight, norm.bias, *qkv, bias_table.contiguous(), *proj,
-            *low, *tables, seed, norm.eps, [*windows.window_size, *windows.shift_size],
+            x.contiguous(), path_scale, norm.weight, norm.bias, *qkv, bias_table.contiguous(),
+            *proj, *low, *tables, seed, norm.eps, [*windows.window_size, *windows.shift_size],
             windows.scale, windows.dropout_p,
         )[0]  # fmt: skip
     products = _LINEAR[way]
 
-    def half(x: Tensor, keep: Tensor | None) -> Tensor:
+    def branch(x: Tensor, path_scale: Tensor | None) -> Tensor:
         attended = attend(
             products.norm_linear(x, norm, qkv),
             bias_table,
@@ -89,11 +89,11 @@ def residual_attention(
             dropout_p=windows.dropout_p,
             backend=backend,
         )
-        return products.linear_add(attended, proj, x, keep)
+        return products.linear_add(attended, proj, x, path_scale)
 
     if way == "cpu" and layout.valid_sizes is None and layout.packing is None:
-        return for_kept_images(half, x, keep, (*norm[:2], *qkv, bias_table, *proj))
-    return half(x, keep)
+        return skip_dropped_images(branch, x, path_scale, (*norm[:2], *qkv, bias_table, *proj))
+    return branch(x, path_scale)
 
 
 def residual_mlp(
@@ -101,36 +101,38 @@ def residual_mlp(
     norm: NormParameters,
     up: LinearParameters,
     down: LinearParameters,
-    keep: Tensor | None = None,
+    path_scale: Tensor | None = None,
     backend: str = "auto",
     copies: LowPrecisionCopies | None = None,
 ) -> Tensor:
-    """``x + keep * down(gelu(up(norm(x))))``: Swin Transformer, equation 3, second line.
+    """``x + path_scale * down(gelu(up(norm(x))))``: Swin Transformer, equation 3, second line.
 
     Args:
         x: (B, ..., C).
         norm: over C channels.
         up: C to the hidden channels.
         down: hidden channels to C.
-        keep: (B,) float32 factor of each image's branch (stochastic depth), one for each row of the
-            first axis; ``None`` for 1.
+        path_scale: (B,) float32, the drop path scale of each image's branch, one for each row of
+            the first axis; ``None`` for 1.
         backend: ``'auto'`` and ``'triton'`` allow the fused kernels.
-        copies: of the weights, in the dtype of products; what is not among them is cast here.
+        copies: of the weights, in the compute dtype; what is not among them is cast here.
 
     Returns:
         (B, H, W, C).
     """
     way = dispatch.residual_branch("MLP branch", x, backend, hidden=up.weight.shape[0])
     if way == "triton":
-        low = in_low_precision((up.weight, down.weight), product_dtype(x), copies)
+        low = in_compute_dtype((up.weight, down.weight), compute_dtype(x), copies)
         return triton.residual_mlp_op.residual_mlp(
-            x.contiguous(), keep, norm.weight, norm.bias, *up, *down, *low, norm.eps
+            x.contiguous(), path_scale, norm.weight, norm.bias, *up, *down, *low, norm.eps
         )
     products = _LINEAR[way]
 
-    def half(x: Tensor, keep: Tensor | None) -> Tensor:
-        return products.linear_add(products.norm_linear(x, norm, up, gelu=True), down, x, keep)
+    def branch(x: Tensor, path_scale: Tensor | None) -> Tensor:
+        return products.linear_add(
+            products.norm_linear(x, norm, up, gelu=True), down, x, path_scale
+        )
 
     if way == "cpu":
-        return for_kept_images(half, x, keep, (*norm[:2], *up, *down))
-    return half(x, keep)
+        return skip_dropped_images(branch, x, path_scale, (*norm[:2], *up, *down))
+    return branch(x, path_scale)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tracing import is_transformed
+from .tracing import in_functorch
 
 
 def has_symbols(x: Tensor) -> bool:
@@ -36,7 +36,7 @@ def contiguous(x: Tensor) -> Tensor:
 
 def has_values(x: Tensor) -> bool:
     """Whether steps on ``x`` compute something now, and are not only traced or captured."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor or is_transformed():
+    if torch.compiler.is_compiling() or type(x) is not Tensor or in_functorch():
         return False  # such as a fake one, or one that only stands for many
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from .torch_internals.watchers import (
     count_dispatch_modes,
+    counts_flops,
     has_forward_derivatives,
     innermost_transform,
-    is_counted,
 )
 
-__all__ = ["is_counted", "is_transformed", "why_hidden"]
+__all__ = ["counts_flops", "in_functorch", "why_plain_operators"]
 
 
-def why_hidden(x: Tensor) -> str | None:
+def why_plain_operators(x: Tensor) -> str | None:
     """Why ``x`` is to be computed with by plain operators, or ``None`` if any way will do.
 
     Compilers are asked about elsewhere: they see registered operators.
@@ -24,7 +24,7 @@ def why_hidden(x: Tensor) -> str | None:
         return "is being traced"
     if count_dispatch_modes() or type(x) not in (Tensor, nn.Parameter):
         return "something watches the operators"
-    if is_transformed():
+    if in_functorch():
         return (
             "transforms of torch.func and forward-mode derivatives take plain operators only: "
             "use backend='reference' or 'auto'"
@@ -32,6 +32,6 @@ def why_hidden(x: Tensor) -> str | None:
     return None
 
 
-def is_transformed() -> bool:
+def in_functorch() -> bool:
     """Whether a transform of ``torch.func``, or forward-mode differentiation, is under way."""
     return innermost_transform() is not None or has_forward_derivatives()

@@ -1,4 +1,4 @@
-"""Copies of weights in the dtype of products, made together.
+"""Copies of weights in the compute dtype, made together.
 
 Autocast casts each weight when it is used: a kernel for each, and the host's time to start it. A
 model knows all of its weights beforehand.
@@ -46,7 +46,7 @@ class LowPrecisionCopies:
         return copy if same else None
 
 
-def in_low_precision(
+def in_compute_dtype(
     weights: Sequence[Tensor | None], dtype: torch.dtype, copies: LowPrecisionCopies | None = None
 ) -> list[Tensor | None]:
     """``weights`` in ``dtype``, without their history: those of ``copies``, or cast here."""

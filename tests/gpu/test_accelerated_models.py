@@ -88,10 +88,10 @@ def test_running_statistics_and_predictions(head):
         model.eval()
     with torch.no_grad():
         right = torch.stack([s.pred_sem_seg.data for s in exact.predict(images.double(), samples)])
-        shares = []
+        fractions = []
         for model in (stock, fast):
             with torch.autocast("cuda", torch.bfloat16):
                 found = model.predict(images, samples)
             found = torch.stack([s.pred_sem_seg.data for s in found])
-            shares.append((found != right).double().mean().item())
-    assert shares[1] <= 1.5 * shares[0] + 0.01
+            fractions.append((found != right).double().mean().item())
+    assert fractions[1] <= 1.5 * fractions[0] + 0.01

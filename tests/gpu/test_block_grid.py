@@ -12,8 +12,10 @@ from helpers.kernels import DEVICE  # skips first where no kernel can run
 @pytest.mark.parametrize("run", [run_attention, run_mlp])
 def test_halves_in_low_precision(run, channels, window_size, shift_size, dtype):
     """Within 1.5 times the error of the reference under autocast."""
-    keep = torch.tensor([1.25, 0.8], device=DEVICE)
-    kernels, reference = compare(run, channels, (40, 67), window_size, shift_size, dtype, keep=keep)
+    path_scale = torch.tensor([1.25, 0.8], device=DEVICE)
+    kernels, reference = compare(
+        run, channels, (40, 67), window_size, shift_size, dtype, path_scale=path_scale
+    )
     assert all(a <= 1.5 * b + 1e-6 for a, b in zip(kernels, reference, strict=True)), (
         kernels,
         reference,

@@ -1,4 +1,4 @@
-"""Halves of a block by the kernels and by the reference, on random inputs."""
+"""BranchParameters of a block by the kernels and by the reference, on random inputs."""
 
 import torch
 
@@ -15,7 +15,7 @@ from .kernels import DEVICE  # skips first where no kernel can run
 
 
 def draw(channels, heads, window_size):
-    """Parameters of a block, scaled so that no half dwarfs another."""
+    """Parameters of a block, scaled so that no branch dwarfs another."""
 
     def normal(*shape, scale=1.0, mean=0.0):
         return mean + scale * torch.randn(*shape, device=DEVICE)
@@ -37,7 +37,7 @@ def draw(channels, heads, window_size):
     }
 
 
-def run_attention(x, p, windows, keep, backend):
+def run_attention(x, p, windows, path_scale, backend):
     return residual_attention(
         x,
         NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
@@ -45,32 +45,32 @@ def run_attention(x, p, windows, keep, backend):
         p["table"],
         LinearParameters(p["proj_weight"], p["proj_bias"]),
         windows,
-        keep=keep,
+        path_scale=path_scale,
         backend=backend,
     )
 
 
-def run_mlp(x, p, windows, keep, backend):
+def run_mlp(x, p, windows, path_scale, backend):
     return residual_mlp(
         x,
         NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
         LinearParameters(p["up_weight"], p["up_bias"]),
         LinearParameters(p["down_weight"], p["down_bias"]),
-        keep=keep,
+        path_scale=path_scale,
         backend=backend,
     )
 
 
-def branch_and_gradients(run, x, parameters, windows, keep, backend, dtype, cotangent):
-    """What a half adds to ``x``, and the gradients of ``x`` (through the branch) and parameters.
+def branch_and_gradients(run, x, parameters, windows, path_scale, backend, dtype, cotangent):
+    """What a branch adds to ``x``, and the gradients of ``x`` (through the branch) and parameters.
 
-    ``dtype`` is that of products: below float32 it is autocast's, as in training.
+    ``dtype`` is the compute dtype: below float32 it is autocast's, as in training.
     """
     wide = torch.promote_types(dtype, torch.float32)
     x = x.to(wide).requires_grad_()
     p = {name: value.to(wide).requires_grad_() for name, value in parameters.items()}
     with torch.autocast(DEVICE, dtype, enabled=dtype != wide):
-        out = run(x, p, windows, keep, backend)
+        out = run(x, p, windows, path_scale, backend)
     assert out.dtype == wide
     gradients = torch.autograd.grad(
         out, [x, *p.values()], cotangent.to(wide), allow_unused=True, materialize_grads=True
@@ -79,7 +79,16 @@ def branch_and_gradients(run, x, parameters, windows, keep, backend, dtype, cota
 
 
 def compare(
-    run, channels, size, window_size, shift_size, dtype, batch=2, drop=(), keep=None, norm_bias=0.0
+    run,
+    channels,
+    size,
+    window_size,
+    shift_size,
+    dtype,
+    batch=2,
+    drop=(),
+    path_scale=None,
+    norm_bias=0.0,
 ):
     heads = max(1, channels // 32)
     parameters = {k: v for k, v in draw(channels, heads, window_size).items() if k not in drop}
@@ -88,7 +97,7 @@ def compare(
     cotangent = torch.randn_like(x)
     windows = Windows(heads, window_size, shift_size, (channels // heads) ** -0.5)
     results = [
-        branch_and_gradients(run, x, parameters, windows, keep, backend, kind, cotangent)
+        branch_and_gradients(run, x, parameters, windows, path_scale, backend, kind, cotangent)
         for backend, kind in (("reference", torch.float64), ("reference", dtype), ("triton", dtype))
     ]
     exact, reference, kernels = results

@@ -1,6 +1,6 @@
 """A backbone that calls each of its modules, as its original does: what fast ways are held to.
 
-Swin Transformer, spelt out once more: forward functions of the classes, each calling its children
+Swin Transformer, written out once more: forward functions of the classes, each calling its children
 and nothing of theirs. Within :func:`calling_modules` every model computes so, whatever was done to
 its modules; attention itself is the reference operation.
 """

@@ -160,7 +160,7 @@ def random_value(rng, depth=2):
 
 
 def random_pickle(rng, name):
-    """A name that is called, made anew or given state, with arguments that may fit."""
+    """A name that is called, rebuilt or given state, with arguments that may fit."""
     fitting = {"numpy.dtype": ("f8", False, True), "builtins.getattr": (hostile.HISTORY, "mean")}
     args = fitting.get(name, ()) if rng.random() < 0.3 else None
     if args is None:

@@ -132,7 +132,7 @@ def batch(
         sizes: rows and columns of the images.
         classes: number of classes of the labels.
         dtype: of the images.
-        ignored: share of the pixels whose label is 255; in the first image all are, if it is 1.
+        ignored: fraction of the pixels whose label is 255; in the first image all are, if it is 1.
         seed: of the random numbers.
         ori_shape: rows and columns to which predictions are resized; by default the images'.
         images: how many.

@@ -89,8 +89,8 @@ def clip(polygon, start, end):
         if side(a) >= 0:
             kept.append(a)
         if side(a) * side(b) < 0:
-            share = side(a) / (side(a) - side(b))
-            kept.append((a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1])))
+            fraction = side(a) / (side(a) - side(b))
+            kept.append((a[0] + fraction * (b[0] - a[0]), a[1] + fraction * (b[1] - a[1])))
     return kept
 
 

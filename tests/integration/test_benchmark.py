@@ -306,7 +306,7 @@ def test_table_compares_with_ours():
         "ours is": "3.00x",
         "peak GB": "2.00",
         "first call": "0.5",
-        "of product": "0.7%",
+        "of matmul": "0.7%",
         "of copy": "0.3%",
         "x floor": "150.0",
     }
@@ -357,7 +357,7 @@ def test_other_json_is_refused(text, tmp_path):
             "elementwise",
             "unrolled_elementwise_kernel [CUDAFunctor_add]",
         ),
-        ("nvjet_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNT", "products", None),
+        ("nvjet_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNT", "matmul", None),
         (
             "void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float>(int)",
             "norms",
@@ -401,7 +401,7 @@ def test_profile_accounts_for_the_step():
     found = profiling.take_apart(lambda: layer(images), "cpu", 1.0, implementation.name, steps=4)
     (products,) = [entry for entry in found.entries if entry.name == "aten::addmm"]
     assert products.calls == 1
-    assert products.group == "products"
+    assert products.group == "matmul"
     assert sum(found.groups().values()) == pytest.approx(sum(e.seconds for e in found.entries))
     assert found.entries == sorted(found.entries, key=lambda entry: -entry.seconds)
 

@@ -44,7 +44,7 @@ def test_converts_and_reports(name, version, library, suffix, tmp_path, capsys):
     back, _ = convert_checkpoint(read_checkpoint(out), name)
     original = theirs.state_dict()
     for key, tensor in back.items():
-        if key.endswith("relative_coords_table"):  # computed anew
+        if key.endswith("relative_coords_table"):  # recomputed
             torch.testing.assert_close(tensor, original[key])
         else:
             assert torch.equal(tensor, original[key]), key

@@ -22,9 +22,9 @@ model = dict(
 def test_score_is_mean_iou_and_accuracy():
     labels = np.array([0, 0, 0, 1, 1, 2])
     predicted = np.array([0, 0, 1, 1, 1, 0])
-    mean_iou, right = score(predicted, labels)
+    mean_iou, accuracy = score(predicted, labels)
     assert mean_iou == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
-    assert right == pytest.approx(4 / 6)
+    assert accuracy == pytest.approx(4 / 6)
 
 
 def test_probe_reads_pixels_from_frozen_features(scenes, tmp_path):

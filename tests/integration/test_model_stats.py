@@ -44,9 +44,9 @@ def test_flops_follow_the_formula_of_the_paper(size, padded):
     tokens = size[0] // 4 * size[1] // 4
     embedding = tokens * channels * 3 * 4 * 4
     attention = 4 * tokens * channels**2 + 2 * window**2 * padded * channels
-    perceptron = 2 * tokens * channels * 4 * channels
+    mlp = 2 * tokens * channels * 4 * channels
     counted = model_stats.count_flops(Predictor(backbone).to("meta"), size)
-    assert counted == embedding + attention + perceptron
+    assert counted == embedding + attention + mlp
 
 
 @pytest.mark.parametrize(

@@ -158,14 +158,14 @@ def test_sheet_of_a_backbone_of_any_kind(options):
 
 
 def test_attention_of_a_masked_backbone_leaves_nothing_to_padding():
-    """One image, whose windows are filled up: without the mask, the fill takes a share."""
-    shares = {}
+    """One image, whose windows are filled up: without the mask, the fill takes a part."""
+    totals = {}
     for masked in (False, True):
         model = create(BACKBONE, mask_padding=masked)
         calls, _, _ = record_stages(model, torch.randn(1, 3, 40, 50))
-        shares[masked] = token_attention(calls[0][0], (9, 11)).sum(dim=(1, 2))
-    torch.testing.assert_close(shares[True], torch.ones(2), rtol=1e-5, atol=0)
-    assert (shares[False] < 0.9).all()
+        totals[masked] = token_attention(calls[0][0], (9, 11)).sum(dim=(1, 2))
+    torch.testing.assert_close(totals[True], torch.ones(2), rtol=1e-5, atol=0)
+    assert (totals[False] < 0.9).all()
 
 
 def test_a_pixel_outside_of_the_image_is_refused():

@@ -1,4 +1,4 @@
-"""Fused half-blocks and norms against their references: on a GPU, or small in an interpreter."""
+"""Fused branches and norms against their references: on a GPU, or small in an interpreter."""
 
 import pytest
 import torch
@@ -28,8 +28,10 @@ CHANNELS = [32, 48, 320]
 @pytest.mark.parametrize("run", [run_attention, run_mlp])
 def test_halves_agree_with_their_reference(run, channels):
     """1e-5 in float32: sums over hundreds of channels and tokens, rounded to 1e-7 each."""
-    keep = torch.tensor([1.25, 0.0], device=DEVICE)  # the second image is dropped
-    kernels, _ = compare(run, channels, (5, 6), (4, 4), (2, 2), torch.float32, keep=keep)
+    path_scale = torch.tensor([1.25, 0.0], device=DEVICE)  # the second image is dropped
+    kernels, _ = compare(
+        run, channels, (5, 6), (4, 4), (2, 2), torch.float32, path_scale=path_scale
+    )
     assert_small(kernels, 1e-5)
 
 
@@ -42,7 +44,7 @@ def test_without_stochastic_depth_and_bias_of_queries():
 
 @pytest.mark.parametrize("run", [run_attention, run_mlp])
 def test_work_that_is_shared_by_few_programs(run, monkeypatch):
-    """A program that loops over several windows or blocks of rows adds up all of its shares."""
+    """A program that loops over several windows or blocks of rows adds up all it has summed."""
     for key, chosen in list(launch.CONFIGS.items()):
         if chosen.programs:
             monkeypatch.setitem(launch.CONFIGS, key, chosen._replace(programs=4))
@@ -51,7 +53,7 @@ def test_work_that_is_shared_by_few_programs(run, monkeypatch):
     assert_small(kernels, 1e-5)
 
 
-@pytest.mark.parametrize("keep", [None, (0.5, 0.0, 1.25)])
+@pytest.mark.parametrize("path_scale", [None, (0.5, 0.0, 1.25)])
 @pytest.mark.parametrize(
     ("channels", "writes_hidden"),
     [
@@ -62,16 +64,24 @@ def test_work_that_is_shared_by_few_programs(run, monkeypatch):
         pytest.param(192, False, marks=pytest.mark.slow),
     ],
 )
-def test_perceptron_on_chip_by_several_programs(channels, writes_hidden, keep, monkeypatch):
+def test_mlp_on_chip_by_several_programs(channels, writes_hidden, path_scale, monkeypatch):
     """Programs that share the rows of an image, and a last one that has few; a norm's
     bias that outweighs its output, since the kernel's sums are of what stands before it."""
     small = launch.Config(rows=16, columns=32, programs=16)
     for kernel in ("mlp_forward", "mlp_backward", "mlp_weight_gradients"):
         monkeypatch.setitem(launch.CONFIGS, (kernel, None), small)  # float32 has no other
     monkeypatch.setattr(fused_mlp, "_writes_hidden", lambda *_: writes_hidden)
-    keep = None if keep is None else torch.tensor(keep, device=DEVICE)
+    path_scale = None if path_scale is None else torch.tensor(path_scale, device=DEVICE)
     kernels, _ = compare(
-        run_mlp, channels, (3, 5), (4, 4), (0, 0), torch.float32, batch=3, keep=keep, norm_bias=3.0
+        run_mlp,
+        channels,
+        (3, 5),
+        (4, 4),
+        (0, 0),
+        torch.float32,
+        batch=3,
+        path_scale=path_scale,
+        norm_bias=3.0,
     )
     assert_small(kernels, 1e-5)
 
@@ -84,10 +94,10 @@ def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
         torch.manual_seed(0)
         x, cotangent = torch.randn(2, 2, 3, 5, 48, device=DEVICE)
         parameters = draw(48, 1, (4, 4))
-        keep = torch.tensor([1.25, 0.5], device=DEVICE)
+        path_scale = torch.tensor([1.25, 0.5], device=DEVICE)
         results.append(
             branch_and_gradients(
-                run_mlp, x, parameters, None, keep, "triton", torch.float32, cotangent
+                run_mlp, x, parameters, None, path_scale, "triton", torch.float32, cotangent
             )
         )
     on_chip, by_passes = results
@@ -234,7 +244,7 @@ def test_operators_are_well_formed():
         (112, "triton", "sum of two powers of two"),
     ],
 )
-def test_why_a_half_is_not_fused(channels, backend, reason):
+def test_why_a_branch_is_not_fused(channels, backend, reason):
     actual = why_not_fused(torch.zeros(1, 2, 2, channels), backend)
     if HAS_GPU and backend == "triton":
         pytest.skip("kernels do not run on the CPU beside a GPU")

@@ -19,10 +19,10 @@ from swin_backbone.ops.dispatch import why_not_cpu
 
 CHANNELS = 32
 # Stochastic depth: none, all kept, some dropped, all dropped.
-KEEPS = [None, (2.0, 0.5, 1.0), (0.0, 2.0, 0.0), (0.0, 0.0, 0.0)]
+PATH_SCALES = [None, (2.0, 0.5, 1.0), (0.0, 2.0, 0.0), (0.0, 0.0, 0.0)]
 
 
-def half_block_inputs(hidden, dtype):
+def branch_inputs(hidden, dtype):
     shapes = {
         "x": (3, 9, 8, CHANNELS),
         "norm_weight": (CHANNELS,),
@@ -40,16 +40,16 @@ def half_block_inputs(hidden, dtype):
     }
 
 
-def run_half(kind, inputs, keep, backend):
+def run_branch(kind, inputs, path_scale, backend):
     norm = NormParameters(inputs["norm_weight"], inputs["norm_bias"], 1e-5)
     first = LinearParameters(inputs["first_weight"], inputs["first_bias"])
     second = LinearParameters(inputs["second_weight"], inputs["second_bias"])
-    keep = None if keep is None else torch.tensor(keep)
+    path_scale = None if path_scale is None else torch.tensor(path_scale)
     if kind == "mlp":
-        return residual_mlp(inputs["x"], norm, first, second, keep, backend)
+        return residual_mlp(inputs["x"], norm, first, second, path_scale, backend)
     windows = Windows(2, (4, 4), (2, 2), 0.3)
     return residual_attention(
-        inputs["x"], norm, first, inputs["bias_table"], second, windows, keep, backend
+        inputs["x"], norm, first, inputs["bias_table"], second, windows, path_scale, backend
     )
 
 
@@ -57,36 +57,36 @@ def convert(inputs, dtype):
     return {k: v.detach().to(dtype).requires_grad_() for k, v in inputs.items()}
 
 
-def with_gradients(kind, inputs, keep, backend):
-    out = run_half(kind, inputs, keep, backend)
+def with_gradients(kind, inputs, path_scale, backend):
+    out = run_branch(kind, inputs, path_scale, backend)
     torch.manual_seed(1)
     cotangent = torch.randn(out.shape, dtype=torch.float64).to(out.dtype)
     used = [v for k, v in inputs.items() if kind == "attention" or k != "bias_table"]
     return [out, *torch.autograd.grad(out, used, cotangent, materialize_grads=True)]
 
 
-@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("path_scale", PATH_SCALES)
 @pytest.mark.parametrize(("kind", "hidden"), [("mlp", 4 * CHANNELS), ("attention", 3 * CHANNELS)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_half_blocks_agree_with_the_reference(kind, hidden, keep, dtype, tolerance):
+def test_branches_agree_with_the_reference(kind, hidden, path_scale, dtype, tolerance):
     """Forward and backward; float32 rounds sums of up to 216 products of numbers around 10."""
-    exact_inputs = half_block_inputs(hidden, torch.float64)
-    expected = with_gradients(kind, exact_inputs, keep, "reference")
-    actual = with_gradients(kind, convert(exact_inputs, dtype), keep, "auto")
+    exact_inputs = branch_inputs(hidden, torch.float64)
+    expected = with_gradients(kind, exact_inputs, path_scale, "reference")
+    actual = with_gradients(kind, convert(exact_inputs, dtype), path_scale, "auto")
     for a, e in zip(actual, expected, strict=True):
         assert ((a.double() - e).norm() / e.norm().clamp(min=1e-9)).item() <= tolerance
 
 
 @pytest.mark.parametrize(("kind", "hidden"), [("mlp", 4 * CHANNELS), ("attention", 3 * CHANNELS)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_half_blocks_without_gradients(kind, hidden, dtype):
+def test_branches_without_gradients(kind, hidden, dtype):
     """Inference takes other ways: bfloat16 within 1.5 times the reference's own error."""
-    exact_inputs = convert(half_block_inputs(hidden, torch.float64), dtype)
-    exact = run_half(kind, convert(exact_inputs, torch.float64), None, "reference")
+    exact_inputs = convert(branch_inputs(hidden, torch.float64), dtype)
+    exact = run_branch(kind, convert(exact_inputs, torch.float64), None, "reference")
 
     @torch.no_grad()
     def error(backend):
-        out = run_half(kind, exact_inputs, None, backend)
+        out = run_branch(kind, exact_inputs, None, backend)
         assert out.dtype == dtype
         return ((out.double() - exact).norm() / exact.norm()).item()
 
@@ -96,7 +96,7 @@ def test_half_blocks_without_gradients(kind, hidden, dtype):
 
 def test_dropped_images_are_not_computed():
     """A branch that is multiplied by zero may even overflow; its parameters' gradients are 0."""
-    inputs = half_block_inputs(4 * CHANNELS, torch.float32)
+    inputs = branch_inputs(4 * CHANNELS, torch.float32)
     with torch.no_grad():
         inputs["first_weight"].fill_(float("inf"))
     out, *gradients = with_gradients("mlp", inputs, (0.0, 0.0, 0.0), "auto")
@@ -134,7 +134,7 @@ def test_windows_in_several_steps_agree(monkeypatch):
         torch.testing.assert_close(out, whole)
 
 
-def test_merging_agrees_with_the_plain_product():
+def test_merging_agrees_with_the_plain_linear_layer():
     x, weight = torch.randn(2, 7, 5, 8), torch.randn(16, 32)
     norm = torch.rand(32), torch.randn(32)
     exact_norm = NormParameters(*(p.double() for p in norm), 1e-5)

@@ -179,7 +179,7 @@ def test_training_compiles_whole(dynamic):
     given = torch.randn(3, 3, 16, 16)
     (first,) = compiled(given)
     assert first.shape == (3, 8, 4, 4)
-    assert any(not torch.equal(compiled(given)[0], first) for _ in range(20)), "drawn anew"
+    assert any(not torch.equal(compiled(given)[0], first) for _ in range(20)), "drawn again"
 
 
 def test_nothing_of_it_is_kept_by_the_model():

@@ -48,9 +48,9 @@ def test_a_block_that_calls_its_modules_says_why(words):
     model = make()
     block = model.stages[0].blocks[1]
     assert block.why_by_modules() is None
-    assert block.halves() is not None
+    assert block.branch_parameters() is not None
     CHANGES[words](block)
-    assert block.halves() is None
+    assert block.branch_parameters() is None
     assert block.why_by_modules().startswith(words)
     rows = [row for row in explain(model, IMAGES, show=False) if row.operation == "block"]
     assert [row.layer for row in rows] == ["stages.0.blocks.1"]

@@ -2,7 +2,7 @@
 
 Each kind of intervention is made on each module of a small V1 and V2, one at a time: fast ways
 stand aside for a whole block or layer, and have to notice it by that one module. What is right is
-spelt out in ``helpers/by_modules.py``.
+written out in ``helpers/by_modules.py``.
 """
 
 import copy

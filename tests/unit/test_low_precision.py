@@ -1,4 +1,4 @@
-"""Copies of weights in the dtype of products."""
+"""Copies of weights in the compute dtype."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import MAPS
 from swin_backbone.ops import weight_copies as low_precision
-from swin_backbone.ops.weight_copies import LowPrecisionCopies, in_low_precision
+from swin_backbone.ops.weight_copies import LowPrecisionCopies, in_compute_dtype
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there in Triton's interpreter
 
@@ -15,16 +15,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there in Triton's int
 def test_copies_are_the_weights_rounded_and_made_at_once():
     weights = [nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(24))]
     made = LowPrecisionCopies(weights, torch.bfloat16)
-    copies = in_low_precision(weights, torch.bfloat16, made)
-    assert in_low_precision(weights[:1], torch.bfloat16, made)[0] is copies[0]
+    copies = in_compute_dtype(weights, torch.bfloat16, made)
+    assert in_compute_dtype(weights[:1], torch.bfloat16, made)[0] is copies[0]
     assert copies[0].untyped_storage().data_ptr() == copies[1].untyped_storage().data_ptr()
     for copy, weight in zip(copies, weights, strict=True):
         assert torch.equal(copy, weight.detach().to(torch.bfloat16))
         assert not copy.requires_grad
-        assert in_low_precision([weight], torch.bfloat16)[0] is not copy, (
+        assert in_compute_dtype([weight], torch.bfloat16)[0] is not copy, (
             "found without being given"
         )
-        assert in_low_precision([weight], torch.float16, made)[0].dtype == torch.float16
+        assert in_compute_dtype([weight], torch.float16, made)[0].dtype == torch.float16
 
 
 def test_later_changes_are_seen_by_the_next_copies():
@@ -32,7 +32,7 @@ def test_later_changes_are_seen_by_the_next_copies():
     for _ in range(2):
         weights[0].data.add_(1.0)
         made = LowPrecisionCopies(weights, torch.float16)
-        copy = in_low_precision(weights, torch.float16, made)[0]
+        copy = in_compute_dtype(weights, torch.float16, made)[0]
         assert torch.equal(copy, weights[0].detach().half())
 
 
@@ -41,7 +41,7 @@ def test_a_parameter_that_changed_its_shape_is_cast_anew():
     weight = nn.Parameter(torch.randn(6))
     made = LowPrecisionCopies([weight], torch.bfloat16)
     weight.data = torch.randn(4, 3)
-    assert in_low_precision([weight], torch.bfloat16, made)[0].shape == (4, 3)
+    assert in_compute_dtype([weight], torch.bfloat16, made)[0].shape == (4, 3)
 
 
 def test_nothing_is_copied_without_need():
@@ -52,7 +52,7 @@ def test_nothing_is_copied_without_need():
     made = LowPrecisionCopies([sharded, plain], torch.bfloat16)
     assert made.find(sharded) is None
     made = LowPrecisionCopies([plain], torch.float32)
-    copy, nothing = in_low_precision([plain, None], torch.float32, made)
+    copy, nothing = in_compute_dtype([plain, None], torch.float32, made)
     assert copy.data_ptr() == plain.data_ptr()
     assert nothing is None
 
@@ -64,8 +64,8 @@ def test_copies_lie_where_their_weights_do():
     low = nn.Parameter(torch.randn(2).bfloat16())
     weights = [here, there, wide, low]
     made = LowPrecisionCopies(weights, torch.bfloat16)
-    copies = in_low_precision(weights, torch.bfloat16, made)
-    again = in_low_precision(weights, torch.bfloat16, made)
+    copies = in_compute_dtype(weights, torch.bfloat16, made)
+    again = in_compute_dtype(weights, torch.bfloat16, made)
     assert [a is b for a, b in zip(copies[:3], again, strict=False)] == [True] * 3
     assert [copy.device.type for copy in copies] == ["cpu", "meta", "cpu", "cpu"]
     for copy, weight in ((copies[0], here), (copies[2], wide), (copies[3], low)):
@@ -85,7 +85,7 @@ def test_a_block_takes_the_copies_it_is_given_when_it_recomputes_too(with_cp, mo
     cast = low_precision._cast
     monkeypatch.setattr(low_precision, "_cast", lambda *a: casts.append(a) or cast(*a))
     with torch.autocast(DEVICE, torch.bfloat16):
-        block(x, MAPS, LowPrecisionCopies(block.product_weights(), torch.bfloat16)).sum().backward()
+        block(x, MAPS, LowPrecisionCopies(block.linear_weights(), torch.bfloat16)).sum().backward()
         assert casts == []
         block(x, MAPS).sum().backward()
     assert len(casts) == (10 if with_cp else 5)

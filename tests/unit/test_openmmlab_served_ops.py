@@ -19,7 +19,7 @@ from helpers.paths import ROOT
 import swin_backbone  # noqa: F401  (lets mmcv.ops import)
 from swin_backbone.openmmlab import served_ops
 from swin_backbone.openmmlab.mmcv_ext import EXTENSION
-from swin_backbone.openmmlab.served_ops import SERVED, UnservedOptionError
+from swin_backbone.openmmlab.served_ops import SERVED, UnsupportedOptionError
 
 mmcv = pytest.importorskip("mmcv")
 pytest.importorskip("torchvision")
@@ -216,7 +216,7 @@ def test_roi_align_with_max_pooling_says_what_there_is():
     if COMPILED:
         assert ops.roi_align(*arguments, "max", True).shape == (1, 2, 2, 2)
     else:
-        with pytest.raises(UnservedOptionError, match="pool_mode='avg'"):
+        with pytest.raises(UnsupportedOptionError, match="pool_mode='avg'"):
             ops.roi_align(*arguments, "max", True)
 
 
@@ -265,7 +265,7 @@ def test_sigmoid_focal_loss_with_weights_of_classes():
 
 @without_ops
 def test_background_has_no_weight():
-    with pytest.raises(UnservedOptionError, match="targets from 0 to 3"):
+    with pytest.raises(UnsupportedOptionError, match="targets from 0 to 3"):
         ops.sigmoid_focal_loss(
             torch.randn(2, 4), torch.tensor([1, 4]), 2.0, 0.25, torch.ones(4), "sum"
         )

@@ -1,4 +1,4 @@
-"""Sums of shares against float64: on a GPU, or small in an interpreter."""
+"""Sums of partial sums against float64: on a GPU, or small in an interpreter."""
 
 import pytest
 import torch
@@ -39,19 +39,19 @@ def draw(rows, columns):
 @pytest.mark.parametrize("shapes", MATRICES)
 def test_columns(shapes):
     """1e-5: thousands of rows, rounded to 6e-8 each, which numpy adds one after the other."""
-    shares = [draw(*shape) for shape in shapes]
-    exact = torch.cat([matrix.double().sum(0) for matrix in shares])
+    partials = [draw(*shape) for shape in shapes]
+    exact = torch.cat([matrix.double().sum(0) for matrix in partials])
     pieces = [1, len(exact) - 1]
-    first, again = (summed(shares, pieces) for _ in range(2))
+    first, again = (summed(partials, pieces) for _ in range(2))
     assert [len(piece) for piece in first] == pieces
     assert relative_error(torch.cat(first), exact) <= 1e-5
     assert all(map(torch.equal, first, again))
 
 
-def table_of(pairs, shares):
+def table_of(pairs, partials):
     """Token by token: the gradient of each offset's row of the bias table, in float64."""
     table = torch.zeros(pairs.table_rows, pairs.heads, dtype=torch.float64, device=DEVICE)
-    sums = shares[:, : pairs.columns].double().sum(0).view(pairs.heads, pairs.pairs)
+    sums = partials[:, : pairs.columns].double().sum(0).view(pairs.heads, pairs.pairs)
     tokens = [(y, x) for y in range(pairs.height) for x in range(pairs.width)]
     for query, (y, x) in enumerate(tokens):
         for key, (v, u) in enumerate(tokens):
@@ -69,18 +69,18 @@ def test_pairs_of_an_attention(height, width, heads, runs):
     keys = height * width + 3
     pairs = Pairs(heads, (height * width + 1) * keys, keys, height, width)
     own, beyond = 6, 2
-    shares = draw(runs, pairs.columns + own + beyond)
-    sums_of_pairs = shares[:, : pairs.columns].view(runs, heads, -1, keys)
+    partials = draw(runs, pairs.columns + own + beyond)
+    sums_of_pairs = partials[:, : pairs.columns].view(runs, heads, -1, keys)
     sums_of_pairs[..., height * width :] = float("nan")
     sums_of_pairs[:, :, height * width :] = float("nan")
     others = [draw(40, 5), draw(3, 9)]
     pieces = [own, 5, 9, pairs.table_rows * heads]
-    *vectors, table = summed([shares, *others], pieces, pairs)
-    matrices = [shares[:, pairs.columns : pairs.columns + own], *others]
+    *vectors, table = summed([partials, *others], pieces, pairs)
+    matrices = [partials[:, pairs.columns : pairs.columns + own], *others]
     for vector, matrix in zip(vectors, matrices, strict=True):
         assert relative_error(vector, matrix.double().sum(0)) <= 1e-5
-    assert relative_error(table.view(-1, heads), table_of(pairs, shares)) <= 1e-5
-    again = summed([shares, *others], pieces, pairs)
+    assert relative_error(table.view(-1, heads), table_of(pairs, partials)) <= 1e-5
+    again = summed([partials, *others], pieces, pairs)
     assert all(map(torch.equal, [*vectors, table], again))
 
 
@@ -92,9 +92,9 @@ def test_blocks_of_offsets_smaller_than_a_row(monkeypatch):
     sums._launch.cache_clear()
     try:
         pairs = Pairs(2, 36, 6, 1, 6)
-        shares = draw(19, pairs.columns + 11)
-        vector, table = summed([shares], [11, 22], pairs)
+        partials = draw(19, pairs.columns + 11)
+        vector, table = summed([partials], [11, 22], pairs)
     finally:
         sums._launch.cache_clear()
-    assert relative_error(vector, shares[:, pairs.columns :].double().sum(0)) <= 1e-5
-    assert relative_error(table.view(-1, 2), table_of(pairs, shares)) <= 1e-5
+    assert relative_error(vector, partials[:, pairs.columns :].double().sum(0)) <= 1e-5
+    assert relative_error(table.view(-1, 2), table_of(pairs, partials)) <= 1e-5

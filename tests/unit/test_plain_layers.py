@@ -29,8 +29,8 @@ def by_modules(model, images):
 
     for module in model.modules():
         if isinstance(module, SwinBlock):
-            assert module.halves() is None or variant(module.attn) is None
-            assert module.halves() is None
+            assert module.branch_parameters() is None or variant(module.attn) is None
+            assert module.branch_parameters() is None
     for module in model.modules():
         if isinstance(module, PatchMerging):
             module.reduction.register_forward_hook(lambda *_: None)
@@ -122,7 +122,7 @@ def test_a_model_may_move_to_another_dtype():
     assert all(features.dtype == torch.float64 for features in wide)
 
 
-def test_plain_blocks_take_the_short_way():
+def test_plain_blocks_compute_with_parameters():
     blocks = [module for module in make().modules() if isinstance(module, SwinBlock)]
     assert blocks
-    assert all(block.halves() is not None for block in blocks)
+    assert all(block.branch_parameters() is not None for block in blocks)

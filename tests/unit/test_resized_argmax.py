@@ -125,13 +125,13 @@ def test_augmentations(classes):
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("size", [(13, 5), (3, 40), (7, 9)])
-def test_resizing_by_products(size, align_corners):
+def test_resizing_by_matmul(size, align_corners):
     """What is resized in float64 on a GPU."""
     x = torch.randn(2, 3, 7, 9, dtype=torch.float64, requires_grad=True)
     expected = F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
     grad = torch.randn_like(expected)
     for ours in (
-        ops.resize.by_products(x, *size, align_corners),
+        ops.resize.by_matmul(x, *size, align_corners),
         ops.resize_bilinear(x, size, align_corners),
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)

@@ -13,7 +13,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 #: What the parts of the package may import of it, beside themselves. Dependencies point down.
-BASE = {"atomic_files", "config_files", "extras", "images", "label_maps", "device_memory", "version"}
+BASE = {
+    "atomic_files",
+    "config_files",
+    "extras",
+    "images",
+    "label_maps",
+    "device_memory",
+    "version",
+}
 CORE = BASE | {"ops", "checkpoints", "framework", "config_errors", "model"}
 UPPER = CORE | {"acceleration", "openmmlab", "inference"}
 ALLOWED = {

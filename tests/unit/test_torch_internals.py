@@ -26,7 +26,7 @@ def wrong(*args, **kwargs):
 
 @pytest.fixture
 def without(monkeypatch):
-    """Makes one of the modules anew where torch has other things under some names."""
+    """Makes one of the modules again where torch has other things under some names."""
 
     def load(module, names=None, instead=None):
         find = choosing.find
@@ -104,7 +104,7 @@ def answers(watchers):
     """What is under way, by these functions."""
     return {
         "mode": bool(watchers.count_dispatch_modes()),
-        "counter": watchers.is_counted(),
+        "counter": watchers.counts_flops(),
         "transform": watchers.innermost_transform() is not None,
         "forward": watchers.has_forward_derivatives(),
     }

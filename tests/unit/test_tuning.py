@@ -170,7 +170,7 @@ def test_nothing_is_timed_where_it_could_change_results(install):
 
 
 def test_every_kernel_with_candidates_is_tuned(install, monkeypatch):
-    """Forward and backward passes of both halves, in small and large windows, few and many
+    """Forward and backward passes of both branches, in small and large windows, few and many
     channels; products with outputs for one program, and for several."""
     clock = install({}, kernel=None)
     monkeypatch.setattr(products, "ENOUGH_PROGRAMS", 2)
@@ -256,9 +256,9 @@ def test_blocks_that_fit(monkeypatch):
             side = chosen.columns if kernel == "mlp_weight_gradients" else chosen.rows
             assert kernel.startswith("attention") or side // chosen.warps >= 16, kernel
             assert 128 % chosen.columns == 0
-    work = Work("gelu_products", 384, 100, torch.bfloat16)
+    work = Work("gelu_backward", 384, 100, torch.bfloat16)
     assert {c.depth for c in tuning.candidates_for(work)} == {32, 64}
     wide = work._replace(dtype=torch.float32)
     assert {c.depth for c in tuning.candidates_for(wide)} == {16, 32}
     monkeypatch.setattr(tuning, "has_room", lambda: False)
-    assert tuning.config(*work) == tuning.CAUTIOUS["gelu_products"]
+    assert tuning.config(*work) == tuning.CAUTIOUS["gelu_backward"]

@@ -47,7 +47,7 @@ def test_dropout_follows_the_seed_of_torch():
     assert not torch.equal(attend(1), attend(2))
 
 
-def test_the_half_block_takes_packed_images():
+def test_the_branch_takes_packed_images():
     """Forward and gradients of tokens, with a factor for each, against the plain composition."""
     channels, tokens = 32, sum(rows * columns for rows, columns in SIZES)
     shapes = {
@@ -56,28 +56,28 @@ def test_the_half_block_takes_packed_images():
     }  # fmt: skip
     drawn = {k: [torch.randn(s, device=DEVICE) * 0.3 for s in v] for k, v in shapes.items()}
     x, cotangent = torch.randn(2, tokens, channels, device=DEVICE)
-    keep = Packing(SIZES).spread(torch.tensor([1.25, 0.0, 0.8, 1.0], device=DEVICE))
+    path_scale = Packing(SIZES).spread(torch.tensor([1.25, 0.0, 0.8, 1.0], device=DEVICE))
     windows = Windows(2, (4, 4), (2, 2), 0.25)
 
-    def half(backend, dtype):
+    def branch(backend, dtype):
         p = {k: [t.to(dtype).requires_grad_() for t in v] for k, v in drawn.items()}
         own = x.to(dtype).requires_grad_()
         out = residual_attention(
             own, NormParameters(*p["norm"], 1e-5), LinearParameters(*p["qkv"]), *p["table"],
-            LinearParameters(*p["proj"]), windows, keep, backend, TokenLayout(packing=Packing(SIZES)),
+            LinearParameters(*p["proj"]), windows, path_scale, backend, TokenLayout(packing=Packing(SIZES)),
         )  # fmt: skip
         leaves = [own, *(t for v in p.values() for t in v)]
         return [out.detach(), *torch.autograd.grad(out, leaves, cotangent.to(dtype))]
 
     if HAS_GPU:
-        torch.backends.cuda.matmul.allow_tf32 = True  # or the half is not fused
+        torch.backends.cuda.matmul.allow_tf32 = True  # or the branch is not fused
     try:
-        found = half("triton", torch.float32)
+        found = branch("triton", torch.float32)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
     # float32: sums over at most 96 channels and 75 tokens; tf32 has 10 bits of them
     tolerance = 3e-3 if HAS_GPU else 1e-5
-    exact = half("reference", torch.float64)
+    exact = branch("reference", torch.float64)
     assert_small(pooled_errors([found], [exact]), tolerance)
 
 

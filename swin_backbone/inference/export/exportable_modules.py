@@ -41,7 +41,7 @@ class AveragePooling(nn.Module):
 
 
 def _cell_weights(size: int, cells: int, like: Tensor) -> Tensor:
-    """(size, cells): the share of each row (or column) of a map in the mean of each cell."""
+    """(size, cells): the weight of each row (or column) of a map in the mean of each cell."""
     cell = torch.arange(cells, device=like.device)[None, :]
     position = torch.arange(size, device=like.device)[:, None]
     begin = torch.div(cell * size, cells, rounding_mode="floor")

@@ -24,7 +24,7 @@ class ExtractorSettings:
         checkpoint: path or address of weights; ``None`` for the config's own.
         stages: which stages, ascending.
         pooled: the mean over each map, instead of the map.
-        dtype: a name in :data:`DTYPES`: of the stored features, and of the products on a device
+        dtype: a name in :data:`DTYPES`: of the stored features, and the compute dtype on a device
             that has them.
     """
 

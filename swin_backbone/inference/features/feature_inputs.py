@@ -35,7 +35,7 @@ def find_items(source: str, every: int = 1) -> list[Item]:
     Args:
         source: an image, a video, a folder (searched through), a glob, or a ``.txt`` file with one
             path a line, relative to the working folder.
-        every: take each so-manieth frame of a video.
+        every: take every N-th frame of a video.
 
     Returns:
         Of a video that cannot be decoded, its first frame, so that reading says what is wrong.

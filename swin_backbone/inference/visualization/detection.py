@@ -28,7 +28,7 @@ def paint_instances(
         texts: N texts for the upper left corner of each box, empty for none.
         colours: N colours, RGB, 0 to 255.
         masks: (N, H, W) bool, or ``None`` for boxes alone.
-        opacity: share of the colour within a mask, from 0 to 1; its border has the full colour.
+        opacity: fraction of the colour within a mask, from 0 to 1; its border has the full colour.
 
     Returns:
         (H, W, 3) uint8, RGB.

@@ -22,7 +22,7 @@ def paint_overlay(
         image: (H, W, 3) uint8, RGB.
         labels: (H, W) integers; values outside the palette (an ignore label) stay unpainted.
         palette: RGB of each class, 0 to 255.
-        opacity: share of the colour, from 0 (image only) to 1 (colour only).
+        opacity: fraction of the colour, from 0 (image only) to 1 (colour only).
 
     Returns:
         (H, W, 3) uint8, RGB.

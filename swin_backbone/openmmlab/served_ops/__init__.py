@@ -7,11 +7,11 @@ otherwise, is written out in PyTorch.
 
 Each function has the name and the arguments of the op in ``mmcv._ext`` whose place it takes, and
 like it writes into the tensors that mmcv hands over, or returns indices. What an op of mmcv can do
-and ours cannot (max pooling in RoI align) raises :class:`UnservedOptionError`.
+and ours cannot (max pooling in RoI align) raises :class:`UnsupportedOptionError`.
 """
 
 from .carafe import carafe_backward, carafe_forward, carafe_naive_backward, carafe_naive_forward
-from .common import UnservedOptionError
+from .common import UnsupportedOptionError
 from .deformable_attention import ms_deform_attn_backward, ms_deform_attn_forward
 from .deformable_convolution import (
     deform_conv_backward_input,
@@ -69,4 +69,4 @@ SERVED = {
     )
 }
 
-__all__ = ["SERVED", "UnservedOptionError"]
+__all__ = ["SERVED", "UnsupportedOptionError"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class UnservedOptionError(NotImplementedError):
+class UnsupportedOptionError(NotImplementedError):
     """An op was called with an option for which there is nothing to serve it with."""
 
 
@@ -39,7 +39,7 @@ def write(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 def gradients(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of ``function(*inputs)`` with respect to each input; computes it anew."""
+    """Gradients of ``function(*inputs)`` with respect to each input; recomputes it."""
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in inputs]
         output = function(*inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .common import UnservedOptionError, at_least_float32, torchvision_ops
+from .common import UnsupportedOptionError, at_least_float32, torchvision_ops
 
 
 def sigmoid_focal_loss_forward(
@@ -22,7 +22,7 @@ def sigmoid_focal_loss_forward(
         alpha: factor on the loss of a row's own class; other classes have ``1 - alpha``.
 
     Raises:
-        UnservedOptionError: for weights with background among the targets, which have none.
+        UnsupportedOptionError: for weights with background among the targets, which have none.
     """
     output.copy_(_focal_loss(input, target, weight, gamma, alpha))
 
@@ -46,7 +46,7 @@ def _focal_loss(input, target, weight, gamma, alpha) -> Tensor:
     if weight.numel() == 0:
         return loss
     if not bool(own_class.any(1).all()):
-        raise UnservedOptionError(
+        raise UnsupportedOptionError(
             f"sigmoid_focal_loss with a weight for each of {input.shape[1]} classes takes "
             f"targets from 0 to {input.shape[1] - 1}; background has no weight"
         )

@@ -97,7 +97,7 @@ def _rotated_intersection(first: Tensor, second: Tensor) -> Tensor:
     corners = _corners_in_frame_of(first, second)  # (..., 4, 2)
     half = (first[..., None, 2:4] / 2).expand_as(corners)
     step = corners.roll(-1, -2) - corners
-    # Where an edge (at its share t of the way) crosses the lines on which the sides lie.
+    # Where an edge (at its fraction t of the way) crosses the lines on which the sides lie.
     crossings = torch.cat([(-half - corners) / step, (half - corners) / step], dim=-1)
     breaks = crossings.nan_to_num(0.0).clamp(0, 1).sort(-1).values
     ends = torch.zeros_like(breaks[..., :1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .common import UnservedOptionError, at_least_float32, torchvision_ops
+from .common import UnsupportedOptionError, at_least_float32, torchvision_ops
 from .torchvision_internals import roi_align_gradient
 
 
@@ -37,7 +37,7 @@ def roi_align_forward(
         aligned: whether pixel centres lie at half integers.
 
     Raises:
-        UnservedOptionError: for max pooling, ``pool_mode=0``.
+        UnsupportedOptionError: for max pooling, ``pool_mode=0``.
     """
     _refuse_max_pooling(pool_mode)
     size = (aligned_height, aligned_width)
@@ -72,6 +72,6 @@ def roi_align_backward(
 
 def _refuse_max_pooling(pool_mode: int) -> None:
     if pool_mode != 1:
-        raise UnservedOptionError(
+        raise UnsupportedOptionError(
             "RoIAlign(pool_mode='max') needs mmcv's compiled ops; torchvision has pool_mode='avg'"
         )

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from ..geometry.windows import relative_position_bias
 from ..reference.window_steps import AttentionInputs, normalise
-from .chunked_attention import attend, attend_and_remember
+from .chunked_attention import attend, attend_for_training
 from .window_rows import window_rows
 
 
 def run(inputs: AttentionInputs) -> Tensor:
     """(B, H, W, C)."""
     qkv, padding = inputs.qkv, inputs.padding_qkv
-    # Computed in the dtype of qkv, whatever products autocast would choose.
+    # Computed in the dtype of qkv, whatever dtype autocast would choose.
     with torch.autocast("cpu", enabled=False):
         bias = relative_position_bias(inputs.bias_table, inputs.grid.window_size)
         bias = bias.to(qkv.dtype).contiguous()  # a transposed one is slow to add
@@ -25,7 +25,7 @@ def run(inputs: AttentionInputs) -> Tensor:
         flat = qkv.reshape(-1, qkv.shape[-1])
         learns = torch.is_grad_enabled() and any(t.requires_grad for t in (qkv, bias, padding))
         if learns or inputs.dropout_p > 0:
-            out = attend_and_remember(flat, bias, padding, rows, inputs.scale, inputs.dropout_p)
+            out = attend_for_training(flat, bias, padding, rows, inputs.scale, inputs.dropout_p)
         else:
             out = attend(flat, bias, padding, rows, inputs.scale)
         return out.view(*qkv.shape[:-1], -1)

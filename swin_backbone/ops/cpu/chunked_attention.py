@@ -38,7 +38,7 @@ def attend(qkv: Tensor, bias: Tensor, padding: Tensor, rows: WindowRows, scale: 
     gathered = qkv.index_select(0, rows.token)
     gathered[rows.padding] = padding
     windows = gathered.view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads))
-    compute = _attend_by_products if qkv.dtype == torch.bfloat16 else _attend_by_flash
+    compute = _attend_by_bmm if qkv.dtype == torch.bfloat16 else _attend_by_flash
     out = []
     for chunk, mask in _chunks(rows, bias, qkv.dtype):
         attended = compute(windows[chunk].permute(2, 0, 3, 1, 4), mask, scale)
@@ -47,11 +47,11 @@ def attend(qkv: Tensor, bias: Tensor, padding: Tensor, rows: WindowRows, scale: 
 
 
 def _attend_by_flash(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """(3, windows, heads, N, d) to (windows, heads, N, d): best where products are slow."""
+    """(3, windows, heads, N, d) to (windows, heads, N, d): best where matmul is slow."""
     return F.scaled_dot_product_attention(*qkv, attn_mask=mask, scale=scale)
 
 
-def _attend_by_products(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
+def _attend_by_bmm(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
     """The same by oneDNN's batched products, which are fast in bfloat16.
 
     A softmax that first looks for the largest score of each row takes longer than both products.
@@ -71,7 +71,7 @@ def _attend_by_products(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
     return attended.view(windows, heads, tokens, head_dim)
 
 
-def attend_and_remember(
+def attend_for_training(
     qkv: Tensor,
     bias: Tensor,
     padding: Tensor,
@@ -117,7 +117,7 @@ class _Attend(torch.autograd.Function):
         qkv, bias, padding, weights, kept = ctx.saved_tensors
         rows = ctx.rows
         if torch.is_grad_enabled():
-            plain = partial(_attend_plainly, rows=rows, scale=ctx.scale, kept=kept)
+            plain = partial(_attend_reference, rows=rows, scale=ctx.scale, kept=kept)
             return *plain_gradients(plain, (qkv, bias, padding), gradient), None, None, None
         heads, tokens = bias.shape[:2]
         qkv_heads = _gather_windows(qkv, padding, rows, heads, tokens)
@@ -148,7 +148,7 @@ class _Attend(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _attend_plainly(
+def _attend_reference(
     qkv: Tensor,
     bias: Tensor,
     padding: Tensor,

@@ -1,6 +1,6 @@
-"""Products by oneDNN, whose float32 kernels are faster than those behind ``F.linear``.
+"""Linear layers by oneDNN, whose float32 kernels are faster than those behind ``F.linear``.
 
-oneDNN also adds bias and residual and applies GELU while the product is in registers.
+oneDNN also adds bias and residual and applies GELU while the result is in registers.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..double_backward import plain_gradients
-from ..layer_parameters import LinearParameters, NormParameters, product_dtype
-from ..linear import factors_of_images
+from ..layer_parameters import LinearParameters, NormParameters, compute_dtype
+from ..linear import broadcast_scale
 from ..torch_internals.cpu_operators import has_onednn_linear, onednn_linear, onednn_linear_add
 
 
 def norm_linear(
     x: Tensor, norm: NormParameters, layer: LinearParameters, gelu: bool = False
 ) -> Tensor:
-    """``linear(norm(x))``, and GELU if asked for, in the dtype of products.
+    """``linear(norm(x))``, and GELU if asked for, in the compute dtype.
 
     Args:
         x: (..., inputs).
@@ -26,7 +26,7 @@ def norm_linear(
         layer: inputs to outputs.
         gelu: whether to apply GELU.
     """
-    dtype = product_dtype(x)
+    dtype = compute_dtype(x)
     normed = F.layer_norm(x, norm.weight.shape, *norm).to(dtype)
     weight, bias = _cast(layer, dtype)
     if gelu and _runs_on_onednn(dtype) and not torch.is_grad_enabled():
@@ -38,24 +38,24 @@ def norm_linear(
 
 
 def linear_add(
-    x: Tensor, layer: LinearParameters, residual: Tensor, keep: Tensor | None = None
+    x: Tensor, layer: LinearParameters, residual: Tensor, path_scale: Tensor | None = None
 ) -> Tensor:
-    """``residual + keep * linear(x)``, in the dtype of the residual.
+    """``residual + path_scale * linear(x)``, in the dtype of the residual.
 
     Args:
-        x: (B, H, W, inputs), in the dtype of products.
+        x: (B, H, W, inputs), in the compute dtype.
         layer: inputs to outputs.
         residual: (B, H, W, outputs).
-        keep: (B,) factor of each image; ``None`` for 1.
+        path_scale: (B,) factor of each image; ``None`` for 1.
     """
     weight, bias = _cast(layer, x.dtype)
-    fuses = residual.dtype == x.dtype and keep is None and not torch.is_grad_enabled()
+    fuses = residual.dtype == x.dtype and path_scale is None and not torch.is_grad_enabled()
     if fuses and _runs_on_onednn(x.dtype):
         return onednn_linear_add(x, residual, weight, bias)
     # Sums of two dtypes are slow, as is memory that is touched for the first time.
     branch = linear(x, weight, bias).to(residual.dtype)
-    if keep is not None:
-        return torch.addcmul(residual, branch, factors_of_images(keep, residual))
+    if path_scale is not None:
+        return torch.addcmul(residual, branch, broadcast_scale(path_scale, residual))
     return residual + branch if torch.is_grad_enabled() else branch.add_(residual)
 
 

@@ -8,34 +8,34 @@ import torch
 from torch import Tensor
 
 
-def for_kept_images(
-    half: Callable[[Tensor, Tensor | None], Tensor],
+def skip_dropped_images(
+    branch: Callable[[Tensor, Tensor | None], Tensor],
     x: Tensor,
-    keep: Tensor | None,
+    path_scale: Tensor | None,
     parameters: Sequence[Tensor | None],
 ) -> Tensor:
-    """``half(x, keep)``, computed only for images whose ``keep`` is not zero.
+    """``branch(x, path_scale)``, computed only for images whose ``path_scale`` is not zero.
 
-    Reading ``keep`` costs nothing on a CPU; on a GPU it would wait for all that runs before.
+    Reading ``path_scale`` costs nothing on a CPU; on a GPU it would wait for all that runs before.
 
     Args:
-        half: ``x + keep * branch(x)`` from x (B, H, W, C) and ``keep`` (B,) or ``None``.
+        branch: ``x + path_scale * f(x)`` from x (B, H, W, C) and ``path_scale``, (B,) or ``None``.
         x: (B, H, W, C).
-        keep: (B,) factor of each image's branch; ``None`` for 1.
+        path_scale: (B,) factor of each image's branch; ``None`` for 1.
         parameters: of the branch. Their gradient is zero, not missing, where no image is kept:
             distributed training waits for all of them.
 
     Returns:
         (B, H, W, C).
     """
-    if keep is None:
-        return half(x, None)
-    kept = torch.nonzero(keep).view(-1)
+    if path_scale is None:
+        return branch(x, None)
+    kept = torch.nonzero(path_scale).view(-1)
     if len(kept) == len(x):
-        return half(x, keep)
+        return branch(x, path_scale)
     if len(kept) == 0:
         return _Skip.apply(x, *(p for p in parameters if p is not None))
-    return x.index_copy(0, kept, half(x[kept], keep[kept]))
+    return x.index_copy(0, kept, branch(x[kept], path_scale[kept]))
 
 
 class _Skip(torch.autograd.Function):

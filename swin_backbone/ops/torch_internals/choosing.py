@@ -61,12 +61,12 @@ def choose(name: str, check: Callable[[T], bool | None], fallback: T) -> T:
 
 def _why_not(check: Callable[[T], bool | None], found: T) -> str | None:
     try:
-        is_right = check(found)
+        is_correct = check(found)
     except Exception as error:  # of whatever kind: it is not what it was
         return " ".join(f"{type(error).__name__}: {error}".split())
-    if is_right is None:
+    if is_correct is None:
         return None if is_tested() else f"not tested with torch {torch.__version__}"
-    return None if is_right else "does not answer as it did"
+    return None if is_correct else "does not answer as it did"
 
 
 def _in_fresh_thread(ask: Callable[[], T]) -> T:

@@ -105,8 +105,8 @@ def _in_place_softmax() -> Callable[[Tensor], Tensor]:
 @cache
 def _in_place_softmax_backward() -> Callable[[Tensor, Tensor], Tensor]:
     name = "torch._softmax_backward_data"
-    is_right = choose(name, _is_softmax_backward, None)
-    return _softmax_backward if is_right else _softmax_backward_plainly
+    is_correct = choose(name, _is_softmax_backward, None)
+    return _softmax_backward if is_correct else _softmax_backward_plainly
 
 
 def _is_softmax(_: object) -> bool:

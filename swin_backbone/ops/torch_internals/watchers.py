@@ -57,7 +57,7 @@ innermost_transform: Callable[[], object | None] = choose(
 )
 
 
-def is_counted() -> bool:
+def counts_flops() -> bool:
     """Whether PyTorch's ``FlopCounterMode`` is on; where it cannot be told, any mode counts."""
     if not count_dispatch_modes():
         return False

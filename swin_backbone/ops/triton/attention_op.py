@@ -95,7 +95,7 @@ def _backward_work(
 
 
 @tuned(lambda: _backward_launch.cache_clear(), _backward_work)
-def attention_shares(
+def attention_partials(
     grad_out: Tensor,
     qkv: Tensor,
     table: Tensor,
@@ -117,7 +117,7 @@ def attention_shares(
             and not only of those of tokens that fill windows.
 
     Returns:
-        The gradient for ``qkv``; each program's shares of those for ``padding_qkv``, for
+        The gradient for ``qkv``; each program's partial sums of those for ``padding_qkv``, for
         ``logit_scale`` if there is one, and for ``table``: see
         :func:`swin_backbone.ops.triton.partial_sums.summed`, which takes them together with what they are.
     """
@@ -128,12 +128,12 @@ def attention_shares(
     )  # fmt: skip
     grad_qkv = torch.empty_like(qkv)
     make = qkv.new_zeros if launch.constants["BLOCKS"] > 1 else qkv.new_empty
-    shares = make((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
+    partials = make((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
     launch(
         qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
-        _or(packed, table), _or(seed, table), grad_out, grad_qkv, shares,
+        _or(packed, table), _or(seed, table), grad_out, grad_qkv, partials,
     )  # fmt: skip
-    return grad_qkv, shares, pairs
+    return grad_qkv, partials, pairs
 
 
 def _attention_gradients(
@@ -151,13 +151,13 @@ def _attention_gradients(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`attend` for ``qkv``, ``table``, ``padding_qkv`` and ``logit_scale``, the
     last three in float32; the last two of no meaning where the inputs are ``None``."""
-    grad_qkv, shares, pairs = attention_shares(
+    grad_qkv, partials, pairs = attention_partials(
         grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
         dropout_p,
     )  # fmt: skip
     heads = table.shape[1] if logit_scale is not None else 0
     pieces = [qkv.shape[-1], heads, table.numel()]
-    grad_padding, grad_scale, grad_table = summed([shares], pieces, pairs)
+    grad_padding, grad_scale, grad_table = summed([partials], pieces, pairs)
     return [grad_qkv, grad_table.view(table.shape), grad_padding, grad_scale]
 
 
@@ -235,7 +235,7 @@ class _Plan:
         runs: runs of windows, the first axis of the grid.
         heads: the second.
         blocks: blocks of queries in a window, the third (forward) or a loop (backward).
-        numbers: sizes that may change from call to call without compiling anew.
+        numbers: sizes that may change from call to call without recompiling.
         constants: sizes that a kernel is compiled for.
         options: the launch's own.
     """

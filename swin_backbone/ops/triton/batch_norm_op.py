@@ -101,9 +101,9 @@ def normalise_batch(x: Tensor, norm: "torch.nn.BatchNorm2d", relu: bool) -> tupl
         launch(x, *running, norm.weight, norm.bias, statistics, out)
         return out, statistics
     first, second = _statistics_launches(rows, channels, norm.eps, norm.momentum)
-    shares = x.new_empty((first.grid[0], 2, channels), dtype=torch.float32)
-    first(x, shares)
-    second(shares, *running, statistics)
+    partials = x.new_empty((first.grid[0], 2, channels), dtype=torch.float32)
+    first(x, partials)
+    second(partials, *running, statistics)
     _apply_launch(normalise_channels, (rows,), channels, RELU=relu)(
         x, statistics, norm.weight, norm.bias, out
     )
@@ -126,9 +126,9 @@ def normalise_batch_backward(
         launch(grad_out, x, statistics, weight, bias, sums, grad_x)
         return grad_x, *sums.unbind()
     launch = _sums_launch(rows, pitch, channels, relu)
-    shares = x.new_empty((launch.grid[0], 2 * channels), dtype=torch.float32)
-    launch(grad_out, x, statistics, weight, bias, shares)
-    grad_weight, grad_bias = summed([shares], [channels, channels])
+    partials = x.new_empty((launch.grid[0], 2 * channels), dtype=torch.float32)
+    launch(grad_out, x, statistics, weight, bias, partials)
+    grad_weight, grad_bias = summed([partials], [channels, channels])
     _apply_launch(normalise_channels_backward, (rows, pitch), channels, RELU=relu)(
         grad_out, x, statistics, weight, bias, grad_weight, grad_x
     )
@@ -206,7 +206,7 @@ def convolution_norm(x: Tensor, low: Tensor, conv, norm, relu: bool) -> Tensor:
     """``relu(norm(conv(x)))`` in training.
 
     Args:
-        x: (B, C, H, W), in the dtype of products.
+        x: (B, C, H, W), in the compute dtype.
         low: the convolution's weight in that dtype.
         conv: without a bias.
         norm: ``nn.BatchNorm2d``, as of :func:`normalise_batch`.

@@ -1,6 +1,6 @@
 """Starting a kernel that is compiled by the addresses of its tensors: Triton's internals, all here.
 
-At every launch Triton finds out anew which of the variants that it has compiled fits the arguments,
+At every launch Triton searches again which of the variants that it has compiled fits the arguments,
 and the host needs longer for that than the GPU for a small kernel. What a launch returns can be
 started at once, in a way that Triton does not document and that :data:`TESTED` holds for. With
 another Triton, or where the environment says ``SWIN_BACKBONE_DIRECT_LAUNCH=0``, every launch is a
@@ -67,8 +67,8 @@ def direct_start(compiled: object, device: int) -> Start | None:
         middle = (run.launch_cooperative_grid, run.launch_pdl, None, None, *middle)
         run = run.launch
 
-    def start(grid: tuple[int, ...], pointers: list[int], settled: tuple) -> None:
-        run(*grid, current_stream(device), function, *middle, *pointers, *settled)
+    def start(grid: tuple[int, ...], pointers: list[int], constant_arguments: tuple) -> None:
+        run(*grid, current_stream(device), function, *middle, *pointers, *constant_arguments)
 
     return start
 

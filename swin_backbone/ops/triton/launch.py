@@ -15,7 +15,7 @@ from ..torch_internals.devices import current_device
 from .direct_launch import Start, direct_start
 
 #: Programs of a kernel that loops over its work, where there is enough: some for each of a large
-#: GPU's multiprocessors. Each leaves shares of sums that are added up afterwards.
+#: GPU's multiprocessors. Each leaves partial sums, which are added up afterwards.
 PROGRAMS = 1056
 
 
@@ -62,8 +62,8 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("linear", 192): Config(rows=64, columns=64, depth=64, warps=4, stages=3),
     ("linear_few_rows", None): Config(rows=64, columns=32, depth=128, warps=4, stages=3),
     ("linear_few_rows", 1536): Config(rows=64, columns=64, depth=64, warps=4, stages=4),
-    ("gelu_products", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
-    ("gelu_products", 96): Config(rows=128, columns=64, depth=32, warps=4, stages=3),
+    ("gelu_backward", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
+    ("gelu_backward", 96): Config(rows=128, columns=64, depth=32, warps=4, stages=3),
     ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
     ("mlp_forward", 96): Config(rows=64, columns=32, warps=4, stages=4, registers=168),
     ("mlp_forward", 192): Config(rows=64, columns=32, warps=4, stages=3),
@@ -121,7 +121,7 @@ def split(channels: int) -> tuple[int, int]:
 class Launch:
     """One kernel, cut for tensors of certain shapes, ready to be started again and again.
 
-    Numbers and constants are settled once, so that only the tensors' dtypes and alignment are left
+    Numbers and constants are fixed once, so that only the tensors' dtypes and alignment are left
     to look at, and what is compiled is started directly (:mod:`.direct_launch`). Launches for other
     shapes share what was compiled: images of new sizes come in every step.
     Hooks that Triton's own profiler sets see only the launches that compile.
@@ -148,7 +148,7 @@ class Launch:
         self.constants = {name: constants[name] for name in kernel.arg_names if name in constants}
         self.options = options
         #: What follows the tensors where all is compiled.
-        self.settled = (*numbers, *self.constants.values())
+        self.constant_arguments = (*numbers, *self.constants.values())
         names = [name for name in kernel.arg_names if name not in constants][-len(numbers) :]
         kinds = tuple([_kind(*pair, kernel) for pair in zip(numbers, names, strict=False)])
         variant = (kernel, *self.constants.items(), *options.items(), kinds)
@@ -166,7 +166,7 @@ class Launch:
         key = (device, *map(_dtype, tensors))
         start = self.compiled.get(key)
         if start is not None and aligned:
-            return start(self.grid, pointers, self.settled)
+            return start(self.grid, pointers, self.constant_arguments)
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
         if device >= 0 and aligned and key not in self.compiled:
             self.compiled[key] = direct_start(compiled, device)

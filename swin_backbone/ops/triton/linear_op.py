@@ -1,4 +1,4 @@
-"""Products with what stands beside them: their launches, and gradients of weights."""
+"""Fused linear layers: their launches, and gradients of weights."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import triton
 from torch import Tensor
 
 from ..versions import release
-from .kernels.linear_kernels import gelu_products, linear, norm_linear
+from .kernels.linear_kernels import gelu_backward, linear, norm_linear
 from .launch import Config, Launch, precision, split
 from .launch import config as shipped_config
 from .norm_op import normalise
 from .tuning import Work, config, tuned
 
-#: Up to this many channels, a token's rows stay on chip across products; beyond, each product and
-#: what it cannot take in is a pass of its own.
+#: Up to this many channels, a token's rows stay on chip across linear layers; beyond, each layer
+#: and what it cannot fuse is a pass of its own.
 CHANNELS_ON_CHIP = 256
 #: Blocks of rows whose programs run side by side, so that they find weights in the L2 cache.
 GROUP = 8
 #: Programs that keep a large GPU busy, two for each of its multiprocessors: where a kernel has
 #: fewer, its work is cut into smaller blocks.
 ENOUGH_PROGRAMS = 264
-#: Whether products of 16 bit matrices can be written in float32.
-HAS_WIDE_PRODUCT = release(torch.__version__) >= (2, 8)
+#: Whether the product of 16 bit matrices can be written in float32.
+HAS_FLOAT32_OUTPUT = release(torch.__version__) >= (2, 8)
 
 
 def rows_of(x: Tensor) -> int:
@@ -65,7 +65,7 @@ def _norm_linear_work(x, gamma, beta, eps, weight, bias) -> Work | None:
 
 
 @tuned(_norm_linear_launch.cache_clear, _norm_linear_work)
-def multiply_normed(
+def launch_norm_linear(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     """``norm(x) @ weight^T + bias`` in the dtype of ``weight``."""
@@ -88,11 +88,11 @@ def _linear_kernel(rows: int, outputs: int, dtype: torch.dtype) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _linear_launch(rows, images, inputs, outputs, gelu, has_keep, dtype, precision) -> Launch:
+def _linear_launch(rows, images, inputs, outputs, gelu, has_path_scale, dtype, precision) -> Launch:
     chosen = config(_linear_kernel(rows, outputs, dtype), outputs, rows, dtype)
     constants = {"K": inputs, "N": outputs, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"DEPTH": chosen.depth, "GROUP": GROUP, "GELU": gelu, "RESIDUAL": not gelu}
-    constants |= {"PARTS": _parts(chosen), "HAS_KEEP": has_keep, "PRECISION": precision}
+    constants |= {"PARTS": _parts(chosen), "HAS_PATH_SCALE": has_path_scale, "PRECISION": precision}
     grid = (prod(_blocks(chosen, rows, outputs)),)
     return Launch(linear, grid, (rows, rows // images), constants, chosen.options)
 
@@ -108,35 +108,35 @@ def multiply(
     weight: Tensor,
     bias: Tensor,
     residual: Tensor | None = None,
-    keep: Tensor | None = None,
+    path_scale: Tensor | None = None,
 ) -> Tensor:
-    """``residual + keep * (a @ weight^T + bias)``, or ``gelu(a @ weight^T + bias)`` without."""
+    """``residual + path_scale * (a @ weight^T + bias)``; without, ``gelu(a @ weight^T + bias)``."""
     outputs, inputs = weight.shape
     gelu = residual is None
     out = a.new_empty((*a.shape[:-1], outputs)) if gelu else torch.empty_like(residual)
     launch = _linear_launch(
-        rows_of(a), a.shape[0], inputs, outputs, gelu, keep is not None, a.dtype,
+        rows_of(a), a.shape[0], inputs, outputs, gelu, path_scale is not None, a.dtype,
         precision(a.dtype),
     )  # fmt: skip
-    launch(a, weight, bias, a if gelu else residual, a if keep is None else keep, out)
+    launch(a, weight, bias, a if gelu else residual, a if path_scale is None else path_scale, out)
     return out
 
 
 @lru_cache(maxsize=1024)
-def _gelu_products_launch(rows, channels, hidden, dtype, precision) -> Launch:
-    chosen = config("gelu_products", channels, rows, dtype)
+def _gelu_backward_launch(rows, channels, hidden, dtype, precision) -> Launch:
+    chosen = config("gelu_backward", channels, rows, dtype)
     constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"DEPTH": gcd(channels, chosen.depth), "GROUP": GROUP, "PRECISION": precision}
     grid = (prod(_blocks(chosen, rows, hidden)),)
-    return Launch(gelu_products, grid, (rows,), constants, chosen.options)
+    return Launch(gelu_backward, grid, (rows,), constants, chosen.options)
 
 
-def _gelu_products_work(a, *others) -> Work:
-    return Work("gelu_products", a.shape[-1], rows_of(a), a.dtype)
+def _gelu_backward_work(a, *others) -> Work:
+    return Work("gelu_backward", a.shape[-1], rows_of(a), a.dtype)
 
 
-@tuned(_gelu_products_launch.cache_clear, _gelu_products_work)
-def multiply_through_gelu(
+@tuned(_gelu_backward_launch.cache_clear, _gelu_backward_work)
+def mlp_hidden_gradients(
     a: Tensor, up: Tensor, up_bias: Tensor, grad_out: Tensor, down: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``gelu(h)`` of the hidden layer ``h = a @ up^T + up_bias``, and gradients behind it.
@@ -148,23 +148,23 @@ def multiply_through_gelu(
         down: (C, hidden).
 
     Returns:
-        ``gelu(h)`` and the gradient of ``h``, (rows, hidden) in the dtype of ``a``; shares of the
-        gradient of ``up_bias``, (blocks of rows, hidden), see
+        ``gelu(h)`` and the gradient of ``h``, (rows, hidden) in the dtype of ``a``; partial sums of
+        the gradient of ``up_bias``, (blocks of rows, hidden), see
         :func:`swin_backbone.ops.triton.partial_sums.summed`.
     """
     (rows, channels), hidden = a.shape, up.shape[0]
-    launch = _gelu_products_launch(rows, channels, hidden, a.dtype, precision(a.dtype))
+    launch = _gelu_backward_launch(rows, channels, hidden, a.dtype, precision(a.dtype))
     activated = a.new_empty((rows, hidden))
     grad_hidden = torch.empty_like(activated)
     row_blocks = -(-rows // launch.constants["ROWS"])  # triton.cdiv takes longer
-    shares = a.new_empty((row_blocks, hidden), dtype=torch.float32)
-    launch(a, up, up_bias, grad_out, down, activated, grad_hidden, shares)
-    return activated, grad_hidden, shares
+    partials = a.new_empty((row_blocks, hidden), dtype=torch.float32)
+    launch(a, up, up_bias, grad_out, down, activated, grad_hidden, partials)
+    return activated, grad_hidden, partials
 
 
 def weight_gradient(grad_out: Tensor, a: Tensor) -> Tensor:
     """``grad_out^T @ a`` of two matrices: (outputs, inputs), float32."""
-    if HAS_WIDE_PRODUCT and a.is_cuda and a.dtype != torch.float32:
+    if HAS_FLOAT32_OUTPUT and a.is_cuda and a.dtype != torch.float32:
         return torch.mm(grad_out.t(), a, out_dtype=torch.float32)
     return torch.mm(grad_out.t(), a).float()
 

@@ -59,10 +59,10 @@ def _backward_launch(
 
 
 @lru_cache(maxsize=1024)
-def _scale_launch(rows, channels, rows_per_image, has_keep) -> Launch:
+def _scale_launch(rows, channels, rows_per_image, has_path_scale) -> Launch:
     block, columns, warps = rows_of_programs(channels)
     programs, rows_per_program = looped(rows, block)
-    constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "HAS_KEEP": has_keep}
+    constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "HAS_PATH_SCALE": has_path_scale}
     numbers = (rows, rows_per_image, rows_per_program)
     return Launch(scale_rows, (programs,), numbers, constants, {"num_warps": warps})
 
@@ -86,7 +86,7 @@ def normalise(
     return out
 
 
-def norm_shares(
+def norm_partials(
     grad_normed: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -103,11 +103,11 @@ def norm_shares(
         grad_normed: gradient for the norm's output, contiguous, (..., C); or, without ``merge``, a
             view of a contiguous (B, C, H, W), as the gradient of a map often is.
         grad_residual: gradient that reaches ``x`` on another path, to be added.
-        normed_dtype: dtype in which the norm's output is written anew; ``None`` for not at all.
+        normed_dtype: dtype in which the norm's output is written again; ``None`` for not at all.
         valid_sizes: as of :func:`layer_norm`.
 
     Returns:
-        The gradient for ``x``; each program's shares of those for ``weight`` and, beside it,
+        The gradient for ``x``; each program's partial sums of those for ``weight`` and, beside it,
         ``bias``, (programs, 2 C), see :func:`swin_backbone.ops.triton.partial_sums.summed`; the norm's
         output, shaped like its gradient.
     """
@@ -122,37 +122,37 @@ def norm_shares(
     normed = None
     if normed_dtype is not None:
         normed = torch.empty_like(grad_normed, dtype=normed_dtype)
-    shares = x.new_empty((launch.grid[0], 2 * channels), dtype=torch.float32)
+    partials = x.new_empty((launch.grid[0], 2 * channels), dtype=torch.float32)
     launch(
         x, weight, bias, valid_sizes if masked else x, grad_normed,
         x if grad_residual is None else grad_residual, grad_x,
-        x if normed is None else normed, shares,
+        x if normed is None else normed, partials,
     )  # fmt: skip
-    return grad_x, shares, normed
+    return grad_x, partials, normed
 
 
 def norm_gradients(grad_normed: Tensor, x: Tensor, *arguments, **options) -> list[Tensor]:
-    """Gradients for ``x``, ``weight`` and ``bias``; arguments as of :func:`norm_shares`."""
-    grad_x, shares, _ = norm_shares(grad_normed, x, *arguments, **options)
+    """Gradients for ``x``, ``weight`` and ``bias``; arguments as of :func:`norm_partials`."""
+    grad_x, partials, _ = norm_partials(grad_normed, x, *arguments, **options)
     channels = grad_normed.shape[-1]
-    return [grad_x, *summed([shares], [channels, channels])]
+    return [grad_x, *summed([partials], [channels, channels])]
 
 
-def scale_and_share(x: Tensor, keep: _Maybe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``keep[image] * x`` as (rows, C) in ``dtype``, and each program's shares of its column sums,
+def scale_and_sum(x: Tensor, path_scale: _Maybe, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``path_scale[image] * x`` as (rows, C) in ``dtype``, and each program's partial column sums,
     (programs, C), see :func:`swin_backbone.ops.triton.partial_sums.summed`.
 
     Args:
         x: (B, ..., C), contiguous.
-        keep: (B,) or ``None``.
+        path_scale: (B,) or ``None``.
     """
     channels = x.shape[-1]
     rows = x.numel() // channels
-    launch = _scale_launch(rows, channels, rows // x.shape[0], keep is not None)
+    launch = _scale_launch(rows, channels, rows // x.shape[0], path_scale is not None)
     out = x.new_empty((rows, channels), dtype=dtype)
-    shares = x.new_empty((launch.grid[0], channels), dtype=torch.float32)
-    launch(x, x if keep is None else keep, out, shares)
-    return out, shares
+    partials = x.new_empty((launch.grid[0], channels), dtype=torch.float32)
+    launch(x, x if path_scale is None else path_scale, out, partials)
+    return out, partials
 
 
 _layer_norm = register("layer_norm", normalise)

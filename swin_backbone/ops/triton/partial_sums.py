@@ -1,6 +1,6 @@
-"""Sums of shares: the last step of gradients that all programs of a kernel add to.
+"""Sums of partial sums: the last step of gradients that all programs of a kernel add to.
 
-An operation collects the shares that its kernels leave, and has them summed by one launch.
+An operation collects the partial sums that its kernels leave, and has them summed by one launch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import triton
 from torch import Tensor
 
-from .kernels.partial_sums_kernels import sum_shares
+from .kernels.partial_sums_kernels import sum_partials
 from .launch import Launch
 
 #: Elements that a program holds at once: with 8 warps, 32 in flight for each thread.
@@ -23,7 +23,7 @@ FEW, MANY = 64, 1024
 
 
 class Pairs(NamedTuple):
-    """Shares of an attention's biases, pair by pair: the first columns of a matrix of shares.
+    """Partial sums of an attention's biases, pair by pair: the first columns of a matrix.
 
     Attributes:
         heads: number of heads.
@@ -52,11 +52,11 @@ class Pairs(NamedTuple):
 _NONE = Pairs()
 
 
-def summed(shares: Sequence[Tensor], pieces: Sequence[int], pairs: Pairs = _NONE) -> list[Tensor]:
+def summed(partials: Sequence[Tensor], pieces: Sequence[int], pairs: Pairs = _NONE) -> list[Tensor]:
     """Sums over rows, in one launch and in an order that is always the same.
 
     Args:
-        shares: one to three matrices (programs, columns), float32, contiguous.
+        partials: one to three matrices (programs, columns), float32, contiguous.
         pieces: into how many columns each the sums are cut.
         pairs: what the first columns of the first matrix are; their gradients are summed up to
             those of the bias table, (rows, heads), flat, after the columns of all matrices. Of the
@@ -65,10 +65,10 @@ def summed(shares: Sequence[Tensor], pieces: Sequence[int], pairs: Pairs = _NONE
     Returns:
         Float32 vectors of as many elements as ``pieces`` says. They share memory.
     """
-    first, total = shares[0], sum(pieces)
+    first, total = partials[0], sum(pieces)
     out = first.new_empty(total)
-    launch = _launch(tuple([matrix.shape for matrix in shares]), total, pairs)
-    second, third = (*shares, first, first)[1:3]
+    launch = _launch(tuple([matrix.shape for matrix in partials]), total, pairs)
+    second, third = (*partials, first, first)[1:3]
     launch(first, second, third, out)
     return out.split_with_sizes(pieces)
 
@@ -90,4 +90,4 @@ def _launch(shapes: tuple[tuple[int, int], ...], total: int, pairs: Pairs) -> La
     constants |= {"ITEMS": items, "OFFSETS": min(items, 2 * side)}
     programs = sum(map(triton.cdiv, widths, [ELEMENTS // rows for rows in blocks]))
     programs += pairs.heads * (2 * pairs.height - 1)
-    return Launch(sum_shares, (programs,), tuple(numbers), constants, {"num_warps": WARPS})
+    return Launch(sum_partials, (programs,), tuple(numbers), constants, {"num_warps": WARPS})

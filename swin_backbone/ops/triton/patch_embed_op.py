@@ -1,6 +1,6 @@
 """Patch embedding as an operator of torch: one kernel forward, one backward.
 
-Nothing but the image is kept for the backward pass: a patch's projection is computed anew.
+Nothing but the image is kept for the backward pass: a patch's projection is recomputed.
 """
 
 from functools import lru_cache, partial
@@ -20,7 +20,7 @@ from .linear_op import like_parameters
 from .partial_sums import summed
 
 #: Programs of the backward pass, relative to :data:`swin_backbone.ops.triton.launch.PROGRAMS`: each
-#: leaves shares of all gradients.
+#: leaves partial sums of all gradients.
 PROGRAMS_FACTOR = 0.25
 
 _Sizes = List[int]  # noqa: UP006  (rows and columns of a patch)
@@ -88,7 +88,7 @@ def _embed_forward(
     Args:
         image: (B, channels, H, W), contiguous.
         weight: (C, pixels of a patch), for its gradient.
-        low: ``weight`` in the dtype of products, for its values.
+        low: ``weight`` in the compute dtype, for its values.
         patch: rows and columns of a patch.
         dtype: of the result.
 
@@ -119,11 +119,11 @@ def _embed_backward(
     kind = precision(low.dtype)
     _, launch = _launches(tuple(image.shape), channels, tuple(patch), eps, grad_image, kind)
     weights = channels * pixels
-    shares = image.new_empty((launch.grid[0], weights + 3 * channels), dtype=torch.float32)
+    partials = image.new_empty((launch.grid[0], weights + 3 * channels), dtype=torch.float32)
     for_image = torch.empty_like(image) if grad_image else image.new_empty(0)
     target = for_image if grad_image else image  # to which nothing is written
-    launch(image, low, bias, norm_weight, grad_out, target, shares)
-    grad_weight, *others = summed([shares], [weights, channels, channels, channels])
+    launch(image, low, bias, norm_weight, grad_out, target, partials)
+    grad_weight, *others = summed([partials], [weights, channels, channels, channels])
     return [for_image, grad_weight.view(channels, pixels), *others]
 
 

@@ -1,7 +1,7 @@
 """Patch merging as an operator of torch.
 
 Nothing but the map is kept for the backward pass: its merged and normed neighbourhoods, which the
-gradient of the weights needs, are written anew by the kernel that computes the norm's gradient.
+gradient of the weights needs, are written again by the kernel that computes the norm's gradient.
 
 Merged channels are counted neighbour by neighbour here, which keeps the kernels' reads and writes
 contiguous; parameters and their gradients are in the order of ``nn.Unfold``.
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..double_backward import plain_gradients
 from .autograd_op import Differentiable, register
 from .linear_op import like_parameters, weight_gradient
-from .norm_op import norm_shares, normalise, normed_shape, plain_norm
+from .norm_op import norm_partials, normalise, normed_shape, plain_norm
 from .partial_sums import summed
 
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -68,13 +68,13 @@ def _merge_backward(
     and bias, and weight."""
     outputs, inputs = low.shape
     grad_out = grad_out.view(-1, outputs)
-    grad_x, shares, normed = norm_shares(
+    grad_x, partials, normed = norm_partials(
         torch.mm(grad_out, low), x, norm_weight, norm_bias, eps, merge=True,
         normed_dtype=low.dtype, valid_sizes=valid_sizes,
     )  # fmt: skip
     grad_weight = weight_gradient(grad_out, normed).view(outputs, 4, -1)
     grad_weight = grad_weight.transpose(1, 2).reshape(outputs, inputs)
-    return [grad_x, *summed([shares], [inputs, inputs]), grad_weight]
+    return [grad_x, *summed([partials], [inputs, inputs]), grad_weight]
 
 
 _merge_reduce = register("merge_reduce", _merge_forward)

@@ -1,10 +1,10 @@
-"""The attention half of a block as an operator of torch.
+"""The attention branch of a block as an operator of torch.
 
-Few tensors are kept for the backward pass: the half's input, queries, keys, values, and the
-attended map. The norm's output is computed anew.
+Few tensors are kept for the backward pass: the branch's input, queries, keys, values, and the
+attended map. The norm's output is recomputed.
 
-A parameter comes twice: as it is, for its gradient, and in the dtype in which products are computed
-(``low``), for its values.
+A parameter comes twice: as it is, for its gradient, and in the compute dtype (``low``), for its
+values.
 """
 
 from typing import List, Optional  # noqa: UP035
@@ -12,10 +12,10 @@ from typing import List, Optional  # noqa: UP035
 import torch
 from torch import Tensor
 
-from .attention_op import attend, attention_shares
+from .attention_op import attend, attention_partials
 from .autograd_op import Differentiable, register
-from .linear_op import like_parameters, multiply, multiply_normed, weight_gradient
-from .norm_op import norm_shares, scale_and_share
+from .linear_op import launch_norm_linear, like_parameters, multiply, weight_gradient
+from .norm_op import norm_partials, scale_and_sum
 from .partial_sums import summed
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
@@ -24,7 +24,7 @@ _Maybe = Optional[Tensor]  # noqa: UP045
 
 def _attention_forward(
     x: Tensor,
-    keep: _Maybe,
+    path_scale: _Maybe,
     norm_weight: Tensor,
     norm_bias: Tensor,
     qkv_weight: Tensor,
@@ -43,11 +43,11 @@ def _attention_forward(
     scale: float,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``x + keep * proj(attention(qkv(norm(x))))``.
+    """``x + path_scale * proj(attention(qkv(norm(x))))``.
 
     Args:
         x: (B, H, W, C), contiguous, or with ``packed`` (T, C), as are then the results.
-        keep: (B,) factor of each image's branch, or (T,) of each token's; ``None`` for 1.
+        path_scale: (B,) factor of each image's branch, or (T,) of each token's; ``None`` for 1.
         valid_sizes, packed, seed, sizes, scale, dropout_p: see
             :func:`swin_backbone.ops.triton.attention_op.attend`.
 
@@ -55,10 +55,10 @@ def _attention_forward(
         (B, H, W, C) in the dtype of ``x``; then, in that of the low weights and for the backward
         pass, queries, keys and values (B, H, W, 3 C) and the attended map (B, H, W, C).
     """
-    qkv = multiply_normed(x, norm_weight, norm_bias, eps, low_qkv_weight, low_qkv_bias)
+    qkv = launch_norm_linear(x, norm_weight, norm_bias, eps, low_qkv_weight, low_qkv_bias)
     padding = low_qkv_bias if valid_sizes is None else None
     attended = attend(qkv, table, padding, None, valid_sizes, packed, seed, sizes, scale, dropout_p)
-    return multiply(attended, low_proj_weight, proj_bias, x, keep), qkv, attended
+    return multiply(attended, low_proj_weight, proj_bias, x, path_scale), qkv, attended
 
 
 def _attention_backward(
@@ -66,7 +66,7 @@ def _attention_backward(
     qkv: Tensor,
     attended: Tensor,
     x: Tensor,
-    keep: _Maybe,
+    path_scale: _Maybe,
     norm_weight: Tensor,
     norm_bias: Tensor,
     table: Tensor,
@@ -85,21 +85,21 @@ def _attention_backward(
     weight and bias, qkv weight and bias, table, projection weight and bias."""
     channels, dtype = x.shape[-1], qkv.dtype
     padding = low_qkv_bias if valid_sizes is None else None
-    scaled, proj_shares = scale_and_share(grad_out, keep, dtype)
+    scaled, proj_partials = scale_and_sum(grad_out, path_scale, dtype)
     grad_attended = torch.mm(scaled, low_proj_weight)
     grad_proj_weight = weight_gradient(scaled, attended.view(-1, channels))
-    grad_qkv, qkv_shares, pairs = attention_shares(
+    grad_qkv, qkv_partials, pairs = attention_partials(
         grad_attended, qkv, table, padding, None, valid_sizes, packed, seed, sizes, scale,
         dropout_p, sum_all=low_qkv_bias is not None,
     )  # fmt: skip
     grad_qkv = grad_qkv.view(-1, 3 * channels)
-    grad_x, shares, normed = norm_shares(
+    grad_x, partials, normed = norm_partials(
         torch.mm(grad_qkv, low_qkv_weight), x, norm_weight, norm_bias, eps, grad_residual=grad_out,
         normed_dtype=dtype,
     )  # fmt: skip
     pieces = [3 * channels, channels, channels, channels, table.numel()]
     grad_qkv_bias, grad_norm_weight, grad_norm_bias, grad_proj_bias, grad_table = summed(
-        [qkv_shares, shares, proj_shares], pieces, pairs
+        [qkv_partials, partials, proj_partials], pieces, pairs
     )
     return [
         grad_x, grad_norm_weight, grad_norm_bias, weight_gradient(grad_qkv, normed),
@@ -121,7 +121,18 @@ _residual_attention_backward = register("residual_attention_backward", _attentio
 
 
 @_residual_attention_backward.register_fake
-def _(grad_out, qkv, attended, x, keep, norm_weight, norm_bias, table, low_qkv_weight, *arguments):
+def _(
+    grad_out,
+    qkv,
+    attended,
+    x,
+    path_scale,
+    norm_weight,
+    norm_bias,
+    table,
+    low_qkv_weight,
+    *arguments,
+):
     def wide(*shape):
         return x.new_empty(shape, dtype=torch.float32)
 
@@ -142,19 +153,19 @@ def _save_attention(ctx, inputs, output):
 
 def _differentiate_attention_by(gradients):
     def differentiate(ctx, grad_out, *_):
-        qkv, attended, x, keep, *rest = ctx.saved_tensors
+        qkv, attended, x, path_scale, *rest = ctx.saved_tensors
         parameters, low, masks = rest[:7], rest[7:10], rest[10:]
         norm_weight, norm_bias, _, _, table, _, _ = parameters
         grad_x, *grads = gradients(
-            grad_out.contiguous(), qkv, attended, x, keep, norm_weight, norm_bias, table, *low,
-            *masks, ctx.eps, ctx.sizes, ctx.scale, ctx.dropout_p,
+            grad_out.contiguous(), qkv, attended, x, path_scale, norm_weight, norm_bias, table,
+            *low, *masks, ctx.eps, ctx.sizes, ctx.scale, ctx.dropout_p,
         )  # fmt: skip
         return grad_x, None, *like_parameters(grads, parameters), *[None] * 10
 
     return differentiate
 
 
-#: Attention half-block; arguments and results as of :func:`_attention_forward`.
+#: Attention branch; arguments and results as of :func:`_attention_forward`.
 residual_attention = Differentiable(
     _residual_attention,
     _attention_forward,

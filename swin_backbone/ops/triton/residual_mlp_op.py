@@ -1,9 +1,9 @@
-"""The perceptron half of a block as an operator of torch.
+"""The MLP branch of a block as an operator of torch.
 
-Nothing but its input is kept for the backward pass: norm and hidden layer are computed anew.
+Nothing but its input is kept for the backward pass: norm and hidden layer are recomputed.
 
-A parameter comes twice: as it is, for its gradient, and in the dtype in which products are computed
-(``low``), for its values.
+A parameter comes twice: as it is, for its gradient, and in the compute dtype (``low``), for its
+values.
 """
 
 from functools import lru_cache
@@ -24,12 +24,12 @@ from .launch import Launch, precision, shared_memory, split
 from .linear_op import (
     CHANNELS_ON_CHIP,
     like_parameters,
+    mlp_hidden_gradients,
     multiply,
-    multiply_through_gelu,
     rows_of,
     weight_gradient,
 )
-from .norm_op import norm_shares, normalise, scale_and_share
+from .norm_op import norm_partials, normalise, scale_and_sum
 from .partial_sums import summed
 from .tuning import Work, config, tuned, untried
 
@@ -41,10 +41,12 @@ CHANNELS_RECOMPUTED = 192
 
 
 @lru_cache(maxsize=1024)
-def _forward_launch(rows, images, channels, hidden, eps, has_keep, dtype, precision) -> Launch:
+def _forward_launch(
+    rows, images, channels, hidden, eps, has_path_scale, dtype, precision
+) -> Launch:
     chosen = config("mlp_forward", channels, rows, dtype)
     constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
-    constants |= {"HAS_KEEP": has_keep, "PRECISION": precision}
+    constants |= {"HAS_PATH_SCALE": has_path_scale, "PRECISION": precision}
     grid = (triton.cdiv(rows, chosen.rows),)
     return Launch(mlp_forward, grid, (rows, rows // images, eps), constants, chosen.options)
 
@@ -64,7 +66,7 @@ def _forward_work(x, *others) -> Work | None:
 @tuned(_forward_launch.cache_clear, _forward_work)
 def _mlp_forward(
     x: Tensor,
-    keep: _Maybe,
+    path_scale: _Maybe,
     norm_weight: Tensor,
     norm_bias: Tensor,
     up_weight: Tensor,
@@ -75,11 +77,11 @@ def _mlp_forward(
     low_down: Tensor,
     eps: float,
 ) -> Tensor:
-    """``x + keep * down(gelu(up(norm(x))))``.
+    """``x + path_scale * down(gelu(up(norm(x))))``.
 
     Args:
         x: (B, H, W, C) or (T, C), contiguous.
-        keep: (B,) or (T,) factor of each image's or token's branch; ``None`` for 1.
+        path_scale: (B,) or (T,) factor of each image's or token's branch; ``None`` for 1.
 
     Returns:
         (B, H, W, C) in the dtype of ``x``.
@@ -87,15 +89,15 @@ def _mlp_forward(
     hidden, channels = low_up.shape
     if channels > CHANNELS_ON_CHIP:
         normed = normalise(x, norm_weight, norm_bias, eps, False, low_up.dtype)
-        return multiply(multiply(normed, low_up, up_bias), low_down, down_bias, x, keep)
+        return multiply(multiply(normed, low_up, up_bias), low_down, down_bias, x, path_scale)
     out = torch.empty_like(x)
     launch = _forward_launch(
-        rows_of(x), x.shape[0], channels, hidden, eps, keep is not None,
+        rows_of(x), x.shape[0], channels, hidden, eps, path_scale is not None,
         low_up.dtype, precision(low_up.dtype),
     )  # fmt: skip
     launch(
         x, norm_weight, norm_bias, low_up, up_bias, low_down, down_bias,
-        x if keep is None else keep, out,
+        x if path_scale is None else path_scale, out,
     )  # fmt: skip
     return out
 
@@ -103,7 +105,7 @@ def _mlp_forward(
 def _mlp_backward(
     grad_out: Tensor,
     x: Tensor,
-    keep: _Maybe,
+    path_scale: _Maybe,
     norm_weight: Tensor,
     norm_bias: Tensor,
     up_bias: Tensor,
@@ -115,11 +117,13 @@ def _mlp_backward(
     and bias, up weight and bias, down weight and bias."""
     on_chip = _backward_fits(x.shape[-1], low_up.dtype, x.device)
     gradients = _gradients_on_chip if on_chip else _gradients_by_passes
-    return gradients(grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps)
+    return gradients(
+        grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+    )
 
 
 def _writes_hidden(channels: int, dtype: torch.dtype) -> bool:
-    """Whether the weights' gradients are products of torch's, of a hidden layer that is written.
+    """Whether the weights' gradients are torch's matmul, of a hidden layer that is written.
 
     For wide tokens their sums do not fit on chip, and matrix units take float32 in one order only,
     which sums over rows are not in.
@@ -145,12 +149,12 @@ def _backward_fits(channels: int, dtype: torch.dtype, device: torch.device) -> b
 
 
 def _gradients_on_chip(
-    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+    grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps
 ) -> list[Tensor]:
     """One pass over the rows for ``x``, then the sums over rows that the rest is made of."""
     (hidden, channels), write = low_up.shape, _writes_hidden(x.shape[-1], low_up.dtype)
-    grad_x, unit, scaled, activated, grad_hidden, shares = _gradients_of_rows(
-        grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+    grad_x, unit, scaled, activated, grad_hidden, partials = _gradients_of_rows(
+        grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps
     )
     if write:
         grad_down = weight_gradient(scaled, activated)
@@ -163,8 +167,8 @@ def _gradients_on_chip(
     pieces = [channels, channels, channels, hidden, hidden * channels]
     grads = x.new_empty(sum(pieces), dtype=torch.float32)
     pitch, step = (channels + 8, channels + 8) if write else (channels, 1)
-    _parameters_launch(shares.shape[0], channels, hidden, pitch, step)(
-        product, totals, low_up, norm_weight, norm_bias, shares, grads
+    _parameters_launch(partials.shape[0], channels, hidden, pitch, step)(
+        product, totals, low_up, norm_weight, norm_bias, partials, grads
     )
     grad_gamma, grad_beta, grad_down_bias, grad_up_bias, grad_up = grads.split_with_sizes(pieces)
     grad_up = grad_up.view(hidden, channels)
@@ -172,10 +176,12 @@ def _gradients_on_chip(
 
 
 @lru_cache(maxsize=1024)
-def _rows_launch(rows, images, channels, hidden, eps, has_keep, write, dtype, precision) -> Launch:
+def _rows_launch(
+    rows, images, channels, hidden, eps, has_path_scale, write, dtype, precision
+) -> Launch:
     chosen = config("mlp_backward", channels, rows, dtype)
     constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
-    constants |= {"HAS_KEEP": has_keep, "WRITE_HIDDEN": write, "PRECISION": precision}
+    constants |= {"HAS_PATH_SCALE": has_path_scale, "WRITE_HIDDEN": write, "PRECISION": precision}
     grid = (triton.cdiv(rows, chosen.rows),)
     return Launch(mlp_backward, grid, (rows, rows // images, eps), constants, chosen.options)
 
@@ -186,14 +192,14 @@ def _rows_work(grad_out, x, *others) -> Work:
 
 @tuned(_rows_launch.cache_clear, _rows_work)
 def _gradients_of_rows(
-    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+    grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps
 ) -> tuple[Tensor, ...]:
     """Launch the kernel of :func:`mlp_backward`: the gradient for ``x``, then, in its order, what
     the parameters' are made of. Without a hidden layer written, ``unit`` stands in for it."""
     (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
-    write, has_keep = _writes_hidden(channels, dtype), keep is not None
+    write, has_path_scale = _writes_hidden(channels, dtype), path_scale is not None
     launch = _rows_launch(
-        rows, x.shape[0], channels, hidden, eps, has_keep, write, dtype, precision(dtype)
+        rows, x.shape[0], channels, hidden, eps, has_path_scale, write, dtype, precision(dtype)
     )
     grad_x, scaled = torch.empty_like(x), x.new_empty((rows, channels), dtype=dtype)
     if write:
@@ -201,12 +207,12 @@ def _gradients_of_rows(
         activated, grad_hidden = (x.new_empty((rows, hidden), dtype=dtype) for _ in range(2))
     else:
         unit = activated = grad_hidden = torch.empty_like(scaled)
-    shares = x.new_empty((launch.grid[0], channels), dtype=torch.float32)
+    partials = x.new_empty((launch.grid[0], channels), dtype=torch.float32)
     launch(
-        x, norm_weight, norm_bias, low_up, up_bias, low_down, keep if has_keep else x, grad_out,
-        grad_x, unit, scaled, activated, grad_hidden, shares,
+        x, norm_weight, norm_bias, low_up, up_bias, low_down, path_scale if has_path_scale else x,
+        grad_out, grad_x, unit, scaled, activated, grad_hidden, partials,
     )  # fmt: skip
-    return grad_x, unit, scaled, activated, grad_hidden, shares
+    return grad_x, unit, scaled, activated, grad_hidden, partials
 
 
 @lru_cache(maxsize=1024)
@@ -244,28 +250,28 @@ def _sums_over_rows(
 @lru_cache(maxsize=1024)
 def _parameters_launch(programs, channels, hidden, pitch, step) -> Launch:
     constants = {"C": channels, "N": hidden, "PITCH": pitch, "STEP": step}
-    constants |= {"CHANNELS": 8, "UNITS": 128, "SHARES": 1024}
+    constants |= {"CHANNELS": 8, "UNITS": 128, "PARTIALS": 1024}
     grid = (channels // 8, 2)
     return Launch(mlp_parameter_gradients, grid, (programs,), constants, {"num_warps": 8})
 
 
 def _gradients_by_passes(
-    grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps
+    grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps
 ) -> list[Tensor]:
-    """Each product, and what it cannot take in, as a pass of its own."""
+    """Each linear layer, and what it cannot fuse, as a pass of its own."""
     dtype = low_up.dtype
     hidden, channels = low_up.shape
-    scaled, down_shares = scale_and_share(grad_out, keep, dtype)
+    scaled, down_partials = scale_and_sum(grad_out, path_scale, dtype)
     normed = normalise(x, norm_weight, norm_bias, eps, False, dtype).view(-1, channels)
-    activated, grad_hidden, up_shares = multiply_through_gelu(
+    activated, grad_hidden, up_partials = mlp_hidden_gradients(
         normed, low_up, up_bias, scaled, low_down
     )
-    grad_x, shares, _ = norm_shares(
+    grad_x, partials, _ = norm_partials(
         torch.mm(grad_hidden, low_up), x, norm_weight, norm_bias, eps, grad_residual=grad_out
     )
     pieces = [channels, channels, hidden, channels]
     grad_norm_weight, grad_norm_bias, grad_up_bias, grad_down_bias = summed(
-        [shares, up_shares, down_shares], pieces
+        [partials, up_partials, down_partials], pieces
     )
     return [
         grad_x, grad_norm_weight, grad_norm_bias, weight_gradient(grad_hidden, normed),
@@ -285,7 +291,7 @@ _residual_mlp_backward = register("residual_mlp_backward", _mlp_backward)
 
 
 @_residual_mlp_backward.register_fake
-def _(grad_out, x, keep, norm_weight, norm_bias, up_bias, low_up, low_down, eps):
+def _(grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps):
     def wide(tensor):
         return tensor.new_empty(tensor.shape, dtype=torch.float32)
 
@@ -302,18 +308,18 @@ def _save_mlp(ctx, inputs, output):
 
 def _differentiate_mlp_by(gradients):
     def differentiate(ctx, grad_out):
-        x, keep, *rest = ctx.saved_tensors
+        x, path_scale, *rest = ctx.saved_tensors
         parameters, low = rest[:6], rest[6:]
         norm_weight, norm_bias, _, up_bias, _, _ = parameters
         grad_x, *grads = gradients(
-            grad_out.contiguous(), x, keep, norm_weight, norm_bias, up_bias, *low, ctx.eps
+            grad_out.contiguous(), x, path_scale, norm_weight, norm_bias, up_bias, *low, ctx.eps
         )
         return grad_x, None, *like_parameters(grads, parameters), None, None, None
 
     return differentiate
 
 
-#: Perceptron half-block; arguments and result as of :func:`_mlp_forward`.
+#: MLP branch; arguments and result as of :func:`_mlp_forward`.
 residual_mlp = Differentiable(
     _residual_mlp,
     _mlp_forward,

@@ -1,6 +1,6 @@
 """Losses on resized scores as an operator of torch.
 
-Scores, labels and one number a pixel are kept for the backward pass, which interpolates anew.
+Scores, labels and one number a pixel are kept for the backward pass, which interpolates again.
 """
 
 from functools import lru_cache
@@ -41,8 +41,8 @@ def _forward_launch(shape, ignore_index, label_smoothing, flags) -> Launch:
 
 
 @lru_cache(maxsize=256)
-def _finish_launch(programs, divisor, per_pixel, by_share) -> Launch:
-    constants = {"BLOCK": SUMS, "BY_SHARE": by_share}
+def _finish_launch(programs, divisor, per_pixel, by_weight) -> Launch:
+    constants = {"BLOCK": SUMS, "BY_WEIGHT": by_weight}
     numbers = (programs, divisor, per_pixel)
     return Launch(loss_finish, (1,), numbers, constants, {"num_warps": WARPS})
 
@@ -89,7 +89,7 @@ def _forward(
     divisor: float,
     per_pixel: float,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
-    """Loss, right pixels, and for the backward pass what the loss was multiplied by and what was
+    """Loss, correct pixels, and for the backward pass what the loss was multiplied by and what was
     kept of each pixel.
 
     Args:
@@ -112,19 +112,19 @@ def _forward(
     rows, columns = _axes(logits, labels, align_corners)
     programs = launch.grid[0] * launch.grid[1]
     wide = {"dtype": torch.float32}
-    shares = logits.new_empty(3 * programs, **wide)
+    partials = logits.new_empty(3 * programs, **wide)
     kept = logits.new_empty(0 if sigmoid else labels.shape, **wide)
     losses = logits.new_empty(labels.shape if each else (), **wide)
     launch(
         logits, labels, logits if class_weight is None else class_weight,
         logits if pixel_weight is None else pixel_weight, rows.first, rows.weight, columns.first,
-        columns.weight, kept, losses, shares,
+        columns.weight, kept, losses, partials,
     )  # fmt: skip
     total = logits.new_empty((), **wide) if each else losses
     correct = logits.new_empty((), dtype=torch.int64)
     scale = logits.new_empty((), **wide)
     finish = _finish_launch(programs, divisor, per_pixel, per_pixel != 0)
-    finish(shares, total, correct, scale)
+    finish(partials, total, correct, scale)
     return losses, correct, scale, kept
 
 

@@ -12,12 +12,12 @@ another order. What is remembered serves there too, and without it what is shipp
 does not fit into the card, :data:`CAUTIOUS`.
 
 Only blocks are tuned. Which kernels compute an operation follows from what would be taken untried:
-whether the perceptron's backward pass runs on chip, and whether a product counts as one of few
+whether the MLP's backward pass runs on chip, and whether a linear layer counts as one of few
 rows, so that neither changes while candidates are tried. Kernels whose blocks follow from their
 sizes alone, as those of norms, are not tuned.
 
 The environment variable ``SWIN_BACKBONE_TUNE`` or :func:`set_mode` choose: ``0`` for never, ``1``
-(the default) as above, ``force`` for anew and on every card.
+(the default) as above, ``force`` to time again, on every card.
 """
 
 from __future__ import annotations
@@ -109,13 +109,13 @@ class Tuner:
         known = self.memory.entries.get(work.group, {})
         return work.bucket in known or (work.group, work.bucket) in self.given_up
 
-    def settle(self, work: Work, run: Callable[[], object], forget: Callable[[], None]) -> None:
+    def tune(self, work: Work, run: Callable[[], object], forget: Callable[[], None]) -> None:
         """Time candidates, and remember the best.
 
         Args:
             work: what is not known.
             run: the operation, to be run again and again.
-            forget: has it look up its configuration anew.
+            forget: has it look up its configuration again.
         """
         with self.lock:
             if self.knows(work):  # another thread was faster
@@ -179,7 +179,7 @@ def tuned(forget: Callable[[], None], describe: Callable[..., Work | None]):
     """Decorator of an operation that starts a kernel as :func:`config` says.
 
     Args:
-        forget: has it ask :func:`config` anew: clears the cache of its launches.
+        forget: has it ask :func:`config` again: clears the cache of its launches.
         describe: what the operation does for its arguments; ``None`` if it does not start the
             kernel. The operation must be repeatable: it returns new tensors, and changes none.
     """
@@ -192,7 +192,7 @@ def tuned(forget: Callable[[], None], describe: Callable[..., Work | None]):
                 work = describe(*arguments, **options)
                 if work is not None and not tuner.knows(work) and may_time(arguments[0]):
                     run = lambda: operation(*arguments, **options)  # noqa: E731
-                    tuner.settle(work, run, forget)
+                    tuner.tune(work, run, forget)
             return operation(*arguments, **options)
 
         return call
@@ -206,7 +206,7 @@ def may_time(x: Tensor) -> bool:
 
 
 def set_mode(mode: str) -> None:
-    """``'0'``: never tune; ``'1'``: as this module says; ``'force'``: anew and on every card.
+    """``'0'``: never tune; ``'1'``: as this module says; ``'force'``: time again, on every card.
 
     Raises:
         ValueError: for another mode.

@@ -76,7 +76,7 @@ class Memory:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            logger.warning("%s cannot be read, kernels are tuned anew: %s", self.path, error)
+            logger.warning("%s cannot be read, kernels are tuned again: %s", self.path, error)
             return {}
         return content
 

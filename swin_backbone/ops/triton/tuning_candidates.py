@@ -9,7 +9,7 @@ CAUTIOUS: dict[str, Config] = {
     "norm_linear": Config(rows=32, columns=32, warps=2, stages=2),
     "linear": Config(rows=64, columns=64, depth=64, warps=4, stages=2),
     "linear_few_rows": Config(rows=64, columns=32, depth=64, warps=4, stages=2),
-    "gelu_products": Config(rows=64, columns=64, depth=32, warps=4, stages=2),
+    "gelu_backward": Config(rows=64, columns=64, depth=32, warps=4, stages=2),
     "mlp_forward": Config(rows=32, columns=16, warps=2, stages=2),
     "mlp_backward": Config(rows=32, columns=16, warps=2, stages=2),
     "mlp_weight_gradients": Config(rows=32, columns=64, warps=4, stages=2, programs=264),
@@ -37,7 +37,7 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
         Config(rows=64, columns=64, depth=64, warps=4, stages=3),
         Config(rows=128, columns=64, depth=64, warps=4, stages=3),
     ),
-    "gelu_products": (
+    "gelu_backward": (
         Config(rows=128, columns=64, depth=32, warps=8, stages=3),
         Config(rows=128, columns=64, depth=32, warps=4, stages=3),
         Config(rows=64, columns=64, depth=64, warps=4, stages=2),

@@ -242,7 +242,7 @@ def _exponentials(scores, SOME_HIDDEN: tl.constexpr):
 
 
 @triton.jit
-def _keep(seed, pair, drop):
+def _dropout_factor(seed, pair, drop):
     """1 / (1 - drop) where an attention weight is kept, 0 where it is dropped."""
     return tl.where(tl.rand(seed, pair) >= drop, 1.0 / (1.0 - drop), 0.0)
 
@@ -362,7 +362,7 @@ def attention_forward(
         if DROPOUT:
             pair = query_local[:, None] * TOKENS + key_local[None, :]
             position = (window * HEADS + head) * TOKENS * TOKENS + pair
-            exponentials *= _keep(tl.load(seed_pointer), position, drop)
+            exponentials *= _dropout_factor(tl.load(seed_pointer), position, drop)
         attended = tl.dot(exponentials.to(value.dtype), value, input_precision=PRECISION)
         attended = attended / total[:, None]
         if MASKED:
@@ -384,7 +384,7 @@ def attention_backward(
     seed_pointer,
     grad_out,
     grad_qkv,
-    shares,
+    partials,
     scale,
     drop,
     windows,
@@ -412,12 +412,12 @@ def attention_backward(
     SUM_ALL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradients of :func:`attention_forward`; scores and weights are computed anew.
+    """Gradients of :func:`attention_forward`; scores and weights are recomputed.
 
-    Each program's shares of gradients that all windows add to are summed afterwards, in a fixed
-    order. ``shares`` (runs, PITCH) float32 holds for each run the gradients of the bias of each
-    pair, (HEADS, BLOCKS * QUERIES * KEYS), zero at the start if BLOCKS > 1; of query, key and
-    value, (3, HEADS, HEAD), over the tokens that fill windows or, with ``SUM_ALL``, over all of
+    Each program's partial sums of gradients that all windows add to are added up afterwards, in
+    a fixed order. ``partials`` (runs, PITCH) float32 holds for each run the gradients of the bias
+    of each pair, (HEADS, BLOCKS * QUERIES * KEYS), zero at the start if BLOCKS > 1; of query, key
+    and value, (3, HEADS, HEAD), over the tokens that fill windows or, with ``SUM_ALL``, over all of
     them (the projection's bias is part of every token); and, with ``COSINE``, of the logit scale,
     (HEADS). Padding has no query that counts, since its output is cut off. The grid is (runs of
     windows, heads).
@@ -430,8 +430,8 @@ def attention_backward(
     inside = channel < HEAD
     element = grad_qkv.dtype.element_ty
     PAIRS: tl.constexpr = BLOCKS * QUERIES * KEYS
-    shares += run.to(tl.int64) * PITCH
-    bias_share = shares + head * PAIRS
+    partials += run.to(tl.int64) * PITCH
+    bias_partials = partials + head * PAIRS
     if COSINE:
         scale = tl.load(logit_scale + head).to(tl.float32)
     if BLOCKS == 1:
@@ -527,9 +527,9 @@ def attention_backward(
             if DROPOUT:
                 pair = query_local[:, None] * TOKENS + key_local[None, :]
                 position = (window * HEADS + head) * TOKENS * TOKENS + pair
-                keep = _keep(tl.load(seed_pointer), position, drop)
-                kept = weights * keep
-                grad_weights *= keep
+                factor = _dropout_factor(tl.load(seed_pointer), position, drop)
+                kept = weights * factor
+                grad_weights *= factor
             grad_value += tl.dot(
                 tl.trans(kept.to(value.dtype)), grad_attended, input_precision=PRECISION
             )
@@ -538,7 +538,7 @@ def attention_backward(
             if BLOCKS == 1:
                 bias_sum += grad_scores
             else:
-                spot = bias_share + query_local[:, None] * KEYS + key_local[None, :]
+                spot = bias_partials + query_local[:, None] * KEYS + key_local[None, :]
                 tl.store(spot, tl.load(spot) + grad_scores)
             if COSINE:
                 # s = scale q.k / (|q| |k|): its gradient for q has no component along q.
@@ -578,10 +578,10 @@ def attention_backward(
 
     if BLOCKS == 1:
         local = tl.arange(0, QUERIES)
-        tl.store(bias_share + local[:, None] * KEYS + key_local[None, :], bias_sum)
-    target = shares + HEADS * PAIRS + head * HEAD + channel
+        tl.store(bias_partials + local[:, None] * KEYS + key_local[None, :], bias_sum)
+    target = partials + HEADS * PAIRS + head * HEAD + channel
     tl.store(target, tl.sum(query_sum, 0), mask=inside)
     tl.store(target + HEADS * HEAD, tl.sum(key_sum, 0), mask=inside)
     tl.store(target + 2 * HEADS * HEAD, tl.sum(value_sum, 0), mask=inside)
     if COSINE:
-        tl.store(shares + HEADS * (PAIRS + 3 * HEAD) + head, tl.sum(scale_sum, 0))
+        tl.store(partials + HEADS * (PAIRS + 3 * HEAD) + head, tl.sum(scale_sum, 0))

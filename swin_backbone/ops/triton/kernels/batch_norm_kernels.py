@@ -19,9 +19,9 @@ def _of_channels(values, channel, known):
 
 @kernel("rows", "rows_each")
 def channel_statistics(
-    x, shares, rows, rows_each, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    x, partials, rows, rows_each, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """``shares`` (programs, 2, C): mean and sum of squared differences of each program's rows.
+    """``partials`` (programs, 2, C): mean and sum of squared differences of each program's rows.
 
     The grid is blocks of ``rows_each`` rows, then blocks of channels.
     """
@@ -42,14 +42,14 @@ def channel_statistics(
         squares += value * value
     count = (end - begin).to(tl.float32)
     sums = tl.sum(total, 0)
-    target = shares + tl.program_id(0).to(tl.int64) * 2 * C + channel
+    target = partials + tl.program_id(0).to(tl.int64) * 2 * C + channel
     tl.store(target, tl.sum(shift, 0) + sums / count, mask=known)
     tl.store(target + C, tl.sum(squares, 0) - sums * sums / count, mask=known)
 
 
 @kernel("rows", "rows_each", "programs")
 def finish_statistics(
-    shares,
+    partials,
     running_mean,
     running_var,
     batches,
@@ -76,7 +76,7 @@ def finish_statistics(
         count = tl.minimum(rows - program * rows_each, rows_each).to(tl.float32)[:, None]
         place = program.to(tl.int64)[:, None] * 2 * C + channel[None, :]
         mask = (program < programs)[:, None] & known[None, :]
-        total += tl.where(mask, count * tl.load(shares + place, mask=mask, other=0.0), 0.0)
+        total += tl.where(mask, count * tl.load(partials + place, mask=mask, other=0.0), 0.0)
     mean = tl.sum(total, 0) / rows
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, programs, ROWS):
@@ -84,8 +84,8 @@ def finish_statistics(
         count = tl.minimum(rows - program * rows_each, rows_each).to(tl.float32)[:, None]
         place = program.to(tl.int64)[:, None] * 2 * C + channel[None, :]
         mask = (program < programs)[:, None] & known[None, :]
-        apart = tl.load(shares + place, mask=mask, other=0.0) - mean[None, :]
-        inside = tl.load(shares + place + C, mask=mask, other=0.0)
+        apart = tl.load(partials + place, mask=mask, other=0.0) - mean[None, :]
+        inside = tl.load(partials + place + C, mask=mask, other=0.0)
         total += tl.where(mask, inside + count * apart * apart, 0.0)
     squares = tl.sum(total, 0)
     tl.store(statistics + channel, mean, mask=known)
@@ -155,7 +155,7 @@ def gradient_sums(
     statistics,
     weight,
     bias,
-    shares,
+    partials,
     rows,
     rows_each,
     pitch,
@@ -164,7 +164,7 @@ def gradient_sums(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """``shares`` (programs, 2 C): each program's parts of the gradients of weight and bias.
+    """``partials`` (programs, 2 C): each program's parts of the gradients of weight and bias.
 
     Rows of ``grad_out`` are ``pitch`` elements apart. The grid is that of
     :func:`channel_statistics`.
@@ -183,7 +183,7 @@ def gradient_sums(
         )
         of_weight += grad * unit
         of_bias += grad
-    target = shares + tl.program_id(0).to(tl.int64) * 2 * C + channel
+    target = partials + tl.program_id(0).to(tl.int64) * 2 * C + channel
     tl.store(target, tl.sum(of_weight, 0), mask=known)
     tl.store(target + C, tl.sum(of_bias, 0), mask=known)
 

@@ -8,7 +8,7 @@ import triton
 def kernel(*sizes: str) -> Callable:
     """Decorator: a kernel of Triton that is compiled once for whatever values ``sizes`` have.
 
-    For other numbers Triton compiles anew where one is 1, or a multiple of 16. Images of many sizes
+    For other numbers Triton recompiles where one is 1, or a multiple of 16. Images of many sizes
     would be compiled for again and again, some seconds each.
 
     Args:

@@ -1,4 +1,4 @@
-"""Matrix products with what stands before and behind them, as Triton kernels.
+"""Linear layers with norm, activation and residual fused in, as Triton kernels.
 
 Rows are tokens. Weights are (outputs, inputs), as ``nn.Linear`` keeps them. Where a token's
 channels fit on chip, their number ``C`` is split into two powers of two, ``LEFT + RIGHT`` (96 =
@@ -79,7 +79,7 @@ def _normed_rows(
     x, row, inside, left, right, gamma, beta, eps, KIND: tl.constexpr, C: tl.constexpr,
     RIGHT: tl.constexpr,
 ):  # fmt: skip
-    """Rows of ``norm(x)`` in the dtype of products, in two parts."""
+    """Rows of ``norm(x)`` in the compute dtype, in two parts."""
     first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
     first, second, _ = _split_units(first, second, eps, C, RIGHT)
     first = _affine(first, gamma, beta, left).to(KIND)
@@ -158,7 +158,7 @@ def _finish_linear(
     result,
     bias,
     residual,
-    keep,
+    path_scale,
     out,
     rows,
     rows_per_image,
@@ -170,18 +170,18 @@ def _finish_linear(
     PARTS: tl.constexpr,
     GELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
+    HAS_PATH_SCALE: tl.constexpr,
 ):
-    """What follows the product; in ``PARTS`` of the columns, for which fewer registers suffice."""
+    """What follows the matmul; in ``PARTS`` of the columns, for which fewer registers suffice."""
     if PARTS > 1:
         first, second = _halves(result, ROWS, COLUMNS)
         _finish_linear(
-            first, bias, residual, keep, out, rows, rows_per_image, row_block, start,
-            N, ROWS, COLUMNS // 2, PARTS // 2, GELU, RESIDUAL, HAS_KEEP,
+            first, bias, residual, path_scale, out, rows, rows_per_image, row_block, start,
+            N, ROWS, COLUMNS // 2, PARTS // 2, GELU, RESIDUAL, HAS_PATH_SCALE,
         )  # fmt: skip
         _finish_linear(
-            second, bias, residual, keep, out, rows, rows_per_image, row_block,
-            start + COLUMNS // 2, N, ROWS, COLUMNS // 2, PARTS // 2, GELU, RESIDUAL, HAS_KEEP,
+            second, bias, residual, path_scale, out, rows, rows_per_image, row_block,
+            start + COLUMNS // 2, N, ROWS, COLUMNS // 2, PARTS // 2, GELU, RESIDUAL, HAS_PATH_SCALE,
         )  # fmt: skip
     else:
         row = row_block * ROWS + tl.arange(0, ROWS)
@@ -194,8 +194,8 @@ def _finish_linear(
         first = (row_block * ROWS).to(tl.int64) * N
         offset = tl.arange(0, ROWS)[:, None] * N + column[None, :]
         if RESIDUAL:
-            if HAS_KEEP:
-                factor = tl.load(keep + row // rows_per_image, mask=inside, other=0.0)
+            if HAS_PATH_SCALE:
+                factor = tl.load(path_scale + row // rows_per_image, mask=inside, other=0.0)
                 result *= factor.to(tl.float32)[:, None]
             result += tl.load(residual + first + offset, mask=mask, other=0.0).to(tl.float32)
         tl.store(out + first + offset, result.to(out.dtype.element_ty), mask=mask)
@@ -207,7 +207,7 @@ def linear(
     weight,
     bias,
     residual,
-    keep,
+    path_scale,
     out,
     rows,
     rows_per_image,
@@ -220,10 +220,11 @@ def linear(
     PARTS: tl.constexpr,
     GELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
+    HAS_PATH_SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``out = residual + keep[image] * (a @ weight^T + bias)``, or ``gelu(a @ weight^T + bias)``.
+    """``out = residual + path_scale[image] * (a @ weight^T + bias)``; or, without a residual,
+    ``gelu(a @ weight^T + bias)``.
 
     Addresses are that of a program's first row and offsets of 32 bits from it.
     """
@@ -247,13 +248,13 @@ def linear(
             right = tl.load(w_tile + start, mask=(column < N)[None, :] & deep[:, None], other=0.0)
         result = tl.dot(left, right, result, input_precision=PRECISION)
     _finish_linear(
-        result, bias, residual, keep, out, rows, rows_per_image, row_block,
-        column_block * COLUMNS, N, ROWS, COLUMNS, PARTS, GELU, RESIDUAL, HAS_KEEP,
+        result, bias, residual, path_scale, out, rows, rows_per_image, row_block,
+        column_block * COLUMNS, N, ROWS, COLUMNS, PARTS, GELU, RESIDUAL, HAS_PATH_SCALE,
     )  # fmt: skip
 
 
 @triton.jit
-def gelu_products(
+def gelu_backward(
     a,
     up,
     up_bias,
@@ -271,7 +272,7 @@ def gelu_products(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """What the perceptron's backward pass needs of its hidden layer, computed anew.
+    """What the MLP's backward pass needs of its hidden layer, recomputed.
 
     ``h = a @ up^T + up_bias``; ``activated = gelu(h)``; ``grad_hidden = (grad_out @ down) *
     gelu'(h)``; ``grad_bias`` (blocks of rows, N) float32 is each block's column sums of it. ``a``

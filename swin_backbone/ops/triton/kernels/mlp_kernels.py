@@ -1,4 +1,4 @@
-"""A block's perceptron with its hidden layer on chip, as Triton kernels: forward and backward.
+"""A block's MLP with its hidden layer on chip, as Triton kernels: forward and backward.
 
 Rows are tokens, whose channels fit on chip in two parts (see :mod:`.products`).
 """
@@ -19,7 +19,7 @@ def mlp_forward(
     up_bias,
     down,
     down_bias,
-    keep,
+    path_scale,
     out,
     rows,
     rows_per_image,
@@ -30,10 +30,10 @@ def mlp_forward(
     RIGHT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
+    HAS_PATH_SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``out = x + keep[image] * (gelu(norm(x) @ up^T + up_bias) @ down^T + down_bias)``.
+    """``out = x + path_scale[image] * (gelu(norm(x) @ up^T + up_bias) @ down^T + down_bias)``.
 
     The hidden layer stays on chip, ``COLUMNS`` of its N channels at a time.
     """
@@ -61,8 +61,8 @@ def mlp_forward(
             tile = tl.load(down + right[None, :] * N + column[:, None])
             out_second = tl.dot(hidden, tile, out_second, input_precision=PRECISION)
     factor = tl.full([ROWS], 1.0, tl.float32)
-    if HAS_KEEP:
-        factor = tl.load(keep + row // rows_per_image, mask=inside, other=0.0).to(tl.float32)
+    if HAS_PATH_SCALE:
+        factor = tl.load(path_scale + row // rows_per_image, mask=inside, other=0.0).to(tl.float32)
     start = row.to(tl.int64)[:, None] * C
     out_first += tl.load(down_bias + left).to(tl.float32)[None, :]
     out_first = out_first * factor[:, None]
@@ -94,14 +94,14 @@ def mlp_backward(
     up,
     up_bias,
     down,
-    keep,
+    path_scale,
     grad_out,
     grad_x,
     unit,
     scaled,
     activated,
     grad_hidden,
-    shares,
+    partials,
     rows,
     rows_per_image,
     eps,
@@ -111,16 +111,16 @@ def mlp_backward(
     RIGHT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
+    HAS_PATH_SCALE: tl.constexpr,
     WRITE_HIDDEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Gradient of :func:`mlp_forward` for ``x``, and what those of the parameters are made of.
 
-    ``unit`` (rows, C) is the norm before gamma and beta; ``scaled`` (rows, C) is ``keep *
+    ``unit`` (rows, C) is the norm before gamma and beta; ``scaled`` (rows, C) is ``path_scale *
     grad_out``. With ``WRITE_HIDDEN`` eight columns of ``unit`` follow, ones and zeros, and
     ``activated`` and ``grad_hidden`` (rows, N) are the hidden layer behind gelu and the gradient
-    before it. ``shares`` (programs, C) float32 is each program's share of the gradient of
+    before it. ``partials`` (programs, C) float32 is each program's partial sum of the gradient of
     ``down_bias``. For the other parameters see :func:`mlp_parameter_gradients`.
     """
     PITCH: tl.constexpr = C + 8 if WRITE_HIDDEN else C
@@ -142,16 +142,16 @@ def mlp_backward(
     grad_hidden += begin * N
 
     out_first, out_second = _split_rows(grad_out, row, inside, left, right, C, RIGHT)
-    if HAS_KEEP:
-        factor = tl.load(keep + image, mask=inside, other=0.0).to(tl.float32)[:, None]
+    if HAS_PATH_SCALE:
+        factor = tl.load(path_scale + image, mask=inside, other=0.0).to(tl.float32)[:, None]
         out_first *= factor
         out_second *= factor
-    share = shares + program.to(tl.int64) * C
-    tl.store(share + left, tl.sum(out_first, 0))
+    partial = partials + program.to(tl.int64) * C
+    tl.store(partial + left, tl.sum(out_first, 0))
     out_first = out_first.to(element)
     tl.store(scaled + row[:, None] * C + left[None, :], out_first, mask=here)
     if RIGHT > 0:
-        tl.store(share + right, tl.sum(out_second, 0))
+        tl.store(partial + right, tl.sum(out_second, 0))
         out_second = out_second.to(element)
         tl.store(scaled + row[:, None] * C + right[None, :], out_second, mask=here)
 
@@ -235,7 +235,7 @@ def mlp_weight_gradients(
     up_bias,
     down,
     weighted,
-    shares,
+    partials,
     rows,
     rows_per_program,
     C: tl.constexpr,
@@ -246,11 +246,11 @@ def mlp_weight_gradients(
     UNITS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Sums over rows that the weights' gradients are made of; the hidden layer is computed anew.
+    """Sums over rows that the weights' gradients are made of; the hidden layer is recomputed.
 
-    A program takes ``UNITS`` of the N hidden channels and a part of the rows. ``shares`` (parts, 2
-    C N + N) float32: ``grad_hidden^T @ unit`` (N, C); ``scaled^T @ activated`` (C, N), the
-    gradient of ``down``; the sums of ``grad_hidden`` (N), the gradient of ``up_bias``.
+    A program takes ``UNITS`` of the N hidden channels and a part of the rows. ``partials``
+    (parts, 2 C N + N) float32: ``grad_hidden^T @ unit`` (N, C); ``scaled^T @ activated`` (C, N),
+    the gradient of ``down``; the sums of ``grad_hidden`` (N), the gradient of ``up_bias``.
 
     Hidden channels are the rows of every product's result, so that what gelu gives goes into the
     next product from the registers that it lies in. ``weighted`` (parts, N, C) is a place for
@@ -306,13 +306,13 @@ def mlp_weight_gradients(
                 value, scaled_second, down_sum_second, input_precision=PRECISION
             )
 
-    share = shares + tl.program_id(1).to(tl.int64) * (2 * C * N + N)
-    tl.store(share + hidden[:, None] * C + left[None, :], up_sum_first)
-    tl.store(share + C * N + left[None, :] * N + hidden[:, None], down_sum_first)
-    tl.store(share + 2 * C * N + hidden, bias_sum)
+    partial = partials + tl.program_id(1).to(tl.int64) * (2 * C * N + N)
+    tl.store(partial + hidden[:, None] * C + left[None, :], up_sum_first)
+    tl.store(partial + C * N + left[None, :] * N + hidden[:, None], down_sum_first)
+    tl.store(partial + 2 * C * N + hidden, bias_sum)
     if RIGHT > 0:
-        tl.store(share + hidden[:, None] * C + right[None, :], up_sum_second)
-        tl.store(share + C * N + right[None, :] * N + hidden[:, None], down_sum_second)
+        tl.store(partial + hidden[:, None] * C + right[None, :], up_sum_second)
+        tl.store(partial + C * N + right[None, :] * N + hidden[:, None], down_sum_second)
 
 
 @kernel("programs")
@@ -322,7 +322,7 @@ def mlp_parameter_gradients(
     up,
     gamma,
     beta,
-    shares,
+    partials,
     grads,
     programs,
     C: tl.constexpr,
@@ -331,9 +331,9 @@ def mlp_parameter_gradients(
     STEP: tl.constexpr,
     CHANNELS: tl.constexpr,
     UNITS: tl.constexpr,
-    SHARES: tl.constexpr,
+    PARTIALS: tl.constexpr,
 ):
-    """Gradients of the perceptron's parameters, from sums over rows.
+    """Gradients of the MLP's parameters, from sums over rows.
 
     ``grads`` float32 holds those of gamma, beta and ``down_bias`` (C), ``up_bias`` (N) and ``up``
     (N, C), one after the other.
@@ -366,12 +366,12 @@ def mlp_parameter_gradients(
         tl.store(grads + channel, tl.sum(gamma_sum, 0))
         tl.store(grads + C + channel, tl.sum(beta_sum, 0))
     else:
-        bias_sum = tl.zeros([SHARES, CHANNELS], tl.float32)
-        for start in range(0, programs, SHARES):
-            share = start + tl.arange(0, SHARES)
+        bias_sum = tl.zeros([PARTIALS, CHANNELS], tl.float32)
+        for start in range(0, programs, PARTIALS):
+            partial = start + tl.arange(0, PARTIALS)
             bias_sum += tl.load(
-                shares + share[:, None] * C + channel[None, :],
-                mask=(share < programs)[:, None],
+                partials + partial[:, None] * C + channel[None, :],
+                mask=(partial < programs)[:, None],
                 other=0.0,
             )
         tl.store(grads + 2 * C + channel, tl.sum(bias_sum, 0))

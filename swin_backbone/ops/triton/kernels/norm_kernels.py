@@ -122,7 +122,7 @@ def norm_backward(
     grad_residual,
     grad_x,
     normed,
-    shares,
+    partials,
     rows,
     eps,
     height,
@@ -138,11 +138,11 @@ def norm_backward(
     WRITE_NORMED: tl.constexpr,
     CHANNELS_FIRST: tl.constexpr,
 ):
-    """Gradient for ``x``, plus that of the residual path; the normed rows anew if wanted.
+    """Gradient for ``x``, plus that of the residual path; the normed rows again if wanted.
 
-    ``shares`` (programs, 2, C) is each program's share of the gradients of gamma and beta, in
-    float32 and in their order. With ``CHANNELS_FIRST``, ``grad_normed`` alone is (B, C, pixels) in
-    memory, and the others are not merged.
+    ``partials`` (programs, 2, C) are each program's partial sums of the gradients of gamma and
+    beta, in float32 and in this order. With ``CHANNELS_FIRST``, ``grad_normed`` alone is (B, C,
+    pixels) in memory, and the others are not merged.
     """
     column = tl.arange(0, COLUMNS)
     if MERGE:
@@ -192,15 +192,15 @@ def norm_backward(
         if WRITE_NORMED:
             again = unit * weight[None, :] + shift[None, :]
             tl.store(normed + flat, again.to(normed.dtype.element_ty), mask=inside)
-    share = shares + tl.program_id(0).to(tl.int64) * 2 * C + place
-    tl.store(share, tl.sum(gamma_sum, 0), mask=column < C)
-    tl.store(share + C, tl.sum(beta_sum, 0), mask=column < C)
+    partial = partials + tl.program_id(0).to(tl.int64) * 2 * C + place
+    tl.store(partial, tl.sum(gamma_sum, 0), mask=column < C)
+    tl.store(partial + C, tl.sum(beta_sum, 0), mask=column < C)
 
 
 @kernel("rows", "rows_per_image", "rows_per_program")
 def scale_rows(
     x,
-    keep,
+    path_scale,
     out,
     sums,
     rows,
@@ -209,9 +209,9 @@ def scale_rows(
     C: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
+    HAS_PATH_SCALE: tl.constexpr,
 ):
-    """``out = keep[image] * x``, and each program's share of the column sums in ``sums``."""
+    """``out = path_scale[image] * x``, and each program's partial column sums in ``sums``."""
     column = tl.arange(0, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     first = tl.program_id(0) * rows_per_program
@@ -220,10 +220,10 @@ def scale_rows(
         inside = (row < rows)[:, None] & (column < C)[None, :]
         offset = row.to(tl.int64)[:, None] * C + column[None, :]
         values = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
-        if HAS_KEEP:
-            factor = tl.load(keep + row // rows_per_image, mask=row < rows, other=0.0)
+        if HAS_PATH_SCALE:
+            factor = tl.load(path_scale + row // rows_per_image, mask=row < rows, other=0.0)
             values *= factor.to(tl.float32)[:, None]
         total += values
         tl.store(out + offset, values.to(out.dtype.element_ty), mask=inside)
-    share = tl.program_id(0).to(tl.int64) * C + column
-    tl.store(sums + share, tl.sum(total, 0), mask=column < C)
+    partial = tl.program_id(0).to(tl.int64) * C + column
+    tl.store(sums + partial, tl.sum(total, 0), mask=column < C)

@@ -1,7 +1,7 @@
-"""Sums of the shares that programs leave of gradients that all of them add to.
+"""Sums of the partial sums that programs leave of gradients that all of them add to.
 
-Shares are rows, a program's each. A program here takes a few columns, and adds up their rows in a
-fixed order: no atomics, the same bits every time.
+Partial sums are rows, one a program. A program here takes a few columns, and adds up their rows
+in a fixed order: no atomics, the same bits every time.
 """
 
 import triton
@@ -19,10 +19,10 @@ def _blocks(WIDTH: tl.constexpr, ROWS: tl.constexpr, ELEMENTS: tl.constexpr):
 
 @triton.jit
 def _sum_columns(
-    shares, out, rows, block, WIDTH: tl.constexpr, PITCH: tl.constexpr, ROWS: tl.constexpr,
+    partials, out, rows, block, WIDTH: tl.constexpr, PITCH: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Sums of ``block`` of the WIDTH columns of ``shares``, rows ``PITCH`` apart, if there is."""
+    """Sums of ``block`` of the WIDTH columns of ``partials``, rows ``PITCH`` apart, if there is."""
     if (block >= 0) & (block * COLUMNS < WIDTH):
         column = block * COLUMNS + tl.arange(0, COLUMNS)
         known = column < WIDTH
@@ -30,22 +30,24 @@ def _sum_columns(
         for start in range(0, rows, ROWS):
             row = start + tl.arange(0, ROWS)
             place = row.to(tl.int64)[:, None] * PITCH + column[None, :]
-            total += tl.load(shares + place, mask=(row < rows)[:, None] & known[None, :], other=0.0)
+            total += tl.load(
+                partials + place, mask=(row < rows)[:, None] & known[None, :], other=0.0
+            )
         tl.store(out + column, tl.sum(total, 0), mask=known)
 
 
 @triton.jit
 def _sum_offsets(
-    shares, table, rows, block, PITCH: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
+    partials, table, rows, block, PITCH: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
     KEYS: tl.constexpr, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, SIDE: tl.constexpr,
     ITEMS: tl.constexpr, OFFSETS: tl.constexpr,
 ):  # fmt: skip
     """For one head, sums over the pairs of tokens with the same offset, of one number of rows.
 
-    A row of ``shares`` begins with (HEADS, PAIRS), where the pair of a query and a key is ``query *
-    KEYS + key``. A row of queries and a row of keys are ``WINDOW_W`` by ``WINDOW_W`` pairs of which
-    neighbouring keys lie side by side; they are added up as they lie, and their diagonals at the
-    end. ``table`` is ((2 WINDOW_H - 1) (2 WINDOW_W - 1), HEADS).
+    A row of ``partials`` begins with (HEADS, PAIRS), where the pair of a query and a key is
+    ``query * KEYS + key``. A row of queries and a row of keys are ``WINDOW_W`` by ``WINDOW_W``
+    pairs of which neighbouring keys lie side by side; they are added up as they lie, and their
+    diagonals at the end. ``table`` is ((2 WINDOW_H - 1) (2 WINDOW_W - 1), HEADS).
     """
     HEIGHT: tl.constexpr = 2 * WINDOW_H - 1
     WIDTH: tl.constexpr = 2 * WINDOW_W - 1
@@ -64,7 +66,7 @@ def _sum_offsets(
             place = (item // height).to(tl.int64) * PITCH + head * PAIRS
             place += (key_row + down) * (WINDOW_W * KEYS) + key_row * WINDOW_W
             present = (item < rows * height)[:, None] & known[None, :]
-            total += tl.load(shares + place[:, None] + inside[None, :], mask=present, other=0.0)
+            total += tl.load(partials + place[:, None] + inside[None, :], mask=present, other=0.0)
         pairs = tl.sum(total, 0)
         for start in range(0, WIDTH, OFFSETS):
             across = start + tl.arange(0, OFFSETS)
@@ -75,7 +77,7 @@ def _sum_offsets(
 
 
 @kernel("rows_of_first", "rows_of_second", "rows_of_third")
-def sum_shares(
+def sum_partials(
     first,
     second,
     third,

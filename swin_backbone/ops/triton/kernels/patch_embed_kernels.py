@@ -124,7 +124,7 @@ def embed_backward(
     gamma,
     grad_out,
     grad_image,
-    shares,
+    partials,
     lines,
     height,
     width,
@@ -142,10 +142,10 @@ def embed_backward(
     GRAD_IMAGE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradients of :func:`embed_forward`, whose projection is computed anew.
+    """Gradients of :func:`embed_forward`, whose projection is recomputed.
 
-    ``shares`` (programs, C * K + 3 * C) float32 is each program's share of the gradients of weight,
-    bias, gamma and beta, one after the other.
+    ``partials`` (programs, C * K + 3 * C) float32 are each program's partial sums of the gradients
+    of weight, bias, gamma and beta, one after the other.
     """
     element = weight.dtype.element_ty
     column = tl.arange(0, COLUMNS)
@@ -183,10 +183,10 @@ def embed_backward(
                 grad_image, line, x, known, height, width, rows, K, INPUTS, PATCH_H, PATCH_W
             )
             tl.store(target, pixels_back.to(grad_image.dtype.element_ty), mask=on_image)
-    share = shares + tl.program_id(0).to(tl.int64) * (C * K + 3 * C)
+    partial = partials + tl.program_id(0).to(tl.int64) * (C * K + 3 * C)
     known = column < C
     place = column[:, None] * K + number[None, :]
     place = tl.where((number == K)[None, :], C * K + column[:, None], place)
-    tl.store(share + place, weight_sum, mask=known[:, None] & (number <= K)[None, :])
-    tl.store(share + C * K + C + column, tl.sum(gamma_sum, 0), mask=known)
-    tl.store(share + C * K + 2 * C + column, tl.sum(beta_sum, 0), mask=known)
+    tl.store(partial + place, weight_sum, mask=known[:, None] & (number <= K)[None, :])
+    tl.store(partial + C * K + C + column, tl.sum(gamma_sum, 0), mask=known)
+    tl.store(partial + C * K + 2 * C + column, tl.sum(beta_sum, 0), mask=known)

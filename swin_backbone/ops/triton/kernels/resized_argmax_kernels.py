@@ -20,8 +20,8 @@ def _score(
         part = 0.0
         for across in tl.static_range(COLUMN_TAPS):
             beside = tl.load(column_samples + across * width + column, mask=live, other=0)
-            share = tl.load(column_weights + across * width + column, mask=live, other=0.0)
-            part += share * tl.load(line + beside, mask=live, other=0.0).to(tl.float32)
+            weight = tl.load(column_weights + across * width + column, mask=live, other=0.0)
+            part += weight * tl.load(line + beside, mask=live, other=0.0).to(tl.float32)
         score += weight * part
     return score
 

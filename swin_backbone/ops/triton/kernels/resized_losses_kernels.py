@@ -77,15 +77,15 @@ def _end_pixel(
     all_weights, CLASSES: tl.constexpr, SIGMOID: tl.constexpr, SMOOTH: tl.constexpr,
     CLASS_WEIGHT: tl.constexpr, PIXEL_WEIGHT: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
-    """Loss of a row's pixels, whether they are right, and what they count, from what all of their
-    scores came to."""
+    """Loss of a row's pixels, whether they are correct, and their weight in the divisor, from what
+    all of their scores came to."""
     live = live & (row < last_row)
     place = image_place + row * width + x
     label, counted, known = _read_label(labels, place, live, ignore_index, CLASSES, SIGMOID)
     has_own = known & (label < CLASSES)
     own_class = tl.where(has_own, label, 0)
     own = _own_score(samples, beside, below, across, down, plane, own_class, live)
-    share = tl.where(counted, 1.0, 0.0)
+    divisor_weight = tl.where(counted, 1.0, 0.0)
     if CLASS_WEIGHT:
         weight = tl.load(class_weight + own_class, mask=live, other=0.0).to(tl.float32)
     if SIGMOID:
@@ -101,7 +101,7 @@ def _end_pixel(
         loss = log_sum - own
         if CLASS_WEIGHT:
             loss *= weight
-            share = tl.where(known, weight, 0.0)
+            divisor_weight = tl.where(known, weight, 0.0)
         if SMOOTH:
             spread = label_smoothing / CLASSES
             loss = loss * (1.0 - label_smoothing) + spread * (all_weights * log_sum - smooth)
@@ -110,7 +110,7 @@ def _end_pixel(
     loss = tl.where(counted, tl.where(known, loss, float("nan")), 0.0)
     if EACH:
         tl.store(losses + place, loss, mask=live)
-    return loss, tl.where(has_own & (own >= best), 1.0, 0.0), share
+    return loss, tl.where(has_own & (own >= best), 1.0, 0.0), divisor_weight
 
 
 @kernel("height", "width", "low_height", "low_width", "ignore_index")
@@ -125,7 +125,7 @@ def loss_forward(
     column_weight,
     kept,
     losses,
-    shares,
+    partials,
     height,
     width,
     low_height,
@@ -145,8 +145,8 @@ def loss_forward(
 
     The grid is rows of samples times blocks of columns, then images. A thread takes four rows of
     pixels at once, which share what they mix. ``kept`` (B, height, width) is left for the backward
-    pass, but with ``SIGMOID``; ``losses``, alike, is written with ``EACH``. ``shares`` (3,
-    programs) gets each program's sum of losses, right pixels, and pixels that count (softmax with
+    pass, but with ``SIGMOID``; ``losses``, alike, is written with ``EACH``. ``partials`` (3,
+    programs) gets each program's sum of losses, correct pixels, and pixels that count (softmax with
     ``CLASS_WEIGHT``: of their labels' weights).
     """
     image = tl.program_id(1).to(tl.int64)
@@ -165,8 +165,8 @@ def loss_forward(
     reach = tl.max(end - begin, 0)
     last_row = tl.load(row_first + gap + 1)
     loss_sum = tl.zeros([BLOCK], tl.float32)
-    right_sum = tl.zeros([BLOCK], tl.float32)
-    share_sum = tl.zeros([BLOCK], tl.float32)
+    correct_sum = tl.zeros([BLOCK], tl.float32)
+    weight_sum = tl.zeros([BLOCK], tl.float32)
     lowest = tl.full([BLOCK], float("-inf"), tl.float32)
     zeros = tl.zeros([BLOCK], tl.float32)
     for row in range(tl.load(row_first + gap), last_row, 4):
@@ -212,25 +212,25 @@ def loss_forward(
                 else:
                     down, best, total = down_3, best_3, total_3
                 smooth = _mix(smooth_upper, smooth_lower, down)
-                loss, is_right, share = _end_pixel(
+                loss, is_correct, divisor_weight = _end_pixel(
                     samples, beside, below, across, down, plane, live, row + part, last_row, x,
                     width, image_place, labels, class_weight, pixel_weight, kept, losses,
                     ignore_index, label_smoothing, best, total, smooth, all_weights, CLASSES,
                     SIGMOID, SMOOTH, CLASS_WEIGHT, PIXEL_WEIGHT, EACH,
                 )  # fmt: skip
                 loss_sum += loss
-                right_sum += is_right
-                share_sum += share
+                correct_sum += is_correct
+                weight_sum += divisor_weight
     programs = tl.num_programs(0) * tl.num_programs(1)
     mine = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(shares + mine, tl.sum(loss_sum, 0))
-    tl.store(shares + programs + mine, tl.sum(right_sum, 0))
-    tl.store(shares + 2 * programs + mine, tl.sum(share_sum, 0))
+    tl.store(partials + mine, tl.sum(loss_sum, 0))
+    tl.store(partials + programs + mine, tl.sum(correct_sum, 0))
+    tl.store(partials + 2 * programs + mine, tl.sum(weight_sum, 0))
 
 
 @kernel("programs")
 def loss_finish(
-    shares,
+    partials,
     loss,
     correct,
     scale,
@@ -238,27 +238,27 @@ def loss_finish(
     divisor,
     per_pixel,
     BLOCK: tl.constexpr,
-    BY_SHARE: tl.constexpr,
+    BY_WEIGHT: tl.constexpr,
 ):
-    """Sums of ``shares`` (3, programs), in one order: the loss, right pixels, and 1 / divisor.
+    """Sums of ``partials`` (3, programs), in one order: the loss, correct pixels, and 1 / divisor.
 
-    With ``BY_SHARE``, the divisor is the third sum times ``per_pixel``, plus ``divisor``.
+    With ``BY_WEIGHT``, the divisor is the third sum times ``per_pixel``, plus ``divisor``.
     """
     lane = tl.arange(0, BLOCK)
     losses = tl.zeros([BLOCK], tl.float32)
-    rights = tl.zeros([BLOCK], tl.int64)
+    corrects = tl.zeros([BLOCK], tl.int64)
     parts = tl.zeros([BLOCK], tl.float32)
     for start in range(0, programs, BLOCK):
         live = start + lane < programs
-        at = shares + start + lane
+        at = partials + start + lane
         losses += tl.load(at, mask=live, other=0.0)
-        rights += tl.load(at + programs, mask=live, other=0.0).to(tl.int64)
+        corrects += tl.load(at + programs, mask=live, other=0.0).to(tl.int64)
         parts += tl.load(at + 2 * programs, mask=live, other=0.0)
     by = divisor
-    if BY_SHARE:
+    if BY_WEIGHT:
         by = tl.sum(parts, 0) * per_pixel + divisor
     tl.store(loss, tl.sum(losses, 0) / by)
-    tl.store(correct, tl.sum(rights, 0))
+    tl.store(correct, tl.sum(corrects, 0))
     tl.store(scale, 1.0 / by)
 
 
