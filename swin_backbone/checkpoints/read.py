@@ -39,9 +39,9 @@ def read_checkpoint(source: str | Path | BinaryIO, map_location="cpu"):
 
     Args:
         source: a path, an http(s) address, ``hf-hub:org/name`` or ``timm:name``, see
-            :func:`swin_backbone.checkpoints.checkpoint_sources.fetch`; a folder as ``save_pretrained`` of
-            transformers writes it, or the index of its pieces; or a file that is open in binary
-            mode and can be searched.
+            :func:`swin_backbone.checkpoints.checkpoint_sources.fetch`; a folder as
+            ``save_pretrained`` of transformers writes it, or the index of its pieces; or a file
+            that is open in binary mode and can be searched.
         map_location: where its tensors go, as in :func:`torch.load`.
 
     Returns:

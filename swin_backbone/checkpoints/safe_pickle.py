@@ -4,8 +4,8 @@ A pickle is a program: it names functions, calls them, and hands objects whateve
 Even functions that look harmless are not: numpy's dtype takes any state, and then reads memory at
 an address of the file's choice; torch's rebuilding functions believe the sizes that they are told.
 So nothing of numpy, torch or Python that a file names is ever called here. A file may name what
-:data:`~swin_backbone.checkpoints.placeholders.STAND_INS` lists, and gets functions of our own, which
-check what they are given and make plain values. What a user has allowed with
+:data:`~swin_backbone.checkpoints.placeholders.STAND_INS` lists, and gets functions of our own,
+which check what they are given and make plain values. What a user has allowed with
 :func:`torch.serialization.add_safe_globals` is called as it is.
 """
 

@@ -1,4 +1,4 @@
-"""What a report of a problem says about OpenMMLab: see :mod:`swin_backbone.cli.environment_report`."""
+"""What ``swin-backbone env`` says about OpenMMLab."""
 
 from __future__ import annotations
 

@@ -64,7 +64,8 @@ def test_the_branch_takes_packed_images():
         own = x.to(dtype).requires_grad_()
         out = residual_attention(
             own, NormParameters(*p["norm"], 1e-5), LinearParameters(*p["qkv"]), *p["table"],
-            LinearParameters(*p["proj"]), windows, path_scale, backend, TokenLayout(packing=Packing(SIZES)),
+            LinearParameters(*p["proj"]), windows, path_scale, backend,
+            TokenLayout(packing=Packing(SIZES)),
         )  # fmt: skip
         leaves = [own, *(t for v in p.values() for t in v)]
         return [out.detach(), *torch.autograd.grad(out, leaves, cotangent.to(dtype))]

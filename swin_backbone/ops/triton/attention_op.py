@@ -119,7 +119,8 @@ def attention_partials(
     Returns:
         The gradient for ``qkv``; each program's partial sums of those for ``padding_qkv``, for
         ``logit_scale`` if there is one, and for ``table``: see
-        :func:`swin_backbone.ops.triton.partial_sums.summed`, which takes them together with what they are.
+        :func:`swin_backbone.ops.triton.partial_sums.summed`, which takes them together with what
+        they are.
     """
     launch, pairs = _backward_launch(
         _shape(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,

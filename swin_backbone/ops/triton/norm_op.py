@@ -108,8 +108,8 @@ def norm_partials(
 
     Returns:
         The gradient for ``x``; each program's partial sums of those for ``weight`` and, beside it,
-        ``bias``, (programs, 2 C), see :func:`swin_backbone.ops.triton.partial_sums.summed`; the norm's
-        output, shaped like its gradient.
+        ``bias``, (programs, 2 C), see :func:`swin_backbone.ops.triton.partial_sums.summed`; the
+        norm's output, shaped like its gradient.
     """
     channels = grad_normed.shape[-1]
     first, masked = not grad_normed.is_contiguous(), valid_sizes is not None

@@ -1,10 +1,10 @@
 """Launch parameters that suit the card at hand: shipped, remembered, or found by trying.
 
-:data:`swin_backbone.ops.triton.launch.CONFIGS` was measured on an H100 and is taken there and on its
-kin. On another card the first call of an operation with a kernel, channels, rows (in powers of two)
-and size of element that are not known yet is run a few times with each of a few candidates; the
-best is remembered in memory and in ``swin_backbone/kernels.json`` in the user's cache directory,
-by card, version of Triton, and the kernels' source.
+:data:`swin_backbone.ops.triton.launch.CONFIGS` was measured on an H100 and is taken there and on
+its kin. On another card the first call of an operation with a kernel, channels, rows (in powers of
+two) and size of element that are not known yet is run a few times with each of a few candidates;
+the best is remembered in memory and in ``swin_backbone/kernels.json`` in the user's cache
+directory, by card, version of Triton, and the kernels' source.
 
 Nothing is timed where it could not be, or could change results: while a CUDA graph is captured or
 torch.compile traces, and under ``torch.use_deterministic_algorithms``, as other blocks sum in

@@ -3,10 +3,10 @@
 Scores are (B, K, h, w), contiguous. Threads lie along columns of samples, and a thread has UNROLL
 classes of its column, whose sums and maxima need no exchange. It takes the pixels between its
 column and the next; tables of both axes say which they are and what they mix
-(:class:`swin_backbone.ops.geometry.resampling.Axis`). What a thread reads of a sample's neighbours lies one
-element beside, a distance that the compiler knows: for others it may turn blocks the other way.
-Exponentials are powers of two, of scores times log2(e); what is kept of a pixel is the logarithm to
-base two of the sum over its classes.
+(:class:`swin_backbone.ops.geometry.resampling.Axis`). What a thread reads of a sample's neighbours
+lies one element beside, a distance that the compiler knows: for others it may turn blocks the other
+way. Exponentials are powers of two, of scores times log2(e); what is kept of a pixel is the
+logarithm to base two of the sum over its classes.
 """
 
 import triton
