@@ -3,11 +3,13 @@
 import importlib.util
 import io
 import os
+import runpy
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from unittest import mock
 
-from .paths import TOOLS
+from .paths import BENCHMARKS, TOOLS
 
 
 def run_tool(name, *arguments, check=True, **environment):
@@ -15,7 +17,8 @@ def run_tool(name, *arguments, check=True, **environment):
 
     A process imports torch and OpenMMLab for many seconds; see :func:`call_tool`.
     """
-    command = [str(TOOLS / name)] if name.endswith(".sh") else [sys.executable, str(TOOLS / name)]
+    program = str(_program(name))
+    command = [program] if name.endswith(".sh") else [sys.executable, program]
     done = subprocess.run(
         [*command, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment},
@@ -27,15 +30,26 @@ def run_tool(name, *arguments, check=True, **environment):
 
 
 def call_tool(name, *arguments, check=True):
-    """What :func:`run_tool` gives for ``tools/name``, by calling its ``main(argv)`` here."""
-    words = list(map(str, arguments))
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+    """What :func:`run_tool` gives, by running the file as a program in this process."""
+    command = [str(_program(name)), *map(str, arguments)]
+    code = 0
+    with (
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+        mock.patch.object(sys, "argv", command),
+    ):
         try:
-            code = load_tool(name.removesuffix(".py")).main(words)
+            runpy.run_path(command[0], run_name="__main__")
         except SystemExit as stop:
-            code = stop.code
-    done = subprocess.CompletedProcess([name, *words], code or 0, out.getvalue(), err.getvalue())
+            code = stop.code or 0
+    done = subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
     return _checked(done) if check else done
+
+
+def _program(name):
+    """Of ``tools/`` or ``benchmarks/``."""
+    (path,) = (path for path in (TOOLS / name, BENCHMARKS / name) if path.is_file())
+    return path
 
 
 def _checked(done):

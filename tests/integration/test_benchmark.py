@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -20,7 +19,6 @@ from benchmarking.implementations import (
 )
 from benchmarking.results import TIME_LIMIT, Benchmark, CaseResult, Peer, Row
 from benchmarking.roofline import Ceilings, Floor, count_floor, measure_ceilings
-from helpers.paths import ROOT
 from helpers.tools import call_tool
 from torch import nn
 
@@ -408,20 +406,11 @@ def test_profile_accounts_for_the_step():
     assert found.entries == sorted(found.entries, key=lambda entry: -entry.seconds)
 
 
-def run_tool(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "benchmark_backbones.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_command_line(tmp_path):
     """A whole run, from measuring to the picture; then the picture again from the JSON."""
     out = {name: tmp_path / f"out.{name}" for name in ("json", "png", "md")}
     done = call_tool(
-        "benchmark.py",
+        "benchmark_backbones.py",
         *("--device", "cpu", "--sizes", "32x32", "--repeats", 1, "--modes", "forward"),
         *("--implementations", "ours", "ours:reference", "--cpu-memory"),
         *("--json", out["json"], "--plot", out["png"], "--markdown", out["md"]),
@@ -435,7 +424,7 @@ def test_command_line(tmp_path):
     assert out["png"].read_bytes().startswith(b"\x89PNG")
     assert "| ours, eager |" in out["md"].read_text()
     out["png"].unlink()
-    shown = call_tool("benchmark.py", "--show", out["json"], "--plot", out["png"])
+    shown = call_tool("benchmark_backbones.py", "--show", out["json"], "--plot", out["png"])
     assert "ours:reference, eager" in shown.stdout
     assert out["png"].is_file()
 
@@ -444,7 +433,7 @@ def test_command_line(tmp_path):
 def test_profile_from_the_command_line(tmp_path):
     picture, numbers = tmp_path / "profile.png", tmp_path / "profile.json"
     options = ("--device", "cpu", "--sizes", "32x32")
-    done = call_tool("benchmark.py", "--profile", picture, "--json", numbers, *options)
+    done = call_tool("benchmark_backbones.py", "--profile", picture, "--json", numbers, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "aten::native_layer_norm" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")

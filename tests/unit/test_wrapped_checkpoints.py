@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers.tools import load_tool
 
 import swin_backbone
 from swin_backbone import SwinBackbone
 from swin_backbone.checkpoints import CheckpointError, find_backbone, read_checkpoint
 from swin_backbone.checkpoints.read import CONTAINERS
+from swin_backbone.cli import main
 
 SMALL = {"embed_dims": 16, "depths": (1,), "num_heads": (1,), "out_indices": (0,)}
 
@@ -145,14 +145,12 @@ def test_every_way_in_chooses_by_key_and_prefix(file, choice, value, tmp_path, c
     assert [value_of(model.state_dict()) for model in made] == [value] * 3
     assert "epoch" not in file or "epoch" in made[-1].checkpoint_report.ignored
     options = [part for name, text in choice.items() for part in (f"--{name}", text)]
-    load_tool("convert_checkpoint").main([path, str(out), "--to", "swin_backbone", *options])
+    main(["convert-checkpoint", path, str(out), "--to", "swin_backbone", *options])
     assert value_of(read_checkpoint(out)) == value
     with pytest.raises(CheckpointError, match="choose one with"):
         swin_backbone.create(config, path)
     with pytest.raises(SystemExit) as stopped:
-        load_tool("convert_checkpoint").main(
-            [path, str(out), "--to", "swin_backbone", "--key", "nothing"]
-        )
+        main(["convert-checkpoint", path, str(out), "--to", "swin_backbone", "--key", "nothing"])
     assert stopped.value.code in (1, 2)
     assert "no state dict under key 'nothing'" in capsys.readouterr().err
 
