@@ -3,11 +3,11 @@
 import importlib.util
 import io
 import os
+import runpy
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-
-from swin_backbone.cli import main
+from unittest import mock
 
 from .paths import BENCHMARKS, TOOLS
 
@@ -17,7 +17,8 @@ def run_tool(name, *arguments, check=True, **environment):
 
     A process imports torch and OpenMMLab for many seconds; see :func:`call_tool`.
     """
-    command = [str(TOOLS / name)] if name.endswith(".sh") else [sys.executable, str(TOOLS / name)]
+    program = str(_program(name))
+    command = [program] if name.endswith(".sh") else [sys.executable, program]
     done = subprocess.run(
         [*command, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment},
@@ -29,16 +30,26 @@ def run_tool(name, *arguments, check=True, **environment):
 
 
 def call_tool(name, *arguments, check=True):
-    """What :func:`run_tool` gives for a file in ``tools/``, or for one in ``benchmarks/``, by
-    calling what it calls in this process."""
-    words = list(map(str, arguments))
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+    """What :func:`run_tool` gives, by running the file as a program in this process."""
+    command = [str(_program(name)), *map(str, arguments)]
+    code = 0
+    with (
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+        mock.patch.object(sys, "argv", command),
+    ):
         try:
-            code = _function_of(name.removesuffix(".py"))(words)
+            runpy.run_path(command[0], run_name="__main__")
         except SystemExit as stop:
-            code = stop.code
-    done = subprocess.CompletedProcess([name, *words], code or 0, out.getvalue(), err.getvalue())
+            code = stop.code or 0
+    done = subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
     return _checked(done) if check else done
+
+
+def _program(name):
+    """Of ``tools/`` or ``benchmarks/``."""
+    (path,) = (path for path in (TOOLS / name, BENCHMARKS / name) if path.is_file())
+    return path
 
 
 def _checked(done):
@@ -46,16 +57,9 @@ def _checked(done):
     return done
 
 
-def _function_of(name):
-    """A command of ``swin-backbone``, or the ``main(argv)`` of a benchmark."""
-    if (BENCHMARKS / f"{name}.py").exists():
-        return load_tool(name, BENCHMARKS).main
-    return lambda words: main([name.replace("_", "-"), *words])
-
-
-def load_tool(name, folder=TOOLS):
+def load_tool(name):
     """The module of ``tools/name.py``, freshly read."""
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
