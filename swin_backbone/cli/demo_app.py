@@ -9,6 +9,7 @@ prediction, the principal components of each stage and the time of each step.
 from __future__ import annotations
 
 import argparse
+import html
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ from torch import nn
 from ..device_memory import give_back_memory, is_out_of_memory
 from ..extras import from_extra
 from ..inference.hosts import HostCheck
-from ..inference.painters import Detector, Segmentor
+from ..inference.painters import Detector, Segmentor, Share
 from ..inference.predictors import Sliding
 from ..inference.preprocessing import preprocessing_of
 from ..inference.uploads import Limits, RefusedError, open_upload, smaller_copy
@@ -92,39 +93,41 @@ class Page:
         self.limits = limits
 
     def answer(self, path: str | None, name: str):
-        """Message, prediction and pictures of the stages, for the page's outputs."""
+        """Message, image and prediction, shares of the classes as HTML, and pictures of the stages:
+        the page's outputs."""
         if path is None:
-            return "Drop an image first.", None, []
+            return "Drop an image first.", None, "", []
         if name not in self.models:
-            return "There is no such checkpoint.", None, []
+            return "There is no such checkpoint.", None, "", []
         times: dict[str, float] = {}
         try:
             image = _timed(times, "reading", lambda: open_upload(path, self.limits))
         except RefusedError as refusal:
-            return f"**Refused.** {refusal}", None, []
+            return f"**Refused.** {refusal}", None, "", []
         size = f"{image.shape[1]}x{image.shape[0]} pixels"
         copy = smaller_copy(image, self.limits.work_megapixels)
         if copy is not image:
             size += f", seen as {copy.shape[1]}x{copy.shape[0]}"
         del image
         try:
-            picture, stages = self._pictures(copy, self.models[name], times)
+            seen, stages = self._pictures(copy, self.models[name], times)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return f"{size}: more than the memory holds.", None, []
+            return f"{size}: more than the memory holds.", None, "", []
         finally:
             give_back_memory()  # others may need it before the next image does
         steps = ", ".join(f"{step} {1e3 * seconds:.0f} ms" for step, seconds in times.items())
-        return f"{size}: {steps}", picture, stages
+        pair = (Image.fromarray(copy), seen.picture)
+        return f"{size}: {steps}", pair, as_html(seen.shares), stages
 
     @staticmethod
     def _pictures(image: np.ndarray, model: Segmentor | Detector, times: dict[str, float]):
         """Prediction and pictures of the stages, and how long each took."""
         bgr = np.ascontiguousarray(image[..., ::-1])
-        picture = _timed(times, "prediction", lambda: model.paint(bgr))
+        seen = _timed(times, "prediction", lambda: model.look(bgr))
         copy = smaller_copy(image, PICTURED)
-        return picture, _timed(times, "features", lambda: stage_pictures(model.network, copy))
+        return seen, _timed(times, "features", lambda: stage_pictures(model.network, copy))
 
     def build(self) -> gr.Blocks:
         """The page."""
@@ -138,9 +141,13 @@ class Page:
                 upload = gr.File(label="image", file_count="single", type="filepath")
                 choice = gr.Dropdown(names, value=names[0], label="checkpoint")
             message = gr.Markdown(elem_id="message")
-            prediction = gr.Image(label="prediction", elem_id="prediction", format="png")
+            with gr.Row():
+                prediction = gr.ImageSlider(
+                    label="image and prediction", elem_id="prediction", format="png", scale=3
+                )
+                shares = gr.HTML(elem_id="shares")
             stages = gr.Gallery(label="principal components", elem_id="stages", format="png")
-            outputs = [message, prediction, stages]
+            outputs = [message, prediction, shares, stages]
             for change in (upload.upload, choice.input):
                 change(
                     self.answer,
@@ -150,6 +157,17 @@ class Page:
                     concurrency_id="models",
                 )
         return page
+
+
+def as_html(shares: Sequence[Share]) -> str:
+    """A line for each class: its colour, its name and its share of the image's pixels."""
+    rows = "".join(
+        f'<tr><td style="background:rgb{one.colour};width:1.2em"></td>'
+        f"<td>{html.escape(one.name)}</td>"
+        f'<td style="text-align:right">{100 * one.share:.1f} %</td></tr>'
+        for one in shares
+    )
+    return f"<table>{rows}</table>" if rows else "Nothing was found."
 
 
 def _timed(times: dict[str, float], step: str, work):

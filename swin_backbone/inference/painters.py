@@ -6,6 +6,8 @@ are looked up; so each painter goes back to its own, and models of both can be u
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from mmengine.registry import DefaultScope
@@ -20,6 +22,34 @@ from .visualization.colours import distinct_colour
 OPACITY = 0.55
 #: Objects below this score are not painted.
 LEAST_SCORE = 0.3
+
+
+class Share(NamedTuple):
+    """One class in an image.
+
+    Attributes:
+        label: its number.
+        name: as the model calls it.
+        colour: that it is painted in, RGB.
+        share: of the image's pixels, from 0 to 1.
+    """
+
+    label: int
+    name: str
+    colour: tuple[int, int, int]
+    share: float
+
+
+class Seen(NamedTuple):
+    """What a model makes of an image.
+
+    Attributes:
+        picture: of the image's size, painted over.
+        shares: of the classes found, the largest first.
+    """
+
+    picture: Image.Image
+    shares: list[Share]
 
 
 class Segmentor:
@@ -54,13 +84,27 @@ class Segmentor:
 
     def paint(self, image: np.ndarray) -> Image.Image:
         """The picture of one image (H, W, 3) uint8 BGR: overlay, and a legend of what was found."""
+        picture, shares = self.look(image)
+        found = sorted(shares)  # by label
+        names, palette = [one.name for one in found], [one.colour for one in found]
+        return add_legend(np.asarray(picture), names, palette)
+
+    def look(self, image: np.ndarray) -> Seen:
+        """One image (H, W, 3) uint8 BGR, painted over, and the share of each class."""
         with DefaultScope.overwrite_default_scope("mmseg"):
             labels = self.predictor.labels(image)
         names, palette = self.predictor.classes, self.predictor.palette
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         overlay = paint_overlay(rgb, labels, palette, self.opacity)
-        found = [index for index in np.unique(labels) if index < len(names)]
-        return add_legend(overlay, [names[i] for i in found], [tuple(palette[i]) for i in found])
+        counts = zip(
+            *(part.tolist() for part in np.unique(labels, return_counts=True)), strict=True
+        )
+        shares = [
+            Share(label, names[label], tuple(palette[label]), count / labels.size)
+            for label, count in counts
+            if label < len(names)
+        ]
+        return Seen(Image.fromarray(overlay), _largest_first(shares))
 
 
 class Detector:
@@ -92,6 +136,10 @@ class Detector:
 
     def paint(self, image: np.ndarray) -> Image.Image:
         """The picture of one image (H, W, 3) uint8 BGR: masks, boxes, names and scores."""
+        return self.look(image).picture
+
+    def look(self, image: np.ndarray) -> Seen:
+        """One image (H, W, 3) uint8 BGR, painted over, and what its objects of each class cover."""
         from mmdet.apis import inference_detector
 
         with DefaultScope.overwrite_default_scope("mmdet"):
@@ -111,4 +159,26 @@ class Detector:
             found.masks.numpy() if "masks" in found else None,
             self.opacity,
         )
-        return Image.fromarray(painted)
+        shares = [
+            Share(label, names[label], distinct_colour(label if len(names) > 1 else 0), share)
+            for label, share in _covered(found, image.shape[:2]).items()
+        ]
+        return Seen(Image.fromarray(painted), _largest_first(shares))
+
+
+def _covered(found, size: tuple[int, int]) -> dict[int, float]:
+    """The share of an image's pixels within masks, or boxes, of objects of each class."""
+    covered: dict[int, np.ndarray] = {}
+    boxes = found.bboxes.round().int().clamp(min=0).tolist()
+    for index, label in enumerate(found.labels.tolist()):
+        canvas = covered.setdefault(label, np.zeros(size, bool))
+        if "masks" in found:
+            canvas |= found.masks[index].numpy().astype(bool)
+        else:
+            left, top, right, bottom = boxes[index]
+            canvas[top:bottom, left:right] = True
+    return {label: float(canvas.mean()) for label, canvas in covered.items()}
+
+
+def _largest_first(shares: list[Share]) -> list[Share]:
+    return sorted(shares, key=lambda one: -one.share)

@@ -22,6 +22,8 @@ from PIL import Image
 from swin_backbone.inference.hosts import HostCheck
 from swin_backbone.inference.uploads import Limits, RefusedError, open_upload
 
+#: Of the segmentor, which has the demo's.
+CLASSES = {"ground", "sky", "disc", "box", "triangle", "striped"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -86,9 +88,13 @@ def test_a_detectors_boxes_are_drawn(detector, tmp_path):
     photo(tmp_path)
     model = load_model(*detector, "cpu")
     page = Page({"a detector": model}, Limits())
-    message, picture, stages = page.answer(str(tmp_path / "photo.png"), "a detector")
+    message, (image, picture), shares, stages = page.answer(
+        str(tmp_path / "photo.png"), "a detector"
+    )
     assert message.startswith("90x61 pixels: reading ")
-    assert picture.size == (90, 61)
+    assert picture.size == image.size == (90, 61)
+    assert re.search(r"<td>nucleus</td>.*\d+\.\d %", shares)
+    assert np.array_equal(image, Image.open(tmp_path / "photo.png"))
     assert len(stages) == len(model.network.backbone.out_indices)
     pixels = np.asarray(Image.open(tmp_path / "photo.png"))
     found = inference_detector(model.network, np.ascontiguousarray(pixels[..., ::-1]))
@@ -105,9 +111,11 @@ class Recorder:
 
     network = None
 
-    def paint(self, image):
+    def look(self, image):
         self.seen = image
-        return Image.new("RGB", (1, 1))
+        from swin_backbone.inference.painters import Seen
+
+        return Seen(Image.new("RGB", image.shape[1::-1]), [])
 
 
 @pytest.fixture
@@ -125,29 +133,29 @@ def test_no_more_pixels_are_worked_on_than_the_limit(recorded, tmp_path):
     """24 megapixels; what is within the limit is seen as it is."""
     page, model = recorded
     Image.new("RGB", (6000, 4000), (9, 8, 7)).save(tmp_path / "large.png")
-    message, _, _ = page.answer(str(tmp_path / "large.png"), "model")
+    message, *_ = page.answer(str(tmp_path / "large.png"), "model")
     assert message.startswith("6000x4000 pixels, seen as 866x577: reading ")
     assert (model.seen.shape, model.staged.shape) == ((577, 866, 3), (408, 612, 3))
     assert tuple(model.seen[0, 0]) == (7, 8, 9)  # BGR
     photo(tmp_path)
-    message, _, _ = page.answer(str(tmp_path / "photo.png"), "model")
+    message, *_ = page.answer(str(tmp_path / "photo.png"), "model")
     assert message.startswith("90x61 pixels: reading ")
     assert np.array_equal(model.staged, np.asarray(Image.open(tmp_path / "photo.png")))
 
 
 def test_what_goes_wrong_is_said_on_the_page(recorded, tmp_path, monkeypatch):
     page, model = recorded
-    message, _, _ = page.answer(str(tmp_path / "deleted.png"), "model")
+    message, *_ = page.answer(str(tmp_path / "deleted.png"), "model")
     assert message == "**Refused.** The file is not kept any more; drop it again."
     photo(tmp_path)
 
     def paint(image):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B")
 
-    monkeypatch.setattr(model, "paint", paint)
-    message, picture, stages = page.answer(str(tmp_path / "photo.png"), "model")
+    monkeypatch.setattr(model, "look", paint)
+    message, *outputs = page.answer(str(tmp_path / "photo.png"), "model")
     assert message == "90x61 pixels: more than the memory holds."
-    assert (picture, stages) == (None, [])
+    assert outputs == [None, "", []]
 
 
 def test_uploads_are_kept_for_ten_minutes(recorded):
@@ -263,6 +271,16 @@ def upload(page, name, content):
     page.locator("input[type=file]").first.set_input_files(files)
 
 
+def wait_for_both(page):
+    """The image and its prediction, of the same size, for the slider between them."""
+    page.wait_for_function(
+        """() => {
+            const shown = [...document.querySelectorAll('#prediction img')];
+            return shown.length >= 2 && shown.every(one => one.naturalWidth == 90);
+        }"""
+    )
+
+
 def photo(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -277,19 +295,23 @@ def test_an_uploaded_image_gets_its_prediction(page, tmp_path):
     message.get_by_text("90x61 pixels").wait_for()
     assert re.search(r"reading \d+ ms, prediction \d+ ms, features \d+ ms", message.inner_text())
     page.locator("#prediction img").first.wait_for()
-    page.wait_for_function("document.querySelector('#prediction img').naturalWidth > 90")
+    wait_for_both(page)
+    shares = re.findall(r"([\w ]+)\t([\d.]+) %", page.locator("#shares").inner_text())
+    assert {name.strip() for name, _ in shares} <= CLASSES
+    assert sum(float(share) for _, share in shares) == pytest.approx(100, abs=0.1 * len(CLASSES))
     page.wait_for_function("document.querySelectorAll('#stages img').length >= 4")
 
 
 @needs_browser
 @pytest.mark.slow
 def test_another_checkpoint_may_be_chosen(page, tmp_path):
-    """The detector's picture has no legend, and so the image's width."""
     upload(page, "photo.png", photo(tmp_path))
-    page.wait_for_function("document.querySelector('#prediction img')?.naturalWidth > 90")
+    wait_for_both(page)
+    assert "nucleus" not in page.locator("#shares").inner_text()
     page.get_by_label("checkpoint").first.click()
     page.get_by_role("option", name="detector, detector.pth").click()
-    page.wait_for_function("document.querySelector('#prediction img')?.naturalWidth == 90")
+    page.locator("#shares").get_by_text("nucleus").wait_for()
+    wait_for_both(page)
 
 
 @needs_browser

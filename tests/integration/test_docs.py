@@ -71,6 +71,9 @@ def workplace(tmp_path_factory):
     python = folder / "bin" / "python"  # no link, which would not find the environment's packages
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
+    command = folder / "bin" / "swin-backbone"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m swin_backbone "$@"\n')
+    command.chmod(0o755)
     rng = np.random.default_rng(0)
     (folder / "photos").mkdir()
     for index, size in enumerate([(48, 64), (61, 87), (48, 64)]):

@@ -33,7 +33,7 @@ DISTRIBUTIONS = {
 CORE = ("ops", "model", "checkpoints")
 #: Imported when they are first used, as attributes, where there is Triton.
 KERNELS = ("swin_backbone/ops/triton/", "swin_backbone/ops/triton/kernels/")
-FOLDERS = ("tools", "benchmarks", "docs")
+FOLDERS = ("tools", "benchmarks", "docs", "examples")
 OWN = {"swin_backbone", *(path.stem for name in FOLDERS for path in (ROOT / name).iterdir())}
 FILES = sorted(path for name in ("swin_backbone", *FOLDERS) for path in (ROOT / name).rglob("*.py"))
 

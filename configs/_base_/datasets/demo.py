@@ -1,4 +1,4 @@
-# Generated scenes of many sizes, made by tools/make_demo_data.py.
+# Generated scenes of many sizes, made by swin-backbone make-demo-data.
 dataset_type = "BaseSegDataset"
 data_root = "demo_output/data"
 metainfo = dict(

@@ -64,7 +64,7 @@ class ModelCard:
             ValueError: if there is no card, or it is none of this version's.
         """
         if KEY not in metadata:
-            raise ValueError(f"{source} has no model card; write it with tools/export.py")
+            raise ValueError(f"{source} has no model card; write it with swin-backbone export")
         try:
             fields = json.loads(metadata[KEY])
             return cls(**{name: _as_tuple(value) for name, value in fields.items()})
