@@ -1,7 +1,8 @@
 """Train one config in several variants, everything else being equal, and plot them.
 
     python benchmarks/compare_training.py train CONFIG --work-dir OUT [--seed N ...]
-        [--with OPTION ...] [--variant NAME [KEY=VALUE ...]] ... [--same-start] [--cfg-options KEY=VALUE ...]
+        [--with OPTION ...] [--variant NAME [KEY=VALUE ...]] ... [--same-start]
+        [--cfg-options KEY=VALUE ...]
     python benchmarks/compare_training.py plot OUT [OUT ...] --to curves.png [--csv curves.csv]
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
