@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .shards import load_features, read_index
 
 _MODULES = {
-    "Item": ".sources",
-    "find_items": ".sources",
+    "Item": ".feature_inputs",
+    "find_items": ".feature_inputs",
     "Job": ".job",
     "ShardWorker": ".job",
     "load_features": ".shards",
