@@ -16,8 +16,8 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """Swin-T of 8 channels and a block a stage, and scripts that find each other."""
-    monkeypatch.setitem(arguments.ARCHITECTURES, "tiny", (8, (1, 1, 1, 1), (1, 1, 2, 2)))
+    """Swin-S of 8 channels and a block a stage, and scripts that find each other."""
+    monkeypatch.setitem(arguments.ARCHITECTURES, "small", (8, (1, 1, 1, 1), (1, 1, 2, 2)))
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.chdir(tmp_path)
     yield
@@ -38,14 +38,14 @@ def photographs(folder, count=4, side=72, shade=0):
 
 
 def test_plain_pytorch():
-    losses = run("plain_pytorch", "--steps", 12, "--side", 64)
+    losses = run("plain_pytorch", "--arch", "small", "--steps", 12, "--side", 64)
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
 def test_lightning_module():
     pytest.importorskip("lightning", reason="needs lightning, which is no extra of the project")
-    module = run("lightning_module", "--steps", 2, "--side", 64)
+    module = run("lightning_module", "--arch", "small", "--steps", 2, "--side", 64)
     assert module.global_step == 2 or module.trainer.global_step == 2
 
 
@@ -53,7 +53,7 @@ def test_probe_features(tmp_path):
     pytest.importorskip("sklearn", reason="needs the extra 'probe'")
     photographs(tmp_path / "data" / "dark", 6)
     photographs(tmp_path / "data" / "light", 6, shade=150)
-    assert run("probe_features", tmp_path / "data", "--side", 64) == 1.0
+    assert run("probe_features", tmp_path / "data", "--arch", "small", "--side", 64) == 1.0
 
 
 def test_finetune_upernet(tmp_path):
@@ -65,7 +65,8 @@ def test_finetune_upernet(tmp_path):
             path = tmp_path / "data" / "masks" / split / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(labels).save(path)
-    checkpoint = run("finetune_upernet", tmp_path / "data", "--steps", 2, "--out", tmp_path / "out")
+    words = ["--model", "upernet-swin-small", "--steps", 2, "--out", tmp_path / "out"]
+    checkpoint = run("finetune_upernet", tmp_path / "data", *words)
     assert checkpoint.is_file()
     assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 4
 

@@ -40,6 +40,7 @@ ONCE = [
     "train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False",
     "val_dataloader.num_workers=0", "val_dataloader.persistent_workers=False",
     "test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False",
+    "val_dataloader.dataset.indices=2",  # the last step is followed by validation
 ]  # fmt: skip
 COLOURS = np.array([(0, 0, 0), (10, 200, 255), (128, 64, 0)], np.uint8)
 #: How label maps write the classes 0, 1 and 2 (of masks, 0 and 1).
