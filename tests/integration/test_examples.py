@@ -44,7 +44,7 @@ def test_plain_pytorch():
 
 
 def test_lightning_module():
-    pytest.importorskip("lightning", reason="needs lightning, which is no extra of the project")
+    pytest.importorskip("lightning", reason="needs the extra 'examples'")
     module = run("lightning_module", "--arch", "small", "--steps", 2, "--side", 64)
     assert module.global_step == 2 or module.trainer.global_step == 2
 
