@@ -252,8 +252,8 @@ MUTATIONS = (
         "atomic-write",
         "a finished file is copied to its place, and not renamed",
         "swin_backbone/atomic_files.py",
-        "os.replace(unfinished, path)",
-        "shutil.copyfile(unfinished, path)",
+        "        os.replace(unfinished, path)\n    finally:\n        unfinished.unlink",
+        "        shutil.copyfile(unfinished, path)\n    finally:\n        unfinished.unlink",
         ("integration/test_atomic_files.py",),
     ),
     Mutation(

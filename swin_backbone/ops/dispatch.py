@@ -145,7 +145,8 @@ def why_not_attention(way: str, inputs: AttentionInputs) -> str | None:
 
 def check_backend_name(backend: str) -> None:
     """Raise unless ``backend`` is ``'auto'`` or a known backend."""
-    if backend != "auto" and backend not in _ATTENTION:  # compilers cannot trace the rest
+    # Compilers cannot trace the rest.
+    if not isinstance(backend, str) or backend not in ("auto", *_ATTENTION):
         OneOf(("auto", *_ATTENTION))("backend", backend)
 
 

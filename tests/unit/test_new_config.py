@@ -420,6 +420,7 @@ def test_annotations_that_are_no_json_are_named(tmp_path, capsys):
     assert "no JSON file" in refusal(tmp_path, capsys, "--task", "detection")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.skipif("SWIN_DATA_ROOT" not in os.environ, reason="needs real images")
 @pytest.mark.parametrize(

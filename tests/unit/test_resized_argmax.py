@@ -131,7 +131,7 @@ def test_resizing_by_matmul(size, align_corners):
     expected = F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
     grad = torch.randn_like(expected)
     for ours in (
-        ops.resize.by_matmul(x, *size, align_corners),
+        ops.bilinear_resize.by_matmul(x, *size, align_corners),
         ops.resize_bilinear(x, size, align_corners),
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)

@@ -55,7 +55,7 @@ ABSENT = pytest.mark.parametrize("instead", [None, wrong], ids=["missing", "wron
 
 def test_here_nothing_is_missing():
     assert choosing.is_tested()
-    for name in ("watchers", "cpu_operators", "tensors", "modules"):
+    for name in ("watchers", "cpu_operators", "tensor_views", "module_contents"):
         __import__(f"{torch_internals.__name__}.{name}")
     assert torch_internals.FALLBACKS == {}
     assert "none" in torch_internals.describe()
@@ -149,7 +149,7 @@ def test_whoever_watches_is_seen(without, name, situation, instead):
 @ABSENT
 @pytest.mark.parametrize("name", ["torch._utils._unflatten_dense_tensors", "torch._foreach_copy_"])
 def test_pieces_of_a_vector(without, name, instead):
-    tensors, fallbacks = without("tensors", {name}, instead)
+    tensors, fallbacks = without("tensor_views", {name}, instead)
     assert set(fallbacks) == {name}
     sources = [torch.randn(3, 4), torch.randn(1), torch.randn(2, 0), torch.randn(4, 2).t()]
     flat = torch.zeros(sum(map(torch.numel, sources)), dtype=torch.float64)
@@ -161,7 +161,7 @@ def test_pieces_of_a_vector(without, name, instead):
 
 @ABSENT
 def test_what_may_be_a_view(without, instead):
-    tensors, _ = without("tensors", {"torch.Tensor._is_view"}, instead)
+    tensors, _ = without("tensor_views", {"torch.Tensor._is_view"}, instead)
     assert tensors.is_view(torch.zeros(3)[1:])
 
 
@@ -212,7 +212,7 @@ def reach(name):
 
 @pytest.mark.parametrize("missing", [(), (reach("Module.__init__"),)])
 def test_what_a_module_holds(without, missing):
-    modules, fallbacks = without("modules", missing)
+    modules, fallbacks = without("module_contents", missing)
     assert set(fallbacks) == set(missing)
     model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Linear(3, 3))
     assert modules.children(model)["1"] is model[1]
@@ -243,7 +243,7 @@ def touched():
 
 @pytest.mark.parametrize("missing", [(), (reach("Module.__call__"),)])
 def test_which_modules_are_themselves(without, missing):
-    modules, _ = without("modules", missing)
+    modules, _ = without("module_contents", missing)
     assert modules.is_itself(nn.Linear(2, 2), nn.Linear) == (not missing)
     assert not any(modules.is_itself(layer, nn.Linear) for layer in touched())
 
@@ -252,14 +252,14 @@ def test_which_modules_are_themselves(without, missing):
 @ABSENT
 def test_hooks_of_all_modules_that_are_not_known_may_be_there(without, kind, instead):
     name = reach(f"_global_{kind}_hooks")
-    modules, fallbacks = without("modules", {name}, instead)
+    modules, fallbacks = without("module_contents", {name}, instead)
     assert set(fallbacks) == {name}
     assert modules.is_itself(nn.Linear(2, 2), nn.Linear)
     assert not modules.is_bare(nn.Linear(2, 2), nn.Linear)
 
 
 def test_hooks_of_all_modules_are_seen(without):
-    modules, _ = without("modules", ())
+    modules, _ = without("module_contents", ())
     layer = nn.Linear(2, 2)
     assert modules.is_bare(layer, nn.Linear)
     for register in (
@@ -276,7 +276,7 @@ def test_hooks_of_all_modules_are_seen(without):
 
 @pytest.mark.parametrize("is_old", [False, True], ids=["public", "torch 2.4"])
 def test_a_hook_before_loading(without, monkeypatch, is_old):
-    modules, _ = without("modules", ())
+    modules, _ = without("module_contents", ())
     if is_old:
         monkeypatch.delattr(nn.Module, "register_load_state_dict_pre_hook", raising=False)
     layer, seen = nn.Linear(1, 1), []
@@ -287,7 +287,7 @@ def test_a_hook_before_loading(without, monkeypatch, is_old):
 
 
 def test_a_torch_that_cannot_export_says_so(without):
-    exporting, _ = without("exporting", ())
+    exporting, _ = without("packaging", ())
     exporting.find = lambda name: None
     with pytest.raises(RuntimeError, match=r"export needs torch 2\.9"):
         exporting.size_one_is_ordinary()

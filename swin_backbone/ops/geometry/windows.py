@@ -90,7 +90,7 @@ def fit_window(
         TypeError: if ``size`` (but for ``'shift'``), ``window_size`` or ``shift_size`` are not two
             integers each.
     """
-    if rule not in SMALL_MAP_RULES:  # compilers cannot trace the rest
+    if not isinstance(rule, str) or rule not in SMALL_MAP_RULES:  # compilers cannot trace the rest
         _SMALL_MAP_RULE("rule", rule)
     if size is not None:
         two_integers("size", size, 1)

@@ -15,14 +15,14 @@ def _score(
     score = 0.0
     for down in tl.static_range(ROW_TAPS):
         sample = tl.load(row_samples + down * height + row, mask=live, other=0)
-        weight = tl.load(row_weights + down * height + row, mask=live, other=0.0)
+        row_weight = tl.load(row_weights + down * height + row, mask=live, other=0.0)
         line = source + sample * low_width
         part = 0.0
         for across in tl.static_range(COLUMN_TAPS):
             beside = tl.load(column_samples + across * width + column, mask=live, other=0)
-            weight = tl.load(column_weights + across * width + column, mask=live, other=0.0)
-            part += weight * tl.load(line + beside, mask=live, other=0.0).to(tl.float32)
-        score += weight * part
+            column_weight = tl.load(column_weights + across * width + column, mask=live, other=0.0)
+            part += column_weight * tl.load(line + beside, mask=live, other=0.0).to(tl.float32)
+        score += row_weight * part
     return score
 
 
