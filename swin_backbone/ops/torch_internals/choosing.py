@@ -12,7 +12,8 @@ import torch
 
 from ..versions import release
 
-#: The first and the last version of torch that all of it is for.
+#: The first and the last version of torch that all of it is for. It was last run with 2.11 and 2.14;
+#: with each, what is here tries what it finds before it is used.
 TESTED = ((2, 4), (2, 14))
 #: Interfaces that a public way stands in for here, and why.
 FALLBACKS: dict[str, str] = {}
@@ -78,8 +79,8 @@ def _in_fresh_thread(ask: Callable[[], T]) -> T:
 
 
 def describe() -> str:
-    """For reports: whether this torch was tested, and what runs by public ways here."""
+    """For reports: whether the package is for this torch, and what runs by public ways here."""
     first, last = (".".join(map(str, version)) for version in TESTED)
-    tested = "tested" if is_tested() else "not tested"
+    known = "known" if is_tested() else "not known"
     ways = "; ".join(f"{name} ({why})" for name, why in sorted(FALLBACKS.items()))
-    return f"{tested} ({first} to {last}), by public ways: {ways or 'none'}"
+    return f"{known} ({first} to {last}), by public ways: {ways or 'none'}"
