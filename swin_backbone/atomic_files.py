@@ -52,7 +52,7 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     _tidy_once(path.parent)
-    unfinished = path.with_name(_unfinished_name(path))
+    unfinished = path.with_name(unfinished_name(path))
     try:
         write(unfinished)
         with open(unfinished, "rb+") as file:
@@ -81,7 +81,7 @@ def write_folder(path: str | Path, write: Callable[[Path], object]) -> None:
         raise FileExistsError(f"{path} is there already")
     path.parent.mkdir(parents=True, exist_ok=True)
     _tidy_once(path.parent)
-    unfinished = path.with_name(_unfinished_name(path))
+    unfinished = path.with_name(unfinished_name(path))
     unfinished.mkdir()
     try:
         write(unfinished)
@@ -124,9 +124,9 @@ def _tidy_once(folder: Path) -> None:
         remove_leftovers(folder)
 
 
-def _unfinished_name(path: Path) -> str:
+def unfinished_name(path: Path) -> str:
     suffix = path.suffix if len(path.suffix) <= _LONGEST_SUFFIX else ""
-    name = f".{_digest(path.name)}-{_machine()}-{os.getpid()}-{next(_numbers)}"
+    name = f".{_digest(path.name)}-{machine()}-{os.getpid()}-{next(_numbers)}"
     return f"{name}.unfinished{suffix}"
 
 
@@ -134,7 +134,7 @@ def _is_left_over(entry: os.DirEntry) -> bool:
     match = _UNFINISHED.fullmatch(entry.name)
     if match is None:
         return False
-    if match["machine"] == _machine() and os.name == "posix":
+    if match["machine"] == machine() and os.name == "posix":
         return not _is_running(int(match["pid"]))
     try:
         return time.time() - entry.stat().st_mtime > _ABANDONED
@@ -152,7 +152,7 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _machine() -> str:
+def machine() -> str:
     """Where process numbers mean the same: a host, and on Linux a container of it."""
     namespace = ""
     with contextlib.suppress(OSError):  # only Linux has it

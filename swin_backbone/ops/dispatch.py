@@ -73,17 +73,17 @@ class Decision(NamedTuple):
     refused: tuple[tuple[str, str], ...]
 
 
-_listeners: list[Callable[[Decision], None]] = []
+listeners: list[Callable[[Decision], None]] = []
 
 
 @contextmanager
 def listening(listener: Callable[[Decision], None]) -> Iterator[None]:
     """Within, ``listener`` gets every decision."""
-    _listeners.append(listener)
+    listeners.append(listener)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        listeners.remove(listener)
 
 
 def _decide(operation: str, way: str, refused: list[tuple[str, str]]) -> str:
@@ -92,7 +92,7 @@ def _decide(operation: str, way: str, refused: list[tuple[str, str]]) -> str:
         if logger.isEnabledFor(logging.DEBUG):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused)
             logger.debug("%s by %r; refused: %s", operation, way, reasons or "none")
-        for listener in _listeners:
+        for listener in listeners:
             listener(Decision(operation, way, tuple(refused)))
     return way
 
@@ -130,24 +130,24 @@ def attention(inputs: AttentionInputs, backend: str = "auto") -> str:
     if not torch.compiler.is_compiling() and counts_flops():
         return _decide("attention", "reference", [])
     if backend != "auto":
-        reason = _ATTENTION[backend](inputs)
+        reason = ATTENTION[backend](inputs)
         if reason is not None:
             raise ValueError(f"backend={backend!r} cannot run these tensors: {reason}")
         return _decide("attention", backend, [])
-    ways = tuple([(name, _ATTENTION[name]) for name in _preference(inputs.qkv)])
+    ways = tuple([(name, ATTENTION[name]) for name in _preference(inputs.qkv)])
     return _first("attention", ways, inputs)
 
 
 def why_not_attention(way: str, inputs: AttentionInputs) -> str | None:
     """Why a way of attention cannot run these inputs, or ``None`` if it can."""
-    return _ATTENTION[way](inputs)
+    return ATTENTION[way](inputs)
 
 
 def check_backend_name(backend: str) -> None:
     """Raise unless ``backend`` is ``'auto'`` or a known backend."""
     # Compilers cannot trace the rest.
-    if not isinstance(backend, str) or backend not in ("auto", *_ATTENTION):
-        OneOf(("auto", *_ATTENTION))("backend", backend)
+    if not isinstance(backend, str) or backend not in ("auto", *ATTENTION):
+        OneOf(("auto", *ATTENTION))("backend", backend)
 
 
 def _preference(qkv: Tensor) -> tuple[str, ...]:
@@ -168,7 +168,7 @@ def _attention_on_cpu(inputs: AttentionInputs) -> str | None:
     return why_not_cpu(inputs.qkv)
 
 
-_ATTENTION: dict[str, Callable[[AttentionInputs], str | None]] = {
+ATTENTION: dict[str, Callable[[AttentionInputs], str | None]] = {
     "reference": _never,
     "sdpa": _never,
     "cpu": _attention_on_cpu,
@@ -282,10 +282,10 @@ _BRANCH = (("triton", why_not_fused), ("cpu", _branch_on_cpu), ("torch", _never)
 
 def layer_norm(x: Tensor, channels: int) -> str:
     """The way of a layer norm over rows of ``channels``: ``'triton'`` or ``'torch'``."""
-    return _first("layer norm", _NORM, x, channels)
+    return _first("layer norm", NORM, x, channels)
 
 
-def _norm_by_triton(x: Tensor, channels: int) -> str | None:
+def norm_by_triton(x: Tensor, channels: int) -> str | None:
     if not x.is_cuda:
         return "no CUDA device"
     if is_exporting():
@@ -297,7 +297,7 @@ def _norm_by_triton(x: Tensor, channels: int) -> str | None:
     return why_not_triton(x)
 
 
-_NORM = (("triton", _norm_by_triton), ("torch", _never))
+NORM = (("triton", norm_by_triton), ("torch", _never))
 
 
 def patch_embedding(image: Tensor, weight: Tensor) -> str:
@@ -312,7 +312,7 @@ def patch_embedding(image: Tensor, weight: Tensor) -> str:
 
 def _patches_by_triton(image: Tensor, weight: Tensor) -> str | None:
     channels = weight.shape[0]
-    reason = _norm_by_triton(image, channels)
+    reason = norm_by_triton(image, channels)
     if reason is not None:
         return reason
     dtype = compute_dtype(image)
@@ -335,14 +335,14 @@ _PATCHES = (("triton", _patches_by_triton), ("torch", _never))
 def patch_merging(x: Tensor, channels: int) -> str:
     """The way of merging, norm and projection of ``channels``: ``'triton'``, ``'cpu'`` (oneDNN) or
     ``'torch'``."""
-    return _first("patch merging", _MERGING, x, channels)
+    return _first("patch merging", MERGING, x, channels)
 
 
 def _merging_on_cpu(x: Tensor, channels: int) -> str | None:
     return why_not_cpu(x)
 
 
-_MERGING = (("triton", _norm_by_triton), ("cpu", _merging_on_cpu), ("torch", _never))
+MERGING = (("triton", norm_by_triton), ("cpu", _merging_on_cpu), ("torch", _never))
 
 
 # Resizing of scores and maps

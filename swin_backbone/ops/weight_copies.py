@@ -51,10 +51,10 @@ def in_compute_dtype(
 ) -> list[Tensor | None]:
     """``weights`` in ``dtype``, without their history: those of ``copies``, or cast here."""
     if copies is None or copies.dtype != dtype:
-        return [_cast(weight, dtype) for weight in weights]
+        return [cast_weight(weight, dtype) for weight in weights]
     found = [copies.find(weight) for weight in weights]
-    return [_cast(w, dtype) if f is None else f for w, f in zip(weights, found, strict=True)]
+    return [cast_weight(w, dtype) if f is None else f for w, f in zip(weights, found, strict=True)]
 
 
-def _cast(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def cast_weight(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if weight is None else weight.detach().to(dtype)

@@ -24,9 +24,9 @@ def let_kernels_run(monkeypatch):
         What was decided from then on, in a list that grows.
     """
     decided = []
-    for table in ("_NORM", "_MERGING"):
+    for table in ("NORM", "MERGING"):
         ways = tuple((way, lambda *arguments: None) for way, _ in getattr(dispatch, table))
         monkeypatch.setattr(dispatch, table, ways)
-    monkeypatch.setattr(dispatch, "_norm_by_triton", lambda *arguments: None)
-    monkeypatch.setattr(dispatch, "_listeners", [decided.append])
+    monkeypatch.setattr(dispatch, "norm_by_triton", lambda *arguments: None)
+    monkeypatch.setattr(dispatch, "listeners", [decided.append])
     return decided

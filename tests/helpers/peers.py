@@ -46,7 +46,7 @@ def _make_openmmlab(package):
     return make
 
 
-def _import_mmpretrain():
+def import_mmpretrain():
     """mmpretrain's backbones: beside the environment, since mmseg would import all of it."""
     folder = str(Path(sys.prefix) / "peers")
     # Its vision-language models need an older transformers.
@@ -71,7 +71,7 @@ def _make_mmpretrain(
     window_size,
     extra_norm_every_n_blocks=2,
 ):
-    backbones = _import_mmpretrain()
+    backbones = import_mmpretrain()
     arch = {"embed_dims": embed_dims, "depths": list(depths), "num_heads": list(num_heads)}
     common = {"img_size": image_size, "out_indices": range(len(depths))}
     if version == "v1":

@@ -103,7 +103,7 @@ def test_an_error_leaves_what_was_there_and_nothing_else(fault, existed, tmp_pat
 def test_what_another_process_is_writing_stays(tmp_path):
     living, dead = f"{os.getppid()}", subprocess.Popen(["true"])
     dead.wait()
-    machine = atomic_files._machine()
+    machine = atomic_files.machine()
     for machine_of, pid in ((machine, living), (machine, dead.pid), ("0" * 8, 1)):
         (tmp_path / f".{'1' * 8}-{machine_of}-{pid}-0.unfinished.pth").touch()
     foreign = tmp_path / f".{'1' * 8}-{'2' * 8}-1-0.unfinished.pth"
@@ -247,7 +247,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 
 
 def test_a_folder_that_a_kill_left_is_removed(tmp_path):
-    left = tmp_path / atomic_files._unfinished_name(tmp_path / "data")
+    left = tmp_path / atomic_files.unfinished_name(tmp_path / "data")
     left = left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-"))
     (left / "inside").mkdir(parents=True)
     remove_leftovers(tmp_path)

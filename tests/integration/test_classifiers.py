@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.peers import _import_mmpretrain, randomise
+from helpers.peers import import_mmpretrain, randomise
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
@@ -32,7 +32,7 @@ def scope():
 @pytest.fixture(scope="module")
 def configs():
     """Model of each config of a classifier with a Swin backbone, by file name."""
-    package = Path(_import_mmpretrain().__file__).parents[2]
+    package = Path(import_mmpretrain().__file__).parents[2]
     files = [
         file
         for folder in FOLDERS
@@ -121,7 +121,7 @@ def test_a_classifier_trains_and_predicts(configs, name):
 
 
 def test_names_of_architectures():
-    backbones = _import_mmpretrain()
+    backbones = import_mmpretrain()
     for kind, swapped in SWAPPED.items():
         for name, arch in getattr(backbones, kind).arch_zoo.items():
             with torch.device("meta"):

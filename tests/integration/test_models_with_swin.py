@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.fx
 from helpers.errors import relative_error
-from helpers.peers import _import_mmpretrain, randomise
+from helpers.peers import import_mmpretrain, randomise
 
 from swin_backbone import SwinBackbone
 from swin_backbone.checkpoints import CheckpointError, find_backbone, read_checkpoint
@@ -147,7 +147,7 @@ def openmmlab_timm(package):
     from importlib import import_module
 
     if package == "mmpretrain":
-        backbones = _import_mmpretrain()
+        backbones = import_mmpretrain()
     else:
         backbones = import_module(f"{package}.models.backbones")
     return backbones.TIMMBackbone("swin_tiny_patch4_window7_224", pretrained=False, **TIMM)
@@ -179,7 +179,7 @@ MMPRETRAIN_ARCH = {"embed_dims": 8, "depths": [2, 2, 1, 1], "num_heads": [1, 2, 
 
 
 def mmpretrain(name="SwinTransformer", **options):
-    backbones = _import_mmpretrain()
+    backbones = import_mmpretrain()
     arch = dict(MMPRETRAIN_ARCH)
     if name == "SwinTransformerV2":
         arch["extra_norm_every_n_blocks"] = 2
@@ -188,7 +188,7 @@ def mmpretrain(name="SwinTransformer", **options):
 
 
 def simmim():
-    _import_mmpretrain()
+    import_mmpretrain()
     from mmpretrain.models.selfsup.simmim import SimMIMSwinTransformer
 
     stages = {"block_cfgs": {"window_size": 2}}

@@ -18,6 +18,7 @@ from swin_backbone.ops.triton import launch
 from swin_backbone.ops.triton import linear_op as products
 from swin_backbone.ops.triton import residual_attention_op as fused_attention
 from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
+from swin_backbone.ops.triton.launch import forget_launches
 from swin_backbone.ops.triton.norm_op import layer_norm, normed_shape
 
 # Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
@@ -70,7 +71,7 @@ def test_mlp_on_chip_by_several_programs(channels, writes_hidden, path_scale, mo
     small = launch.Config(rows=16, columns=32, programs=16)
     for kernel in ("mlp_forward", "mlp_backward", "mlp_weight_gradients"):
         monkeypatch.setitem(launch.CONFIGS, (kernel, None), small)  # float32 has no other
-    monkeypatch.setattr(fused_mlp, "_writes_hidden", lambda *_: writes_hidden)
+    monkeypatch.setattr(fused_mlp, "writes_hidden", lambda *_: writes_hidden)
     path_scale = None if path_scale is None else torch.tensor(path_scale, device=DEVICE)
     kernels, _ = compare(
         run_mlp,
@@ -90,7 +91,7 @@ def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
     """Small devices, and wide dtypes: passes of their own give the same gradients."""
     results = []
     for fits in (True, False):
-        monkeypatch.setattr(fused_mlp, "_backward_fits", lambda *_, fits=fits: fits)
+        monkeypatch.setattr(fused_mlp, "backward_fits", lambda *_, fits=fits: fits)
         torch.manual_seed(0)
         x, cotangent = torch.randn(2, 2, 3, 5, 48, device=DEVICE)
         parameters = draw(48, 1, (4, 4))
@@ -109,15 +110,12 @@ def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
 def test_products_in_large_and_small_blocks(run, channels, enough_programs, monkeypatch):
     """Blocks are chosen by how many programs they make; launches are remembered by shape."""
     monkeypatch.setattr(products, "ENOUGH_PROGRAMS", enough_programs)
-    remembered = (products._linear_launch, products._norm_linear_launch)
+    forget_launches()
     try:
-        for launches in remembered:
-            launches.cache_clear()
         kernels, _ = compare(run, channels, (7, 5), (4, 4), (2, 2), torch.float32)
         assert_small(kernels, 1e-5)
     finally:
-        for launches in remembered:
-            launches.cache_clear()
+        forget_launches()
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -1,7 +1,5 @@
 """Starting compiled kernels by addresses: when, and with which arguments."""
 
-import sys
-
 import pytest
 import torch
 from helpers.kernels import triton  # skips first where no kernel can run
@@ -53,9 +51,9 @@ class OnGpu(torch.Tensor):
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Two aligned tensors, on a GPU for all that a launch asks, whose stream is 77."""
-    monkeypatch.setattr(launch, "_VARIANTS", {})
+    monkeypatch.setattr(launch, "VARIANTS", {})
     monkeypatch.setattr(launch, "current_device", lambda: 0)
-    monkeypatch.setattr(direct_launch, "_current_stream", lambda: lambda device: 77 + device)
+    monkeypatch.setattr(direct_launch, "current_stream", lambda: lambda device: 77 + device)
     return [torch.zeros(64).as_subclass(OnGpu) for _ in range(2)]
 
 
@@ -105,7 +103,7 @@ def test_what_is_compiled_in_another_way_is_launched_plainly(on_gpu, part):
 
 
 def test_without_a_stream_launches_are_plain(on_gpu, monkeypatch):
-    monkeypatch.setattr(direct_launch, "_current_stream", lambda: None)
+    monkeypatch.setattr(direct_launch, "current_stream", lambda: None)
     assert_plain(on_gpu, Kernel())
 
 
@@ -147,12 +145,9 @@ def test_both_ways_give_the_same_bits(monkeypatch, options):
         return start and count
 
     def step(mode):
-        operations = [m for name, m in sys.modules.items() if name.startswith(PACKAGE)]
-        for function in (value for module in operations for value in vars(module).values()):
-            if hasattr(function, "cache_clear"):  # launches are kept by shape
-                function.cache_clear()
+        launch.forget_launches()
         monkeypatch.setenv(VARIABLE, mode)
-        monkeypatch.setattr(launch, "_VARIANTS", {})
+        monkeypatch.setattr(launch, "VARIANTS", {})
         monkeypatch.setattr(launch, "direct_start", counted)
         started.clear()
         for _ in range(2):  # the first launch of a kernel is always plain

@@ -52,7 +52,7 @@ def test_kinds_of_models_with_other_answers_have_lines_of_their_own(capsys, monk
     def only_float32(inputs):
         return None if inputs.qkv.dtype == torch.float32 else "only float32"
 
-    monkeypatch.setitem(dispatch._ATTENTION, "cpu", only_float32)
+    monkeypatch.setitem(dispatch.ATTENTION, "cpu", only_float32)
     main(["env"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("on cpu")]
     assert len(lines) == 2

@@ -7,9 +7,7 @@ import torch
 from helpers.kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
-from swin_backbone.ops.triton import attention_op as attention
 from swin_backbone.ops.triton import launch
-from swin_backbone.ops.triton import norm_op as norm
 from swin_backbone.ops.triton.kernels.attention_kernels import attention_backward, attention_forward
 from swin_backbone.ops.triton.kernels.norm_kernels import norm_backward, norm_forward
 from swin_backbone.ops.triton.launch import Launch
@@ -20,13 +18,10 @@ SMALL = {"embed_dims": 32, "depths": (2, 2), "num_heads": (1, 2), "strides": (4,
 @pytest.fixture
 def variants(monkeypatch):
     """What would have been compiled; kernels are not started."""
-    for module in (attention, norm):  # launches that other tests have made
-        for function in vars(module).values():
-            if hasattr(function, "cache_clear"):
-                function.cache_clear()
-    monkeypatch.setattr(launch, "_VARIANTS", {})
+    launch.forget_launches()
+    monkeypatch.setattr(launch, "VARIANTS", {})
     monkeypatch.setattr(Launch, "__call__", lambda self, *tensors: None)
-    return launch._VARIANTS
+    return launch.VARIANTS
 
 
 def step(model, height, width, batch=2):

@@ -82,8 +82,8 @@ def test_a_block_takes_the_copies_it_is_given_when_it_recomputes_too(with_cp, mo
     block = model.stages[0].blocks[0]
     x = torch.randn(1, 4, 4, 32, device=DEVICE, requires_grad=True)
     casts = []
-    cast = low_precision._cast
-    monkeypatch.setattr(low_precision, "_cast", lambda *a: casts.append(a) or cast(*a))
+    cast = low_precision.cast_weight
+    monkeypatch.setattr(low_precision, "cast_weight", lambda *a: casts.append(a) or cast(*a))
     with torch.autocast(DEVICE, torch.bfloat16):
         block(x, MAPS, LowPrecisionCopies(block.linear_weights(), torch.bfloat16)).sum().backward()
         assert casts == []

@@ -190,12 +190,12 @@ def test_patch_embedding_shared_by_few_programs(programs, monkeypatch):
     """Lines of patches longer than a block, and more blocks in a program than there are."""
     monkeypatch.setattr(launch, "PROGRAMS", programs)
     monkeypatch.setattr(fused_embedding, "PROGRAMS_FACTOR", 1)
-    fused_embedding._launches.cache_clear()
+    launch.forget_launches()
     tensors = [torch.randn(2, 3, 15, 150, device=DEVICE), *draw_embedding(16, 3, (4, 4))]
     cotangent = torch.randn(2, 4, 38, 16, device=DEVICE)
     actual = differentiate(embed_by_kernel, tensors, torch.float32, cotangent)
     exact = differentiate(embed, tensors, torch.float64, cotangent)
-    fused_embedding._launches.cache_clear()
+    launch.forget_launches()
     assert_small(map(relative_error, actual, exact), 1e-5)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.kernels import DEVICE  # skips first where no kernel can run
 
+from swin_backbone.ops.triton import launch
 from swin_backbone.ops.triton import partial_sums as sums
 from swin_backbone.ops.triton.partial_sums import Pairs, summed
 
@@ -89,12 +90,12 @@ def test_blocks_of_offsets_smaller_than_a_row(monkeypatch):
     monkeypatch.setattr(sums, "ELEMENTS", 128)
     monkeypatch.setattr(sums, "FEW", 4)
     monkeypatch.setattr(sums, "MANY", 16)
-    sums._launch.cache_clear()
+    launch.forget_launches()
     try:
         pairs = Pairs(2, 36, 6, 1, 6)
         partials = draw(19, pairs.columns + 11)
         vector, table = summed([partials], [11, 22], pairs)
     finally:
-        sums._launch.cache_clear()
+        launch.forget_launches()
     assert relative_error(vector, partials[:, pairs.columns :].double().sum(0)) <= 1e-5
     assert relative_error(table.view(-1, 2), table_of(pairs, partials)) <= 1e-5

@@ -57,12 +57,12 @@ def install(tmp_path, monkeypatch):
         clock = Clock(kernel, seconds)
         memory = Memory(tmp_path / "cache" / "kernels.json", "a card")
         clock.tuner = Tuner(memory, "a card", clock)
-        monkeypatch.setattr(tuning, "_tuner", clock.tuner)
-        products._linear_launch.cache_clear()
+        monkeypatch.setattr(tuning, "chosen_tuner", clock.tuner)
+        launch.forget_launches()
         return clock
 
     yield put
-    products._linear_launch.cache_clear()
+    launch.forget_launches()
 
 
 def project(rows=40):
@@ -174,7 +174,7 @@ def test_every_kernel_with_candidates_is_tuned(install, monkeypatch):
     channels; products with outputs for one program, and for several."""
     clock = install({}, kernel=None)
     monkeypatch.setattr(products, "ENOUGH_PROGRAMS", 2)
-    monkeypatch.setattr(fused_mlp, "_writes_hidden", lambda *_: False)  # as for half precision
+    monkeypatch.setattr(fused_mlp, "writes_hidden", lambda *_: False)  # as for half precision
     monkeypatch.setattr(tuning, "CANDIDATES", dict.fromkeys(tuning.CANDIDATES, ()))
     for channels, heads, window in ((32, 2, (4, 4)), (320, 10, (9, 8))):
 
@@ -232,11 +232,11 @@ def test_where_the_file_lies(monkeypatch, tmp_path):
 def test_modes(monkeypatch, tmp_path, card, mode, tunes):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv(tuning.VARIABLE, "1")  # restored at the end, as is the tuner
-    monkeypatch.setattr(tuning, "_tuner", None)
+    monkeypatch.setattr(tuning, "chosen_tuner", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: card)
     tuning.set_mode(mode)
-    assert (tuning._current() is not None) == tunes
+    assert (tuning.current() is not None) == tunes
 
 
 def test_modes_that_are_none(monkeypatch):
@@ -244,7 +244,7 @@ def test_modes_that_are_none(monkeypatch):
         tuning.set_mode("yes")
     monkeypatch.setenv(tuning.VARIABLE, "2")
     with pytest.raises(ValueError, match="SWIN_BACKBONE_TUNE must be one of 0, 1, force, got '2'"):
-        tuning._make_tuner()
+        tuning.make_tuner()
 
 
 def test_blocks_that_fit(monkeypatch):

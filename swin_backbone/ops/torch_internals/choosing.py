@@ -12,8 +12,8 @@ import torch
 
 from ..versions import release
 
-#: The first and the last version of torch that all of it is for. It was last run with 2.11 and 2.14;
-#: with each, what is here tries what it finds before it is used.
+#: The first and the last version of torch that all of it is for. It was last run with 2.11 and
+#: 2.14; with each, what is found is tried before it is used.
 TESTED = ((2, 4), (2, 14))
 #: Interfaces that a public way stands in for here, and why.
 FALLBACKS: dict[str, str] = {}

@@ -4,7 +4,6 @@ torch 2.4 reads the operators' schemas from annotations that are types, not stri
 lists ``typing.List``.
 """
 
-from functools import lru_cache
 from math import prod
 from typing import List, Optional  # noqa: UP035
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from ..geometry.windows import WindowGrid
 from .autograd_op import Differentiable, register
 from .kernels.attention_kernels import attention_backward, attention_forward
-from .launch import Launch, precision
+from .launch import Launch, precision, remembered
 from .partial_sums import Pairs, summed
 from .tuning import Work, config, tuned
 
@@ -295,7 +294,7 @@ def _modes(has_padding, cosine, masked, dropout_p) -> dict[str, bool]:
     }
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _forward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
 ) -> Launch:
@@ -307,7 +306,7 @@ def _forward_launch(
     return Launch(attention_forward, grid, numbers, constants, plan.options)
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _backward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
 ) -> tuple[Launch, Pairs]:

@@ -3,8 +3,6 @@
 For eager use: running statistics change in place. Maps are channels-last.
 """
 
-from functools import lru_cache
-
 import torch
 import triton
 from torch import Tensor
@@ -23,7 +21,7 @@ from .kernels.batch_norm_kernels import (
     normalise_few_backward,
     shift_channels,
 )
-from .launch import Launch
+from .launch import Launch, remembered
 from .linear_op import weight_gradient
 from .memory_formats import pitch_of
 from .partial_sums import summed
@@ -49,7 +47,7 @@ def _shared(rows: int, channels: int) -> tuple[dict[str, int], tuple[int, int], 
     return blocks, (triton.cdiv(rows, each), columns), each
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _statistics_launches(rows, channels, eps, momentum) -> tuple[Launch, Launch]:
     blocks, grid, each = _shared(rows, channels)
     first = Launch(channel_statistics, grid, (rows, each), blocks, {"num_warps": 4})
@@ -59,20 +57,20 @@ def _statistics_launches(rows, channels, eps, momentum) -> tuple[Launch, Launch]
     return first, second
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _apply_launch(kernel, numbers, channels, **constants) -> Launch:
     blocks = {**_blocks(channels), **constants}
     grid = (triton.cdiv(numbers[0], blocks["ROWS"]), triton.cdiv(channels, blocks["COLUMNS"]))
     return Launch(kernel, grid, numbers, blocks, {"num_warps": 4})
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _small_launch(kernel, numbers, channels, relu) -> Launch:
     constants = {"C": channels, "RELU": relu, "ROWS": 128, "COLUMNS": 16}
     return Launch(kernel, (triton.cdiv(channels, 16),), numbers, constants, {"num_warps": 4})
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _sums_launch(rows, pitch, channels, relu) -> Launch:
     blocks, grid, each = _shared(rows, channels)
     constants = {**blocks, "RELU": relu}
@@ -215,7 +213,7 @@ def convolution_norm(x: Tensor, low: Tensor, conv, norm, relu: bool) -> Tensor:
     return _ConvolutionNorm.apply(x, conv.weight, norm.weight, norm.bias, low, conv, norm, relu)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _fold_launch(outputs, elements, eps) -> Launch:
     block = min(1024, triton.next_power_of_2(elements))
     grid = (triton.cdiv(elements, block), outputs)

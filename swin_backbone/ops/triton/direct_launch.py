@@ -58,8 +58,8 @@ def direct_start(compiled: object, device: int) -> Start | None:
     if why_plain() is not None:
         return None
     parts = [getattr(compiled, name, None) for name in ("run", "function", "packed_metadata")]
-    current_stream = _current_stream()
-    if None in parts or not callable(parts[0]) or current_stream is None:
+    stream_of = current_stream()
+    if None in parts or not callable(parts[0]) or stream_of is None:
         return None
     run, function, metadata = parts
     # Where Triton has nothing to tell its hooks, and no hooks, there is None.
@@ -69,7 +69,7 @@ def direct_start(compiled: object, device: int) -> Start | None:
         run = run.launch
 
     def start(grid: tuple[int, ...], pointers: list[int], constant_arguments: tuple) -> None:
-        run(*grid, current_stream(device), function, *middle, *pointers, *constant_arguments)
+        run(*grid, stream_of(device), function, *middle, *pointers, *constant_arguments)
 
     return start
 
@@ -83,7 +83,8 @@ def _is_thin(run: object) -> bool:
     return sizes == [0, 0] and all(hasattr(run, name) for name in names)
 
 
-def _current_stream() -> Callable[[int], int] | None:
+def current_stream() -> Callable[[int], int] | None:
+    """The stream of a device, by its index; ``None`` where Triton does not say."""
     try:
         return triton.runtime.driver.active.get_current_stream
     except (AttributeError, RuntimeError):  # RuntimeError: no driver is active

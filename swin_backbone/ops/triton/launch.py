@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, reduce
 from operator import attrgetter, or_
 from typing import NamedTuple
@@ -85,9 +85,25 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
 
 #: How to start what was compiled, by kernel, constants, options and :func:`_kind` of each number;
 #: ``None`` where launches are plain.
-_VARIANTS: dict[tuple, dict[tuple, Start | None]] = {}
+VARIANTS: dict[tuple, dict[tuple, Start | None]] = {}
+
+#: Functions that make launches, each with a memory.
+REMEMBERED: list = []
 
 _address, _dtype = Tensor.data_ptr, attrgetter("dtype")
+
+
+def remembered(make: Callable) -> Callable:
+    """Decorator of a function that makes launches: it makes each once."""
+    cached = lru_cache(maxsize=1024)(make)
+    REMEMBERED.append(cached)
+    return cached
+
+
+def forget_launches() -> None:
+    """Have every launch made again, as after a change of what they are cut by."""
+    for cached in REMEMBERED:
+        cached.cache_clear()
 
 
 def config(kernel: str, channels: int, dtype: torch.dtype) -> Config:
@@ -153,7 +169,7 @@ class Launch:
         kinds = tuple([_kind(*pair, kernel) for pair in zip(numbers, names, strict=False)])
         variant = (kernel, *self.constants.items(), *options.items(), kinds)
         #: By the tensors' dtypes and the device, on which a kernel is loaded.
-        self.compiled = _VARIANTS.setdefault(variant, {})
+        self.compiled = VARIANTS.setdefault(variant, {})
 
     def __call__(self, *tensors: Tensor) -> None:
         """Start the kernel; the tensors' shapes are those that it was cut for."""

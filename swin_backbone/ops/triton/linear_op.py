@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import gcd, prod
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..versions import release
 from .kernels.linear_kernels import gelu_backward, linear, norm_linear
-from .launch import Config, Launch, precision, split
+from .launch import Config, Launch, precision, remembered, split
 from .launch import config as shipped_config
 from .norm_op import normalise
 from .tuning import Work, config, tuned
@@ -43,7 +42,7 @@ def _parts(chosen: Config) -> int:
     return max(1, chosen.rows * chosen.columns // (32 * 32 * chosen.warps))
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _norm_linear_launch(rows, channels, outputs, eps, has_bias, dtype, precision) -> Launch:
     chosen = config("norm_linear", channels, rows, dtype)
     left, right = split(channels)
@@ -87,7 +86,7 @@ def _linear_kernel(rows: int, outputs: int, dtype: torch.dtype) -> str:
     return "linear_few_rows" if prod(blocks) < ENOUGH_PROGRAMS else "linear"
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _linear_launch(rows, images, inputs, outputs, gelu, has_path_scale, dtype, precision) -> Launch:
     chosen = config(_linear_kernel(rows, outputs, dtype), outputs, rows, dtype)
     constants = {"K": inputs, "N": outputs, "ROWS": chosen.rows, "COLUMNS": chosen.columns}
@@ -122,7 +121,7 @@ def multiply(
     return out
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _gelu_backward_launch(rows, channels, hidden, dtype, precision) -> Launch:
     chosen = config("gelu_backward", channels, rows, dtype)
     constants = {"C": channels, "N": hidden, "ROWS": chosen.rows, "COLUMNS": chosen.columns}

@@ -1,6 +1,6 @@
 """Layer norm as an operator of torch, of a map or of its merged 2 x 2 neighbourhoods."""
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import List, Optional  # noqa: UP035
 
 import torch
@@ -12,7 +12,7 @@ from ..geometry.corner_pad import corner_pad
 from ..geometry.windows import clear_padding
 from .autograd_op import Differentiable, register
 from .kernels.norm_kernels import norm_backward, norm_forward, scale_rows
-from .launch import Launch, looped, rows_of_programs, rows_of_warps
+from .launch import Launch, looped, remembered, rows_of_programs, rows_of_warps
 from .partial_sums import summed
 
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -30,7 +30,7 @@ def normed_shape(x: Tensor, merge: bool) -> tuple[int, ...]:
     return batch, (height + 1) // 2, (width + 1) // 2, 4 * channels
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _forward_launch(rows, channels, height, width, eps, merge, masked) -> Launch:
     block, columns, warps = rows_of_warps(channels, FORWARD_ELEMENTS)
     return Launch(
@@ -40,7 +40,7 @@ def _forward_launch(rows, channels, height, width, eps, merge, masked) -> Launch
     )  # fmt: skip
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _backward_launch(
     rows, channels, height, width, eps, merge, masked, residual, write, first
 ) -> Launch:
@@ -58,7 +58,7 @@ def _backward_launch(
     return Launch(norm_backward, (programs,), numbers, constants, {"num_warps": warps})
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _scale_launch(rows, channels, rows_per_image, has_path_scale) -> Launch:
     block, columns, warps = rows_of_programs(channels)
     programs, rows_per_program = looped(rows, block)

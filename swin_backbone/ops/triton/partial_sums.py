@@ -6,14 +6,13 @@ An operation collects the partial sums that its kernels leave, and has them summ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import triton
 from torch import Tensor
 
 from .kernels.partial_sums_kernels import sum_partials
-from .launch import Launch
+from .launch import Launch, remembered
 
 #: Elements that a program holds at once: with 8 warps, 32 in flight for each thread.
 ELEMENTS, WARPS = 8192, 8
@@ -73,7 +72,7 @@ def summed(partials: Sequence[Tensor], pieces: Sequence[int], pairs: Pairs = _NO
     return out.split_with_sizes(pieces)
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _launch(shapes: tuple[tuple[int, int], ...], total: int, pairs: Pairs) -> Launch:
     (first, *others), offsets = shapes, pairs.table_rows if pairs.heads else 0
     widths = [columns for _, columns in others]

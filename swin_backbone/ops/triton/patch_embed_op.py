@@ -3,7 +3,7 @@
 Nothing but the image is kept for the backward pass: a patch's projection is recomputed.
 """
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import List  # noqa: UP035
 
 import torch
@@ -15,7 +15,7 @@ from ..double_backward import plain_gradients
 from ..geometry.corner_pad import corner_pad
 from .autograd_op import Differentiable, register
 from .kernels.patch_embed_kernels import embed_backward, embed_forward
-from .launch import Launch, looped, precision
+from .launch import Launch, looped, precision, remembered
 from .linear_op import like_parameters
 from .partial_sums import summed
 
@@ -26,7 +26,7 @@ PROGRAMS_FACTOR = 0.25
 _Sizes = List[int]  # noqa: UP006  (rows and columns of a patch)
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _launches(shape, channels, patch, eps, grad_image, precision) -> tuple[Launch, Launch]:
     batch, image_channels, height, width = shape
     rows, columns = triton.cdiv(height, patch[0]), triton.cdiv(width, patch[1])

@@ -1,18 +1,16 @@
 """Means over the cells of a map."""
 
-from functools import lru_cache
-
 import torch
 import triton
 from torch import Tensor
 
 from .kernels.pool_kernels import pool_cells
-from .launch import Launch
+from .launch import Launch, remembered
 
 PIXELS, COLUMNS = 32, 64
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _launch(batch, channels, numbers) -> Launch:
     constants = {"C": channels, "PIXELS": PIXELS, "COLUMNS": COLUMNS}
     grid = (numbers[2] * numbers[3], triton.cdiv(channels, COLUMNS), batch)

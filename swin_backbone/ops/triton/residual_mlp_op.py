@@ -20,7 +20,7 @@ from .kernels.mlp_kernels import (
     mlp_parameter_gradients,
     mlp_weight_gradients,
 )
-from .launch import Launch, precision, shared_memory, split
+from .launch import Launch, precision, remembered, shared_memory, split
 from .linear_op import (
     CHANNELS_ON_CHIP,
     like_parameters,
@@ -40,7 +40,7 @@ _Maybe = Optional[Tensor]  # noqa: UP045
 CHANNELS_RECOMPUTED = 192
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _forward_launch(
     rows, images, channels, hidden, eps, has_path_scale, dtype, precision
 ) -> Launch:
@@ -115,14 +115,14 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_mlp_forward` for ``x`` and, in this order and in float32, norm weight
     and bias, up weight and bias, down weight and bias."""
-    on_chip = _backward_fits(x.shape[-1], low_up.dtype, x.device)
+    on_chip = backward_fits(x.shape[-1], low_up.dtype, x.device)
     gradients = _gradients_on_chip if on_chip else _gradients_by_passes
     return gradients(
         grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps
     )
 
 
-def _writes_hidden(channels: int, dtype: torch.dtype) -> bool:
+def writes_hidden(channels: int, dtype: torch.dtype) -> bool:
     """Whether the weights' gradients are torch's matmul, of a hidden layer that is written.
 
     For wide tokens their sums do not fit on chip, and matrix units take float32 in one order only,
@@ -132,7 +132,7 @@ def _writes_hidden(channels: int, dtype: torch.dtype) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _backward_fits(channels: int, dtype: torch.dtype, device: torch.device) -> bool:
+def backward_fits(channels: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the kernels' blocks fit on chip: two that stay, two of each stage's in flight.
 
     It is asked of the blocks that are taken untried, so that tuning changes none of the passes.
@@ -142,7 +142,7 @@ def _backward_fits(channels: int, dtype: torch.dtype, device: torch.device) -> b
     chosen = untried("mlp_backward", channels, dtype)
     size = 2 * (chosen.rows + chosen.stages * chosen.columns) * channels
     size += chosen.rows * chosen.columns  # what is written changes its layout there
-    if not _writes_hidden(channels, dtype):
+    if not writes_hidden(channels, dtype):
         chosen = untried("mlp_weight_gradients", channels, dtype)
         size = max(size, 2 * (chosen.columns + chosen.stages * chosen.rows) * channels)
     return size * dtype.itemsize <= shared_memory(device)
@@ -152,7 +152,7 @@ def _gradients_on_chip(
     grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps
 ) -> list[Tensor]:
     """One pass over the rows for ``x``, then the sums over rows that the rest is made of."""
-    (hidden, channels), write = low_up.shape, _writes_hidden(x.shape[-1], low_up.dtype)
+    (hidden, channels), write = low_up.shape, writes_hidden(x.shape[-1], low_up.dtype)
     grad_x, unit, scaled, activated, grad_hidden, partials = _gradients_of_rows(
         grad_out, x, path_scale, norm_weight, norm_bias, up_bias, low_up, low_down, eps
     )
@@ -175,7 +175,7 @@ def _gradients_on_chip(
     return [grad_x, grad_gamma, grad_beta, grad_up, grad_up_bias, grad_down, grad_down_bias]
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _rows_launch(
     rows, images, channels, hidden, eps, has_path_scale, write, dtype, precision
 ) -> Launch:
@@ -197,7 +197,7 @@ def _gradients_of_rows(
     """Launch the kernel of :func:`mlp_backward`: the gradient for ``x``, then, in its order, what
     the parameters' are made of. Without a hidden layer written, ``unit`` stands in for it."""
     (hidden, channels), dtype, rows = low_up.shape, low_up.dtype, rows_of(x)
-    write, has_path_scale = _writes_hidden(channels, dtype), path_scale is not None
+    write, has_path_scale = writes_hidden(channels, dtype), path_scale is not None
     launch = _rows_launch(
         rows, x.shape[0], channels, hidden, eps, has_path_scale, write, dtype, precision(dtype)
     )
@@ -215,7 +215,7 @@ def _gradients_of_rows(
     return grad_x, unit, scaled, activated, grad_hidden, partials
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _weights_launch(rows, channels, hidden, dtype, precision) -> Launch:
     chosen = config("mlp_weight_gradients", channels, rows, dtype)
     constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "UNITS": chosen.columns}
@@ -247,7 +247,7 @@ def _sums_over_rows(
     return product, grad_down.view(channels, hidden), totals
 
 
-@lru_cache(maxsize=1024)
+@remembered
 def _parameters_launch(programs, channels, hidden, pitch, step) -> Launch:
     constants = {"C": channels, "N": hidden, "PITCH": pitch, "STEP": step}
     constants |= {"CHANNELS": 8, "UNITS": 128, "PARTIALS": 1024}

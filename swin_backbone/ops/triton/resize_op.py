@@ -1,7 +1,6 @@
 """Bilinear resizing as an operator of torch."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import triton
@@ -16,7 +15,7 @@ from .kernels.resize_kernels import (
     resize_forward,
     resize_forward_last,
 )
-from .launch import Launch
+from .launch import Launch, remembered
 from .memory_formats import is_channels_last, pitch_of
 
 #: Pixels or samples of a block of a contiguous map.
@@ -31,7 +30,7 @@ def as_read(x: Tensor) -> Tensor:
     return x if is_channels_last(x) else x.contiguous()
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _launch(kernel, planes, pixels, numbers) -> Launch:
     """Of a contiguous map."""
     grid = (triton.cdiv(pixels, PIXELS), triton.cdiv(planes, 4))
@@ -39,7 +38,7 @@ def _launch(kernel, planes, pixels, numbers) -> Launch:
     return Launch(kernel, grid, (planes, *numbers), {"BLOCK": PIXELS}, options)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _launch_last(kernel, batch, channels, programs, numbers, constants) -> Launch:
     """Of a channels-last map."""
     block = min(CHANNELS, max(32, triton.next_power_of_2(channels)))

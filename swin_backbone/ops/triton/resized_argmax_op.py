@@ -1,6 +1,5 @@
 """Class maps from scores at a head's own size as an operator of torch."""
 
-from functools import lru_cache
 from typing import List, Tuple  # noqa: UP035
 
 import torch
@@ -10,14 +9,14 @@ from torch import Tensor
 from ..geometry.resampling import taps
 from .autograd_op import register
 from .kernels.resized_argmax_kernels import argmax
-from .launch import Config, Launch
+from .launch import Config, Launch, remembered
 
 #: Columns are pixels of a block, depth is classes: with two taps along both axes, and with more.
 PLAIN = Config(columns=128, depth=8, warps=4, stages=1)
 COMPOSED = Config(columns=128, depth=4, warps=4, stages=1)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _launch(shape, size, row_taps, column_taps, with_scores) -> Launch:
     batch, classes, low_height, low_width = shape
     config = PLAIN if row_taps == column_taps == 2 else COMPOSED

@@ -3,7 +3,6 @@
 Scores, labels and one number a pixel are kept for the backward pass, which interpolates again.
 """
 
-from functools import lru_cache
 from typing import Optional, Tuple  # noqa: UP035
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..geometry.resampling import axis
 from .autograd_op import Differentiable, register
 from .kernels.resized_losses_kernels import loss_backward, loss_finish, loss_forward
-from .launch import Config, Launch
+from .launch import Config, Launch, remembered
 
 _Maybe = Optional[Tensor]  # noqa: UP045
 #: Columns and rows are of samples, depth is classes: the best of some on an H200, 16 x 150 x 128 x
@@ -31,7 +30,7 @@ def _constants(config: Config, classes: int, flags: tuple) -> dict:
     return constants | {"UNROLL": config.depth, "BLOCK": config.columns}
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _forward_launch(shape, ignore_index, label_smoothing, flags) -> Launch:
     batch, classes, low_height, low_width, height, width = shape
     numbers = (height, width, low_height, low_width, ignore_index, label_smoothing)
@@ -40,14 +39,14 @@ def _forward_launch(shape, ignore_index, label_smoothing, flags) -> Launch:
     return Launch(loss_forward, grid, numbers, constants, FORWARD.options)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _finish_launch(programs, divisor, per_pixel, by_weight) -> Launch:
     constants = {"BLOCK": SUMS, "BY_WEIGHT": by_weight}
     numbers = (programs, divisor, per_pixel)
     return Launch(loss_finish, (1,), numbers, constants, {"num_warps": WARPS})
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _backward_launch(shape, reach, ignore_index, label_smoothing, flags) -> Launch:
     batch, classes, low_height, low_width, height, width = shape
     columns = min(BACKWARD.columns, max(32, triton.next_power_of_2(low_width)))

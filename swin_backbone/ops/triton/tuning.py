@@ -157,7 +157,7 @@ class Tuner:
 def config(kernel: str, channels: int, rows: int, dtype: torch.dtype) -> Config:
     """Launch parameters of a kernel; arguments as of :class:`Work`."""
     work = Work(kernel, channels, rows, dtype)
-    tuner = _current()
+    tuner = current()
     return (tuner and tuner.lookup(work)) or untried(kernel, channels, dtype)
 
 
@@ -187,7 +187,7 @@ def tuned(forget: Callable[[], None], describe: Callable[..., Work | None]):
     def decorate(operation):
         @wraps(operation)
         def call(*arguments, **options):
-            tuner = _tuner if _tuner is not _UNKNOWN else _current()
+            tuner = chosen_tuner if chosen_tuner is not _UNKNOWN else current()
             if tuner is not None:
                 work = describe(*arguments, **options)
                 if work is not None and not tuner.knows(work) and may_time(arguments[0]):
@@ -211,27 +211,27 @@ def set_mode(mode: str) -> None:
     Raises:
         ValueError: for another mode.
     """
-    global _tuner
+    global chosen_tuner
     if mode not in MODES:
         raise ValueError(f"mode of tuning must be one of {', '.join(MODES)}, got {mode!r}")
     os.environ[VARIABLE] = mode
-    _tuner = _UNKNOWN
+    chosen_tuner = _UNKNOWN
 
 
 _UNKNOWN = object()
 #: ``None`` where nothing is tuned. For the card that is current at the first call: cards of
 #: different kinds in one process share what is found for one of them.
-_tuner: object = _UNKNOWN
+chosen_tuner: object = _UNKNOWN
 
 
-def _current() -> Tuner | None:
-    global _tuner
-    if _tuner is _UNKNOWN:
-        _tuner = _make_tuner()
-    return _tuner
+def current() -> Tuner | None:
+    global chosen_tuner
+    if chosen_tuner is _UNKNOWN:
+        chosen_tuner = make_tuner()
+    return chosen_tuner
 
 
-def _make_tuner() -> Tuner | None:
+def make_tuner() -> Tuner | None:
     mode = os.environ.get(VARIABLE, "1")
     if mode not in MODES:
         raise ValueError(f"{VARIABLE} must be one of {', '.join(MODES)}, got {mode!r}")
