@@ -65,7 +65,7 @@ def _place(step: int, batch: Iterable[int]) -> list[tuple[int, int, int]]:
     return [(step, place, index) for place, index in enumerate(batch)]
 
 
-class _EndlessBatches:
+class EndlessBatches:
     """Batches of an iteration-based loop, from a step on; those before are never loaded."""
 
     def __init__(self, batches: Iterable, sampler, first_step: int):
@@ -94,7 +94,7 @@ class _EndlessBatches:
         return len(self.batches)
 
 
-class _EpochBatches:
+class EpochBatches:
     """Batches of one epoch at a time; the step goes on from epoch to epoch.
 
     ``sampler`` is there for mmengine's hook that tells it the epoch.
@@ -153,13 +153,13 @@ def seed_training_data(runner, key: tuple[int, ...]) -> None:
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
     _rewind(sampler)
     if hasattr(loop, "dataloader_iterator"):
-        batches = _EndlessBatches(loader.batch_sampler, sampler, runner.iter)
+        batches = EndlessBatches(loader.batch_sampler, sampler, runner.iter)
         loop.dataloader = _reseeded(loader, key, batches)
         skips = hasattr(loop.dataloader_iterator, "skip_iter")
         thrown_away = 0 if skips else runner.iter
         loop.dataloader_iterator = _ResumedIterator(loop.dataloader, thrown_away)
     else:
-        batches = _EpochBatches(loader.batch_sampler, sampler, lambda: runner.iter)
+        batches = EpochBatches(loader.batch_sampler, sampler, lambda: runner.iter)
         loop.dataloader = _reseeded(loader, key, batches)
 
 

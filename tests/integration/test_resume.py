@@ -24,9 +24,9 @@ from swin_backbone.checkpoints import CheckpointError, read_checkpoint
 from swin_backbone.openmmlab.atomic_checkpoints import AtomicCheckpointHook, AtomicLocalBackend
 from swin_backbone.openmmlab.resuming import find_checkpoint_to_resume
 from swin_backbone.openmmlab.seeded_data import (
+    EndlessBatches,
+    EpochBatches,
     SeededDataset,
-    _EndlessBatches,
-    _EpochBatches,
     seed_generators,
 )
 
@@ -200,13 +200,13 @@ def test_samples_depend_on_seed_rank_step_and_place_alone():
 
 def test_the_step_goes_on_from_epoch_to_epoch():
     """Else every epoch would repeat the augmentation of the first."""
-    epoch = _EpochBatches([[4, 5], [6]], None, lambda: 10)
+    epoch = EpochBatches([[4, 5], [6]], None, lambda: 10)
     assert list(epoch) == [[(10, 0, 4), (10, 1, 5)], [(11, 0, 6)]]
 
 
 def test_a_loader_without_batches():
     with pytest.raises(ValueError, match="makes no batch"):
-        next(iter(_EndlessBatches([], None, 0)))
+        next(iter(EndlessBatches([], None, 0)))
 
 
 def test_a_seeded_dataset_passes_for_the_original():

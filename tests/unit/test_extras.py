@@ -54,7 +54,7 @@ def test_export_says_what_to_install(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     path = tmp_path / "model.onnx"
     path.write_text("")
-    act = load if package == "onnxruntime" else lambda path: formats._write_onnx(None, None, path)
+    act = load if package == "onnxruntime" else lambda path: formats.write_onnx(None, None, path)
     message = rf"{package}.*pip install 'swin-backbone\[export\]"
     with pytest.raises(ModuleNotFoundError, match=message):
         act(path)

@@ -135,7 +135,7 @@ def test_gradients_of_torchvisions_ops_without_ops_for_them(monkeypatch):
         *torchvision_internals.deform_conv2d_gradients(*deformed),
     ]
     asked = []
-    monkeypatch.setattr(torchvision_internals, "_op", asked.append)
+    monkeypatch.setattr(torchvision_internals, "private_operator", asked.append)
     again = [
         torchvision_internals.roi_align_gradient(*arguments),
         *torchvision_internals.deform_conv2d_gradients(*deformed),

@@ -285,3 +285,51 @@ def test_each_fence_is_there_and_says_what_was_tested(fence):
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_exceptions_are_needed(name):
     assert any(name == found for path in FILES for found, _ in private_names(path))
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def private_names_in_a_test(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Names with an underscore that a test takes from the package: it then holds how, not what."""
+    ours = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("swin_backbone"):
+            for alias in node.names:
+                ours.add(alias.asname or alias.name)
+                if _is_private(alias.name):
+                    yield alias.name, node.lineno
+    for node in ast.walk(tree):
+        owner = name = None
+        if isinstance(node, ast.Attribute):
+            owner, name = node.value, node.attr
+        elif isinstance(node, ast.Call) and len(node.args) >= 2:
+            function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if function in ("setattr", "getattr", "delattr", "object"):
+                owner, name = node.args[0], getattr(node.args[1], "value", None)
+        while isinstance(owner, ast.Attribute):
+            owner = owner.value
+        if isinstance(owner, ast.Name) and owner.id in ours and _is_private(name):
+            yield name, node.lineno
+
+
+def _is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["launch._VARIANTS", "setattr(launch, '_VARIANTS', {})", "launch.Launch._kind(1)"],
+)
+def test_private_names_in_tests_are_recognised(line):
+    tree = ast.parse(f"from swin_backbone.ops.triton import launch\n{line}")
+    assert list(private_names_in_a_test(tree))
+
+
+def test_tests_look_at_behaviour():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in TESTS
+        for name, line in private_names_in_a_test(ast.parse(path.read_text()))
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -67,7 +67,7 @@ def output_names(card: ModelCard) -> list[str]:
     return [f"features{index}" for index in range(len(card.strides))]
 
 
-def _write_onnx(program: ExportedProgram, card: ModelCard, unfinished: Path) -> None:
+def write_onnx(program: ExportedProgram, card: ModelCard, unfinished: Path) -> None:
     with from_extra("export"):
         import onnx  # noqa: F401  (the exporter asks for both in words of its own)
         import onnxscript  # noqa: F401
@@ -107,7 +107,7 @@ def _write_aot_inductor(program: ExportedProgram, card: ModelCard, unfinished: P
 #: :func:`torch.export.load`; one of AOTInductor is machine code for the device it was made on,
 #: loaded with :func:`torch._inductor.aoti_load_package`.
 FORMATS: dict[str, tuple[str, Callable[[ExportedProgram, ModelCard, Path], None]]] = {
-    "onnx": (".onnx", _write_onnx),
+    "onnx": (".onnx", write_onnx),
     "torch-export": (".pt2", _write_torch_export),
     "aot-inductor": (".pt2", _write_aot_inductor),
 }

@@ -31,7 +31,7 @@ def roi_align_gradient(
         aligned: whether pixel centres lie at half integers.
     """
     ops, size = torchvision_ops(), grad_output.shape[2:]
-    backward = _op("_roi_align_backward")
+    backward = private_operator("_roi_align_backward")
     if backward is not None:
         return backward(grad_output, rois, spatial_scale, *size, *shape, sampling_ratio, aligned)
 
@@ -53,7 +53,7 @@ def deform_conv2d_gradients(
         use_mask: whether the mask counts.
     """
     torchvision_ops()  # it registers the ops
-    backward = _op("_deform_conv2d_backward")
+    backward = private_operator("_deform_conv2d_backward")
     if backward is not None:
         return backward(grad_output, *operands, *geometry, use_mask)
 
@@ -63,5 +63,5 @@ def deform_conv2d_gradients(
     return gradients(forward, operands, grad_output)
 
 
-def _op(name: str):
+def private_operator(name: str):
     return getattr(torch.ops.torchvision, name, None)
