@@ -1,6 +1,6 @@
 custom_imports = dict(imports=["swin_backbone"], allow_failed_imports=False)
 default_scope = "mmdet"
-# Images have many sizes, and cuDNN would search its kernels anew for each.
+# Images have many sizes, and cuDNN would search its kernels again for each.
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),

@@ -14,7 +14,7 @@ model = dict(
     auxiliary_head=dict(num_classes=3, norm_cfg=norm_cfg),
 )
 
-# Validation images have many sizes, and cuDNN would search its kernels anew for each.
+# Validation images have many sizes, and cuDNN would search its kernels again for each.
 env_cfg = dict(cudnn_benchmark=False)
 
 train_dataloader = dict(batch_size=8)
