@@ -406,6 +406,7 @@ def test_profile_accounts_for_the_step():
     assert found.entries == sorted(found.entries, key=lambda entry: -entry.seconds)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     """A whole run, from measuring to the picture; then the picture again from the JSON."""
     out = {name: tmp_path / f"out.{name}" for name in ("json", "png", "md")}

@@ -51,6 +51,7 @@ FROZEN = ["nothing frozen", "patch embedding frozen", "stage frozen"]
 UNUSED = ["early maps", "empty batch", "empty batch, version 2, packed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", ["joined batch", "version 2", "other sizes", "with_cp", "masked", *FROZEN, *UNUSED]
 )
@@ -59,6 +60,7 @@ def test_gradients_of_two_processes_equal_those_of_one(results, what):
     assert [result[what] <= 1e-6 for result in results] == [True, True], results
 
 
+@pytest.mark.slow
 def test_no_buffer_is_broadcast(results):
     assert [result["bytes"] for result in results] == [0, 0]
     assert results[0]["bytes of mmseg's"] > 0, "the count counts nothing"

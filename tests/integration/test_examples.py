@@ -43,12 +43,14 @@ def test_plain_pytorch():
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
+@pytest.mark.slow
 def test_lightning_module():
     pytest.importorskip("lightning", reason="needs the extra 'examples'")
     module = run("lightning_module", "--arch", "small", "--steps", 2, "--side", 64)
     assert module.global_step == 2 or module.trainer.global_step == 2
 
 
+@pytest.mark.slow
 def test_probe_features(tmp_path):
     pytest.importorskip("sklearn", reason="needs the extra 'probe'")
     photographs(tmp_path / "data" / "dark", 6)
@@ -56,6 +58,7 @@ def test_probe_features(tmp_path):
     assert run("probe_features", tmp_path / "data", "--arch", "small", "--side", 64) == 1.0
 
 
+@pytest.mark.slow
 def test_finetune_upernet(tmp_path):
     for split in ("train", "val"):
         photographs(tmp_path / "data" / "images" / split)
@@ -71,6 +74,7 @@ def test_finetune_upernet(tmp_path):
     assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 4
 
 
+@pytest.mark.slow
 def test_detect_on_coco(tmp_path):
     pytest.importorskip("mmdet")
     photographs(tmp_path / "data" / "images", 5)

@@ -279,6 +279,7 @@ def upernet(tmp_path_factory):
     return config, checkpoint, str(path), logits
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_upernet_as_onnx_serves_every_size(upernet):
     _, _, path, logits = upernet
@@ -300,6 +301,7 @@ def test_a_whole_detector_is_refused():
         segmentor_and_card(str(config), None)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_card_of_a_segmentor_comes_from_its_config(upernet):
     card = load(upernet[2]).card

@@ -63,7 +63,7 @@ def assert_same(ours, theirs, images):
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=["float32", "float64"])
-@pytest.mark.parametrize("window_size", [7, 12])
+@pytest.mark.parametrize("window_size", [7, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("peer", PEERS)
 def test_parity_of_maps_and_gradients(peer, window_size, dtype, size):
     ours, theirs = make_pair(peer, window_size, dtype)

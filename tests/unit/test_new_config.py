@@ -353,8 +353,8 @@ def without(content, *keys):
     ("content", "kind"),
     [
         (coco(), "MaskRCNN"),
-        (without(coco(), "segmentation"), "FasterRCNN"),
-        (without(coco(), "area", "iscrowd", "id"), "MaskRCNN"),
+        pytest.param(without(coco(), "segmentation"), "FasterRCNN", marks=pytest.mark.slow),
+        pytest.param(without(coco(), "area", "iscrowd", "id"), "MaskRCNN", marks=pytest.mark.slow),
     ],
     ids=["whole", "boxes", "without areas and ids"],
 )
