@@ -313,6 +313,7 @@ def test_card_of_a_segmentor_comes_from_its_config(upernet):
     assert (card.resize, card.keep_aspect) == ((120, 80), True)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_windows_of_an_onnx_file_are_bounded(upernet):
     predictor = OnnxPredictor(upernet[2], Sliding("always", 2))
@@ -320,6 +321,7 @@ def test_windows_of_an_onnx_file_are_bounded(upernet):
         predictor.labels(np.zeros((72, 96, 3), np.uint8))
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("slide", ["never", "always"])
 def test_labels_of_an_onnx_file_are_those_of_its_checkpoint(slide, upernet):
