@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from .config_options import add_config_options
 
 #: What is no path: a hub's name.
 ADDRESS = re.compile(r"(hf-hub|timm|s3):")
+#: How many runners this process has built.
+_runs = itertools.count()
 
 
 def options_folder() -> Path:
@@ -111,8 +114,17 @@ def build_runner(cfg: Config) -> Runner:
     kind = RUNNERS.get(cfg.get("runner_type", "Runner"))
     if kind is None:
         raise ValueError(f"config {cfg.filename!r}: runner_type {cfg.runner_type!r} is not known")
+    _name_visualizer(cfg, next(_runs))
     with as_config_error(f"config {cfg.filename!r} cannot be built"):
         return kind.from_cfg(cfg)
+
+
+def _name_visualizer(cfg: Config, runs_before: int) -> None:
+    """mmengine keeps visualizers by name, each with the folder of the run that made it: a later run
+    of a process gets one of its own."""
+    settings = cfg.get("visualizer")
+    if runs_before and settings and "name" in settings:
+        settings["name"] = f"{settings['name']}-{runs_before}"
 
 
 def leave_processes() -> None:
