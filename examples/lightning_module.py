@@ -31,7 +31,7 @@ class LitSegmentor(lightning.LightningModule):
 
     def __init__(self, arch: str, checkpoint: str | None = None):
         super().__init__()
-        self.model = Segmentor(swin_backbone.create(arch, checkpoint), num_classes=2)
+        self.model = Segmentor(swin_backbone.create(arch, checkpoint), num_classes=2).train()
 
     def training_step(self, batch, batch_idx):
         images, labels = batch

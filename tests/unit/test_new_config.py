@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import TRANSFORMS, DefaultScope
 from PIL import Image
 
 from swin_backbone.cli import main
@@ -149,12 +149,16 @@ def test_folders_are_found_by_their_names(layout, tmp_path, capsys):
 
 
 def test_classes_are_named_by_the_folder_or_the_user(tmp_path, capsys):
-    write_folder(tmp_path / "data", "colours")
+    truths = write_folder(tmp_path / "data", "colours")
     names = tmp_path / "data" / "label_colors.txt"
     names.write_text("10 200 255 sea\n0 0 0 night\n128 64 0 mud\n")
     cfg = new(tmp_path)
     assert list(cfg.metainfo.classes) == ["sea", "night", "mud"]
     assert cfg.load_labels.colours == [[10, 200, 255], [0, 0, 0], [128, 64, 0]]
+    path, truth = next(iter(truths.items()))
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        loaded = TRANSFORMS.build(cfg.load_labels)({"seg_map_path": path})["gt_seg_map"]
+    assert (loaded == np.array([1, 0, 2])[truth]).all()  # in the order of the file
     assert new(tmp_path, "--classes", "a", "b", "c", "--force").metainfo.classes == ["a", "b", "c"]
     names.write_text("10 200 255 sea\n0 0 0 night\n")
     assert len(new(tmp_path, "--force").metainfo.classes) == 2
@@ -367,7 +371,11 @@ def test_a_detector_trains_on_coco(content, kind, tmp_path, capsys):
     assert cfg.model.type == kind
     assert list(cfg.metainfo.classes) == ["cat", "dog"]
     with DefaultScope.overwrite_default_scope("mmdet"):
-        val = DATASETS.build(cfg.val_dataloader.dataset)
+        train_set, val = (
+            DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.val_dataloader)
+        )
+    images = [{one.get_data_info(i)["img_id"] for i in range(len(one))} for one in (train_set, val)]
+    assert images == [{0, 1, 2, 3}, {4}]
     labels = [instance["bbox_label"] for instance in val.get_data_info(0)["instances"]]
     truth = [entry["category_id"] for entry in content["annotations"] if entry["image_id"] == 4]
     assert [(7, 3)[label] for label in labels] == truth
