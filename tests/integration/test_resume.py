@@ -119,6 +119,7 @@ class StopHook(tiny_run.Hook):
             raise InterruptedError
 
 
+@pytest.mark.slow
 def test_epoch_based_run_with_lasting_workers(scenes, tmp_path):
     """4 steps an epoch; workers that live on from epoch to epoch start afresh on resume."""
     options = {

@@ -25,7 +25,7 @@ from swin_backbone.ops.triton import launch
 
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("mask_padding", [False, True])
-@pytest.mark.parametrize("shift", [(0, 0), (2, 1)])
+@pytest.mark.parametrize("shift", [pytest.param((0, 0), marks=pytest.mark.slow), (2, 1)])
 def test_float32_agrees_with_float64_one_by_one(shift, mask_padding, cosine):
     options = {"window_size": (4, 3), "shift_size": shift, "mask_padding": mask_padding}
     kernels, reference = compare(torch.float32, options, cosine, draws=4)
