@@ -22,6 +22,7 @@ import swin_backbone
 from swin_backbone import SwinBackbone
 from swin_backbone.checkpoints import CheckpointError, read_checkpoint
 from swin_backbone.checkpoints.placeholders import STAND_INS, Tensors
+from swin_backbone.cli import main
 
 from . import hostile_files as hostile
 from .tiny_run import tiny_config
@@ -59,10 +60,8 @@ def create(path):
 
 
 def tool(name, *arguments):
-    """Run a tool in this process, as a command would."""
-    module = __import__(name)
-    sys.argv = [f"{name}.py", *map(str, arguments)]
-    module.main()
+    """Run a command in this process."""
+    main([name.replace("_", "-"), *map(str, arguments)])
 
 
 def convert(path):
