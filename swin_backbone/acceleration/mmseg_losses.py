@@ -18,21 +18,13 @@ from ..ops import (
     resized_binary_cross_entropy,
     resized_cross_entropy,
 )
+from .mmseg_heads import decode_head, is_decode_head
 from .mmseg_internals import methods_behind_losses, stacked_labels
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 
-def _decode_head() -> type | None:
-    return imported("mmseg.models.decode_heads.decode_head", "BaseDecodeHead")
-
-
-def finds(module: nn.Module) -> bool:
-    stock = _decode_head()
-    return stock is not None and isinstance(module, stock)
-
-
 def why_not(head: nn.Module) -> str | None:
-    stock = _decode_head()
+    stock = decode_head()
     for name in methods_behind_losses(stock):
         reason = own_method(head, name, stock)
         if reason is not None:
@@ -144,4 +136,6 @@ def _class_weight(loss: nn.Module, logits: Tensor) -> Tensor | None:
     return kept[dtype, logits.device]
 
 
-REWRITE = Rewrite("losses", "cross entropy from the head's own scores", finds, why_not, apply)
+REWRITE = Rewrite(
+    "losses", "cross entropy from the head's own scores", is_decode_head, why_not, apply
+)

@@ -11,22 +11,14 @@ from torch import Tensor, nn
 
 from ..model.plain_modules import is_bare, is_plain
 from ..ops import class_scores, compute_dtype, dispatch
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .mmseg_heads import decode_head, is_decode_head
+from .rewrite import Rewrite, Undo, own_method, replace_methods
 
 LOW = (torch.float16, torch.bfloat16)
 
 
-def _decode_head() -> type | None:
-    return imported("mmseg.models.decode_heads.decode_head", "BaseDecodeHead")
-
-
-def finds(module: nn.Module) -> bool:
-    stock = _decode_head()
-    return stock is not None and isinstance(module, stock)
-
-
 def why_not(head: nn.Module) -> str | None:
-    reason = own_method(head, "cls_seg", _decode_head())
+    reason = own_method(head, "cls_seg", decode_head())
     if reason is not None:
         return reason
     conv = getattr(head, "conv_seg", None)  # cascades of K-Net have none of their own
@@ -55,4 +47,4 @@ def cls_seg(head: nn.Module, feat: Tensor) -> Tensor:
     return class_scores(feat, conv.weight, conv.bias, dtype)
 
 
-REWRITE = Rewrite("scores", "scores that lie class by class", finds, why_not, apply)
+REWRITE = Rewrite("scores", "scores that lie class by class", is_decode_head, why_not, apply)

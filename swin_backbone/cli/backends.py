@@ -61,7 +61,7 @@ def _describe(x: torch.Tensor) -> str:
         f"attention by {name!r}" + (f", which FAILS ({problem})" if problem else ""),
         "fused blocks" if reason is None else f"no fused blocks ({reason})",
     ]
-    refusals = {other: dispatch.why_not_attention(other, inputs) for other in BACKENDS}
+    refusals = {other: why_not(inputs) for other, why_not in dispatch.ATTENTION.items()}
     parts += [f"not {other!r} ({reason})" for other, reason in refusals.items() if reason]
     return "; ".join(parts)
 

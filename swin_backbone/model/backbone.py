@@ -22,7 +22,7 @@ from ..ops import (
     clear_padding,
     compute_dtype,
     map_layouts,
-    variable_length_layouts,
+    pack_pyramid,
 )
 from ..ops.argument_checks import Optional, Pair, is_sequence, show
 from ..ops.geometry.valid_sizes import check_valid_sizes
@@ -279,7 +279,7 @@ class SwinBackbone(nn.Module):
         valid_sizes = self._valid_sizes(x, valid_sizes)
         if x.shape[0] == 0:
             return self._forward_no_images(x)
-        images, *layouts = self._layouts(x, valid_sizes, self.packed)
+        images, *layouts = self._layouts(x, valid_sizes)
         x = clear_padding(x, images.valid_sizes, channels_axis=1)
         return self._forward_tokens(self.patch_embed(x, layouts[0]), layouts)
 
@@ -291,13 +291,10 @@ class SwinBackbone(nn.Module):
         sizes = torch.tensor([x.shape[2:]]) if self.mask_padding or self.packed else None
         return [features[:0] for features in self.forward(blank, sizes)]
 
-    def _layouts(
-        self, x: Tensor, valid_sizes: Tensor | None, variable_length: bool
-    ) -> list[TokenLayout]:
+    def _layouts(self, x: Tensor, valid_sizes: Tensor | None) -> list[TokenLayout]:
         """Where images lie in a batch (B, channels, H, W), and tokens in each stage that runs."""
-        strides = self.strides[: self.num_run_stages]
-        if not variable_length:
-            return map_layouts(valid_sizes, strides, x.device)
+        if not self.packed:
+            return map_layouts(valid_sizes, self.strides[: self.num_run_stages], x.device)
         height, width = x.shape[2:]
         # More than the batch has means all of it.
         sizes = [(min(rows, height), min(cols, width)) for rows, cols in valid_sizes.tolist()]
@@ -313,9 +310,8 @@ class SwinBackbone(nn.Module):
         """Where the tokens of images of ``sizes`` lie in each stage that runs."""
         strides = self.strides[: self.num_run_stages]
         windows = self.window_sizes[: self.num_run_stages]
-        return variable_length_layouts(
-            sizes, strides, windows, device, batch_size, self.mask_padding
-        )
+        packings = pack_pyramid(sizes, strides, windows, device, batch_size, self.mask_padding)
+        return [TokenLayout(packing=packing) for packing in packings]
 
     def _forward_tokens(self, x: Tensor, layouts: Sequence[TokenLayout]) -> list:
         """Tokens of the first stage to the maps of :meth:`forward` or :meth:`forward_packed`."""

@@ -6,7 +6,7 @@ from .bilinear_resize import add_resized, concatenate_resized, resize_bilinear
 from .dispatch import check_backend_name
 from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing, join, pack_pyramid
-from .geometry.token_layout import MAPS, TokenLayout, map_layouts, variable_length_layouts
+from .geometry.token_layout import MAPS, TokenLayout, map_layouts
 from .geometry.windows import (
     SMALL_MAP_RULES,
     WindowGrid,
@@ -92,6 +92,5 @@ __all__ = [
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",
-    "variable_length_layouts",
     "view_scores",
 ]

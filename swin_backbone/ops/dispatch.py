@@ -138,11 +138,6 @@ def attention(inputs: AttentionInputs, backend: str = "auto") -> str:
     return _first("attention", ways, inputs)
 
 
-def why_not_attention(way: str, inputs: AttentionInputs) -> str | None:
-    """Why a way of attention cannot run these inputs, or ``None`` if it can."""
-    return ATTENTION[way](inputs)
-
-
 def check_backend_name(backend: str) -> None:
     """Raise unless ``backend`` is ``'auto'`` or a known backend."""
     # Compilers cannot trace the rest.
@@ -168,6 +163,7 @@ def _attention_on_cpu(inputs: AttentionInputs) -> str | None:
     return why_not_cpu(inputs.qkv)
 
 
+#: By the name of a way of attention: why it cannot run some inputs, or ``None`` if it can.
 ATTENTION: dict[str, Callable[[AttentionInputs], str | None]] = {
     "reference": _never,
     "sdpa": _never,

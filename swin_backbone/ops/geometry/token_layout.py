@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .packing import Packing, Size, pack_pyramid
+from .packing import Packing, Size
 from .windows import as_kernels_read, clear_padding
 
 #: Scales of a block's two residual branches: (B,) or (T,) float32 each, 0 where one is dropped.
@@ -121,17 +121,3 @@ def map_layouts(
         levels.append(sizes)
     moved = torch.stack(levels).to(device, non_blocking=True)
     return [TokenLayout(level[:images]) for level in moved.unbind()]
-
-
-def variable_length_layouts(
-    sizes: Sequence[Size],
-    strides: Sequence[Size],
-    window_sizes: Sequence[Size],
-    device: torch.device,
-    batch_size: Size | None = None,
-    mask_padding: bool = False,
-) -> list[TokenLayout]:
-    """Layouts of a pyramid's levels; arguments are those of
-    :func:`swin_backbone.ops.geometry.packing.pack_pyramid`."""
-    packings = pack_pyramid(sizes, strides, window_sizes, device, batch_size, mask_padding)
-    return [TokenLayout(packing=packing) for packing in packings]
