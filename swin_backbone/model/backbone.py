@@ -398,7 +398,7 @@ class SwinBackbone(nn.Module):
         weights = [
             weight
             for block in blocks
-            if isinstance(block, SwinBlock)
+            if isinstance(block, (SwinBlock, SwinBlockV2))
             for weight in block.linear_weights()
         ]
         return LowPrecisionCopies(weights, compute_dtype(x))

@@ -27,6 +27,8 @@ from .norm import (
 )
 from .patch_embedding import cut_patches, embed_patches, project, project_patches
 from .pointwise import class_scores
+from .position_bias import CosineScores, logit_factors, position_bias, reference_of
+from .post_norm_branches import post_norm_attention, post_norm_mlp
 from .reference.window_steps import AttentionInputs
 from .residual_branches import Windows, residual_attention, residual_mlp
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
@@ -45,6 +47,7 @@ __all__ = [
     "SMALL_MAP_RULES",
     "AttentionInputs",
     "ClassMap",
+    "CosineScores",
     "Geometry",
     "LinearParameters",
     "LowPrecisionCopies",
@@ -73,6 +76,7 @@ __all__ = [
     "join",
     "layer_norm",
     "log_spaced_offsets",
+    "logit_factors",
     "map_layouts",
     "merge_neighbours",
     "merge_norm_linear",
@@ -80,8 +84,12 @@ __all__ = [
     "merged_argmax",
     "norm_beside",
     "pack_pyramid",
+    "position_bias",
+    "post_norm_attention",
+    "post_norm_mlp",
     "project",
     "project_patches",
+    "reference_of",
     "residual_attention",
     "residual_mlp",
     "resize_bilinear",

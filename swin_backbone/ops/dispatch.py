@@ -193,14 +193,14 @@ def _variable_length_by_triton(qkv, num_heads, window_size, backend) -> str | No
 _VARIABLE_LENGTH = (("triton", _variable_length_by_triton), ("one by one", _never))
 
 
-# The two residual branches of a V1 block
+# The two residual branches of a block
 
 
 def residual_branch(
     operation: str, x: Tensor, backend: str, windows: Windows | None = None, hidden: int = 0
 ) -> str:
-    """The way of a block's residual branch: ``'triton'``, its fused kernels; ``'cpu'``, fused with
-    oneDNN; or ``'torch'``, the composition that defines it.
+    """The way of a residual branch of a V1 block: ``'triton'``, its fused kernels; ``'cpu'``, fused
+    with oneDNN; or ``'torch'``, the composition that defines it.
 
     Args:
         operation: ``'attention branch'`` or ``'MLP branch'``.
@@ -210,6 +210,14 @@ def residual_branch(
         hidden: channels of an MLP's hidden layer.
     """
     return _first(operation, _BRANCH, x, backend, windows, hidden)
+
+
+def post_norm_branch(
+    operation: str, x: Tensor, backend: str, windows: Windows | None = None, hidden: int = 0
+) -> str:
+    """The way of a residual branch of a V2 block: ``'triton'``, its fused kernels, or ``'torch'``,
+    the composition that defines it. Arguments as of :func:`residual_branch`."""
+    return _first(operation, _POST_NORM_BRANCH, x, backend, windows, hidden)
 
 
 def why_not_fused(
@@ -271,6 +279,7 @@ def _branch_on_cpu(x: Tensor, backend: str, windows: Windows | None, hidden: int
 
 
 _BRANCH = (("triton", why_not_fused), ("cpu", _branch_on_cpu), ("torch", _never))
+_POST_NORM_BRANCH = (("triton", why_not_fused), ("torch", _never))
 
 
 # Norms, patch embedding, patch merging
