@@ -114,7 +114,7 @@ def _attention_backward(
     grad_x = torch.add(grad_out, torch.mm(grad_qkv, low_qkv_weight).view_as(grad_out))
     pieces = [channels, channels, channels, heads, channels, channels, channels, table.numel()]
     grad_query, _, grad_value, grad_factors, grad_gamma, grad_beta, grad_bias, grad_table = summed(
-        [qkv_partials, partials], pieces, pairs
+        [qkv_partials, partials], pieces, *pairs
     )
     return [
         grad_x, weight_gradient(grad_qkv, low), grad_query, grad_value,
