@@ -62,6 +62,7 @@ def register_plugins() -> None:
         accelerate_hook,
         atomic_checkpoints,
         classifiers,
+        compile_ahead_hook,
         cpu_distributed,
         data_preprocessors,
         label_check,
