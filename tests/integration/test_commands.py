@@ -100,10 +100,13 @@ def grid():
         "contact_sheet": ("{}", "{s}", "--out", "{O}/s.png"),
         "model_stats": ("{}",),
         "benchmark": ("{}", "--size", "32", "32", "--repeats", "1"),
+        "compile_kernels": ("{}",),
         "compare_training": ("train", "{}", "--work-dir", "{F}/run"),
     }
     for name, arguments in with_config.items():
-        loads = name not in ("train", "test", "model_stats", "compare_training")
+        loads = name not in (
+            "train", "test", "model_stats", "compare_training", "compile_kernels"
+        )  # fmt: skip
         for config, message in (CONFIGS | (MODELS if loads else {})).items():
             yield name, [a.replace("{}", config) for a in arguments], message
     with_checkpoint = {
@@ -148,6 +151,7 @@ def grid():
         "make_demo_data": (("{O}/data",), ["--train", "--val", "--seed"]),
         "compare_training": (with_config["compare_training"], ["--seed"]),
         "benchmark": (with_config["benchmark"], ["--batch", "--repeats", "--size"]),
+        "compile_kernels": (("{S}",), ["--batch", "--size", "--threads"]),
         "benchmark_backbones": ((), ["--batch", "--repeats", "--threads", "--time-limit"]),
         "benchmark_packed": ((), ["--batch", "--batches", "--seed", "--scale"]),
         "benchmark_scaling": (
