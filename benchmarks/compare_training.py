@@ -3,7 +3,7 @@
     python benchmarks/compare_training.py train CONFIG --work-dir OUT [--seed N ...]
         [--with OPTION ...] [--variant NAME [KEY=VALUE ...]] ... [--same-start]
         [--cfg-options KEY=VALUE ...]
-    python benchmarks/compare_training.py plot OUT [OUT ...] --to curves.png [--csv curves.csv]
+    python benchmarks/compare_training.py plot OUT_OR_CSV [...] --to curves.png [--csv curves.csv]
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
 (mmseg's, or mmdet's for a detector) need no changes written out, and are the default; nor does
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_config_options(train)
     train.set_defaults(run=run_training)
     plot = commands.add_parser("plot", help="draw the curves of runs")
-    plot.add_argument("folders", type=Path, nargs="+")
+    plot.add_argument("folders", type=Path, nargs="+", help="of runs, or files that --csv wrote")
     plot.add_argument("--to", type=picture, required=True, help="PNG to write")
     plot.add_argument(
         "--over",
