@@ -1,6 +1,7 @@
 """Swin Transformer backbones for dense prediction: plain PyTorch, and a plugin for OpenMMLab."""
 
 from .acceleration import accelerate
+from .acceleration.compile_ahead import compile_kernels
 from .checkpoints import list_checkpoints
 from .config_files import config_path, list_configs
 from .model.backbone import SwinBackbone
@@ -16,6 +17,7 @@ __all__ = [
     "SwinBackbone",
     "__version__",
     "accelerate",
+    "compile_kernels",
     "config_path",
     "create",
     "explain",

@@ -14,9 +14,9 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-#: Rounding of one draw is large or small by chance. Some draws are ill-conditioned: of 24 of OCR's
-#: head one had gradients off by 0.23 of their length, or 0.03, as its 16-bit maps were rounded, where
-#: others had 0.03 to 0.07 either way. A median says what is usual; a mean, what the worst draw is.
+#: Rounding of one draw is large or small by chance, and some draws are ill-conditioned: of 24 of
+#: OCR's head one had gradients off by 0.23 of their length, or 0.03, by how its 16-bit maps were
+#: rounded; others had 0.03 to 0.07 either way. A median says what is usual.
 DRAWS = 9
 #: Heads norm maps of 1x1, one number an image. Of two images their difference is what is left, and
 #: gradients are as uncertain as it is: in bfloat16, mmseg's own were off by 0.01 to 60 times their
