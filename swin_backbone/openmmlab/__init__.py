@@ -64,6 +64,7 @@ def register_plugins() -> None:
         classifiers,
         cpu_distributed,
         data_preprocessors,
+        fast_data,
         label_check,
         label_loading,
         layer_decay,

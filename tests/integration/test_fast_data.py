@@ -1,0 +1,344 @@
+"""Fast training data beside mmseg's own transforms: the same draws, the same labels, pixels."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import FUNCTIONS, MODELS, TRANSFORMS, DefaultScope
+from PIL import Image
+
+from swin_backbone.images import UnreadableImageError
+from swin_backbone.openmmlab.fast_data.distortion import distort
+from swin_backbone.openmmlab.fast_data.rewrite_config import use_fast_data
+
+IMAGE, LABELS, FLIP, DISTORT, PACK = (
+    {"type": name}
+    for name in (
+        "LoadImageFromFile",
+        "LoadAnnotations",
+        "RandomFlip",
+        "PhotoMetricDistortion",
+        "PackSegInputs",
+    )
+)
+FLIP = {**FLIP, "prob": [0.3, 0.2, 0.1], "direction": ["horizontal", "vertical", "diagonal"]}
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+@pytest.fixture(autouse=True)
+def mmseg_scope():
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
+
+
+def smooth(rng, height, width):
+    """Soft shapes, as photographs have them, and some grain."""
+    coarse = rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(float)
+    return (image + rng.normal(0, 3, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+def write_sample(folder, rng, height, width, *, ending="jpg", mode="P", values=9):
+    """An image and its labels, and what a dataset says of them."""
+    folder.mkdir(exist_ok=True, parents=True)
+    paths = folder / f"image.{ending}", folder / "labels.png"
+    cv2.imwrite(str(paths[0]), smooth(rng, height, width))
+    coarse = rng.integers(0, values, (height // 24 + 1, width // 24 + 1))
+    labels = coarse.repeat(24, 0).repeat(24, 1)[:height, :width].astype(np.uint8)
+    labels[:5] = 255
+    picture = Image.fromarray(labels)
+    if mode == "P":
+        picture.putpalette(list(range(256)) * 3)
+    picture.save(paths[1])
+    return {
+        "img_path": str(paths[0]),
+        "seg_map_path": str(paths[1]),
+        "label_map": None,
+        "reduce_zero_label": False,
+        "seg_fields": [],
+    }
+
+
+def crop(size=(96, 128), ratio=0.75):
+    return {"type": "RandomCrop", "crop_size": size, "cat_max_ratio": ratio}
+
+
+def resize(scale=(400, 200), ratios=(0.5, 2.0), keep_ratio=True):
+    return {
+        "type": "RandomResize",
+        "scale": scale,
+        "ratio_range": ratios,
+        "keep_ratio": keep_ratio,
+    }
+
+
+def config(pipeline, **preprocessor):
+    return Config(
+        {
+            "model": {
+                "data_preprocessor": {
+                    "type": "SegDataPreProcessor",
+                    "mean": MEAN,
+                    "std": STD,
+                    "bgr_to_rgb": True,
+                    "pad_val": 0,
+                    "seg_pad_val": 255,
+                    "size": (96, 128),
+                    **preprocessor,
+                }
+            },
+            "train_dataloader": {
+                "batch_size": 2,
+                "num_workers": 2,
+                "dataset": {"type": "BaseSegDataset", "pipeline": pipeline},
+            },
+        }
+    )
+
+
+def fast_config(pipeline, reduced=False, **preprocessor):
+    cfg = config(pipeline, **preprocessor)
+    use_fast_data(cfg, reduced)
+    return cfg
+
+
+def run(steps, sample, seed):
+    """What a pipeline makes of a sample, and the generator's next number."""
+    np.random.seed(seed)
+    results = copy.deepcopy(sample)
+    for step in steps:
+        results = step(results)
+    return results, np.random.random()
+
+
+def build(pipeline):
+    return [TRANSFORMS.build(step) for step in pipeline]
+
+
+CASES = {
+    "downscaled and upscaled": {},
+    "no repeated crops": {"crop": crop(ratio=1.0)},
+    "larger than the image": {"crop": crop((500, 700))},
+    "a ratio of its own": {"resize": resize((300, 330), keep_ratio=False)},
+    "fixed": {"resize": {"type": "Resize", "scale": (333, 250), "keep_ratio": True}},
+    "as it is": {"resize": None},
+    "reduced labels": {"sample": {"reduce_zero_label": True}},
+    "renamed labels": {"sample": {"label_map": {0: 3, 3: 0, 5: 255}}},
+    "both": {"sample": {"reduce_zero_label": True, "label_map": {0: 3, 1: 255}}},
+    "grey labels": {"write": {"mode": "L"}},
+    "png": {"write": {"ending": "png"}},
+    "two labels": {"write": {"values": 2}},
+    "one label": {"write": {"values": 1}},
+    "portrait": {"write": {"height": 300, "width": 190}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sample_is_that_of_the_stock_transforms(tmp_path, case):
+    case = CASES[case]
+    rng = np.random.default_rng(1)
+    sample = write_sample(tmp_path, rng, **{"height": 210, "width": 330, **case.get("write", {})})
+    sample |= case.get("sample", {})
+    sizes = case.get("resize", resize())
+    stock = [IMAGE, LABELS, *([sizes] if sizes else []), case.get("crop", crop()), FLIP]
+    fast = fast_config([*stock, PACK]).train_dataloader.dataset.pipeline
+    stock, fast = build(stock), build(fast[:-1])
+    assert len(fast) == 2
+    differences = []
+    for seed in range(40):
+        expected, drawn = run(stock, sample, seed)
+        found, also_drawn = run(fast, sample, seed)
+        assert drawn == also_drawn
+        np.testing.assert_array_equal(found["gt_seg_map"], expected["gt_seg_map"])
+        assert found["gt_seg_map"].dtype == np.uint8
+        difference = np.abs(found["img"].astype(int) - expected["img"])
+        differences.append(difference.max())
+        for result in (expected, found):
+            result.pop("img"), result.pop("gt_seg_map")
+        assert found == expected
+    # Places differ by up to 1/64 of a pixel on each axis: a 32nd of the contrast of neighbours,
+    # which is 100 at most here, and a rounding.
+    assert max(differences) <= 4
+    assert np.mean(differences) < 1
+    if sizes is None:
+        assert max(differences) == 0
+
+
+def test_a_jpeg_that_shrinks_is_decoded_smaller(tmp_path):
+    sample = write_sample(tmp_path, np.random.default_rng(2), 901, 1203)
+    pipeline = [IMAGE, LABELS, resize((400, 200), (0.4, 0.9)), crop(), PACK]
+    reduced, whole = (
+        build(fast_config(pipeline, reduced).train_dataloader.dataset.pipeline)
+        for reduced in (True, False)
+    )
+    stock = build(pipeline)
+    for seed in range(10):
+        expected, _ = run(stock[:-1], sample, seed)
+        exact, _ = run(whole[:-1], sample, seed)
+        averaged, _ = run(reduced[:-1], sample, seed)
+        for found in (exact, averaged):
+            np.testing.assert_array_equal(found["gt_seg_map"], expected["gt_seg_map"])
+            assert found["img"].shape == expected["img"].shape
+            assert found["ori_shape"] == expected["ori_shape"] == (901, 1203)
+        assert np.abs(exact["img"].astype(int) - expected["img"]).max() <= 4
+        # What is averaged has not the grain that stock keeps: but it is the same place.
+        blurred = cv2.blur(expected["img"], (5, 5)).astype(float)
+        difference = (cv2.blur(averaged["img"], (5, 5)) - blurred).ravel()
+        assert np.abs(difference).mean() < 2.5
+        assert np.corrcoef(cv2.blur(averaged["img"], (5, 5)).ravel(), blurred.ravel())[0, 1] > 0.99
+
+
+def test_labels_of_another_size_go_the_stock_way(tmp_path):
+    rng = np.random.default_rng(3)
+    sample = write_sample(tmp_path, rng, 210, 330)
+    Image.open(sample["seg_map_path"]).resize((165, 105)).save(sample["seg_map_path"])
+    stock = [IMAGE, LABELS, resize(), crop()]
+    fast = build(fast_config([*stock, PACK]).train_dataloader.dataset.pipeline[:1])
+    stock = build(stock)
+    for seed in range(5):
+        expected, drawn = run(stock, sample, seed)
+        found, also_drawn = run(fast, sample, seed)
+        assert drawn == also_drawn
+        for name in ("img", "gt_seg_map"):
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sides=st.tuples(st.integers(3, 200), st.integers(3, 200)),
+    new=st.tuples(st.integers(3, 400), st.integers(3, 400)),
+    ends=st.tuples(*[st.floats(0, 1)] * 4),
+    seed=st.integers(0, 999),
+)
+def test_a_crop_of_any_resized_image(sides, new, ends, seed):
+    from swin_backbone.openmmlab.fast_data.cropped_resize import (
+        Box,
+        crop_resized,
+        crop_resized_labels,
+        nearest_places,
+    )
+
+    def span(size, first, second):
+        low, high = sorted((int(first * size), int(second * size)))
+        return min(low, size - 1), max(high, min(low, size - 1) + 1)
+
+    box = Box(*span(new[0], *ends[:2]), *span(new[1], *ends[2:]))
+    image = np.random.default_rng(seed).integers(0, 256, (*sides, 3), dtype=np.uint8)
+    expected = box.cut(cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR))
+    found = crop_resized(image, new, box)
+    # Noise: neighbours differ by up to 255, so a 64th of a pixel on both axes makes up to 8.
+    assert np.abs(found.astype(int) - expected).max() <= 9
+    labels = image[..., 0]
+    places = [nearest_places(old, size) for old, size in zip(sides, new, strict=True)]
+    expected = box.cut(cv2.resize(labels, new[::-1], interpolation=cv2.INTER_NEAREST))
+    np.testing.assert_array_equal(crop_resized_labels(labels, places, box), expected)
+
+
+def test_distortions_are_those_of_mmseg():
+    rng = np.random.default_rng(4)
+    stock = TRANSFORMS.build({**DISTORT, "hue_delta": 30})
+    draw = TRANSFORMS.build({"type": "DrawPhotoMetricDistortion", "hue_delta": 30})
+    images = rng.integers(0, 256, (64, 37, 128, 3), dtype=np.uint8)
+    images[:8] //= 64  # dark, and many greys and primary colours
+    expected, rows = [], []
+    for seed, image in enumerate(images):
+        result, drawn = run([stock], {"img": image}, seed)
+        row, also_drawn = run([draw], {}, seed)
+        assert drawn == also_drawn
+        expected.append(result["img"])
+        rows.append(row["distortion"])
+    found = distort(
+        torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(np.stack(rows))
+    ).permute(0, 2, 3, 1)
+    difference = (found - torch.from_numpy(np.stack(expected))).abs()
+    assert (found == found.round()).all()
+    # OpenCV fuses multiplications with additions, which moves a rare rounding by one; what comes
+    # after, contrast of up to 1.5 and another change of colours, may make a few of it.
+    assert (difference > 0).float().mean() < 1e-3
+    assert difference.max() <= 6
+
+
+def batches(tmp_path, pipeline, sizes, **preprocessor):
+    """The same samples as stock and fast batches, after their preprocessors."""
+    rng = np.random.default_rng(5)
+    samples = [write_sample(tmp_path / str(i), rng, *size) for i, size in enumerate(sizes)]
+    made = []
+    for cfg in (config(pipeline, **preprocessor), fast_config(pipeline, **preprocessor)):
+        loader = cfg.train_dataloader
+        steps = build(loader.dataset.pipeline)
+        packed = [run(steps, sample, seed)[0] for seed, sample in enumerate(samples)]
+        collate = loader.get("collate_fn")
+        batch = FUNCTIONS.get(collate.type)(packed) if collate else pseudo_collate(packed)
+        made.append(MODELS.build(cfg.model.data_preprocessor)(batch, training=True))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("sizes", "preprocessor"),
+    [
+        ([(210, 330)] * 3, {}),
+        ([(210, 330), (50, 64), (300, 64)], {}),
+        ([(210, 330), (50, 64)], {"size": None, "size_divisor": 32}),
+        ([(210, 330), (50, 64)], {"size": (128, 160), "pad_val": 7, "seg_pad_val": 3}),
+        ([(210, 330)], {"mean": None, "std": None, "bgr_to_rgb": False}),
+    ],
+)
+def test_a_batch_is_that_of_the_stock_preprocessor(tmp_path, sizes, preprocessor):
+    pipeline = [IMAGE, LABELS, crop(), FLIP, DISTORT, PACK]
+    stock, fast = batches(tmp_path, pipeline, sizes, **preprocessor)
+    assert fast["inputs"].shape == stock["inputs"].shape
+    assert fast["inputs"].dtype == torch.float32
+    assert fast["inputs"].is_contiguous()
+    unit = 1 / min(STD) if preprocessor.get("mean", 0) is not None else 1
+    difference = (fast["inputs"] - stock["inputs"]).abs() / unit
+    assert difference.max() <= 6.1  # as distortions, in steps of a byte
+    assert (difference > 0.1).float().mean() < 1e-3
+    for ours, theirs in zip(fast["data_samples"], stock["data_samples"], strict=True):
+        assert torch.equal(ours.gt_sem_seg.data, theirs.gt_sem_seg.data)
+        assert ours.gt_sem_seg.data.dtype == theirs.gt_sem_seg.data.dtype
+        own = {key: value for key, value in ours.metainfo.items() if key != "label_values"}
+        assert {key: tuple(v) if isinstance(v, torch.Size) else v for key, v in own.items()} == {
+            key: tuple(v) if isinstance(v, torch.Size) else v for key, v in theirs.metainfo.items()
+        }
+
+
+def test_validation_batches_go_the_stock_way(tmp_path):
+    cfg = fast_config([IMAGE, LABELS, crop(), PACK])
+    sample = write_sample(tmp_path, np.random.default_rng(6), 60, 80)
+    packed, _ = run(build([IMAGE, LABELS, PACK]), sample, 0)
+    batch = pseudo_collate([packed])
+    stock = MODELS.build(config([IMAGE]).model.data_preprocessor)(copy.deepcopy(batch))
+    fast = MODELS.build(cfg.model.data_preprocessor)(batch)
+    assert torch.equal(fast["inputs"], stock["inputs"])
+
+
+def test_fast_transforms_travel_to_other_processes(tmp_path):
+    sample = write_sample(tmp_path, np.random.default_rng(7), 210, 330)
+    fast = build(
+        fast_config(
+            [IMAGE, LABELS, resize(), crop(), FLIP, DISTORT, PACK]
+        ).train_dataloader.dataset.pipeline
+    )
+    there = pickle.loads(pickle.dumps(fast))
+    expected, _ = run(fast, sample, 0)
+    found, _ = run(there, sample, 0)
+    assert torch.equal(found["inputs"], expected["inputs"])
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    sample = write_sample(tmp_path, np.random.default_rng(8), 210, 330)
+    path = Path(sample["img_path"])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    fast = build(
+        fast_config([IMAGE, LABELS, resize(), crop(), PACK]).train_dataloader.dataset.pipeline
+    )
+    with pytest.raises(UnreadableImageError, match=r"image\.jpg.*cut off"):
+        run(fast, sample, 0)
