@@ -1,21 +1,27 @@
 """Fast training data beside mmseg's own transforms: the same draws, the same labels, pixels."""
 
 import copy
+import json
 import pickle
+import uuid
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_run import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.registry import FUNCTIONS, MODELS, TRANSFORMS, DefaultScope
+from mmengine.runner import Runner
 from PIL import Image
 
 from swin_backbone.images import UnreadableImageError
+from swin_backbone.openmmlab.fast_data.deferred_logs import DeferredRuntimeInfoHook, Ledger
 from swin_backbone.openmmlab.fast_data.distortion import distort
 from swin_backbone.openmmlab.fast_data.rewrite_config import use_fast_data
 
@@ -342,3 +348,190 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     )
     with pytest.raises(UnreadableImageError, match=r"image\.jpg.*cut off"):
         run(fast, sample, 0)
+
+
+def trained(scenes, work_dir, fast, steps=8, **options):
+    """A run's runner, and what it logged of each step."""
+    cfg = tiny_config(scenes, work_dir, steps=steps, num_workers=1, **options)
+    cfg.default_hooks.logger = {"type": "LoggerHook", "interval": 3}
+    cfg.train_cfg.val_interval = steps
+    if fast:
+        use_fast_data(cfg, reduced=False)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    lines = next(Path(work_dir).glob("*/vis_data/scalars.json")).read_text().splitlines()
+    return runner, [json.loads(line) for line in lines]
+
+
+def test_a_run_is_the_stock_run(scenes, tmp_path):
+    stock, expected = trained(scenes, tmp_path / "stock", fast=False)
+    fast, found = trained(scenes, tmp_path / "fast", fast=True)
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ("loss", "decode.acc_seg", "lr", "mIoU"):
+            if name in theirs:
+                # Pixels that differ by a rounding, in images of 32 by 32.
+                assert ours[name] == pytest.approx(theirs[name], rel=2e-2, abs=1e-6)
+    scalars = fast.message_hub.log_scalars
+    for name, history in stock.message_hub.log_scalars.items():
+        assert len(scalars[name].data[0]) == len(history.data[0])
+
+
+def test_a_run_goes_on_with_and_without(scenes, tmp_path):
+    trained(scenes, tmp_path / "run", fast=True, steps=6)
+    checkpoint = str(tmp_path / "run" / "iter_6.pth")
+    for fast in (True, False):
+        runner, lines = trained(
+            scenes, tmp_path / str(fast), fast, steps=9, resume=True, load_from=checkpoint
+        )
+        history = runner.message_hub.get_scalar("train/loss")
+        assert len(history.data[0]) == 9
+        assert max(line["step"] for line in lines) == 9
+    hub = torch.load(checkpoint, weights_only=False)["message_hub"]
+    assert {type(history) for history in hub["log_scalars"].values()} == {HistoryBuffer}
+
+
+class Outputs:
+    """A runner of which a hook sees the message hub alone."""
+
+    def __init__(self):
+        self.message_hub = MessageHub(f"hub-{uuid.uuid4().hex}")
+        self.hook = DeferredRuntimeInfoHook()
+
+    def step(self, **outputs):
+        self.hook.after_train_iter(self, 0, outputs=outputs)
+
+    def history(self, name):
+        return self.message_hub.get_scalar(f"train/{name}")
+
+
+def test_losses_are_read_when_they_are_looked_at(monkeypatch):
+    reads = []
+    monkeypatch.setattr(Ledger, "read", lambda self, read=Ledger.read: reads.append(read(self)))
+    run, loss = Outputs(), torch.zeros(())
+    values = [0.5, float("nan"), 3.0, -1.0]
+    for value in values:
+        loss.fill_(value)  # the same memory, as of a graph that is replayed
+        run.step(loss=loss.clone().requires_grad_(), rate=value, again=loss)
+    assert not reads
+    for name in ("loss", "again", "rate"):
+        np.testing.assert_array_equal(run.history(name).data[0], values)
+    assert run.history("loss").current() == -1.0
+    assert run.history("loss").mean(2) == 1.0
+    assert run.history("loss").max(2) == 3.0
+    assert run.history("loss").min(2) == -1.0
+    assert run.history("loss").statistics("mean", 2) == 1.0
+    assert np.isnan(run.history("loss").mean())
+
+
+@pytest.mark.parametrize("look", ["current", "mean", "min", "max"])
+def test_a_history_is_mmengines_whatever_is_asked(look):
+    own, expected = Outputs(), HistoryBuffer()
+    rng = np.random.default_rng(9)
+    for value in rng.normal(size=30).astype(np.float32):
+        own.step(loss=torch.tensor(value))
+        expected.update(float(value))
+        if rng.random() < 0.3:
+            assert getattr(own.history("loss"), look)() == getattr(expected, look)()
+        if rng.random() < 0.3:
+            own.history("loss").update(2.0, 3)
+            expected.update(2.0, 3)
+    for found, other in zip(own.history("loss").data, expected.data, strict=True):
+        np.testing.assert_array_equal(found, other)
+    copied = copy.deepcopy(own.history("loss"))
+    assert type(copied) is HistoryBuffer
+    np.testing.assert_array_equal(copied.data[0], expected.data[0])
+    with pytest.raises(TypeError, match="int or float"):
+        own.history("loss").update("1")
+
+
+def test_a_history_keeps_no_more_than_its_length():
+    run = Outputs()
+    run.step(loss=1.0)
+    run.history("loss").max_length = 4
+    for value in range(10):
+        run.step(loss=torch.tensor(float(value)))
+    np.testing.assert_array_equal(run.history("loss").data[0], [6, 7, 8, 9])
+
+
+PLAIN = [IMAGE, LABELS, resize(), crop(), FLIP, DISTORT, PACK]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda cfg: cfg.model.data_preprocessor.update(type="SwinSegDataPreProcessor"),
+         "the data preprocessor is SwinSegDataPreProcessor"),
+        (lambda cfg: cfg.model.data_preprocessor.pop("size"), "neither size nor size_divisor"),
+        (lambda cfg: cfg.train_dataloader.update(collate_fn={"type": "default_collate"}),
+         "a collate_fn of its own, default_collate"),
+        (lambda cfg: pipeline_of(cfg).insert(5, {"type": "GenerateEdge"}), "GenerateEdge"),
+        (lambda cfg: pipeline_of(cfg).insert(6, {"type": "CLAHE"}), "CLAHE"),
+        (lambda cfg: pipeline_of(cfg).pop(), "ends with PhotoMetricDistortion"),
+        (lambda cfg: pipeline_of(cfg)[0].update(to_float32=True), "to_float32 is True"),
+        (lambda cfg: pipeline_of(cfg)[1].update(imdecode_backend="cv2"),
+         "imdecode_backend is 'cv2'"),
+        (lambda cfg: pipeline_of(cfg)[2].update(interpolation="area"), "interpolation is 'area'"),
+        (lambda cfg: pipeline_of(cfg).pop(3), "step 3 is RandomFlip"),
+        (lambda cfg: cfg.train_dataloader.update(num_workers=0), "0: images are loaded while"),
+        (lambda cfg: cfg.train_dataloader.update(persistent_workers=False), "the config has False"),
+        (lambda cfg: cfg.train_dataloader.dataset.pop("pipeline"), "no dataset with a pipeline"),
+        (lambda cfg: cfg.pop("train_dataloader"), "the config has none"),
+        (lambda cfg: cfg.update(default_hooks={"runtime_info": {"type": "MyHook"}}),
+         "it is MyHook"),
+    ],
+)  # fmt: skip
+def test_what_is_left_has_a_reason(tmp_path, change, reason):
+    cfg = config(copy.deepcopy(PLAIN))
+    change(cfg)
+    report = use_fast_data(cfg)
+    assert reason in str(report)
+    if cfg.get("train_dataloader") and cfg.train_dataloader.dataset.get("pipeline"):
+        sample = write_sample(tmp_path, np.random.default_rng(10), 210, 330)
+        pipeline = pipeline_of(cfg)
+        if not {"GenerateEdge"} & {step["type"] for step in pipeline}:
+            results, _ = run(build(pipeline), sample, 0)  # what was changed still fits together
+            assert "inputs" in results or pipeline[-1]["type"] != "PackSegBytes"
+        packs_bytes = pipeline[-1]["type"] == "PackSegBytes"
+        assert packs_bytes == (cfg.model.data_preprocessor.type == "SegBytesPreprocessor")
+        assert packs_bytes == (
+            cfg.train_dataloader.get("collate_fn", {}).get("type") == "stack_seg_bytes"
+        )
+
+
+def pipeline_of(cfg):
+    return cfg.train_dataloader.dataset.pipeline
+
+
+def test_datasets_in_wrappers_are_found():
+    cfg = config(copy.deepcopy(PLAIN))
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = {
+        "type": "RepeatDataset",
+        "times": 3,
+        "dataset": {"type": "ConcatDataset", "datasets": [inner, copy.deepcopy(inner)]},
+    }
+    use_fast_data(cfg)
+    datasets = cfg.train_dataloader.dataset.dataset.datasets
+    assert [step.type for dataset in datasets for step in dataset.pipeline] == 2 * [
+        "LoadResizedCrop", "RandomFlip", "DrawPhotoMetricDistortion", "PackSegBytes"
+    ]  # fmt: skip
+
+
+def test_a_label_that_is_no_class_is_named(scenes, tmp_path):
+    cfg = tiny_config(scenes, tmp_path)
+    cfg.model.decode_head.num_classes = 2
+    use_fast_data(cfg)
+    with pytest.raises(ValueError, match=r"labels of .*num_classes=2.*got \[2\]"):
+        Runner.from_cfg(cfg).train()
+
+
+@pytest.mark.parametrize("option", ["fast", "fast_data"])
+def test_the_options_say_what_they_replace(scenes, tmp_path, option, capfd):
+    from swin_backbone.cli.launching import apply_options
+
+    cfg = tiny_config(scenes, tmp_path)
+    apply_options(cfg, [option])
+    assert cfg.default_hooks.runtime_info.type == "DeferredRuntimeInfoHook"
+    assert cfg.model.data_preprocessor.type == "SegBytesPreprocessor"

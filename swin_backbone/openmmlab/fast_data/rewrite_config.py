@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 
 #: Arguments with which a stock transform is one that is known; others are passed on.
@@ -107,7 +108,9 @@ def _log_without_waiting(cfg: Config, report: DataReport) -> None:
 
 def _feed(loader: ConfigDict, report: DataReport) -> None:
     """Pinned memory, and workers that live on; neither where a config says otherwise."""
-    if "pin_memory" not in loader:
+    if not torch.cuda.is_available():
+        report.left.append(("train_dataloader.pin_memory", "there is no GPU to copy to"))
+    elif "pin_memory" not in loader:
         loader.pin_memory = True
         report.replaced.append(("train_dataloader", "pinned memory"))
     if loader.get("num_workers", 0) == 0:
@@ -178,6 +181,10 @@ def _why_no_bytes(cfg: Config, loader, datasets: list, preprocessor: str) -> str
         names = [_name(step) for step in dataset.pipeline]
         if names[-1] != _PACKING:
             return f"the pipeline ends with {names[-1]}, not {_PACKING}"
+        loads = (*_HEAD["image"], *_HEAD["labels"])
+        odd = [_odd(step) for step in dataset.pipeline if _name(step) in loads]
+        if any(odd):
+            return f"no bytes are loaded: {next(filter(None, odd))}"
         before, after = _around_distortion(names[:-1])
         unknown = [name for name in before if name not in _BETWEEN and name not in _STOCK_HEAD]
         if unknown or set(after) - {"RandomFlip"}:
