@@ -124,7 +124,9 @@ def read_bytes(path: str | Path) -> bytes:
         raise UnreadableImageError(f"cannot be opened: {reason}", path) from error
 
 
-def decode_image(content: bytes, channels: str = "RGB", reduction: int = 1) -> np.ndarray:
+def decode_image(
+    content: bytes, channels: str = "RGB", reduction: int = 1, header: Header | None = None
+) -> np.ndarray:
     """Decode an image.
 
     Args:
@@ -132,6 +134,7 @@ def decode_image(content: bytes, channels: str = "RGB", reduction: int = 1) -> n
         channels: their order, ``'RGB'`` or ``'BGR'``.
         reduction: decode a JPEG at this part of its size, 1, 2, 4 or 8: each pixel stands for so
             many by so many, in a part of the time. Images of other formats come at their size.
+        header: :func:`read_header` of the content, where it has been read.
 
     Returns:
         (H, W, 3) uint8; sides of a reduced JPEG are rounded up.
@@ -144,7 +147,7 @@ def decode_image(content: bytes, channels: str = "RGB", reduction: int = 1) -> n
         raise ValueError(f"channels must be 'RGB' or 'BGR', got {channels!r}")
     if reduction not in _REDUCED:
         raise ValueError(f"reduction must be 1, 2, 4 or 8, got {reduction!r}")
-    header = read_header(content)
+    header = header or read_header(content)
     flag = _REDUCED[reduction] if header.format == "JPEG" else cv2.IMREAD_COLOR
     if header.format == "WEBP":  # some versions of OpenCV turn these, others do not
         flag |= cv2.IMREAD_IGNORE_ORIENTATION

@@ -61,12 +61,12 @@ class LoadResizedCrop(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Add ``img`` (h, w, 3) BGR and ``gt_seg_map`` (h, w), both uint8, and what stock
         transforms add: ``img_shape``, ``ori_shape``, ``scale``, ``scale_factor``, ``flip``..."""
-        labels, table = self._read_labels(results)
+        labels, table = self.read_labels(results)
         content, header = self._read(results["img_path"])
         if labels.shape not in ((header.height, header.width), (header.width, header.height)):
             return self._by_stock_transforms(results)
         scale = None if self.resize is None else self.resize({})["scale"]
-        image, reduction = self._decode(results["img_path"], content, header, scale)
+        image, reduction = self.decode(results["img_path"], content, header, scale)
         full = _full_size(image, header)
         if labels.shape != full:
             raise ValueError(
@@ -75,8 +75,8 @@ class LoadResizedCrop(BaseTransform):
             )
         size = full if scale is None else self._size(full, scale)
         places = tuple(nearest_places(old, new) for old, new in zip(full, size, strict=True))
-        box, kept = self._draw_crop(labels, table, size, places)
-        results["img"] = crop_resized(image, size, box, reduction, full)
+        box, kept = self.draw_crop(labels, table, size, places)
+        results["img"] = self.resize_crop(image, size, box, reduction, full)
         results["gt_seg_map"] = kept
         _say(results, "seg_fields", "gt_seg_map")
         results.update(ori_shape=full, img_shape=results["img"].shape[:2])
@@ -84,6 +84,10 @@ class LoadResizedCrop(BaseTransform):
             factor = (size[1] / full[1], size[0] / full[0])
             results.update(scale=scale, scale_factor=factor, keep_ratio=self.keep_ratio)
         return results
+
+    def resize_crop(self, image, size, box: Box, reduction: int, full) -> np.ndarray:
+        """What a crop keeps of the resized image: :func:`.cropped_resize.crop_resized`."""
+        return crop_resized(image, size, box, reduction, full)
 
     def _by_stock_transforms(self, results: dict) -> dict:
         """For labels of another size than their image, which are resized by themselves."""
@@ -99,7 +103,7 @@ class LoadResizedCrop(BaseTransform):
         except UnreadableImageError as error:
             raise UnreadableImageError(error.reason, path) from error
 
-    def _decode(self, path: str, content: bytes, header: Header, scale) -> tuple[np.ndarray, int]:
+    def decode(self, path: str, content: bytes, header: Header, scale) -> tuple[np.ndarray, int]:
         """The image, and how many pixels along an axis each of its pixels stands for."""
         reduction = 1
         if self.reduced and scale is not None and header.format == "JPEG":
@@ -110,7 +114,7 @@ class LoadResizedCrop(BaseTransform):
                 sizes.append(sizes[0][::-1])
             reduction = _reduction(full, sizes)
         try:
-            return decode_image(content, "BGR", reduction), reduction
+            return decode_image(content, "BGR", reduction, header), reduction
         except UnreadableImageError as error:
             raise UnreadableImageError(error.reason, path) from error
 
@@ -120,7 +124,7 @@ class LoadResizedCrop(BaseTransform):
         width, height = rescale_size(full[::-1], scale)
         return height, width
 
-    def _read_labels(self, results: dict) -> tuple[np.ndarray, np.ndarray | None]:
+    def read_labels(self, results: dict) -> tuple[np.ndarray, np.ndarray | None]:
         """Values of a label map (H, W) uint8, and what each of the 256 values means, if not itself.
 
         A map in one channel is read here, and every other by its transform.
@@ -136,7 +140,7 @@ class LoadResizedCrop(BaseTransform):
         results["seg_fields"].remove("gt_seg_map")
         return results["gt_seg_map"], None
 
-    def _draw_crop(self, labels, table, size, places) -> tuple[Box, np.ndarray]:
+    def draw_crop(self, labels, table, size, places) -> tuple[Box, np.ndarray]:
         """A crop as mmseg's ``RandomCrop`` draws it, and its labels."""
         crop = self.crop
 
