@@ -42,6 +42,7 @@ from mmengine.registry import FUNCTIONS, TRANSFORMS, DefaultScope
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.argument_types import positive
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.config_options import add_config_options
 from swin_backbone.cli.launching import apply_options, build_runner
 from swin_backbone.config_files import configs_folder
 from swin_backbone.openmmlab.fast_data.deferred_logs import GrowingHistory
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train.add_argument("--steps", type=positive, default=60, help="that are timed")
     train.add_argument("--warm-up", type=positive, default=15, help="steps before")
     train.add_argument("--images", type=positive, default=128)
-    train.add_argument("--cfg-options", nargs="*", default=[], help="KEY=VALUE")
+    add_config_options(train)
     train.set_defaults(run=measure_runs)
     histories = commands.add_parser("histories", help="mmengine's log in a long run")
     histories.add_argument("--steps", type=positive, default=160_000)
@@ -271,7 +272,13 @@ def _run_config(way: str, batch: int, work_dir: Path, arguments) -> Config:
         cfg.default_hooks.pop("runtime_info", None)
     elif way == "data":
         print(use_fast_data(cfg))
-    change_config(cfg, dict(option.split("=", 1) for option in arguments.cfg_options))
+    if not torch.cuda.is_available():  # to try this script: mixed precision is for GPUs
+        cfg.optim_wrapper = {
+            "type": "OptimWrapper",
+            "optimizer": cfg.optim_wrapper.optimizer,
+            "paramwise_cfg": cfg.optim_wrapper.paramwise_cfg,
+        }
+    change_config(cfg, arguments.cfg_options)
     return Config(cfg.to_dict(), format_python_code=False)
 
 
