@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import io
 import os
 import statistics
@@ -218,32 +217,24 @@ def measure_runs(arguments: argparse.Namespace) -> Iterator[dict]:
     with _data(kind, arguments.images) as root, tempfile.TemporaryDirectory() as folder:
         write_data(root, kind, 8, seed=1, split="validation")
         os.environ["SWIN_DATA_ROOT"] = str(root)
+        runners = []  # until all is measured: workers take seconds to leave
         for batch in arguments.batch:
             for way in arguments.ways:
-                work_dir = Path(folder, f"{way}-{batch}")
-                yield _measure_run(way, batch, work_dir, arguments)
+                cfg = _run_config(way, batch, Path(folder, f"{way}-{batch}"), arguments)
+                runners.append(build_runner(cfg))
+                row = {"what": "run", "way": way, "batch": batch, "workers": arguments.workers}
+                yield row | _measure_run(runners[-1], row, arguments.warm_up)
 
 
-def _measure_run(way: str, batch: int, work_dir: Path, arguments) -> dict:
-    cfg = _run_config(way, batch, work_dir, arguments)
+def _measure_run(runner, about: dict, warm_up: int) -> dict[str, float]:
     began = time.perf_counter()
-    runner = build_runner(cfg)
-    watch = StopwatchHook(arguments.warm_up)
+    watch = StopwatchHook(warm_up)
     runner.register_hook(watch)
     runner.train()
-    row = {"what": "run", "way": way, "batch": batch, "workers": arguments.workers}
-    row |= watch.summary() | {"whole s": time.perf_counter() - began}
-    if torch.cuda.is_available():
-        row["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
-        torch.cuda.reset_peak_memory_stats()
-    line = ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in row.items()
-    )
-    print(line, flush=True)
-    del runner, watch
-    gc.collect()
-    return row
+    found = watch.summary() | {"whole s": time.perf_counter() - began}
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+    print(", ".join(f"{name} {value}" for name, value in about.items()), numbers, flush=True)
+    return found
 
 
 def _run_config(way: str, batch: int, work_dir: Path, arguments) -> Config:

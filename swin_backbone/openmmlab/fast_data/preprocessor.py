@@ -7,7 +7,7 @@ from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from torch import Tensor
 
-from .distortion import distort
+from ... import ops
 
 
 class SegBytesPreprocessor(SegDataPreProcessor):
@@ -44,11 +44,11 @@ class SegBytesPreprocessor(SegDataPreProcessor):
         if "labels" not in data:
             return super().forward(data, training)
         batch = self._to_device({k: v for k, v in data.items() if isinstance(v, Tensor)})
-        images = batch["inputs"].permute(0, 3, 1, 2)
-        if "distortion" in batch:
-            images = distort(images, batch["distortion"])
+        mean, std = (self.mean.view(3), self.std.view(3)) if self.normalises else (None, None)
+        images = ops.distort_images(
+            batch["inputs"], batch.get("distortion"), mean, std, swap=self.swaps
+        )
         samples = data["data_samples"]
-        images = self._normalise(images)
         images, labels = self._pad(images, batch["labels"], samples)
         for sample, one in zip(samples, labels[:, None].long().unbind(0), strict=True):
             sample.gt_sem_seg = PixelData(data=one)
@@ -71,12 +71,6 @@ class SegBytesPreprocessor(SegDataPreProcessor):
         for tensor in moved.values():
             tensor.record_stream(computes)
         return moved
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        if self.swaps:
-            images = images.flip(1)
-        images = images.float()
-        return (images - self.mean) / self.std if self.normalises else images.contiguous()
 
     def _pad(self, images: Tensor, labels: Tensor, samples: list) -> tuple[Tensor, Tensor]:
         """Pad to ``size`` or ``size_divisor``, as mmseg's ``stack_batch`` does, and say so."""
