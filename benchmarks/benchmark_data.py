@@ -15,6 +15,7 @@ host. ``histories`` is what mmengine's own log costs an iteration of a long run.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import io
 import os
@@ -256,7 +257,7 @@ def _run_config(way: str, batch: int, work_dir: Path, arguments) -> Config:
     cfg.work_dir, cfg.log_level = str(work_dir), "WARNING"
     cfg.visualizer.name = work_dir.name
     cfg.experiment_name = work_dir.name
-    untouched = (cfg.train_dataloader.copy(), cfg.model.data_preprocessor.copy())
+    untouched = copy.deepcopy((cfg.train_dataloader, cfg.model.data_preprocessor))
     apply_options(cfg, WAYS[way])
     if way == "model":
         cfg.train_dataloader, cfg.model.data_preprocessor = untouched
