@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
-#: Arguments with which a stock transform is one that is known; others are passed on.
+#: Arguments of stock transforms that are passed on, and those that must be as by default.
+_PASSED = {
+    "LoadImageFromFile": ("backend_args",),
+    "LoadAnnotations": ("reduce_zero_label", "backend_args"),
+    "LoadMappedLabels": ("values", "colours"),
+    "RandomResize": ("scale", "ratio_range", "keep_ratio", "clip_object_border"),
+    "Resize": ("scale", "keep_ratio", "clip_object_border"),
+    "RandomCrop": ("crop_size", "cat_max_ratio", "ignore_index"),
+}
 _PLAIN = {
     "LoadImageFromFile": {
         "to_float32": False,
@@ -157,9 +165,12 @@ def _with_fast_head(pipeline: list, reduced: bool, report: DataReport) -> list:
 
 def _odd(step: Mapping) -> str:
     """What of a step's arguments is not known here; ``''`` if nothing is."""
-    for name, plain in _PLAIN.get(_name(step), {}).items():
-        if step.get(name, plain) != plain:
-            return f"{name} is {step[name]!r}"
+    plain = _PLAIN.get(_name(step), {})
+    for name, value in step.items():
+        if name in plain and value != plain[name]:
+            return f"{name} is {value!r}"
+        if name != "type" and name not in plain and name not in _PASSED[_name(step)]:
+            return f"it has {name}"
     if _name(step) == "Resize" and not step.get("scale"):
         return "it has no scale"
     return ""
