@@ -40,7 +40,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import FUNCTIONS, TRANSFORMS, DefaultScope
 
 from swin_backbone.atomic_files import write_text
-from swin_backbone.cli.argument_types import positive
+from swin_backbone.cli.argument_types import not_negative, positive
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.cli.config_options import add_config_options
 from swin_backbone.cli.launching import apply_options, build_runner
@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train.add_argument("--steps", type=positive, default=60, help="that are timed")
     train.add_argument("--warm-up", type=positive, default=15, help="steps before")
     train.add_argument("--images", type=positive, default=128)
+    train.add_argument("--validate", type=not_negative, default=0, help="images, after training")
     add_config_options(train)
     train.set_defaults(run=measure_runs)
     histories = commands.add_parser("histories", help="mmengine's log in a long run")
@@ -216,7 +217,7 @@ def _dataset_config(kind: Kind) -> Config:
 def measure_runs(arguments: argparse.Namespace) -> Iterator[dict]:
     kind = KINDS["ADE20K"]
     with _data(kind, arguments.images) as root, tempfile.TemporaryDirectory() as folder:
-        write_data(root, kind, 8, seed=1, split="validation")
+        write_data(root, kind, arguments.validate, seed=1, split="validation")
         os.environ["SWIN_DATA_ROOT"] = str(root)
         runners = []  # until all is measured: workers take seconds to leave
         for batch in arguments.batch:
@@ -233,6 +234,12 @@ def _measure_run(runner, about: dict, warm_up: int) -> dict[str, float]:
     runner.register_hook(watch)
     runner.train()
     found = watch.summary() | {"whole s": time.perf_counter() - began}
+    if runner.val_loop is not None:
+        runner.val_loop.run()  # its kernels are compiled, or found, and its workers begin
+        began = time.perf_counter()
+        runner.val_loop.run()
+        seconds = time.perf_counter() - began
+        found["validation images/s"] = len(runner.val_dataloader.dataset) / seconds
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
     print(", ".join(f"{name} {value}" for name, value in about.items()), numbers, flush=True)
     return found
@@ -250,8 +257,9 @@ def _run_config(way: str, batch: int, work_dir: Path, arguments) -> Config:
         cfg.model.backbone.pop("arch", None)  # the stock default is Swin-T
     steps = arguments.warm_up + arguments.steps
     cfg.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": 10**9}
-    for name in ("val_dataloader", "val_cfg", "val_evaluator"):
-        cfg.pop(name)
+    if not arguments.validate:
+        for name in ("val_dataloader", "val_cfg", "val_evaluator"):
+            cfg.pop(name)
     cfg.default_hooks.checkpoint = {"type": "CheckpointHook", "interval": -1, "save_last": False}
     cfg.train_dataloader.update(batch_size=batch, num_workers=arguments.workers)
     cfg.work_dir, cfg.log_level = str(work_dir), "WARNING"

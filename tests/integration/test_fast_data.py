@@ -412,10 +412,11 @@ def test_losses_are_read_when_they_are_looked_at(monkeypatch):
     values = [0.5, float("nan"), 3.0, -1.0]
     for value in values:
         loss.fill_(value)  # the same memory, as of a graph that is replayed
-        run.step(loss=loss.clone().requires_grad_(), rate=value, again=loss)
+        run.step(same=loss, loss=loss.clone().requires_grad_(), rate=value, double=2 * loss)
     assert not reads
-    for name in ("loss", "again", "rate"):
+    for name in ("same", "loss", "rate"):
         np.testing.assert_array_equal(run.history(name).data[0], values)
+    np.testing.assert_array_equal(run.history("double").data[0], 2 * np.array(values))
     assert run.history("loss").current() == -1.0
     assert run.history("loss").mean(2) == 1.0
     assert run.history("loss").max(2) == 3.0
