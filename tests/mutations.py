@@ -288,6 +288,46 @@ MUTATIONS = (
         "factor = lowered",
         ("unit/test_openmmlab_served_boxes.py", "unit/test_openmmlab_served_ops.py"),
     ),
+    Mutation(
+        "crop-reach",
+        "a crop that is resized alone does not see its left neighbour",
+        f"{OPENMMLAB}/fast_data/cropped_resize.py",
+        "nearest = max(first - math.ceil(0.5 / step), 0)",
+        "nearest = first",
+        ("integration/test_fast_data.py",),
+    ),
+    Mutation(
+        "crop-draws",
+        "a crop of few classes is not drawn again",
+        f"{OPENMMLAB}/fast_data/load_resized_crop.py",
+        "if len(counts) > 1 and counts.max() / counts.sum() < crop.cat_max_ratio:",
+        "if len(counts) > 1 or counts.max() / counts.sum() < crop.cat_max_ratio:",
+        ("integration/test_fast_data.py",),
+    ),
+    Mutation(
+        "distortion-order",
+        "contrast is drawn before saturation and hue, wherever it is applied",
+        f"{OPENMMLAB}/fast_data/distortion.py",
+        "contrast = self._contrast() if first else 1.0",
+        "contrast = self._contrast()",
+        ("integration/test_fast_data.py",),
+    ),
+    Mutation(
+        "hue-wrap",
+        "the kernel's hues do not go round",
+        f"{OPS}/triton/kernels/photometric_kernels.py",
+        "hue = tl.where(hue >= 180.0, hue - 180.0, hue)",
+        "hue = tl.minimum(hue, 179.0)",
+        ("unit/test_photometric.py",),
+    ),
+    Mutation(
+        "deferred-losses",
+        "losses that wait are not copied, so that a replayed graph overwrites them",
+        f"{OPENMMLAB}/fast_data/deferred_logs.py",
+        "row = torch.stack([value.detach().reshape(()) for value in values])",
+        "row = values[0].detach().expand(len(values))",
+        ("integration/test_fast_data.py",),
+    ),
 )
 
 

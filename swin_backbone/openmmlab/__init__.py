@@ -65,6 +65,7 @@ def register_plugins() -> None:
         compile_ahead_hook,
         cpu_distributed,
         data_preprocessors,
+        fast_data,
         label_check,
         label_loading,
         layer_decay,

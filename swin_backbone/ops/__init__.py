@@ -26,6 +26,7 @@ from .norm import (
     norm_beside,
 )
 from .patch_embedding import cut_patches, embed_patches, project, project_patches
+from .photometric import DISTORTION, distort_images
 from .pointwise import class_scores
 from .reference.window_steps import AttentionInputs
 from .residual_branches import Windows, residual_attention, residual_mlp
@@ -41,6 +42,7 @@ from .weight_copies import LowPrecisionCopies
 
 __all__ = [
     "BACKENDS",
+    "DISTORTION",
     "MAPS",
     "SMALL_MAP_RULES",
     "AttentionInputs",
@@ -68,6 +70,7 @@ __all__ = [
     "count_correct",
     "crop_bias_table",
     "cut_patches",
+    "distort_images",
     "embed_patches",
     "fit_window",
     "join",

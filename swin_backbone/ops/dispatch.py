@@ -388,6 +388,26 @@ def why_not_maps(x: Tensor) -> str | None:
     return None if len(x) else "there are no images"
 
 
+# Bytes of images
+
+
+def photometric(images: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.distort_images`: ``'triton'`` or ``'torch'``."""
+    return _first("photometric distortion", _PHOTOMETRIC, images)
+
+
+def _photometric_by_triton(images: Tensor) -> str | None:
+    if not images.is_cuda:
+        return "no CUDA device"
+    if images.shape[1:].numel() > MAX_ELEMENTS or len(images) > MAX_IMAGES:
+        shape = tuple(images.shape)
+        return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
+    return why_not_triton(images) if images.numel() else "there are no pixels"
+
+
+_PHOTOMETRIC = (("triton", _photometric_by_triton), ("torch", _never))
+
+
 # What several have in common
 
 
