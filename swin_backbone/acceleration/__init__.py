@@ -9,6 +9,7 @@ from torch import nn
 
 from . import (
     channels_last,
+    deformable_attention,
     mmcv_convolutions,
     mmseg_losses,
     mmseg_predictions,
@@ -29,6 +30,7 @@ REWRITES = (
     mmseg_tta.REWRITE,
     mmseg_resizes.REWRITE,
     mmseg_scores.REWRITE,
+    deformable_attention.REWRITE,
     mmcv_convolutions.REWRITE,
     pools.REWRITE,
     channels_last.REWRITE,

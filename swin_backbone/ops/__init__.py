@@ -3,6 +3,11 @@
 from .attention import BACKENDS, shifted_window_attention
 from .banded_argmax import View, Window, merged_argmax, view_scores
 from .bilinear_resize import add_resized, concatenate_resized, resize_bilinear
+from .deformable_attention import (
+    DEFORMABLE_ATTENTION,
+    multi_scale_deformable_attention,
+    multi_scale_deformable_attention_gradients,
+)
 from .dispatch import check_backend_name
 from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing, join, pack_pyramid
@@ -41,6 +46,7 @@ from .weight_copies import LowPrecisionCopies
 
 __all__ = [
     "BACKENDS",
+    "DEFORMABLE_ATTENTION",
     "MAPS",
     "SMALL_MAP_RULES",
     "AttentionInputs",
@@ -78,6 +84,8 @@ __all__ = [
     "merge_norm_linear",
     "merge_packed",
     "merged_argmax",
+    "multi_scale_deformable_attention",
+    "multi_scale_deformable_attention_gradients",
     "norm_beside",
     "pack_pyramid",
     "project",

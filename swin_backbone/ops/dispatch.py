@@ -44,6 +44,9 @@ MAX_PATCH_BYTES, MAX_PATCH_BYTES_IN_LITTLE_ROOM = 256 * 64 * 2, 128 * 64 * 2
 #: Images of a batch that kernels of resizing take: the most programs along an axis of their grid.
 MAX_IMAGES = 65535
 
+#: Channels of a head that attends to points, up to which a program holds a row of them.
+MAX_POINT_CHANNELS = 1024
+
 #: Order in which ``backend='auto'`` tries the ways of attention, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
 PREFERENCE_ELSEWHERE = ("cpu", "sdpa", "reference")
@@ -386,6 +389,52 @@ def why_not_maps(x: Tensor) -> str | None:
         shape = tuple(x.shape)
         return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
     return None if len(x) else "there are no images"
+
+
+# Attention to points
+
+
+def deformable_attention(value: Tensor, locations: Tensor, weights: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.multi_scale_deformable_attention`: ``'triton'``,
+    ``'torch'``, or ``'reference'`` where more than first derivatives may be wanted."""
+    return _first("deformable attention", _POINTS, value, locations, weights)
+
+
+def _points_by_triton(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    if not value.is_cuda:
+        return "no CUDA device"
+    return _EXPORTED if is_exporting() else why_not_points(value, locations, weights)
+
+
+def why_not_points(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    """Why kernels cannot attend to points, or ``None`` if they can."""
+    for tensor in (value, locations, weights):
+        reason = why_not_triton(tensor)
+        if reason is not None:
+            return reason
+        if tensor.dtype not in DTYPES:
+            return f"computes in {_names(DTYPES)}, got {tensor.dtype}"
+        if tensor.shape[1:].numel() > MAX_ELEMENTS or len(tensor) > MAX_IMAGES:
+            shape = tuple(tensor.shape)
+            return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements: {shape}"
+    if value.shape[-1] > MAX_POINT_CHANNELS:
+        return f"heads have at most {MAX_POINT_CHANNELS} channels, got {value.shape[-1]}"
+    if len(value) * value.shape[1:3].numel() > MAX_ELEMENTS:
+        return f"a batch has at most {MAX_ELEMENTS} keys of heads, got {tuple(value.shape)}"
+    return None
+
+
+def _points_by_sampling(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    if not torch.compiler.is_compiling() and in_functorch():
+        return "PyTorch's sampling has no derivatives but the first"
+    return None
+
+
+_POINTS = (
+    ("triton", _points_by_triton),
+    ("torch", _points_by_sampling),
+    ("reference", _never),
+)
 
 
 # What several have in common
