@@ -41,6 +41,7 @@ from .resized_losses import (
     resized_binary_cross_entropy,
     resized_cross_entropy,
 )
+from .suppression import SUPPRESSION, non_maximum_suppression
 from .variable_length_attention import attend, shifted_window_attention_packed
 from .weight_copies import LowPrecisionCopies
 
@@ -49,6 +50,7 @@ __all__ = [
     "DEFORMABLE_ATTENTION",
     "MAPS",
     "SMALL_MAP_RULES",
+    "SUPPRESSION",
     "AttentionInputs",
     "ClassMap",
     "Geometry",
@@ -86,6 +88,7 @@ __all__ = [
     "merged_argmax",
     "multi_scale_deformable_attention",
     "multi_scale_deformable_attention_gradients",
+    "non_maximum_suppression",
     "norm_beside",
     "pack_pyramid",
     "project",

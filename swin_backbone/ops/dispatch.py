@@ -47,6 +47,9 @@ MAX_IMAGES = 65535
 #: Channels of a head that attends to points, up to which a program holds a row of them.
 MAX_POINT_CHANNELS = 1024
 
+#: Boxes whose overlaps, a bit for each pair, take half a gigabyte.
+MAX_BOXES = 65536
+
 #: Order in which ``backend='auto'`` tries the ways of attention, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
 PREFERENCE_ELSEWHERE = ("cpu", "sdpa", "reference")
@@ -435,6 +438,33 @@ _POINTS = (
     ("torch", _points_by_sampling),
     ("reference", _never),
 )
+
+
+# Boxes
+
+
+def suppression(boxes: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.non_maximum_suppression`: ``'triton'`` or
+    ``'reference'``."""
+    return _first("non-maximum suppression", _SUPPRESSION, boxes)
+
+
+def why_not_boxes(boxes: Tensor) -> str | None:
+    """Why kernels cannot suppress boxes (N, 4), or ``None`` if they can."""
+    if boxes.dtype not in DTYPES:
+        return f"computes in {_names(DTYPES)}, got {boxes.dtype}"
+    if len(boxes) > MAX_BOXES:
+        return f"takes at most {MAX_BOXES} boxes, got {len(boxes)}"
+    return why_not_triton(boxes)
+
+
+def _boxes_by_triton(boxes: Tensor) -> str | None:
+    if not boxes.is_cuda:
+        return "no CUDA device"
+    return _EXPORTED if is_exporting() else why_not_boxes(boxes)
+
+
+_SUPPRESSION = (("triton", _boxes_by_triton), ("reference", _never))
 
 
 # What several have in common
