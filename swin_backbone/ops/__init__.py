@@ -41,6 +41,7 @@ from .resized_losses import (
     resized_binary_cross_entropy,
     resized_cross_entropy,
 )
+from .roi_align import ROI_ALIGN, roi_align
 from .suppression import SUPPRESSION, non_maximum_suppression
 from .variable_length_attention import attend, shifted_window_attention_packed
 from .weight_copies import LowPrecisionCopies
@@ -49,6 +50,7 @@ __all__ = [
     "BACKENDS",
     "DEFORMABLE_ATTENTION",
     "MAPS",
+    "ROI_ALIGN",
     "SMALL_MAP_RULES",
     "SUPPRESSION",
     "AttentionInputs",
@@ -100,6 +102,7 @@ __all__ = [
     "resized_binary_cross_entropy",
     "resized_cross_entropy",
     "resized_scores",
+    "roi_align",
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",

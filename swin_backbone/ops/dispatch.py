@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import util
@@ -49,6 +49,9 @@ MAX_POINT_CHANNELS = 1024
 
 #: Boxes whose overlaps, a bit for each pair, take half a gigabyte.
 MAX_BOXES = 65536
+
+#: Bins of a row of a region that a program holds.
+MAX_BINS = 64
 
 #: Order in which ``backend='auto'`` tries the ways of attention, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
@@ -465,6 +468,38 @@ def _boxes_by_triton(boxes: Tensor) -> str | None:
 
 
 _SUPPRESSION = (("triton", _boxes_by_triton), ("reference", _never))
+
+
+def roi_align(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str:
+    """The way of :func:`swin_backbone.ops.roi_align`: ``'triton'`` or ``'reference'``."""
+    return _first("RoI align", _REGIONS, maps, rois, size)
+
+
+def why_not_regions(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
+    """Why kernels cannot pool regions (K, 5) of maps, or ``None`` if they can."""
+    if torch.compiler.is_compiling():
+        return "a function of many maps is no operator of torch"
+    for x in maps:
+        reason = why_not_triton(x)
+        if reason is not None:
+            return reason
+        if x.dtype not in DTYPES:
+            return f"computes in {_names(DTYPES)}, got {x.dtype}"
+        if x.shape[1:].numel() > MAX_ELEMENTS or len(x) > MAX_IMAGES:
+            shape = tuple(x.shape)
+            return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements: {shape}"
+    if size[1] > MAX_BINS:
+        return f"a row has at most {MAX_BINS} bins, got {size[1]}"
+    return None
+
+
+def _regions_by_triton(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
+    if not rois.is_cuda:
+        return "no CUDA device"
+    return _EXPORTED if is_exporting() else why_not_regions(maps, rois, size)
+
+
+_REGIONS = (("triton", _regions_by_triton), ("reference", _never))
 
 
 # What several have in common
