@@ -13,7 +13,7 @@ pytest.importorskip("torchvision")
 np = pytest.importorskip("numpy")
 
 from mmdet.models.roi_heads import FCNMaskHead, SingleRoIExtractor  # noqa: E402
-from mmdet.models.task_modules import AssignResult, RandomSampler  # noqa: E402
+from mmdet.models.task_modules import AssignResult, MaxIoUAssigner, RandomSampler  # noqa: E402
 from mmdet.structures.mask import BitmapMasks, PolygonMasks  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
@@ -156,3 +156,40 @@ def test_samplers_on_a_card():
     assert not counts[1::3].any()
     assert counts[::3].min() > 0  # each 20 times, on average
     assert counts.max() < 60
+
+
+class Assigning(torch.nn.Module):
+    def __init__(self, assigner):
+        super().__init__()
+        self.assigner = assigner
+
+
+THRESHOLDS = {
+    "first stage": (0.7, 0.3, 0.3, {}),
+    "second stage": (0.5, 0.5, 0.5, {"match_low_quality": False}),
+    "a range": (0.6, (0.1, 0.4), 0.0, {}),
+    "one box each": (0.7, 0.3, 0.0, {"gt_max_assign_all": False}),
+    "whole numbers": (0.5, 0, 0.2, {}),
+}
+
+
+@pytest.mark.parametrize("objects", [0, 1, 3, 40])
+@pytest.mark.parametrize(("high", "low", "least", "options"), THRESHOLDS.values(), ids=THRESHOLDS)
+def test_assigners(high, low, least, options, objects):
+    """The same assignment, also where objects share their best boxes."""
+    assigner = MaxIoUAssigner(high, low, least, **options)
+    gt = InstanceData(bboxes=random_boxes(objects, 30), labels=torch.randint(9, (objects,)))
+    gt.bboxes[1::3] = gt.bboxes[:1]
+    boxes = torch.cat([random_boxes(300, 30), gt.bboxes, gt.bboxes + 1]).round()
+    priors = InstanceData(priors=boxes)
+    expected = assigner.assign(priors, gt)
+    head = Assigning(assigner)
+    report = swin_backbone.accelerate(head)
+    assert rewrites(report) == {"assigners": ("",)}
+    found = assigner.assign(priors, gt)
+    assert found.num_gts == expected.num_gts
+    for name in ("gt_inds", "max_overlaps", "labels"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+    report.revert()
+    assert "assign_wrt_overlaps" not in assigner.__dict__
