@@ -160,7 +160,7 @@ def mmseg_runner(task: Task, device: str, name: str) -> Runner:
         found = loss(images, samples)
         return sum(value.mean() for key, value in found.items() if "loss" in key)
 
-    return Runner(name, model.train(), images, _train_step(model, losses, device))
+    return Runner(name, model.train(), images, train_step(model, losses, device))
 
 
 def transformers_runner(task: Task, device: str, name: str) -> Runner:
@@ -194,10 +194,10 @@ def transformers_runner(task: Task, device: str, name: str) -> Runner:
     def losses() -> Tensor:
         return call(pixel_values=images, labels=labels).loss
 
-    return Runner(name, model.train(), images, _train_step(model, losses, device))
+    return Runner(name, model.train(), images, train_step(model, losses, device))
 
 
-def _train_step(model: nn.Module, losses: Callable[[], Tensor], device: str) -> Step:
+def train_step(model: nn.Module, losses: Callable[[], Tensor], device: str) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), 6e-5, fused=device == "cuda")
 
     def step() -> Tensor:

@@ -3,6 +3,11 @@
 from .attention import BACKENDS, shifted_window_attention
 from .banded_argmax import View, Window, merged_argmax, view_scores
 from .bilinear_resize import add_resized, concatenate_resized, resize_bilinear
+from .deformable_attention import (
+    DEFORMABLE_ATTENTION,
+    multi_scale_deformable_attention,
+    multi_scale_deformable_attention_gradients,
+)
 from .dispatch import check_backend_name
 from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing, join, pack_pyramid
@@ -37,14 +42,19 @@ from .resized_losses import (
     resized_binary_cross_entropy,
     resized_cross_entropy,
 )
+from .roi_align import ROI_ALIGN, roi_align
+from .suppression import SUPPRESSION, non_maximum_suppression
 from .variable_length_attention import attend, shifted_window_attention_packed
 from .weight_copies import LowPrecisionCopies
 
 __all__ = [
     "BACKENDS",
+    "DEFORMABLE_ATTENTION",
     "DISTORTION",
     "MAPS",
+    "ROI_ALIGN",
     "SMALL_MAP_RULES",
+    "SUPPRESSION",
     "AttentionInputs",
     "ClassMap",
     "Geometry",
@@ -81,6 +91,9 @@ __all__ = [
     "merge_norm_linear",
     "merge_packed",
     "merged_argmax",
+    "multi_scale_deformable_attention",
+    "multi_scale_deformable_attention_gradients",
+    "non_maximum_suppression",
     "norm_beside",
     "pack_pyramid",
     "project",
@@ -92,6 +105,7 @@ __all__ = [
     "resized_binary_cross_entropy",
     "resized_cross_entropy",
     "resized_scores",
+    "roi_align",
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",
