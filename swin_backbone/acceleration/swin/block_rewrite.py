@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.plain_modules import is_bare
-from ...ops.torch_internals.module_contents import children
+from ...ops.torch_internals.module_contents import children, parameters
 from ..rewrite import Rewrite, Undo, imported, replace_methods
 from .same_results import Calls, why_different
 
@@ -66,12 +66,23 @@ def own_forward(module: nn.Module, places: Iterable[Place]) -> str | None:
     return f"{type(module).__name__} has a forward of its own"
 
 
-def is_usual_call(block: nn.Module, x: Tensor) -> bool:
-    """Whether a call can be computed with the parameters of the block's modules: on a tensor with
-    something in it, and with no one watching these modules. Otherwise the class's own runs."""
-    if type(x) not in (Tensor, nn.Parameter) or not x.numel() or torch.jit.is_tracing():
+def is_usual_call(block: nn.Module, x: Tensor, axes: int) -> bool:
+    """Whether a call can be computed with the parameters of the block's modules: on a tensor of so
+    many axes with something in it, with no one watching these modules, and in the dtype of the
+    weights or under autocast. Otherwise the class's own runs, or says what is wrong."""
+    if type(x) not in (Tensor, nn.Parameter) or torch.jit.is_tracing():
+        return False
+    if x.dim() != axes or not x.numel() or not _takes(block, x):
         return False
     return not _is_watched(block)
+
+
+def _takes(block: nn.Module, x: Tensor) -> bool:
+    """Whether norms and what they get have one dtype; under autocast they may differ."""
+    norms = (child for child in children(block).values() if type(child) is nn.LayerNorm)
+    weights = [parameters(norm).get("weight") for norm in norms]
+    same = all(weight is None or weight.dtype == x.dtype for weight in weights)
+    return same or torch.is_autocast_enabled(x.device.type)
 
 
 def _is_watched(module: nn.Module) -> bool:

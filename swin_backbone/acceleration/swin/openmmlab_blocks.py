@@ -56,14 +56,15 @@ def _is_stock(part: nn.Module, places: tuple[Place, ...]) -> bool:
 
 def forward(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     """``SwinBlock.forward`` and ``SwinBlockV2.forward``: (B, H * W, C)."""
-    size = tuple(hw_shape)
-    own = children(block)
+    if not is_usual_call(block, x, 3):
+        return type(block).forward(block, x, hw_shape)
+    size, own = tuple(hw_shape), children(block)
     shift = _shift(own["attn"], size)
-    is_v2 = "logit_scale" in parameters(children(own["attn"])["w_msa"])
-    usual = shift is not None and x.dim() == 3 and x.shape[1] == size[0] * size[1]
-    if usual and is_v2:  # it reads the weight of whatever is there
-        usual = is_bare(children(children(own["attn"])["w_msa"])["qkv"], nn.Linear)
-    if not usual or not is_usual_call(block, x):
+    attention = children(own["attn"])["w_msa"]
+    is_v2 = "logit_scale" in parameters(attention)
+    usual = shift is not None and x.shape[1] == size[0] * size[1]
+    # The class of V2 reads the weight of whatever is there.
+    if not usual or (is_v2 and not is_bare(children(attention)["qkv"], nn.Linear)):
         return type(block).forward(block, x, hw_shape)
 
     def run(x: Tensor) -> Tensor:

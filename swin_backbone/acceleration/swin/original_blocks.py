@@ -60,22 +60,21 @@ def forward(block: nn.Module, x: Tensor, *mask: Tensor | None, **named) -> Tenso
     """The block's own ``forward``: (B, H * W, C), and the mask of shifted windows of those that
     are told the size of their map."""
     told = bool(mask or named)
-    size = (block.H, block.W) if told else tuple(block.input_resolution)
     own = children(block)
     is_v2 = "logit_scale" in parameters(own["attn"])
     windows = _windows(block, own["attn"], is_v2)
-    usual = x.dim() == 3 and x.shape[1] == size[0] * size[1] and _fits(windows, size, told)
-    if usual and is_v2:  # it reads the weight of whatever is there
-        usual = is_bare(children(own["attn"])["qkv"], nn.Linear)
-    if not usual or not is_usual_call(block, x):
+    size = (block.H, block.W) if told else tuple(block.input_resolution)
+    usual = is_usual_call(block, x, 3) and x.shape[1] == size[0] * size[1]
+    usual = usual and (told or _cuts_evenly(windows, size))
+    # The class of V2 reads the weight of whatever is there.
+    if not usual or (is_v2 and not is_bare(children(own["attn"])["qkv"], nn.Linear)):
         return type(block).forward(block, x, *mask, **named)
     run = halves.post_norm if is_v2 else halves.pre_norm
     return run(x.unflatten(1, size), _attention(own, windows, is_v2), _mlp(own)).flatten(1, 2)
 
 
-def _fits(windows: Windows, size: tuple[int, int], told: bool) -> bool:
-    """Blocks that know their map cut it into whole windows."""
-    return told or not any(n % w for n, w in zip(size, windows.window_size, strict=True))
+def _cuts_evenly(windows: Windows, size: tuple[int, int]) -> bool:
+    return not any(n % w for n, w in zip(size, windows.window_size, strict=True))
 
 
 def _windows(block: nn.Module, attention: nn.Module, is_v2: bool) -> Windows:

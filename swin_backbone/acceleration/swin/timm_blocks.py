@@ -43,7 +43,7 @@ def why_not(block: nn.Module) -> str | None:
 
 def forward(block: nn.Module, x: Tensor) -> Tensor:
     """``SwinTransformerBlock.forward`` and ``SwinTransformerV2Block.forward``: (B, H, W, C)."""
-    if not is_usual_call(block, x) or x.dim() != 4 or not _has_mask_for(block, x):
+    if not is_usual_call(block, x, 4) or not _has_mask_for(block, x):
         return type(block).forward(block, x)
     own = children(block)
     is_v2 = "logit_scale" in parameters(own["attn"])

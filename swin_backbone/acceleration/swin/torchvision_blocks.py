@@ -44,11 +44,10 @@ def _is_v2(block: nn.Module) -> bool:
 
 def forward(block: nn.Module, x: Tensor) -> Tensor:
     """``SwinTransformerBlock.forward`` and ``SwinTransformerBlockV2.forward``: (B, H, W, C)."""
-    attention = children(block)["attn"]
-    layers = (attention.qkv, attention.proj)
+    layers = children(children(block)["attn"])
     # The class reads the weights of whatever stands there.
-    usual = x.dim() == 4 and all(is_bare(layer, nn.Linear) for layer in layers)
-    if not usual or not is_usual_call(block, x):
+    bare = all(is_bare(layers[name], nn.Linear) for name in ("qkv", "proj"))
+    if not bare or not is_usual_call(block, x, 4):
         return type(block).forward(block, x)
     is_v2 = _is_v2(block)
     run = halves.post_norm if is_v2 else halves.pre_norm

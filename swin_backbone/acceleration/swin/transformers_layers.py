@@ -91,7 +91,7 @@ def forward(layer: nn.Module, hidden_states: Tensor, *arguments, **options):
 def _is_usual(layer: nn.Module, x: Tensor, size, given: Mapping) -> bool:
     if given.get("output_attentions") or given.get("head_mask") is not None:
         return False
-    if not is_usual_call(layer, x) or x.dim() != 3 or size is None:
+    if not is_usual_call(layer, x, 3) or size is None:
         return False
     attention = children(layer)["attention"]
     if _is_joined(attention) and attention_implementation(attention.config) != "sdpa":
