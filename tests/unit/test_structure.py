@@ -42,6 +42,7 @@ ALLOWED = {
     "openmmlab": CORE | {"acceleration"},
     # What predicts and paints with whole models builds them as their configs say.
     "inference": CORE | {"acceleration", "openmmlab"},
+    "libraries": CORE,
     "own_data": CORE | {"inference"},
     "cli": UPPER | {"own_data"},
     "__main__": {"cli"},
