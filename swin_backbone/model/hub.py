@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from ..atomic_files import write_text, write_whole
 from ..checkpoints.checkpoint_sources import HUB_PREFIX
@@ -17,8 +17,7 @@ from ..ops.argument_checks import Text, show
 from ..version import __version__
 from .arguments import KINDS
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+T = TypeVar("T", bound="HubMethods")
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: What transformers finds the class of a config by.
@@ -70,7 +69,7 @@ class HubMethods:
         return config
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+    def from_pretrained(cls: type[T], source: str | Path, **options: Any) -> T:
         """A backbone that :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
 
         Args:
