@@ -29,6 +29,7 @@ NEEDS = {
     "linear_probe": "sklearn",
     "extract_features": "pyarrow",
     "export": "onnxscript",
+    "accelerate": "transformers",
 }
 
 
@@ -209,6 +210,10 @@ def grid():
         ("linear_probe", ["tiny", "random", "--data", "{F}/empty"], "holds no images"),
         ("linear_probe", ["nothing", "random", "--data", "{F}/empty"], "nothing"),
         ("demo_app", ["{S}"], "needs its CHECKPOINT"),
+        ("accelerate", ["{F}/empty"], "config.json"),
+        ("accelerate", ["timm:nothing_like_it"], "nothing_like_it"),
+        ("accelerate", ["nothing like it"], "nothing like it"),
+        ("accelerate", [], "MODEL"),
         ("train", ["{S}", "--with", "nothing"], "--with"),
         ("train", ["{S}", "--cfg-options", "novalue"], "KEY=VALUE"),
         ("train", ["{S}", "--cfg-options", "x=[1"], "has no 'x'"),
@@ -228,6 +233,8 @@ def grid():
         ("benchmark_backbones", ["--batch", "1", "2"], "--batch"),
         ("benchmark_losses", ["--repeats", "0"], "--repeats"),
         ("benchmark_models", ["--no-such-option"], "--no-such-option"),
+        ("benchmark_encoders", ["--repeats", "0"], "--repeats"),
+        ("benchmark_encoders", ["--cases", "nothing"], "--cases"),
         ("benchmark_backbones", ["--plot", "{O}/p.txt"], "--plot"),
     )  # fmt: skip
 

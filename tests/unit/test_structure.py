@@ -42,6 +42,7 @@ ALLOWED = {
     "openmmlab": CORE | {"acceleration"},
     # What predicts and paints with whole models builds them as their configs say.
     "inference": CORE | {"acceleration", "openmmlab"},
+    "libraries": CORE,
     "own_data": CORE | {"inference"},
     "cli": UPPER | {"own_data"},
     "__main__": {"cli"},
@@ -188,6 +189,7 @@ FENCES = {
     "openmmlab/mmengine_internals.py",
     "openmmlab/served_ops/torchvision_internals.py",
     "acceleration/mmseg_internals.py",
+    "acceleration/swin/transformers_internals.py",
 }
 #: Named all over, and why that is no matter.
 ELSEWHERE = {
