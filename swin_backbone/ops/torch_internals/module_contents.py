@@ -188,3 +188,13 @@ def before_loading(module: nn.Module, hook: Callable) -> None:
         module.register_load_state_dict_pre_hook(hook)
     else:
         module._register_load_state_dict_pre_hook(hook, with_module=True)
+
+
+def why_watched(module: nn.Module) -> str | None:
+    """What is called beside a module's ``forward``, or ``None``: hooks of its own, or its compiled
+    form."""
+    own = module.__dict__
+    for name in ("forward", "forward_pre", "backward", "backward_pre"):
+        if own.get(f"_{name}_hooks"):
+            return f"has a {name.replace('_', '-')} hook"
+    return "is compiled" if own.get("_compiled_call_impl") is not None else None
