@@ -3,6 +3,7 @@
 from .acceleration import accelerate
 from .checkpoints import list_checkpoints
 from .config_files import config_path, list_configs
+from .graphs import graph_predictions
 from .model.backbone import SwinBackbone
 from .model.create import create
 from .model.explain import explain
@@ -19,6 +20,7 @@ __all__ = [
     "config_path",
     "create",
     "explain",
+    "graph_predictions",
     "list_architectures",
     "list_checkpoints",
     "list_configs",

@@ -4,6 +4,7 @@ Nothing here knows of any library's models; what a batch is, the caller says.
 """
 
 from .graphed_losses import GraphedLosses
+from .predictions import GraphedPredictions, graph_predictions
 from .processes import Agreement, Averaging
 from .recording import CaptureError, CudaRecorder, Recorder
 
@@ -13,5 +14,7 @@ __all__ = [
     "CaptureError",
     "CudaRecorder",
     "GraphedLosses",
+    "GraphedPredictions",
     "Recorder",
+    "graph_predictions",
 ]

@@ -117,7 +117,7 @@ def _groups(parameters: Sequence[Tensor], bucket_bytes: int) -> list[list[Tensor
 
 
 class Collector:
-    """Moves the gradients of one kind of step into their places, as soon as a bucket is full.
+    """Moves the gradients of one kind of step into their places, a bucket at a time.
 
     Args:
         gradients: the places.
@@ -132,6 +132,7 @@ class Collector:
             id(one): index for index, members in enumerate(self._members) for one in members
         }
         self._expected: list[set[int]] = []
+        self._moved: set[int] = set()
         self._started: list[Callable[[], None]] = []
 
     @contextmanager
@@ -139,13 +140,12 @@ class Collector:
         """Around a backward pass that brings gradients of the stand-ins ``used``."""
         expected = {id(one) for one in used}
         self._expected = [expected.intersection(map(id, members)) for members in self._members]
-        self._started = []
+        self._moved, self._started = set(), []
         handles = [one.register_post_accumulate_grad_hook(self._ready) for one in used]
         try:
             yield
-            for index, left in enumerate(self._expected):
-                if left or not expected.intersection(map(id, self._members[index])):
-                    self._move(index)
+            for index in range(len(self._members)):
+                self._move(index)
             for finish in self._started:
                 finish()
         finally:
@@ -160,6 +160,11 @@ class Collector:
 
     @torch.no_grad()
     def _move(self, index: int) -> None:
+        """Move a bucket that is full, and have it averaged when its turn has come: the order is the
+        same in all processes, whichever gradient comes first."""
+        if index in self._moved:
+            return
+        self._moved.add(index)
         bucket, members = self.gradients.buckets[index], self._members[index]
         pairs = list(zip(bucket.views, members, strict=True))
         for view in [view for view, one in pairs if one.grad is None]:
@@ -169,5 +174,7 @@ class Collector:
             copy_all([view for view, _ in there], [one.grad for _, one in there])
         for _, one in there:
             one.grad = None
-        if there and self.gradients.averaging is not None:
-            self._started.append(self.gradients.averaging.start(bucket.flat))
+        averaging = self.gradients.averaging
+        while averaging is not None and len(self._started) in self._moved:
+            flat = self.gradients.buckets[len(self._started)].flat
+            self._started.append(averaging.start(flat))

@@ -167,9 +167,13 @@ class GraphedLosses:
             bind(inputs), inputs, self.model, self.recorder, self._turns, not synchronized
         )
         if self._gradients is None:
-            self._gradients = StaticGradients(
-                step.parameters_in_order(), self.bucket_bytes, self.averaging
-            )
+            own = list(self.model.parameters())
+            numbers = {id(parameter): number for number, parameter in enumerate(own)}
+            order = [numbers[id(parameter)] for parameter in step.parameters_in_order()]
+            if self.agreement is not None:  # buckets are the same ones everywhere
+                order = self.agreement.share(order)
+            parameters = [own[number] for number in order]
+            self._gradients = StaticGradients(parameters, self.bucket_bytes, self.averaging)
             self._gradients.is_own = self._is_own
         step.record(self._gradients)
         return step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -44,7 +44,7 @@ class Averaging:
 
 
 class Agreement:
-    """Whether all processes are about to do the same, asked on the hosts.
+    """What processes agree on, by their hosts.
 
     Args:
         group: the processes, over a backend that takes tensors on the CPU.
@@ -59,3 +59,9 @@ class Agreement:
         both = torch.tensor([number, -number], dtype=torch.int64)
         dist.all_reduce(both, dist.ReduceOp.MAX, self.group)
         return int(both[0]) == -int(both[1])
+
+    def share(self, numbers: Sequence[int]) -> list[int]:
+        """The first process's numbers; each has as many."""
+        shared = torch.tensor(numbers, dtype=torch.int64)
+        dist.broadcast(shared, dist.get_global_rank(self.group, 0), self.group)
+        return shared.tolist()

@@ -37,7 +37,8 @@ def why_not_averaged(wrapper: DistributedDataParallel, has_hook_of_ours: bool) -
         wrapper: of the model.
         has_hook_of_ours: whether its communication hook is one that graphs take the place of.
     """
-    if wrapper.broadcast_buffers and any(True for _ in wrapper.module.buffers()):
+    broadcasts = getattr(wrapper, "forward_sync_buffers", wrapper.broadcast_buffers)  # torch 2.14
+    if broadcasts and any(True for _ in wrapper.module.buffers()):
         return "DistributedDataParallel has broadcast_buffers=True"
     if getattr(wrapper, "detect_anomalous_params", False):
         return "detect_anomalous_params looks at a pass that is not replayed"

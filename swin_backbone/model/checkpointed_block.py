@@ -53,7 +53,7 @@ class CheckpointedBlock(nn.Module):
         of the weights in the compute dtype, where they have been made already.
         """
         if self.with_cp and torch.is_grad_enabled():
-            # To draw the same numbers again, the generator's state is read, which no graph captures.
+            # To draw the same numbers again, the generator's state is read, which is not captured.
             draws = self.draws(layout)
             return checkpoint(
                 self._forward, x, layout, copies, use_reentrant=False, preserve_rng_state=draws

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..acceleration.rewrite import imported, replace_methods
-from ..graphs import Agreement, Averaging, CudaRecorder, GraphedLosses, Recorder
+from ..graphs import (
+    Agreement,
+    Averaging,
+    CudaRecorder,
+    GraphedLosses,
+    GraphedPredictions,
+    Recorder,
+    graph_predictions,
+)
 from ..graphs.refusals import why_not_averaged, why_not_recorded
 from .batches import put_together, take_apart
 from .gradient_compression import compressed_dtype
@@ -30,17 +38,27 @@ class CudaGraphHook(Hook):
     Args:
         most_shapes: shapes of batches that get a graph; others run without.
         bucket_mb: MiB of gradients that processes average together, as the backward pass goes on.
+        predictions: whether backbone and head are replayed in predictions, too, for up to twice as
+            many shapes (:func:`swin_backbone.graph_predictions`).
     """
 
     priority = "LOW"
 
-    def __init__(self, most_shapes: int = 4, bucket_mb: float = 25):
-        for name, value in (("most_shapes", most_shapes), ("bucket_mb", bucket_mb)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise ValueError(f"{name} must be a number above 0, got {value!r}")
+    def __init__(self, most_shapes: int = 4, bucket_mb: float = 25, predictions: bool = True):
+        for name, value, kinds in (
+            ("most_shapes", most_shapes, int),
+            ("bucket_mb", bucket_mb, int | float),
+        ):
+            if isinstance(value, bool) or not isinstance(value, kinds) or value <= 0:
+                kind = "an integer" if kinds is int else "a number"
+                raise ValueError(f"{name} must be {kind} above 0, got {value!r}")
+        if not isinstance(predictions, bool):
+            raise TypeError(f"predictions must be True or False, got {predictions!r}")
         self.most_shapes, self.bucket_bytes = most_shapes, int(bucket_mb * 2**20)
+        self.predictions = predictions
         self.graphs: GraphedLosses | None = None
-        self._undo = None
+        self.predicting: GraphedPredictions | None = None
+        self._undo = self._refused = None
 
     def recorder(self, device: torch.device) -> Recorder | str:
         """What records steps on this device, or why nothing does."""
@@ -52,7 +70,7 @@ class CudaGraphHook(Hook):
         """Give the model a ``forward`` that replays graphs; weights have been loaded by now."""
         found = self._prepare(runner.model)
         if isinstance(found, str):
-            _say(f"training goes on without CUDA graphs: {found}")
+            self._refuse(found)
             return
         self.graphs = found
         self._undo = replace_methods(runner.model, {"forward": _forward_by(found)})
@@ -64,9 +82,31 @@ class CudaGraphHook(Hook):
             self.graphs.release()
             self._undo = self.graphs = None
 
+    def before_run(self, runner) -> None:
+        """Have predictions replayed, in validation, in tests and between them."""
+        model = _unwrapped(runner.model)
+        if not self.predictions or not callable(getattr(model, "encode_decode", None)):
+            return
+        recorder = self.recorder(next(model.parameters()).device)
+        if isinstance(recorder, str):
+            self._refuse(recorder)
+        else:
+            self.predicting = graph_predictions(model, 2 * self.most_shapes, recorder, _say)
+
+    def after_run(self, runner) -> None:
+        """Give the model its own predictions again."""
+        if self.predicting is not None:
+            self.predicting.revert()
+            self.predicting = None
+
+    def _refuse(self, reason: str) -> None:
+        if reason != self._refused:
+            _say(f"the run goes on without CUDA graphs: {reason}")
+        self._refused = reason
+
     def _prepare(self, wrapper: nn.Module) -> GraphedLosses | str:
         """Graphs of a run's model, or why there are none."""
-        model = wrapper.module if isinstance(wrapper, DistributedDataParallel) else wrapper
+        model = _unwrapped(wrapper)
         reason = _why_not(wrapper, model)
         if reason is not None:
             return reason
@@ -81,6 +121,10 @@ class CudaGraphHook(Hook):
         return GraphedLosses(
             model, recorder, self.most_shapes, self.bucket_bytes, averaging, agreement, _say
         )
+
+
+def _unwrapped(wrapper: nn.Module) -> nn.Module:
+    return wrapper.module if isinstance(wrapper, DistributedDataParallel) else wrapper
 
 
 def _why_not(wrapper: nn.Module, model: nn.Module) -> str | None:
@@ -106,7 +150,8 @@ def _forward_by(graphs: GraphedLosses):
 
     def forward(wrapper: nn.Module, inputs: Tensor, data_samples=None, mode="tensor"):
         losses = None
-        if mode == "loss" and torch.is_grad_enabled():
+        own = _unwrapped(wrapper) is graphs.model  # and not a copy of it
+        if own and mode == "loss" and torch.is_grad_enabled():
             averages = getattr(wrapper, "require_backward_grad_sync", True)
             losses = _losses(graphs, inputs, data_samples, averages)
         if losses is None:

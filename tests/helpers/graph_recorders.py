@@ -13,14 +13,20 @@ class RunsAgain:
     Attributes:
         recorded: functions that were recorded.
         replays: how often one was run again.
+        rehearsing: whether one runs before it is recorded.
     """
 
     def __init__(self):
         self.recorded = self.replays = 0
+        self.rehearsing = False
 
     @contextmanager
     def rehearsal(self, strict):
-        yield
+        self.rehearsing = True
+        try:
+            yield
+        finally:
+            self.rehearsing = False
 
     def record(self, function):
         self.recorded += 1

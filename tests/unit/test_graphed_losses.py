@@ -154,7 +154,7 @@ def _broken(model):
 
 
 @pytest.mark.parametrize(
-    "losses, words",
+    ("losses", "words"),
     [
         (_on_the_host, "Python's random, on the host"),
         (_no_tensor, "'count' is a int, not a tensor"),
@@ -168,7 +168,9 @@ def test_what_cannot_be_recorded_says_why_once_and_leaves_the_state(models, loss
     state = torch.get_rng_state()
     for seed in range(3):
         assert graphs.losses(as_doubles(batch(seed=seed)), bound(losses(model))) is None
-    assert len(said) == 1 and words in said[0] and graphs.reason
+    assert len(said) == 1
+    assert words in said[0]
+    assert graphs.reason
     assert torch.equal(state, torch.get_rng_state())
     same(model, before)
 
@@ -204,7 +206,8 @@ def test_a_changed_model_is_recorded_again(models, change):
             torch.manual_seed(index)
             step(one, one.losses(*tensors) if way else graphs.losses(tensors, bound(one.losses)))
         same(model, other)
-    assert graphs.shapes == 1 and graphs.recorder.recorded == 4
+    assert graphs.shapes == 1
+    assert graphs.recorder.recorded == 4
 
 
 def test_hooks_of_the_models_own_parameters_see_no_gradient_of_a_rehearsal(models):
@@ -212,4 +215,5 @@ def test_hooks_of_the_models_own_parameters_see_no_gradient_of_a_rehearsal(model
     model.last.weight.register_post_accumulate_grad_hook(lambda parameter: seen.append(parameter))
     graphs = graphs_of(model)
     step(model, graphs.losses(as_doubles(batch()), bound(model.losses)))
-    assert not seen and model.last.weight.grad is not None
+    assert not seen
+    assert model.last.weight.grad is not None
