@@ -2,13 +2,20 @@
 
 import functools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.graph_recorders import StandInGraphHook
+from helpers.graphed_processes import CASES
+from helpers.paths import ROOT
 from helpers.tiny_run import tiny_config
 from mmengine.runner import Runner
+
+from swin_backbone.cli import launching
+from swin_backbone.openmmlab.gradient_compression import CompressGradientsHook
 
 STAND_IN = {"type": "StandInGraphHook"}
 
@@ -118,3 +125,39 @@ def test_hooks_of_modules_keep_a_run_from_graphs(scenes, tmp_path):
 def test_numbers_are_checked(name, value):
     with pytest.raises(ValueError, match=f"{name} must be an? [a-z]+ above 0"):
         StandInGraphHook(**{name: value})
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_they_do_without(tmp_path, script_environment):
+    out, script = tmp_path / "out.json", ROOT / "tests" / "helpers" / "graphed_processes.py"
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29627"]
+    names = [name for name in CASES if name != "synchronized"]  # SyncBN needs GPUs
+    command = [sys.executable, *launch, str(script), str(out), *names]
+    subprocess.run(command, check=True, timeout=600, env=script_environment)
+    for of_process in json.loads(out.read_text()):
+        for name in names:
+            found = of_process[name]
+            assert found["reason"] is None, name
+            assert found["shapes"] == (2 if name in ("several shapes", "different shapes") else 1)
+            assert found["between processes"] == 0, name
+            # In float32, gradients that accumulate are averaged in another order.
+            assert found["losses"] < 1e-5, name
+            weights, statistics = found["weights, buffers"]
+            assert weights < 1e-5, name
+            assert statistics < 1e-4, name  # variances of tens
+
+
+def test_the_options_name_the_hooks(scenes, tmp_path):
+    cfg = tiny_config(scenes, tmp_path)
+    launching.apply_options(cfg, ["fast", "cuda_graphs", "bf16_gradients"])
+    kinds = {hook["type"] for hook in cfg.default_hooks.values()}
+    assert {"AccelerateHook", "CudaGraphHook", "CompressGradientsHook"} <= kinds
+
+
+def test_gradients_of_one_process_are_not_compressed(scenes, tmp_path):
+    hook = {"type": "CompressGradientsHook"}
+    train_from_scenes(scenes, tmp_path, steps=1, hooks=(hook,), log_level="INFO")
+    (log,) = tmp_path.glob("*/*.log")
+    assert "averages no gradients" in log.read_text()
+    with pytest.raises(ValueError, match="dtype must be bfloat16 or float16, got 'int8'"):
+        CompressGradientsHook("int8")
