@@ -288,6 +288,22 @@ MUTATIONS = (
         "factor = lowered",
         ("unit/test_openmmlab_served_boxes.py", "unit/test_openmmlab_served_ops.py"),
     ),
+    Mutation(
+        "graph accumulation",
+        "a replayed step forgets the gradients that were there",
+        "swin_backbone/graphs/gradients.py",
+        "bucket.flat.add_(earlier)",
+        "bucket.flat.add_(earlier, alpha=0)",
+        ("unit/test_graphed_losses.py",),
+    ),
+    Mutation(
+        "graph rehearsal",
+        "passes before the capture change the running statistics",
+        "swin_backbone/graphs/training_state.py",
+        "buffer.copy_(value)",
+        "value.copy_(buffer)",
+        ("unit/test_graphed_losses.py",),
+    ),
 )
 
 
