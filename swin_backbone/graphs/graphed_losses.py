@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .gradients import StaticGradients
 from .processes import Agreement, Averaging
 from .recording import CaptureError, Recorder
+from .refusals import why_not_recorded
 from .step_graph import Compute, StepGraph, Turns
 from .training_state import Signature
 
@@ -89,6 +90,8 @@ class GraphedLosses:
         if self.reason is not None:
             return None
         self._look_at_the_model()
+        if self.reason is not None:
+            return None
         key = (kind, _autocast(batch), tuple(map(_shape, batch)))
         plan = "replay" if key in self._steps else "record"
         if plan == "record" and self.shapes >= self.most:
@@ -139,10 +142,13 @@ class GraphedLosses:
         if not self._signature.has_changed() or not self._steps:
             return
         self._changes += 1
-        if self._changes > MOST_CHANGES:
-            self.stop("parameters, or which modules are in training mode, change again and again")
-        else:
+        reason = why_not_recorded(self.model)
+        if reason is None and self._changes > MOST_CHANGES:
+            reason = "parameters, or which modules are in training mode, change again and again"
+        if reason is None:
             self.release()
+        else:
+            self.stop(reason)
 
     def _record(self, key: Hashable, batch: Sequence[Tensor], bind) -> bool:
         """Record a shape in all processes, or in none."""

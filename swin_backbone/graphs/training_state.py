@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..ops.torch_internals.module_contents import hooks_of
+
 
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
@@ -97,7 +99,7 @@ class StandIns:
 
 class Signature:
     """What a recorded step takes for granted of a model: where its tensors lie, which of them are
-    trained, and which modules are in training mode.
+    trained, which modules are in training mode, and that no hook waits for a call.
 
     Args:
         model: whose modules and parameters stay the same objects.
@@ -107,6 +109,7 @@ class Signature:
         self._parameters: Sequence[nn.Parameter] = list(model.parameters())
         self._tensors = [*self._parameters, *model.buffers()]
         self._modules = list(model.modules())
+        self._hooks = [hooks for module in self._modules for hooks in hooks_of(module)]
         self._known = self._read()
 
     def _read(self) -> tuple:
@@ -114,6 +117,7 @@ class Signature:
             [tensor.data_ptr() for tensor in self._tensors],
             [parameter.requires_grad for parameter in self._parameters],
             [module.training for module in self._modules],
+            any(self._hooks),
         )
 
     def has_changed(self) -> bool:

@@ -84,8 +84,8 @@ class CudaGraphHook(Hook):
 
     def before_run(self, runner) -> None:
         """Have predictions replayed, in validation, in tests and between them."""
-        model = _unwrapped(runner.model)
-        if not self.predictions or not callable(getattr(model, "encode_decode", None)):
+        model = _that_predicts(runner.model)
+        if not self.predictions or model is None:
             return
         recorder = self.recorder(next(model.parameters()).device)
         if isinstance(recorder, str):
@@ -125,6 +125,13 @@ class CudaGraphHook(Hook):
 
 def _unwrapped(wrapper: nn.Module) -> nn.Module:
     return wrapper.module if isinstance(wrapper, DistributedDataParallel) else wrapper
+
+
+def _that_predicts(model: nn.Module) -> nn.Module | None:
+    """The segmentor in what wraps it: for several processes, or to see images several times."""
+    while model is not None and not hasattr(model, "encode_decode"):
+        model = getattr(model, "module", None)
+    return model
 
 
 def _why_not(wrapper: nn.Module, model: nn.Module) -> str | None:

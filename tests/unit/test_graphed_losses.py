@@ -210,6 +210,17 @@ def test_a_changed_model_is_recorded_again(models, change):
     assert graphs.recorder.recorded == 4
 
 
+def test_hooks_that_come_later_are_called_and_end_graphs(models):
+    said, seen, model = [], [], models[0]
+    graphs = graphs_of(model, said=said)
+    assert graphs.losses(as_doubles(batch()), bound(model.losses)) is not None
+    handle = model.last.register_forward_hook(lambda *_: seen.append(1))
+    assert graphs.losses(as_doubles(batch()), bound(model.losses)) is None
+    assert "last has a forward hook, which a replay would not call" in said[-1]
+    handle.remove()
+    assert graphs.losses(as_doubles(batch()), bound(model.losses)) is None
+
+
 def test_hooks_of_the_models_own_parameters_see_no_gradient_of_a_rehearsal(models):
     seen, model = [], models[0]
     model.last.weight.register_post_accumulate_grad_hook(lambda parameter: seen.append(parameter))

@@ -1,10 +1,11 @@
 """Predictions by graphs, on the CPU: what is recorded runs again there, on the same tensor."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.graph_recorders import RunsAgain
+from helpers.graph_recorders import RunsAgain, StandInGraphHook
 from helpers.segmentors import batch, segmentor
 
 from swin_backbone import accelerate, graph_predictions
@@ -57,6 +58,34 @@ def test_weights_and_statistics_may_change(model):
         ):
             assert torch.equal(one, other)
     assert (recorder.recorded, recorder.replays) == (1, 3)
+
+
+def test_hooks_that_come_later_are_called(model):
+    seen, recorder = [], RunsAgain()
+    graph_predictions(model, 4, recorder)
+    images, samples = batch((64, 64))
+    for _ in range(3):
+        predict(model, images, samples)
+    handle = model.backbone.register_forward_hook(lambda *_: seen.append(1))
+    predict(model, images, samples)
+    predict(model, images, samples)
+    handle.remove()
+    assert (len(seen), recorder.replays) == (2, 2)
+    predict(model, images, samples)
+    assert (len(seen), recorder.replays) == (2, 3)
+
+
+def test_images_seen_several_times_go_by_graphs(model):
+    from mmengine.registry import DefaultScope
+    from mmseg.registry import MODELS
+
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        tta = MODELS.build({"type": "SegTTAModel", "module": model})
+    hook = StandInGraphHook()
+    hook.before_run(SimpleNamespace(model=tta))
+    assert hook.predicting.model is model
+    hook.after_run(None)
+    assert "encode_decode" not in vars(model)
 
 
 def test_shapes_get_a_graph_when_they_come_again_and_only_so_many(model):
