@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .gradients import StaticGradients
 from .processes import Agreement, Averaging
-from .recording import CaptureError, Recorder
+from .recording import CaptureError, Recorder, starts_kernels
 from .refusals import why_not_recorded
 from .step_graph import Compute, StepGraph, Turns
 from .training_state import Signature
@@ -87,7 +87,7 @@ class GraphedLosses:
         Returns:
             Losses by name; ``None`` where the caller has to compute them.
         """
-        if self.reason is not None:
+        if self.reason is not None or not starts_kernels():
             return None
         self._look_at_the_model()
         if self.reason is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.kept_tables import keeping
-from .recording import CaptureError, CudaRecorder, Recorder, why
+from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels, why
 from .refusals import why_not_recorded
 from .training_state import Signature, unchanged
 
@@ -120,7 +120,7 @@ class GraphedPredictions:
 
     def _may(self, inputs: Tensor) -> bool:
         quiet = not (self.model.training or torch.is_grad_enabled())
-        return quiet and not hasattr(inputs, "valid_sizes")
+        return quiet and not hasattr(inputs, "valid_sizes") and starts_kernels()
 
     def _key(self, inputs: Tensor, metas: Sequence[dict]) -> Hashable:
         kind = inputs.device.type

@@ -10,12 +10,19 @@ from typing import Protocol
 
 import torch
 
+from ..ops import triton
+from ..ops.dispatch import HAS_TRITON
 from ..ops.torch_internals.graph_capture import clean_up_after_capture
 
 #: Runs again what was recorded.
 Replay = Callable[[], None]
 #: What lies here is torch's own.
 TORCH = Path(torch.__file__).parent
+
+
+def starts_kernels() -> bool:
+    """Whether kernels are started, and not only compiled for later."""
+    return not HAS_TRITON or triton.launch.collected is None
 
 
 class CaptureError(RuntimeError):

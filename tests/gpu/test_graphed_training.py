@@ -57,7 +57,7 @@ def train(model, steps, low=True, sizes=((64, 64),)):
         optimizer.zero_grad()
         sum(value for name, value in found.items() if "loss" in name).backward()
         optimizer.step()
-        logs.append(torch.stack([value.detach() for value in found.values()]))
+        logs.append(torch.cat([value.detach().reshape(1) for value in found.values()]))
     return torch.stack(logs).cpu()
 
 
@@ -87,7 +87,8 @@ def test_random_numbers_differ_from_replay_to_replay_and_follow_the_seed():
     values = []
     for _ in range(6):
         with torch.autocast("cuda", torch.bfloat16):
-            values.append(float(model(images, samples, mode="loss")["decode.loss_ce"]))
+            loss = model(images, samples, mode="loss")["decode.loss_ce"]
+        values.append(loss.detach().item())
     assert hook.graphs.shapes == 1
     assert len(set(values)) > 3
     for seed in (5, 6):
@@ -101,7 +102,7 @@ RUNS = {
     "clipped": {"optim_wrapper": {"clip_grad": {"max_norm": 0.1}}},
     "checkpointed": {"model": {"backbone": {"with_cp": True, "drop_rate": 0.0}}},
     "averaged": {"default_hooks": {"ema": {"type": "EMAHook", "momentum": 0.1}}},
-    "float16": {"optim_wrapper": {"dtype": "float16", "loss_scale": "dynamic"}},
+    "float16": {"optim_wrapper": {"dtype": "float16", "loss_scale": {"init_scale": 256.0}}},
 }
 
 

@@ -119,6 +119,16 @@ def test_rehearsals_change_nothing(models):
     assert losses["loss"].requires_grad
 
 
+def test_nothing_is_recorded_while_kernels_are_only_compiled(models, monkeypatch):
+    launch = pytest.importorskip("swin_backbone.ops.triton.launch")
+    graphs = graphs_of(models[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "collected", object())
+        assert graphs.losses(as_doubles(batch()), bound(models[0].losses)) is None
+    assert graphs.recorder.recorded == 0
+    assert graphs.losses(as_doubles(batch()), bound(models[0].losses)) is not None
+
+
 def test_further_shapes_run_without_and_that_is_said_once(models):
     said = []
     graphs = graphs_of(models[0], most=2, said=said)
