@@ -328,6 +328,22 @@ MUTATIONS = (
         "row = values[0].detach().expand(len(values))",
         ("integration/test_fast_data.py",),
     ),
+    Mutation(
+        "graph accumulation",
+        "a replayed step forgets the gradients that were there",
+        "swin_backbone/graphs/gradients.py",
+        "bucket.flat.add_(earlier)",
+        "bucket.flat.add_(earlier, alpha=0)",
+        ("unit/test_graphed_losses.py",),
+    ),
+    Mutation(
+        "graph rehearsal",
+        "passes before the capture change the running statistics",
+        "swin_backbone/graphs/training_state.py",
+        "buffer.copy_(value)",
+        "value.copy_(buffer)",
+        ("unit/test_graphed_losses.py",),
+    ),
 )
 
 

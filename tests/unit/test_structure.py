@@ -23,7 +23,7 @@ BASE = {
     "version",
 }
 CORE = BASE | {"ops", "checkpoints", "framework", "config_errors", "model"}
-UPPER = CORE | {"acceleration", "openmmlab", "inference"}
+UPPER = CORE | {"acceleration", "graphs", "openmmlab", "inference"}
 ALLOWED = {
     "atomic_files": set(),
     "config_files": set(),
@@ -39,7 +39,8 @@ ALLOWED = {
     "config_errors": {"checkpoints"},
     "model": CORE - {"model"},
     "acceleration": CORE,
-    "openmmlab": CORE | {"acceleration"},
+    "graphs": {"ops"},
+    "openmmlab": CORE | {"acceleration", "graphs"},
     # What predicts and paints with whole models builds them as their configs say.
     "inference": CORE | {"acceleration", "openmmlab"},
     "libraries": CORE,
@@ -58,6 +59,7 @@ LIBRARIES = {
     "framework": PYTORCH,
     "model": PYTORCH,
     "acceleration": PYTORCH,
+    "graphs": PYTORCH,
 }
 OPENMMLAB = {"mmcv", "mmdet", "mmengine", "mmpretrain", "mmseg"}
 #: Modules that only ever get a model of mmseg, and ask for mmseg then.
