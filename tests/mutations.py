@@ -115,9 +115,9 @@ MUTATIONS = (
     Mutation(
         "cosine-clamp",
         "factors of V2's cosine attention are not limited",
-        f"{MODEL}/window_attention_v2.py",
-        "self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),",
-        "self.logit_scale.exp().flatten(),",
+        f"{OPS}/position_bias.py",
+        "return logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten()",
+        "return logit_scale.exp().flatten()",
         ("unit/test_backbone_v2.py", "integration/test_parity_libraries.py"),
     ),
     Mutation(

@@ -400,7 +400,7 @@ class SwinBackbone(HubMethods, nn.Module):
         weights = [
             weight
             for block in blocks
-            if isinstance(block, SwinBlock)
+            if isinstance(block, (SwinBlock, SwinBlockV2))
             for weight in block.linear_weights()
         ]
         return LowPrecisionCopies(weights, compute_dtype(x))

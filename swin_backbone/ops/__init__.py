@@ -33,6 +33,8 @@ from .norm import (
 from .patch_embedding import cut_patches, embed_patches, project, project_patches
 from .photometric import DISTORTION, distort_images
 from .pointwise import class_scores
+from .position_bias import CosineScores, logit_factors, position_bias, reference_of
+from .post_norm_branches import post_norm_attention, post_norm_mlp
 from .reference.window_steps import AttentionInputs
 from .residual_branches import Windows, residual_attention, residual_mlp
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
@@ -57,6 +59,7 @@ __all__ = [
     "SUPPRESSION",
     "AttentionInputs",
     "ClassMap",
+    "CosineScores",
     "Geometry",
     "LinearParameters",
     "LowPrecisionCopies",
@@ -86,6 +89,7 @@ __all__ = [
     "join",
     "layer_norm",
     "log_spaced_offsets",
+    "logit_factors",
     "map_layouts",
     "merge_neighbours",
     "merge_norm_linear",
@@ -96,8 +100,12 @@ __all__ = [
     "non_maximum_suppression",
     "norm_beside",
     "pack_pyramid",
+    "position_bias",
+    "post_norm_attention",
+    "post_norm_mlp",
     "project",
     "project_patches",
+    "reference_of",
     "residual_attention",
     "residual_mlp",
     "resize_bilinear",

@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 
 #: What kernels compute in.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-#: Tokens of a window and channels of a head up to which they fit on chip.
-MAX_TOKENS, MAX_HEAD_DIM = 256, 128
+#: Tokens of a window and channels of a head up to which kernels take them. Partial sums of a
+#: window's pairs take four bytes each, for every head.
+MAX_TOKENS, MAX_HEAD_DIM = 1024, 128
 #: Offsets within an image are 32 bit integers.
 MAX_ELEMENTS = 2**31 - 1
 #: Channels of a row up to which a program of a norm's kernel can hold it.
@@ -202,14 +203,14 @@ def _variable_length_by_triton(qkv, num_heads, window_size, backend) -> str | No
 _VARIABLE_LENGTH = (("triton", _variable_length_by_triton), ("one by one", _never))
 
 
-# The two residual branches of a V1 block
+# The two residual branches of a block
 
 
 def residual_branch(
     operation: str, x: Tensor, backend: str, windows: Windows | None = None, hidden: int = 0
 ) -> str:
-    """The way of a block's residual branch: ``'triton'``, its fused kernels; ``'cpu'``, fused with
-    oneDNN; or ``'torch'``, the composition that defines it.
+    """The way of a residual branch of a V1 block: ``'triton'``, its fused kernels; ``'cpu'``, fused
+    with oneDNN; or ``'torch'``, the composition that defines it.
 
     Args:
         operation: ``'attention branch'`` or ``'MLP branch'``.
@@ -219,6 +220,14 @@ def residual_branch(
         hidden: channels of an MLP's hidden layer.
     """
     return _first(operation, _BRANCH, x, backend, windows, hidden)
+
+
+def post_norm_branch(
+    operation: str, x: Tensor, backend: str, windows: Windows | None = None, hidden: int = 0
+) -> str:
+    """The way of a residual branch of a V2 block: ``'triton'``, its fused kernels, or ``'torch'``,
+    the composition that defines it. Arguments as of :func:`residual_branch`."""
+    return _first(operation, _POST_NORM_BRANCH, x, backend, windows, hidden)
 
 
 def why_not_fused(
@@ -267,7 +276,7 @@ def _why_not_kind(
         return None
     if 3 * elements > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {3 * elements}"
-    return _why_not_windows(dtype, windows.window_size, channels // windows.num_heads)
+    return _why_not_windows(windows.window_size, channels // windows.num_heads)
 
 
 _remembered_why_not_kind = lru_cache(maxsize=1024)(_why_not_kind)
@@ -280,6 +289,7 @@ def _branch_on_cpu(x: Tensor, backend: str, windows: Windows | None, hidden: int
 
 
 _BRANCH = (("triton", why_not_fused), ("cpu", _branch_on_cpu), ("torch", _never))
+_POST_NORM_BRANCH = (("triton", why_not_fused), ("torch", _never))
 
 
 # Norms, patch embedding, patch merging
@@ -554,18 +564,16 @@ def _why_not_qkv(qkv: Tensor, num_heads: int, window_size: tuple[int, int]) -> s
         return f"computes in {_names(DTYPES)}, got {qkv.dtype}"
     if qkv.shape[1:].numel() > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {qkv.shape[1:].numel()}"
-    return _why_not_windows(qkv.dtype, window_size, qkv.shape[-1] // (3 * num_heads))
+    return _why_not_windows(window_size, qkv.shape[-1] // (3 * num_heads))
 
 
-def _why_not_windows(dtype: torch.dtype, window_size: tuple[int, int], head_dim: int) -> str | None:
-    """Why windows of ``window_size`` tokens do not fit on chip, or ``None`` if they do."""
+def _why_not_windows(window_size: tuple[int, int], head_dim: int) -> str | None:
+    """Why kernels do not take windows of ``window_size`` tokens, or ``None`` if they do."""
     tokens = window_size[0] * window_size[1]
     if tokens > MAX_TOKENS:
         return f"windows have at most {MAX_TOKENS} tokens, got {tokens}"
     if head_dim > MAX_HEAD_DIM:
         return f"heads have at most {MAX_HEAD_DIM} channels, got {head_dim}"
-    if dtype == torch.float32 and head_dim > MAX_HEAD_DIM // 2 and tokens > MAX_TOKENS // 2:
-        return f"float32 keys of {tokens} tokens and {head_dim} channels do not fit on chip"
     return None
 
 
