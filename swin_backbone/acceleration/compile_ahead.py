@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..graphs.training_state import unchanged
 from ..ops import triton
 from ..ops.dispatch import HAS_TRITON
 
@@ -70,23 +70,16 @@ def compile_kernels(
 @contextmanager
 def kept_state(model: nn.Module) -> Iterator[None]:
     """Put back, at the end, what a forward and a backward pass change in a model and around it."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), torch.get_rng_state()
-    on_cards = torch.cuda.get_rng_state_all()
+    device = next((parameter.device for parameter, _ in gradients), torch.device("cpu"))
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        yield
+        with unchanged(model, device):
+            yield
     finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
-        random.setstate(states[0])
-        torch.set_rng_state(states[1])
-        torch.cuda.set_rng_state_all(on_cards)

@@ -38,7 +38,7 @@ ALLOWED = {
     "framework": {"checkpoints"},
     "config_errors": {"checkpoints"},
     "model": CORE - {"model"},
-    "acceleration": CORE,
+    "acceleration": CORE | {"graphs"},
     "graphs": {"ops"},
     "openmmlab": CORE | {"acceleration", "graphs"},
     # What predicts and paints with whole models builds them as their configs say.

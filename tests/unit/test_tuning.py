@@ -265,7 +265,9 @@ def test_blocks_that_fit(monkeypatch):
             assert chosen.stages >= 2, kernel
         for chosen in (*candidates, tuning.CAUTIOUS[kernel]):
             side = chosen.columns if kernel == "mlp_weight_gradients" else chosen.rows
-            assert kernel.startswith(("attention", "streamed")) or side // chosen.warps >= 16, kernel
+            assert kernel.startswith(("attention", "streamed")) or side // chosen.warps >= 16, (
+                kernel
+            )
             assert 128 % chosen.columns == 0
     work = Work("gelu_backward", 384, 100, torch.bfloat16)
     assert {c.depth for c in tuning.candidates_for(work)} == {32, 64}
