@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from swin_backbone import accelerate, graph_predictions
+from swin_backbone import accelerate, compile_kernels, graph_predictions
 from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
 
@@ -161,6 +161,7 @@ def mmseg_runner(task: Task, device: str, name: str) -> Runner:
     if task.mode == "predict":
         step = _predict_step(model, images, samples, device)
         runner = Runner(name, model.eval(), images, step)
+        compile_kernels(model, step)
         if how == "graphs":
             runner.held_bytes = graph_predictions(model).recorder.bytes_held
         return runner
@@ -170,10 +171,11 @@ def mmseg_runner(task: Task, device: str, name: str) -> Runner:
     elif how == "graphs":
         loss, held = _replayed(model)
 
-    def losses() -> Tensor:
+    def losses(loss: Callable[..., dict] = loss) -> Tensor:
         found = loss(images, samples)
         return sum(value.mean() for key, value in found.items() if "loss" in key)
 
+    compile_kernels(model.train(), lambda: _backward(lambda: losses(model.loss), device))
     step = train_step(model, losses, device)
     return Runner(name, model.train(), images, step, held_bytes=held)
 
@@ -231,13 +233,18 @@ def train_step(model: nn.Module, losses: Callable[[], Tensor], device: str) -> S
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = losses()
-        loss.backward()
+        loss = _backward(losses, device)
         optimizer.step()
         return loss
 
     return step
+
+
+def _backward(losses: Callable[[], Tensor], device: str) -> Tensor:
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        loss = losses()
+    loss.backward()
+    return loss
 
 
 def _predict_step(model: nn.Module, images: Tensor, samples: list, device: str) -> Step:
