@@ -102,7 +102,9 @@ RUNS = {
     "clipped": {"optim_wrapper": {"clip_grad": {"max_norm": 0.1}}},
     "checkpointed": {"model": {"backbone": {"with_cp": True, "drop_rate": 0.0}}},
     "averaged": {"default_hooks": {"ema": {"type": "EMAHook", "momentum": 0.1}}},
-    "float16": {"optim_wrapper": {"dtype": "float16", "loss_scale": {"init_scale": 256.0}}},
+    "float16": {
+        "optim_wrapper": {"dtype": "float16", "loss_scale": {"init_scale": 256.0, "enabled": True}}
+    },
 }
 
 
