@@ -117,7 +117,10 @@ class CudaGraphHook(Hook):
         if wrapper is not model:
             averaging = Averaging(wrapper.process_group, compressed_dtype(wrapper))
             ranks = torch.distributed.get_process_group_ranks(wrapper.process_group)
-            agreement = Agreement(torch.distributed.new_group(ranks, backend="gloo"))
+            hosts = torch.distributed.new_group(
+                ranks, backend="gloo", use_local_synchronization=True
+            )
+            agreement = Agreement(hosts)
         return GraphedLosses(
             model, recorder, self.most_shapes, self.bucket_bytes, averaging, agreement, _say
         )
