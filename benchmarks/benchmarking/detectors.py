@@ -30,12 +30,11 @@ OBJECTS = 12
 
 def build_detector(name: str, backbone: str) -> nn.Module:
     """The detector of a config, with mmdet's backbone or ours."""
+    import mmdet.models  # noqa: F401  (registers)
     from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
     from mmengine.config import Config
     from mmengine.registry import DefaultScope
 
-    register_all_modules(init_default_scope=False)
     config = Config.fromfile(ROOT / "configs" / "swin_det" / CONFIGS[name]).model
     config.backbone.pop("init_cfg", None)
     if backbone == "SwinTransformer":
