@@ -9,13 +9,19 @@ from torch import nn
 
 from . import (
     channels_last,
+    deformable_attention,
     mmcv_convolutions,
+    mmdet_assigners,
+    mmdet_mask_targets,
+    mmdet_roi_extractors,
+    mmdet_samplers,
     mmseg_losses,
     mmseg_predictions,
     mmseg_resizes,
     mmseg_scores,
     mmseg_tta,
     pools,
+    swin,
 )
 from .acceleration_report import Report, Row
 from .rewrite import Rewrite
@@ -24,11 +30,17 @@ __all__ = ["REWRITES", "Report", "Rewrite", "Row", "accelerate"]
 
 #: In the order in which they are applied.
 REWRITES = (
+    *swin.REWRITES,
     mmseg_losses.REWRITE,
     mmseg_predictions.REWRITE,
     mmseg_tta.REWRITE,
     mmseg_resizes.REWRITE,
     mmseg_scores.REWRITE,
+    deformable_attention.REWRITE,
+    mmdet_roi_extractors.REWRITE,
+    mmdet_mask_targets.REWRITE,
+    mmdet_assigners.REWRITE,
+    mmdet_samplers.REWRITE,
     mmcv_convolutions.REWRITE,
     pools.REWRITE,
     channels_last.REWRITE,

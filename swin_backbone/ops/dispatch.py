@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import util
@@ -45,6 +45,15 @@ MAX_PATCH_BYTES, MAX_PATCH_BYTES_IN_LITTLE_ROOM = 256 * 64 * 2, 128 * 64 * 2
 #: Images of a batch that kernels of resizing take: the most programs along an axis of their grid.
 MAX_IMAGES = 65535
 
+#: Channels of a head that attends to points, up to which a program holds a row of them.
+MAX_POINT_CHANNELS = 1024
+
+#: Boxes whose overlaps, a bit for each pair, take half a gigabyte.
+MAX_BOXES = 65536
+
+#: Bins of a row of a region that a program holds.
+MAX_BINS = 64
+
 #: Order in which ``backend='auto'`` tries the ways of attention, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
 PREFERENCE_ELSEWHERE = ("cpu", "sdpa", "reference")
@@ -55,6 +64,11 @@ PREFERENCE_PLAIN = ("reference",)
 # Found out once: torch.compile cannot trace the questions, and Triton too reads its variable once.
 HAS_TRITON = util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+#: ``1`` takes kernels that have been compared with their definitions in Triton's interpreter, but
+#: neither compared nor timed on a card yet: where they are a choice, what was measured is chosen.
+UNPROVEN_VARIABLE = "SWIN_BACKBONE_UNPROVEN"
+TAKES_UNPROVEN = os.environ.get(UNPROVEN_VARIABLE) == "1"
 
 _EXPORTED = "an exported model runs where there may be no Triton"
 _NO_MATRIX_UNITS = "float32 without tf32 has no matrix units: torch's own matmul is as fast"
@@ -113,6 +127,13 @@ def _first(
 
 def _never(*arguments) -> None:
     """Of a way that takes everything."""
+
+
+def why_unproven(x: Tensor) -> str | None:
+    """Why a kernel that has not run on a card yet does not run ``x``, or ``None`` if it may."""
+    if not x.is_cuda or TAKES_UNPROVEN:
+        return None
+    return f"not measured on a card yet; {UNPROVEN_VARIABLE}=1 takes it"
 
 
 # Attention within windows
@@ -396,6 +417,131 @@ def why_not_maps(x: Tensor) -> str | None:
         shape = tuple(x.shape)
         return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
     return None if len(x) else "there are no images"
+
+
+# Bytes of images
+
+
+def photometric(images: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.distort_images`: ``'triton'`` or ``'torch'``."""
+    return _first("photometric distortion", _PHOTOMETRIC, images)
+
+
+def _photometric_by_triton(images: Tensor) -> str | None:
+    if not images.is_cuda:
+        return "no CUDA device"
+    if images.shape[1:].numel() > MAX_ELEMENTS or len(images) > MAX_IMAGES:
+        shape = tuple(images.shape)
+        return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
+    return why_not_triton(images) if images.numel() else "there are no pixels"
+
+
+_PHOTOMETRIC = (("triton", _photometric_by_triton), ("torch", _never))
+
+
+# Attention to points
+
+
+def deformable_attention(value: Tensor, locations: Tensor, weights: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.multi_scale_deformable_attention`: ``'triton'``,
+    ``'torch'``, or ``'reference'`` where more than first derivatives may be wanted."""
+    return _first("deformable attention", _POINTS, value, locations, weights)
+
+
+def _points_by_triton(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    if not value.is_cuda:
+        return "no CUDA device"
+    return _EXPORTED if is_exporting() else why_not_points(value, locations, weights)
+
+
+def why_not_points(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    """Why kernels cannot attend to points, or ``None`` if they can."""
+    for tensor in (value, locations, weights):
+        reason = why_not_triton(tensor)
+        if reason is not None:
+            return reason
+        if tensor.dtype not in DTYPES:
+            return f"computes in {_names(DTYPES)}, got {tensor.dtype}"
+        if tensor.shape[1:].numel() > MAX_ELEMENTS or len(tensor) > MAX_IMAGES:
+            shape = tuple(tensor.shape)
+            return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements: {shape}"
+    if value.shape[-1] > MAX_POINT_CHANNELS:
+        return f"heads have at most {MAX_POINT_CHANNELS} channels, got {value.shape[-1]}"
+    if len(value) * value.shape[1:3].numel() > MAX_ELEMENTS:
+        return f"a batch has at most {MAX_ELEMENTS} keys of heads, got {tuple(value.shape)}"
+    return None
+
+
+def _points_by_sampling(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    if not torch.compiler.is_compiling() and in_functorch():
+        return "PyTorch's sampling has no derivatives but the first"
+    return None
+
+
+_POINTS = (
+    ("triton", _points_by_triton),
+    ("torch", _points_by_sampling),
+    ("reference", _never),
+)
+
+
+# Boxes
+
+
+def suppression(boxes: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.non_maximum_suppression`: ``'triton'`` or
+    ``'reference'``."""
+    return _first("non-maximum suppression", _SUPPRESSION, boxes)
+
+
+def why_not_boxes(boxes: Tensor) -> str | None:
+    """Why kernels cannot suppress boxes (N, 4), or ``None`` if they can."""
+    if boxes.dtype not in DTYPES:
+        return f"computes in {_names(DTYPES)}, got {boxes.dtype}"
+    if len(boxes) > MAX_BOXES:
+        return f"takes at most {MAX_BOXES} boxes, got {len(boxes)}"
+    return why_not_triton(boxes)
+
+
+def _boxes_by_triton(boxes: Tensor) -> str | None:
+    if not boxes.is_cuda:
+        return "no CUDA device"
+    return _EXPORTED if is_exporting() else why_not_boxes(boxes)
+
+
+_SUPPRESSION = (("triton", _boxes_by_triton), ("reference", _never))
+
+
+def roi_align(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str:
+    """The way of :func:`swin_backbone.ops.roi_align`: ``'triton'`` or ``'reference'``."""
+    return _first("RoI align", _REGIONS, maps, rois, size)
+
+
+def why_not_regions(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
+    """Why kernels cannot pool regions (K, 5) of maps, or ``None`` if they can."""
+    if torch.compiler.is_compiling():
+        return "a function of many maps is no operator of torch"
+    for x in maps:
+        reason = why_not_triton(x)
+        if reason is not None:
+            return reason
+        if x.dtype not in DTYPES:
+            return f"computes in {_names(DTYPES)}, got {x.dtype}"
+        if x.shape[1:].numel() > MAX_ELEMENTS or len(x) > MAX_IMAGES:
+            shape = tuple(x.shape)
+            return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements: {shape}"
+    if size[1] > MAX_BINS:
+        return f"a row has at most {MAX_BINS} bins, got {size[1]}"
+    return None
+
+
+def _regions_by_triton(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
+    if not rois.is_cuda:
+        return "no CUDA device"
+    return _EXPORTED if is_exporting() else why_not_regions(maps, rois, size)
+
+
+_REGIONS = (("triton", _regions_by_triton), ("reference", _never))
 
 
 # What several have in common

@@ -103,6 +103,9 @@ VARIANTS: dict[tuple, dict[tuple, Start | None]] = {}
 #: Functions that make launches, each with a memory.
 REMEMBERED: list = []
 
+#: Takes launches whose kernels are not compiled, instead of starting them (:mod:`.compile_ahead`).
+collected = None
+
 _address, _dtype = Tensor.data_ptr, attrgetter("dtype")
 
 
@@ -196,6 +199,8 @@ class Launch:
         start = self.compiled.get(key)
         if start is not None and aligned:
             return start(self.grid, pointers, self.constant_arguments)
+        if collected is not None:
+            return collected.add(self, device, tensors) if aligned and device >= 0 else None
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
         if device >= 0 and aligned and key not in self.compiled:
             self.compiled[key] = direct_start(compiled, device)

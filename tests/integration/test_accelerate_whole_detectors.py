@@ -1,0 +1,64 @@
+"""Losses of whole detectors, accelerated, against the stock ones."""
+
+import copy
+
+import pytest
+import torch
+from benchmarking import detectors
+from benchmarking.segmentors import Task
+from helpers.paths import ROOT
+from helpers.small_detector import small_detector
+
+import swin_backbone
+
+pytest.importorskip("mmdet")
+pytest.importorskip("torchvision")
+
+EXPECTED = {
+    "mask-rcnn": {"roi_extractors", "mask_targets", "assigners", "samplers"},
+    "dino": {"deformable_attention"},
+}
+
+
+def build(name):
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+    from mmengine.registry import DefaultScope
+
+    register_all_modules(init_default_scope=False)
+    cfg = small_detector(ROOT / "configs" / "swin_det" / detectors.CONFIGS[name])
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model
+
+
+def losses_and_gradients(model, images, samples):
+    torch.manual_seed(0)
+    model.zero_grad()
+    losses = model.loss(images, copy.deepcopy(samples))
+    losses = {
+        name: sum(x.sum() for x in value) if isinstance(value, list) else value.sum()
+        for name, value in losses.items()
+    }
+    sum(value for name, value in losses.items() if "loss" in name).backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: value.detach() for name, value in losses.items()}, grads
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_losses_are_those_of_the_stock_model(name):
+    """On a CPU the same boxes are drawn; the rest is the same but for roundings of float32."""
+    stock = build(name).train()
+    task = Task(name, 2, "train", (64, 96))
+    images, samples = torch.randn(2, 3, 64, 96), detectors.draw_objects(task, "cpu")
+    fast = copy.deepcopy(stock)
+    assert EXPECTED[name] <= {row.rewrite for row in swin_backbone.accelerate(fast).replaced}
+    (expected, gradients), (losses, found) = (
+        losses_and_gradients(model, images, samples) for model in (stock, fast)
+    )
+    assert losses.keys() == expected.keys()
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    assert found.keys() == gradients.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
