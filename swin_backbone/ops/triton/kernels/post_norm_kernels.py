@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .jit import kernel
-from .linear_kernels import _affine, _multiply_span, _split_units
+from .linear_kernels import _affine, _split_units
 from .norm_kernels import _statistics
 
 
@@ -45,10 +45,20 @@ def cast_linear(
     if KEEP:
         if tl.program_id(1) == 0:
             _store_rows(low + begin, first, second, local, inside, left, right, C, RIGHT)
-    _multiply_span(
-        first, second, weight, bias, out, row, inside, left, right, C, N, RIGHT, COLUMNS, SPAN,
-        HAS_BIAS, PRECISION,
-    )  # fmt: skip
+    for start in range(0, SPAN, COLUMNS):
+        column = tl.program_id(1) * SPAN + start + tl.arange(0, COLUMNS)
+        known = column < N
+        tile = tl.load(weight + column[None, :] * C + left[:, None], mask=known[None, :], other=0.0)
+        result = tl.dot(first, tile, input_precision=PRECISION)
+        if RIGHT > 0:
+            tile = tl.load(
+                weight + column[None, :] * C + right[:, None], mask=known[None, :], other=0.0
+            )
+            result = tl.dot(second, tile, result, input_precision=PRECISION)
+        if HAS_BIAS:
+            result += tl.load(bias + column, mask=known, other=0.0).to(tl.float32)[None, :]
+        target = out + row.to(tl.int64)[:, None] * N + column[None, :]
+        tl.store(target, result.to(out.dtype.element_ty), mask=inside[:, None] & known[None, :])
 
 
 @triton.jit

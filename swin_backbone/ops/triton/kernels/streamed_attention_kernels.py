@@ -15,14 +15,28 @@ import triton.language as tl
 from .attention_kernels import (
     LOG2E,
     SIZES,
-    _before_unit,
     _bias,
     _dropout_factor,
     _find_map,
     _gather,
-    _unit_rows,
+    _inverse_norm,
 )
 from .jit import kernel
+
+
+@triton.jit
+def _unit_rows(rows):
+    """Rows at length one, in their dtype, and 1 / their length."""
+    inverse = _inverse_norm(rows)
+    return (rows.to(tl.float32) * inverse[:, None]).to(rows.dtype), inverse
+
+
+@triton.jit
+def _before_unit(grad, unit, inverse):
+    """Gradient for rows, given that for them at length one, and its part along them."""
+    wide = unit.to(tl.float32)
+    along = tl.sum(grad * wide, 1)
+    return (grad - wide * along[:, None]) * inverse[:, None], along
 
 
 @triton.jit
