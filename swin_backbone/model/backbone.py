@@ -21,11 +21,11 @@ from ..ops import (
     TokenLayout,
     clear_padding,
     compute_dtype,
+    dispatch,
     map_layouts,
     pack_pyramid,
 )
 from ..ops.argument_checks import Optional, Pair, is_sequence, show
-from ..ops.dispatch import why_unproven
 from ..ops.geometry.valid_sizes import check_valid_sizes
 from ..ops.torch_internals.module_contents import before_loading
 from . import arguments
@@ -399,7 +399,7 @@ class SwinBackbone(HubMethods, nn.Module):
         run = list(self.stages)[: self.num_run_stages]
         blocks = [block for stage in run for block in stage.blocks]
         # Where V2's are not fused, its layers cast their own.
-        fused = SwinBlock if why_unproven(x) else (SwinBlock, SwinBlockV2)
+        fused = SwinBlock if dispatch.why_unproven(x) else (SwinBlock, SwinBlockV2)
         weights = [
             weight
             for block in blocks
