@@ -414,10 +414,10 @@ def _points_by_triton(value: Tensor, locations: Tensor, weights: Tensor) -> str 
 
 def why_not_points(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
     """Why kernels cannot attend to points, or ``None`` if they can."""
+    reason = why_not_triton(value)
+    if reason is not None:
+        return reason
     for tensor in (value, locations, weights):
-        reason = why_not_triton(tensor)
-        if reason is not None:
-            return reason
         if tensor.dtype not in DTYPES:
             return f"computes in {_names(DTYPES)}, got {tensor.dtype}"
         if tensor.shape[1:].numel() > MAX_ELEMENTS or len(tensor) > MAX_IMAGES:
