@@ -13,11 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .mmdet_internals import LOSS_METHODS
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
-#: Methods that decide what is computed.
-METHODS = ("loss_by_feat", "loss_by_feat_single", "get_targets", "_get_targets_single")
-METHODS += ("get_anchors",)
 #: Losses that are sums over anchors, each with its weight.
 LOSSES = {"loss_cls": ("CrossEntropyLoss",), "loss_bbox": ("L1Loss", "SmoothL1Loss")}
 
@@ -32,7 +30,7 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in METHODS:
+    for name in LOSS_METHODS:
         reason = own_method(head, name, _stock())
         if reason is not None:
             return reason

@@ -15,7 +15,14 @@ pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
 
 EXPECTED = {
-    "mask-rcnn": {"roi_extractors", "mask_targets", "rpn_losses", "assigners", "samplers"},
+    "mask-rcnn": {
+        "roi_extractors",
+        "mask_targets",
+        "rpn_losses",
+        "proposals",
+        "assigners",
+        "samplers",
+    },
     "dino": {"deformable_attention"},
 }
 
@@ -62,6 +69,33 @@ def test_losses_are_those_of_the_stock_model(name):
     assert found.keys() == gradients.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("most", [-1, 7, 1000])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_proposals(most, rescale):
+    """The same boxes, of images of different sizes."""
+    stock = build("mask-rcnn").train().rpn_head
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    sizes = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+    scores = [torch.randn(2, 3, *s, requires_grad=True) for s in sizes]
+    boxes = [torch.randn(2, 12, *s) for s in sizes]
+    metas = [{"img_shape": shape, "scale_factor": (0.5, 0.25)} for shape in ((64, 96), (50, 70))]
+    cfg = copy.deepcopy(stock.test_cfg)
+    cfg.update(nms_pre=most, max_per_img=40)
+    expected, found = (
+        head.predict_by_feat(scores, boxes, batch_img_metas=metas, cfg=cfg, rescale=rescale)
+        for head in (stock, fast)
+    )
+    for own, right in zip(found, expected, strict=True):
+        assert 5 < len(own) <= 40
+        torch.testing.assert_close(own.bboxes, right.bboxes)
+        torch.testing.assert_close(own.scores, right.scores.detach())
+        assert torch.equal(own.labels, right.labels)
+        assert not own.bboxes.requires_grad
+    report.revert()
+    assert not {"predict_by_feat", "loss_by_feat"} & fast.__dict__.keys()
 
 
 @pytest.mark.parametrize("change", ["nothing", "padding", "border", "no objects", "weight"])

@@ -57,12 +57,10 @@ def test_result_and_gradients(case, dtype):
 
 
 @pytest.mark.parametrize("limit", [1, 700, 10_000])
-def test_sums_of_some_images_and_heads(limit, monkeypatch):
+def test_sums_of_some_images(limit, monkeypatch):
     """Gradients of 16 bits are summed in parts: each is right, whatever the parts are."""
-    op = triton.deformable_attention_op
-    monkeypatch.setattr(op, "FEW_POINTS", 0)
-    monkeypatch.setattr(op, "SUMS", limit)
-    assert_right(CASES["three levels"]._replace(batch=3, heads=6), torch.float16)
+    monkeypatch.setattr(triton.deformable_attention_op, "CACHED", limit)
+    assert_right(CASES["three levels"]._replace(batch=3), torch.float16)
 
 
 @every_case

@@ -188,6 +188,7 @@ FENCES = {
     "openmmlab/mmengine_internals.py",
     "openmmlab/served_ops/torchvision_internals.py",
     "acceleration/mmseg_internals.py",
+    "acceleration/mmdet_internals.py",
 }
 #: Named all over, and why that is no matter.
 ELSEWHERE = {

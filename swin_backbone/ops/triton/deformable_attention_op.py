@@ -20,17 +20,15 @@ from .launch import Launch, remembered
 #: Numbers of a block of rows, in which threads lie along channels, and its warps: forward, by bytes
 #: of a value, so that a thread reads 16 at once; backward, where it adds four numbers at once, and
 #: a warp of its own needs no barriers.
-FORWARD, BACKWARD = {2: (256, 1), 4: (128, 1)}, (128, 1)
+FORWARD, BACKWARD = {2: (1024, 4), 4: (512, 4)}, (128, 1)
 #: Points of a level that are in flight at once, at most.
 UNROLL = 4
 #: Numbers of a block of points whose gradients one value sums.
 GATHERED = 512
 #: Points of a block that finds their cells.
 POINTS = 1024
-#: Bytes of float32 sums of 16-bit gradients: of some images and heads at a time where there is much
-#: to do, so that they stay in a GPU's cache and add little to the memory of a step; all together
-#: where there are few points, and the host sets the pace.
-SUMS, FEW_POINTS = 6 * 2**20, 2**20
+#: Bytes of float32 sums of 16-bit gradients, of some images at a time, that stay in a GPU's cache.
+CACHED = 48 * 2**20
 
 
 class Sizes(NamedTuple):
@@ -55,29 +53,17 @@ class Sizes(NamedTuple):
         return {"HEADS": self.heads, "LEVELS": self.levels, "POINTS": self.points}
 
 
-def _block(sizes: Sizes, block: tuple[int, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Constants of kernels that go by rows, and options of their launch."""
+@remembered
+def _by_rows(kernel, sizes: Sizes, block: tuple[int, int], scatter: bool | None = None) -> Launch:
     (elements, warps), columns = block, triton.next_power_of_2(sizes.channels)
+    rows = max(1, elements // columns)
     unroll = next(n for n in range(min(UNROLL, sizes.points), 0, -1) if sizes.points % n == 0)
-    constants = {**sizes.constants, "CHANNELS": sizes.channels, "COLUMNS": columns}
-    constants |= {"ROWS": max(1, elements // columns), "UNROLL": unroll}
-    return constants, {"num_warps": warps}
-
-
-@remembered
-def _attend(sizes: Sizes, block: tuple[int, int]) -> Launch:
-    constants, options = _block(sizes, block)
-    grid = (triton.cdiv(sizes.rows, constants["ROWS"]), sizes.batch)
-    return Launch(attend, grid, (sizes.rows, sizes.keys), constants, options)
-
-
-@remembered
-def _attend_backward(sizes: Sizes, first: int, some: int, scatter: bool) -> Launch:
-    """Of ``some`` heads from ``first``."""
-    constants, options = _block(sizes, BACKWARD)
-    constants |= {"SOME": some, "SCATTER": scatter}
-    grid = (triton.cdiv(sizes.rows // sizes.heads * some, constants["ROWS"]), sizes.batch)
-    return Launch(attend_backward, grid, (sizes.rows, sizes.keys, first), constants, options)
+    constants = {**sizes.constants, "CHANNELS": sizes.channels, "ROWS": rows, "COLUMNS": columns}
+    constants["UNROLL"] = unroll
+    if scatter is not None:
+        constants["SCATTER"] = scatter
+    grid = (triton.cdiv(sizes.rows, rows), sizes.batch)
+    return Launch(kernel, grid, (sizes.rows, sizes.keys), constants, {"num_warps": warps})
 
 
 @remembered
@@ -109,8 +95,9 @@ def _forward(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) 
     sizes = Sizes.of(value, locations)
     out = value.new_empty((sizes.batch, locations.shape[1], sizes.heads * sizes.channels))
     if out.numel():
-        launch = _attend(sizes, FORWARD[value.element_size()])
-        launch(value, shapes, locations, weights, out)
+        _by_rows(attend, sizes, FORWARD[value.element_size()])(
+            value, shapes, locations, weights, out
+        )
     return out
 
 
@@ -131,7 +118,7 @@ def _backward(
     if torch.are_deterministic_algorithms_enabled():
         sizes = Sizes.of(value, locations)
         grad_value = torch.empty_like(value)
-        _attend_backward(sizes, 0, sizes.heads, False)(grad_out, *inputs, grad_value, *outputs)
+        _by_rows(attend_backward, sizes, BACKWARD, False)(grad_out, *inputs, grad_value, *outputs)
         _gather(grad_out, *inputs, grad_value)
     else:
         grad_value = _scatter(grad_out, *inputs, *outputs)
@@ -140,40 +127,28 @@ def _backward(
 
 def _scatter(grad_out, value, shapes, locations, weights, grad_locations, grad_weights) -> Tensor:
     """The gradient for ``value``, after writing those for locations and weights."""
-    sizes = Sizes.of(value, locations)
+    batch = len(value)
     if value.dtype == torch.float32:
         grad_value = torch.zeros_like(value)
-        launch = _attend_backward(sizes, 0, sizes.heads, True)
+        launch = _by_rows(attend_backward, Sizes.of(value, locations), BACKWARD, True)
         launch(
             grad_out, value, shapes, locations, weights, grad_value, grad_locations, grad_weights
         )
         return grad_value
     grad_value = torch.empty_like(value)
-    images, heads = _parts(sizes, weights.numel())
-    sums = value.new_empty((images, sizes.keys, heads, sizes.channels), dtype=torch.float32)
-    for begin in range(0, sizes.batch, images):
-        chosen = slice(begin, min(begin + images, sizes.batch))
-        operands = [x[chosen] for x in (grad_out, value, locations, weights)]
-        grads = [x[chosen] for x in (grad_locations, grad_weights)]
-        part = sums[: chosen.stop - begin]
-        own = sizes._replace(batch=len(part))
-        for first in range(0, sizes.heads, heads):
-            part.zero_()
-            launch = _attend_backward(own, first, heads, True)
-            launch(*operands[:2], shapes, *operands[2:], part, *grads)
-            grad_value[chosen, :, first : first + heads].copy_(part)
+    together = max(1, min(batch, CACHED // (4 * value[0].numel())))
+    sums = value.new_empty((together, *value.shape[1:]), dtype=torch.float32)
+    for begin in range(0, batch, together):
+        images = slice(begin, min(begin + together, batch))
+        part = sums[: images.stop - begin].zero_()
+        some = [x[images] for x in (grad_out, value, locations, weights)]
+        launch = _by_rows(attend_backward, Sizes.of(some[1], some[2]), BACKWARD, True)
+        launch(
+            some[0], some[1], shapes, some[2], some[3], part, grad_locations[images],
+            grad_weights[images],
+        )  # fmt: skip
+        grad_value[images].copy_(part)
     return grad_value
-
-
-def _parts(sizes: Sizes, points: int) -> tuple[int, int]:
-    """Images and heads, a divisor of all, whose gradients are summed at a time."""
-    if points <= FEW_POINTS:
-        return sizes.batch, sizes.heads
-    head = 4 * sizes.keys * sizes.channels
-    if head * sizes.heads <= SUMS:
-        return min(sizes.batch, SUMS // (head * sizes.heads)), sizes.heads
-    fit = [n for n in range(2, sizes.heads) if sizes.heads % n == 0 and head * n <= SUMS]
-    return 1, max(fit, default=1)
 
 
 def _gather(grad_out, value, shapes, locations, weights, grad_value) -> None:
@@ -188,19 +163,19 @@ def _gather(grad_out, value, shapes, locations, weights, grad_value) -> None:
     _gathering(sizes)(grad_out, shapes, locations, weights, order, first, grad_value)
 
 
-_operator = register("multi_scale_deformable_attention", _forward)
+_attend = register("multi_scale_deformable_attention", _forward)
 
 
-@_operator.register_fake
+@_attend.register_fake
 def _(value, shapes, locations, weights):
     batch, _, heads, channels = value.shape
     return value.new_empty((batch, locations.shape[1], heads * channels))
 
 
-_backward_operator = register("multi_scale_deformable_attention_backward", _backward)
+_attend_backward = register("multi_scale_deformable_attention_backward", _backward)
 
 
-@_backward_operator.register_fake
+@_attend_backward.register_fake
 def _(grad_out, value, shapes, locations, weights):
     return torch.empty_like(value), torch.empty_like(locations), torch.empty_like(weights)
 
@@ -233,10 +208,10 @@ def _differentiate_again(ctx, grad_out):
 
 #: Multi-scale deformable attention; arguments and result as of :func:`_forward`.
 attention = Differentiable(
-    _operator,
+    _attend,
     _forward,
     _save,
-    _differentiate_by(_backward_operator),
+    _differentiate_by(_attend_backward),
     _differentiate_by(_backward),
     _differentiate_again,
 )

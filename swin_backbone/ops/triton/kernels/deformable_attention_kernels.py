@@ -82,7 +82,7 @@ def attend(
     tl.store(target, total, mask=live[:, None] & in_head)
 
 
-@kernel("rows", "keys", "first")
+@kernel("rows", "keys")
 def attend_backward(
     grad_out,
     value,
@@ -94,9 +94,7 @@ def attend_backward(
     grad_weights,
     rows,
     keys,
-    first,
     HEADS: tl.constexpr,
-    SOME: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -105,26 +103,22 @@ def attend_backward(
     UNROLL: tl.constexpr,
     SCATTER: tl.constexpr,
 ):
-    """Gradients of :func:`attend`, of SOME heads from ``first``; the grid is blocks of rows of
-    these heads, then images.
+    """Gradients of :func:`attend`; the grid is the same.
 
-    With SCATTER, ``grad_value`` (B, keys, SOME, CHANNELS), float32 and zeros, is added to
-    atomically; else it is left alone.
+    With SCATTER, ``grad_value``, float32 and zeros, is added to atomically; else it is left alone.
     """
     image = tl.program_id(1).to(tl.int64)
-    number = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = number // SOME * HEADS + first + number % SOME
-    live = number < rows // HEADS * SOME
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    live = row < rows
     channel = tl.arange(0, COLUMNS)[None, :]
     in_head = channel < CHANNELS
     value += image * keys * (HEADS * CHANNELS)
-    grad_value += image * keys * (SOME * CHANNELS)
+    grad_value += image * keys * (HEADS * CHANNELS)
     locations += image * rows * (LEVELS * POINTS * 2)
     grad_locations += image * rows * (LEVELS * POINTS * 2)
     weights += image * rows * (LEVELS * POINTS)
     grad_weights += image * rows * (LEVELS * POINTS)
-    head = (first + number % SOME) * CHANNELS
-    own_head = number % SOME * CHANNELS
+    head = row % HEADS * CHANNELS
     source = grad_out + (image * rows + row)[:, None] * CHANNELS + channel
     grad = tl.load(source, mask=live[:, None] & in_head, other=0.0).to(tl.float32)
     start = 0
@@ -158,9 +152,10 @@ def attend_backward(
                     of_x += tl.where(right == 1, of_row, -of_row) * along
                     of_y += tl.where(below == 1, of_column, -of_column) * along
                     if SCATTER:
-                        part = (of_row * of_column * weight)[:, None] * grad
-                        target = (at * (SOME * CHANNELS) + own_head)[:, None] + channel
-                        tl.atomic_add(grad_value + target, part, mask=mask, sem="relaxed")
+                        part = of_row * of_column * weight
+                        tl.atomic_add(
+                            grad_value + place_of, part[:, None] * grad, mask=mask, sem="relaxed"
+                        )
                 tl.store(grad_weights + sample, of_weight, mask=live)
                 tl.store(grad_locations + 2 * sample, of_x * weight * width, mask=live)
                 tl.store(grad_locations + 2 * sample + 1, of_y * weight * height, mask=live)
