@@ -32,6 +32,13 @@ MOST_PIXELS = 178_956_970
 #: Largest file, in bytes, that OpenCV decodes.
 MOST_BYTES = 2**31 - 1
 
+#: OpenCV's names for decoding at a part of the size.
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 _EXIF_ORIENTATION = 0x0112
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: What turns the stored pixels upright, for EXIF orientations 2 to 8, after a transposition (of
@@ -117,24 +124,31 @@ def read_bytes(path: str | Path) -> bytes:
         raise UnreadableImageError(f"cannot be opened: {reason}", path) from error
 
 
-def decode_image(content: bytes, channels: str = "RGB") -> np.ndarray:
+def decode_image(
+    content: bytes, channels: str = "RGB", reduction: int = 1, header: Header | None = None
+) -> np.ndarray:
     """Decode an image.
 
     Args:
         content: all bytes of its file.
         channels: their order, ``'RGB'`` or ``'BGR'``.
+        reduction: decode a JPEG at this part of its size, 1, 2, 4 or 8: each pixel stands for so
+            many by so many, in a part of the time. Images of other formats come at their size.
+        header: :func:`read_header` of the content, where it has been read.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8; sides of a reduced JPEG are rounded up.
 
     Raises:
-        ValueError: if ``channels`` is neither.
+        ValueError: if ``channels`` or ``reduction`` is none of these.
         UnreadableImageError: if the bytes are no image that can be read.
     """
     if channels not in ("RGB", "BGR"):
         raise ValueError(f"channels must be 'RGB' or 'BGR', got {channels!r}")
-    header = read_header(content)
-    flag = cv2.IMREAD_COLOR
+    if reduction not in _REDUCED:
+        raise ValueError(f"reduction must be 1, 2, 4 or 8, got {reduction!r}")
+    header = header or read_header(content)
+    flag = _REDUCED[reduction] if header.format == "JPEG" else cv2.IMREAD_COLOR
     if header.format == "WEBP":  # some versions of OpenCV turn these, others do not
         flag |= cv2.IMREAD_IGNORE_ORIENTATION
     image = _deep_image(content) if header.deep else _decode(content, flag)

@@ -23,6 +23,7 @@ from . import (
     mmseg_scores,
     mmseg_tta,
     pools,
+    swin,
 )
 from .acceleration_report import Report, Row
 from .rewrite import Rewrite
@@ -31,6 +32,7 @@ __all__ = ["REWRITES", "Report", "Rewrite", "Row", "accelerate"]
 
 #: In the order in which they are applied.
 REWRITES = (
+    *swin.REWRITES,
     mmseg_losses.REWRITE,
     mmseg_predictions.REWRITE,
     mmseg_tta.REWRITE,

@@ -13,12 +13,14 @@ from pathlib import Path
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..config_files import configs_folder
 from ..openmmlab.cpu_distributed import prepare_cpu_processes
 from ..openmmlab.data_folders import check_data_folders
+from ..openmmlab.fast_data.rewrite_config import use_fast_data
 from ..openmmlab.mmengine_configs import as_config_error, change_config, read_config
 from ..openmmlab.whole_models import kind_of
 from .argument_types import config as config_type
@@ -65,6 +67,9 @@ def apply_options(cfg: Config, names: Sequence[str]) -> None:
         # A fused optimizer gains nothing where each parameter is a group. Not in the file of the
         # option, as it would take the place of a config's own constructor.
         cfg.optim_wrapper.setdefault("constructor", "MergedGroupsOptimWrapperConstructor")
+    if {"fast", "fast_data"} & set(names):
+        # What replaces a transform depends on those around it, which no file of an option knows.
+        print_log(f"fast data:\n{use_fast_data(cfg)}", "current")
 
 
 def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Config:

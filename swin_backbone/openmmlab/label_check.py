@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
@@ -20,7 +21,7 @@ class LabelCheckHook(Hook):
     """Check every batch's segmentation labels against the decode head's classes.
 
     Labels are looked at where the data loader left them, in the host's memory, so that no GPU
-    has to wait.
+    has to wait; or, of fast data, a list of those that occur, which the workers made.
 
     Raises:
         ValueError: for a label that is neither in [0, num_classes) nor ``ignore_index``; the
@@ -47,9 +48,13 @@ def _check_batch(model: nn.Module, data_batch: dict) -> None:
     # A head with one output tells two classes apart, whatever num_classes says.
     num_classes = max(head.num_classes, 2) if head.out_channels == 1 else head.num_classes
     for sample in _flat(data_batch["data_samples"]):
-        if "gt_sem_seg" not in sample:
+        if "label_values" in sample:
+            labels = torch.tensor(sample.label_values)
+        elif "gt_sem_seg" in sample:
+            labels = sample.gt_sem_seg.data
+        else:
             continue
-        wrong = find_wrong_labels(sample.gt_sem_seg.data, num_classes, head.ignore_index)
+        wrong = find_wrong_labels(labels, num_classes, head.ignore_index)
         if wrong:
             source = sample.get("seg_map_path") or sample.get("img_path")
             raise ValueError(

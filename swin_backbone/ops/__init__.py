@@ -31,7 +31,10 @@ from .norm import (
     norm_beside,
 )
 from .patch_embedding import cut_patches, embed_patches, project, project_patches
+from .photometric import DISTORTION, distort_images
 from .pointwise import class_scores
+from .position_bias import CosineScores, logit_factors, position_bias, reference_of
+from .post_norm_branches import post_norm_attention, post_norm_mlp
 from .reference.window_steps import AttentionInputs
 from .residual_branches import Windows, residual_attention, residual_mlp
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
@@ -49,12 +52,14 @@ from .weight_copies import LowPrecisionCopies
 __all__ = [
     "BACKENDS",
     "DEFORMABLE_ATTENTION",
+    "DISTORTION",
     "MAPS",
     "ROI_ALIGN",
     "SMALL_MAP_RULES",
     "SUPPRESSION",
     "AttentionInputs",
     "ClassMap",
+    "CosineScores",
     "Geometry",
     "LinearParameters",
     "LowPrecisionCopies",
@@ -78,11 +83,13 @@ __all__ = [
     "count_correct",
     "crop_bias_table",
     "cut_patches",
+    "distort_images",
     "embed_patches",
     "fit_window",
     "join",
     "layer_norm",
     "log_spaced_offsets",
+    "logit_factors",
     "map_layouts",
     "merge_neighbours",
     "merge_norm_linear",
@@ -93,8 +100,12 @@ __all__ = [
     "non_maximum_suppression",
     "norm_beside",
     "pack_pyramid",
+    "position_bias",
+    "post_norm_attention",
+    "post_norm_mlp",
     "project",
     "project_patches",
+    "reference_of",
     "residual_attention",
     "residual_mlp",
     "resize_bilinear",

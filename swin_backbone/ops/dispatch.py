@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 
 #: What kernels compute in.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-#: Tokens of a window and channels of a head up to which they fit on chip.
-MAX_TOKENS, MAX_HEAD_DIM = 256, 128
+#: Tokens of a window and channels of a head up to which kernels take them. Partial sums of a
+#: window's pairs take four bytes each, for every head.
+MAX_TOKENS, MAX_HEAD_DIM = 1024, 128
 #: Offsets within an image are 32 bit integers.
 MAX_ELEMENTS = 2**31 - 1
 #: Channels of a row up to which a program of a norm's kernel can hold it.
@@ -63,6 +64,11 @@ PREFERENCE_PLAIN = ("reference",)
 # Found out once: torch.compile cannot trace the questions, and Triton too reads its variable once.
 HAS_TRITON = util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+#: ``1`` takes kernels that have been compared with their definitions in Triton's interpreter, but
+#: neither compared nor timed on a card yet: where they are a choice, what was measured is chosen.
+UNPROVEN_VARIABLE = "SWIN_BACKBONE_UNPROVEN"
+TAKES_UNPROVEN = os.environ.get(UNPROVEN_VARIABLE) == "1"
 
 _EXPORTED = "an exported model runs where there may be no Triton"
 _NO_MATRIX_UNITS = "float32 without tf32 has no matrix units: torch's own matmul is as fast"
@@ -121,6 +127,13 @@ def _first(
 
 def _never(*arguments) -> None:
     """Of a way that takes everything."""
+
+
+def why_unproven(x: Tensor) -> str | None:
+    """Why a kernel that has not run on a card yet does not run ``x``, or ``None`` if it may."""
+    if not x.is_cuda or TAKES_UNPROVEN:
+        return None
+    return f"not measured on a card yet; {UNPROVEN_VARIABLE}=1 takes it"
 
 
 # Attention within windows
@@ -202,14 +215,14 @@ def _variable_length_by_triton(qkv, num_heads, window_size, backend) -> str | No
 _VARIABLE_LENGTH = (("triton", _variable_length_by_triton), ("one by one", _never))
 
 
-# The two residual branches of a V1 block
+# The two residual branches of a block
 
 
 def residual_branch(
     operation: str, x: Tensor, backend: str, windows: Windows | None = None, hidden: int = 0
 ) -> str:
-    """The way of a block's residual branch: ``'triton'``, its fused kernels; ``'cpu'``, fused with
-    oneDNN; or ``'torch'``, the composition that defines it.
+    """The way of a residual branch of a V1 block: ``'triton'``, its fused kernels; ``'cpu'``, fused
+    with oneDNN; or ``'torch'``, the composition that defines it.
 
     Args:
         operation: ``'attention branch'`` or ``'MLP branch'``.
@@ -219,6 +232,14 @@ def residual_branch(
         hidden: channels of an MLP's hidden layer.
     """
     return _first(operation, _BRANCH, x, backend, windows, hidden)
+
+
+def post_norm_branch(
+    operation: str, x: Tensor, backend: str, windows: Windows | None = None, hidden: int = 0
+) -> str:
+    """The way of a residual branch of a V2 block: ``'triton'``, its fused kernels, or ``'torch'``,
+    the composition that defines it. Arguments as of :func:`residual_branch`."""
+    return _first(operation, _POST_NORM_BRANCH, x, backend, windows, hidden)
 
 
 def why_not_fused(
@@ -267,7 +288,7 @@ def _why_not_kind(
         return None
     if 3 * elements > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {3 * elements}"
-    return _why_not_windows(dtype, windows.window_size, channels // windows.num_heads)
+    return _why_not_windows(windows.window_size, channels // windows.num_heads)
 
 
 _remembered_why_not_kind = lru_cache(maxsize=1024)(_why_not_kind)
@@ -280,6 +301,7 @@ def _branch_on_cpu(x: Tensor, backend: str, windows: Windows | None, hidden: int
 
 
 _BRANCH = (("triton", why_not_fused), ("cpu", _branch_on_cpu), ("torch", _never))
+_POST_NORM_BRANCH = (("triton", why_not_fused), ("torch", _never))
 
 
 # Norms, patch embedding, patch merging
@@ -395,6 +417,26 @@ def why_not_maps(x: Tensor) -> str | None:
         shape = tuple(x.shape)
         return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
     return None if len(x) else "there are no images"
+
+
+# Bytes of images
+
+
+def photometric(images: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.distort_images`: ``'triton'`` or ``'torch'``."""
+    return _first("photometric distortion", _PHOTOMETRIC, images)
+
+
+def _photometric_by_triton(images: Tensor) -> str | None:
+    if not images.is_cuda:
+        return "no CUDA device"
+    if images.shape[1:].numel() > MAX_ELEMENTS or len(images) > MAX_IMAGES:
+        shape = tuple(images.shape)
+        return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
+    return why_not_triton(images) if images.numel() else "there are no pixels"
+
+
+_PHOTOMETRIC = (("triton", _photometric_by_triton), ("torch", _never))
 
 
 # Attention to points
@@ -534,18 +576,16 @@ def _why_not_qkv(qkv: Tensor, num_heads: int, window_size: tuple[int, int]) -> s
         return f"computes in {_names(DTYPES)}, got {qkv.dtype}"
     if qkv.shape[1:].numel() > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {qkv.shape[1:].numel()}"
-    return _why_not_windows(qkv.dtype, window_size, qkv.shape[-1] // (3 * num_heads))
+    return _why_not_windows(window_size, qkv.shape[-1] // (3 * num_heads))
 
 
-def _why_not_windows(dtype: torch.dtype, window_size: tuple[int, int], head_dim: int) -> str | None:
-    """Why windows of ``window_size`` tokens do not fit on chip, or ``None`` if they do."""
+def _why_not_windows(window_size: tuple[int, int], head_dim: int) -> str | None:
+    """Why kernels do not take windows of ``window_size`` tokens, or ``None`` if they do."""
     tokens = window_size[0] * window_size[1]
     if tokens > MAX_TOKENS:
         return f"windows have at most {MAX_TOKENS} tokens, got {tokens}"
     if head_dim > MAX_HEAD_DIM:
         return f"heads have at most {MAX_HEAD_DIM} channels, got {head_dim}"
-    if dtype == torch.float32 and head_dim > MAX_HEAD_DIM // 2 and tokens > MAX_TOKENS // 2:
-        return f"float32 keys of {tokens} tokens and {head_dim} channels do not fit on chip"
     return None
 
 

@@ -1,0 +1,258 @@
+"""The two halves of a Swin block of any library, computed with the library's own parameters.
+
+A half says which modules it has. Where these are what their classes say, and nothing drops out, the
+public operations compute with their parameters. Where something else stands in a layer's place,
+such as an adapter, that layer is called, and only attention is computed in our way.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...model.apply_norm import apply_norm
+from ...model.plain_modules import (
+    is_bare,
+    is_idle,
+    is_plain,
+    linear_parameters,
+    norm_parameters,
+)
+from ...ops import (
+    MAPS,
+    LinearParameters,
+    Windows,
+    attend,
+    corner_pad,
+    residual_attention,
+    residual_mlp,
+)
+from ..rewrite import imported
+
+#: Modules that drop a branch of whole images, by the names of their classes in all libraries.
+DROP_PATHS = frozenset(
+    f"{owner}DropPath" for owner in ("", "Swin", "Swinv2", "Donut", "DonutSwin", "MaskFormer")
+) | {"MaskFormerSwinDropPath", "ClapDropPath", "ClapAudioDropPath", "Swin2SRDropPath"}
+
+#: Logarithm of what scores of V2 are at most multiplied with.
+MAX_LOGIT_SCALE = math.log(100.0)
+
+
+class Attention(NamedTuple):
+    """The attention half of a block.
+
+    Attributes:
+        norm: before attention (V1), or after it (V2).
+        projections: to queries, keys and values: one linear layer, or three.
+        proj: the linear layer behind attention.
+        after: what follows it.
+        drop_path: of the branch.
+        windows: geometry; of V2 without ``scale``.
+        table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias.
+        rolls_first: whether the map is shifted before it is filled up to whole windows.
+        logit_scale: (heads,) of cosine attention; ``None`` for dot products.
+        bias: (3 C,) that is added to what ``projections`` give; ``None`` for nothing.
+    """
+
+    norm: nn.Module
+    projections: tuple[nn.Module, ...]
+    proj: nn.Module
+    after: tuple[nn.Module, ...]
+    drop_path: nn.Module
+    windows: Windows
+    table: Tensor
+    rolls_first: bool = False
+    logit_scale: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class Mlp(NamedTuple):
+    """The MLP half of a block.
+
+    Attributes:
+        norm: before the MLP (V1), or after it (V2).
+        up: the first linear layer.
+        act: the activation.
+        down: the second linear layer.
+        drops: dropout anywhere in it.
+        calls: the modules that make up the MLP, to be called one after the other.
+        drop_path: of the branch.
+    """
+
+    norm: nn.Module
+    up: nn.Module
+    act: nn.Module
+    down: nn.Module
+    drops: tuple[nn.Module, ...]
+    calls: tuple[nn.Module, ...]
+    drop_path: nn.Module
+
+
+def pre_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
+    """A block of V1: (B, H, W, C) to the same."""
+    return _mlp_branch(_attention_branch(x, attention), mlp)
+
+
+def post_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
+    """A block of V2: (B, H, W, C) to the same."""
+    x = x + attention.drop_path(apply_norm(attention.norm, _attend(x, attention)))
+    return x + mlp.drop_path(apply_norm(mlp.norm, _call(mlp.calls, x)))
+
+
+def _attention_branch(x: Tensor, half: Attention) -> Tensor:
+    norm, proj = norm_parameters(half.norm), linear(half.proj)
+    qkv = _joint(half.projections) if not _is_uneven(x, half) else None
+    known = None not in (norm, qkv, proj) and all(map(is_idle, half.after))
+    if known and is_plain(half.table) and knows_drop_path(half.drop_path):
+        scale = path_scale(half.drop_path, x)
+        return residual_attention(x, norm, qkv, half.table, proj, half.windows, scale)
+    return x + half.drop_path(_attend(apply_norm(half.norm, x), half))
+
+
+def _mlp_branch(x: Tensor, half: Mlp) -> Tensor:
+    norm, up, down = norm_parameters(half.norm), linear(half.up), linear(half.down)
+    known = None not in (norm, up, down) and is_gelu(half.act) and all(map(is_idle, half.drops))
+    if known and knows_drop_path(half.drop_path):
+        return residual_mlp(x, norm, up, down, path_scale(half.drop_path, x))
+    return x + half.drop_path(_call(half.calls, apply_norm(half.norm, x)))
+
+
+def _attend(x: Tensor, half: Attention) -> Tensor:
+    """Projection, attention and projection of (B, H, W, C)."""
+    qkv, padding = _project(x, half)
+    windows = half.windows
+    options = {
+        "num_heads": windows.num_heads,
+        "window_size": windows.window_size,
+        "shift_size": windows.shift_size,
+        "dropout_p": windows.dropout_p,
+    }
+    if half.logit_scale is None:
+        options["scale"] = windows.scale
+    else:
+        options["logit_scale"] = half.logit_scale
+    if _is_uneven(x, half):
+        attended = _rolled_first(qkv, padding, x, half, options)
+    else:
+        attended = attend(qkv, half.table, MAPS, padding_qkv=padding, **options)
+        if attended.shape[1:3] != x.shape[1:3]:
+            attended = attended[:, : x.shape[1], : x.shape[2]]
+    return _call((half.proj, *half.after), attended)
+
+
+def _project(x: Tensor, half: Attention) -> tuple[Tensor, Tensor | None]:
+    """Queries, keys and values, and those of a token that only fills up windows.
+
+    That of zero is the bias, where layers are what they seem. What another layer makes of a zero,
+    only a call can tell: then the map is filled up before.
+    """
+    joint = _joint(half.projections)
+    if joint is not None:
+        bias = joint.bias if half.bias is None else half.bias
+        return F.linear(x, joint.weight, bias), bias
+    uneven = _is_uneven(x, half)
+    if uneven:
+        x = _pad(torch.roll(x, [-s for s in half.windows.shift_size], (1, 2)), half)
+    else:
+        x = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
+    qkv = torch.cat([layer(x) for layer in half.projections], dim=-1)
+    return qkv if half.bias is None else qkv + half.bias.to(qkv.dtype), None
+
+
+def _rolled_first(qkv, padding, x, half: Attention, options) -> Tensor:
+    """Attention of a map that is shifted, and only then filled up at the bottom and right, as timm
+    has it: the operation shifts what is already whole windows, so it gets that map shifted back."""
+    shift = half.windows.shift_size
+    back = [-s for s in shift]
+    if qkv.shape[1:3] == x.shape[1:3]:
+        qkv = _pad(torch.roll(qkv, back, (1, 2)), half, padding)
+    attended = attend(torch.roll(qkv, shift, (1, 2)), half.table, MAPS, **options)
+    attended = torch.roll(attended, back, (1, 2))[:, : x.shape[1], : x.shape[2]]
+    return torch.roll(attended, shift, (1, 2))
+
+
+def _pad(x: Tensor, half: Attention, fill: Tensor | None = None) -> Tensor:
+    padded = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
+    if fill is None:
+        return padded
+    outside = torch.ones(padded.shape[1:3], dtype=torch.bool, device=x.device)
+    outside[: x.shape[1], : x.shape[2]] = False
+    return torch.where(outside[..., None], fill.to(x.dtype), padded)
+
+
+def _is_uneven(x: Tensor, half: Attention) -> bool:
+    """Whether the order of shifting and filling up matters."""
+    if not half.rolls_first or half.windows.shift_size == (0, 0):
+        return False
+    return any(n % w for n, w in zip(x.shape[1:3], half.windows.window_size, strict=True))
+
+
+def _joint(projections: tuple[nn.Module, ...]) -> LinearParameters | None:
+    """Weight (3 C, C) and bias (3 C,) of the layers together; ``None`` where one is something
+    else."""
+    layers = [linear(layer) for layer in projections]
+    if None in layers:
+        return None
+    if len(layers) == 1:
+        return layers[0]
+    weight = torch.cat([layer.weight for layer in layers])
+    biases = [layer.bias for layer in layers]
+    if all(bias is None for bias in biases):
+        return LinearParameters(weight, None)
+    zeros = weight.new_zeros(len(layers[0].weight))
+    return LinearParameters(weight, torch.cat([zeros if b is None else b for b in biases]))
+
+
+def _call(modules: tuple[nn.Module, ...], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+def cosine_scale(logit_scale: Tensor) -> Tensor:
+    """(heads,) factors of cosine attention, as all libraries limit them, from their logarithms."""
+    return logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().flatten()
+
+
+def cosine_table(network: nn.Module, coordinates: Tensor) -> Tensor:
+    """((2 M_h - 1) (2 M_w - 1), heads) bias, from a library's own coordinates (1, .., .., 2)."""
+    return 16 * torch.sigmoid(network(coordinates).flatten(0, -2))
+
+
+def linear(layer: nn.Module) -> LinearParameters | None:
+    """Parameters of torch's linear layer, or of mmcv's, which also takes empty batches."""
+    found = linear_parameters(layer)
+    mmcv = imported("mmcv.cnn.bricks.wrappers", "Linear")
+    return found if found is not None or mmcv is None else linear_parameters(layer, mmcv)
+
+
+def is_gelu(act: nn.Module) -> bool:
+    """Whether an activation is GELU, not approximated."""
+    if is_bare(act, nn.GELU):
+        return act.approximate == "none"
+    timm = imported("timm.layers.activations", "GELU")
+    if timm is not None and is_bare(act, timm):
+        return True
+    transformers = imported("transformers.activations", "GELUActivation")
+    return transformers is not None and is_bare(act, transformers) and act.act is F.gelu
+
+
+def knows_drop_path(module: nn.Module) -> bool:
+    """Whether a module drops a branch of whole images, or never anything."""
+    name = type(module).__name__
+    if name == "StochasticDepth":
+        return module.mode == "row"
+    return name in DROP_PATHS or type(module) is nn.Identity
+
+
+def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
+    """(B,) float32, what a library's own module multiplies the branch of each image with, drawn by
+    itself; ``None`` for 1."""
+    rate = getattr(drop_path, "drop_prob", getattr(drop_path, "p", 0.0))
+    if not (drop_path.training and rate):
+        return None
+    return drop_path(x.new_ones(len(x), 1, 1)).flatten().float()
