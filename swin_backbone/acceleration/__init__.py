@@ -5,8 +5,10 @@ Each file that holds a ``Rewrite`` is one idea: what it finds, why not, what it 
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+from ..ops import dispatch
 from . import (
     channels_last,
     deformable_attention,
@@ -83,12 +85,18 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
             continue
         for name, module in model.named_modules():
             if rewrite.finds(module):
-                reason = rewrite.why_not(module)
+                reason = _why_unproven(rewrite) or rewrite.why_not(module)
                 what = "" if reason else rewrite.what
                 rows.append(Row(rewrite.name, (name,), type(module).__name__, what, reason or ""))
                 if reason is None:
                     undos.append(rewrite.apply(module))
     return Report(rows, undos)
+
+
+def _why_unproven(rewrite: Rewrite) -> str | None:
+    if not rewrite.unproven or dispatch.TAKES_UNPROVEN or not torch.cuda.is_available():
+        return None
+    return f"not measured on a card yet; {dispatch.UNPROVEN_VARIABLE}=1 takes it"
 
 
 def _check(switches: dict[str, bool]) -> None:

@@ -129,5 +129,10 @@ def _box_loss(head: nn.Module, boxes: Tensor, drawn: Sequence, anchors: int, tot
 
 
 REWRITE = Rewrite(
-    "rpn_losses", "losses of the anchors that are drawn, all levels at once", finds, why_not, apply
+    "rpn_losses",
+    "losses of the anchors that are drawn, all levels at once",
+    finds,
+    why_not,
+    apply,
+    unproven=True,
 )

@@ -538,7 +538,9 @@ def why_not_regions(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int])
 def _regions_by_triton(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
     if not rois.is_cuda:
         return "no CUDA device"
-    return _EXPORTED if is_exporting() else why_not_regions(maps, rois, size)
+    if is_exporting():
+        return _EXPORTED
+    return why_unproven(rois) or why_not_regions(maps, rois, size)
 
 
 _REGIONS = (("triton", _regions_by_triton), ("reference", _never))
