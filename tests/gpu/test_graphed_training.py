@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.graphed_processes import CASES
 from helpers.paths import ROOT
-from helpers.segmentors import batch, segmentor
+from helpers.segmentors import HEADS, batch, segmentor
 from helpers.tiny_run import tiny_config
 from mmengine.runner import Runner
 
@@ -243,3 +243,16 @@ def test_two_processes(tmp_path):
             assert found["between processes"] == 0, name
             limit = max(2 * found["losses of two runs without"], 1e-2)
             assert found["losses"] <= limit, name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_captured(head):
+    torch.manual_seed(0)
+    model = segmentor(head).cuda().train()
+    accelerate(model)
+    stock = copy.deepcopy(model)
+    hook = graphed(model)
+    found, expected = train(model, 3), train(stock, 3)
+    assert hook.graphs.reason is None
+    assert hook.graphs.shapes == 1
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
