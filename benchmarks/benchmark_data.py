@@ -12,8 +12,8 @@ transform: mean over images of the median over repeats, each repeat with the sam
 trains from these files as tools/train.py does, and says what an iteration's time goes into on the
 host. With ``--busy`` the model is a stand-in that keeps the card busy for so many milliseconds a
 step, and the host hardly at all: whether data and mmengine keep up with a model of that speed; 0 is
-the most that the workers give. ``decoders`` compares decoders of JPEGs. ``histories`` is what mmengine's own log costs an iteration of a
-long run.
+the most that the workers give. ``decoders`` compares decoders of JPEGs. ``histories`` is what
+mmengine's own log costs an iteration of a long run.
 """
 
 from __future__ import annotations
