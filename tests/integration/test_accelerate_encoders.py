@@ -6,6 +6,7 @@ hundred times as much). In float64 1e-10, where the coordinates of V2 are the sa
 """
 
 import copy
+import re
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 SIZES = [(64, 64), (72, 40), (92, 60)]
 #: Models whose blocks are functions of a graph, of which there are no modules to find.
 GRAPHS = ["torchvision, extractor"]
+#: Names of classes of blocks.
+BLOCK = re.compile("Block|Layer$|Hotter|KnowsItsMap|Scaled")
 
 
 def pair(model):
@@ -68,7 +71,7 @@ def operations(run, *arguments):
 
 
 def blocks(report):
-    return [row for row in report.rows if row.rewrite == "swin_blocks"]
+    return [row for row in report.rows if BLOCK.search(row.kind)]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
