@@ -91,6 +91,21 @@ def test_encoders_compute_the_same(name, version, size, dtype):
     assert len(attentions) == 4
 
 
+@pytest.mark.parametrize("pretrained", [None, (8, 3)])
+@pytest.mark.parametrize("name", ["timm", "torchvision", "transformers", "mmpretrain"])
+def test_fused_halves_of_v2_get_the_same_parameters(monkeypatch, name, pretrained):
+    """As on a GPU, but by the composition that defines the fused halves."""
+    if pretrained is not None and name == "torchvision":
+        pytest.skip("it has no windows of pretraining")
+    monkeypatch.setattr(dispatch, "why_not_fused", lambda *_, **__: None)
+    model, fast, _ = pair(make_theirs(name, "v2", pretrained=pretrained).train())
+    images, run = torch.randn(4, 3, 64, 64), PEERS[name].maps
+    assert_same(run, model, fast, images)
+    found = operations(run, fast, images)
+    assert found.count("MLP branch") == (4 if name != "mmpretrain" else 1)
+    assert found.count("attention branch") == (4 if name != "mmpretrain" else 0)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name not in GRAPHS])
 def test_whole_models_compute_the_same(name):
     model, _ = make_case(name)
