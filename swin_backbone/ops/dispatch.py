@@ -65,6 +65,11 @@ PREFERENCE_PLAIN = ("reference",)
 HAS_TRITON = util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
+#: ``1`` takes kernels that have been compared with their definitions in Triton's interpreter, but
+#: neither compared nor timed on a card yet: where they are a choice, what was measured is chosen.
+UNPROVEN_VARIABLE = "SWIN_BACKBONE_UNPROVEN"
+TAKES_UNPROVEN = os.environ.get(UNPROVEN_VARIABLE) == "1"
+
 _EXPORTED = "an exported model runs where there may be no Triton"
 _NO_MATRIX_UNITS = "float32 without tf32 has no matrix units: torch's own matmul is as fast"
 
@@ -122,6 +127,13 @@ def _first(
 
 def _never(*arguments) -> None:
     """Of a way that takes everything."""
+
+
+def why_unproven(x: Tensor) -> str | None:
+    """Why a kernel that has not run on a card yet does not run ``x``, or ``None`` if it may."""
+    if not x.is_cuda or TAKES_UNPROVEN:
+        return None
+    return f"not measured on a card yet; {UNPROVEN_VARIABLE}=1 takes it"
 
 
 # Attention within windows
@@ -444,10 +456,10 @@ def _points_by_triton(value: Tensor, locations: Tensor, weights: Tensor) -> str 
 
 def why_not_points(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
     """Why kernels cannot attend to points, or ``None`` if they can."""
+    reason = why_not_triton(value)
+    if reason is not None:
+        return reason
     for tensor in (value, locations, weights):
-        reason = why_not_triton(tensor)
-        if reason is not None:
-            return reason
         if tensor.dtype not in DTYPES:
             return f"computes in {_names(DTYPES)}, got {tensor.dtype}"
         if tensor.shape[1:].numel() > MAX_ELEMENTS or len(tensor) > MAX_IMAGES:
@@ -526,7 +538,9 @@ def why_not_regions(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int])
 def _regions_by_triton(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
     if not rois.is_cuda:
         return "no CUDA device"
-    return _EXPORTED if is_exporting() else why_not_regions(maps, rois, size)
+    if is_exporting():
+        return _EXPORTED
+    return why_unproven(rois) or why_not_regions(maps, rois, size)
 
 
 _REGIONS = (("triton", _regions_by_triton), ("reference", _never))

@@ -185,6 +185,23 @@ def test_what_cannot_be_recorded_says_why_once_and_leaves_the_state(models, loss
     same(model, before)
 
 
+def test_a_shape_that_cannot_be_recorded_leaves_the_others(models):
+    said, model = [], models[0]
+    graphs = graphs_of(model, said=said)
+
+    def losses(images, labels):
+        if images.shape[-1] > 6:
+            raise MemoryError("no more")
+        return model.losses(images, labels)
+
+    found = [
+        graphs.losses(as_doubles(batch(size=size)), bound(losses)) is not None
+        for size in (6, 8, 6, 9, 8)
+    ]
+    assert found == [True, False, True, False, False]
+    assert [line for line in said if "MemoryError: no more" in line] == said[1:2]
+
+
 def test_losses_of_an_older_pass_are_refused(models):
     graphs = graphs_of(models[0])
     first = graphs.losses(as_doubles(batch()), bound(models[0].losses))
