@@ -1,14 +1,17 @@
 """Measure how training scales with the number of GPUs of one machine (or of processes on a CPU).
 
     python benchmarks/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
-        [--batch 4 16] [--strategy ddp fsdp] [--size 512] [--norm SyncBN]
+        [--batch 2 4 16] [--strategy ddp graphs fsdp] [--size 512] [--norm SyncBN] [--stock]
+        [--bucket-mb 25] [--gradients bfloat16]
 
-Swin + UPerNet as mmseg builds it trains on random images that are on the GPU already, in bfloat16
-(float32 on the CPU), everything else as configured: AdamW, SyncBN in the heads (which ``--norm BN``
-makes each process's own, to see what it costs). For each setting: images a second of all processes,
-efficiency (images a second a process, against one process), peak memory of a process, and
-communication: the time of NCCL's kernels (gloo's calls) in a step, whether computation hides it or
-not. Writes ``OUT/scaling.json``, ``OUT/scaling.md``, ``OUT/scaling.png``.
+Swin + UPerNet, accelerated (or with ``--stock`` as mmseg builds it), trains on random images that
+are on the GPU already, in bfloat16 (float32 on the CPU), everything else as configured: AdamW,
+SyncBN in the heads (which ``--norm BN`` makes each process's own, to see what it costs).
+``graphs`` is DDP whose steps are replayed as CUDA graphs. For each setting: images a second of all
+processes, efficiency (images a second a process, against one process), the host's own time in a
+step, peak memory of a process, and communication: the time of NCCL's kernels (gloo's calls) in a
+step, whether computation hides it or not. Writes ``OUT/scaling.json``, ``OUT/scaling.md``,
+``OUT/scaling.png``.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -35,12 +39,14 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.nn.parallel import DistributedDataParallel
 
-import swin_backbone  # noqa: F401  (first: it lets mmseg import without compiled ops)
+from swin_backbone import accelerate  # first: it lets mmseg import without compiled ops
 from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
+from swin_backbone.openmmlab.gradient_compression import COMPRESSIONS, CompressGradientsHook
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
 
 # isort: split
@@ -53,6 +59,9 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Channels, depths and heads; 'nano' is for trying this script.
 SIZES = {**ARCHITECTURES, "nano": (8, (1, 1, 1, 1), (1, 1, 2, 2))}
 CUDA = torch.cuda.is_available()
+STRATEGIES = ["ddp", "graphs", "fsdp"]
+#: Steps that are timed together: the host may run ahead of the GPU, as it does in a training.
+IN_A_ROW = 4
 console = Console(stderr=True, width=160)
 
 
@@ -64,9 +73,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--arch", nargs="+", choices=SIZES, default=["tiny", "base", "large"])
     parser.add_argument(
-        "--batch", type=positive, nargs="+", default=[4, 16], help="images a process"
+        "--batch", type=positive, nargs="+", default=[2, 4, 16], help="images a process"
     )
-    parser.add_argument("--strategy", nargs="+", choices=["ddp", "fsdp"], default=["ddp", "fsdp"])
+    parser.add_argument(
+        "--strategy",
+        nargs="+",
+        choices=STRATEGIES,
+        default=[name for name in STRATEGIES if CUDA or name != "graphs"],
+    )
+    parser.add_argument("--stock", action="store_true", help="mmseg's losses and heads")
+    parser.add_argument(
+        "--bucket-mb", type=positive, default=25, help="MiB of gradients averaged together"
+    )
+    parser.add_argument(
+        "--gradients", choices=list(COMPRESSIONS), help="in which dtype they travel; default: own"
+    )
     parser.add_argument("--size", type=positive, default=512, help="side of an image, pixels")
     parser.add_argument("--norm", choices=["SyncBN", "BN"], default="SyncBN", help="of the heads")
     parser.add_argument("--steps", type=positive, default=30, help="timed steps of each setting")
@@ -88,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     gpus = torch.cuda.device_count() or 1
     numbers = arguments.processes or [2**i for i in range(gpus.bit_length()) if 2**i <= gpus]
+    if not CUDA and "graphs" in arguments.strategy:
+        raise ValueError("--strategy graphs needs a GPU")
     if CUDA and max(numbers) > gpus:
         raise ValueError(f"--processes {max(numbers)}: this machine has {gpus} GPUs")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -165,7 +188,11 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    model = wrap(build(arch, arguments.norm), strategy, device)
+    model = wrap(build(arch, arguments), strategy, device, arguments)
+    runner = SimpleNamespace(model=model)
+    hook = CudaGraphHook(bucket_mb=arguments.bucket_mb, predictions=False)
+    if strategy == "graphs":
+        hook.before_train(runner)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.01, fused=CUDA)
     inputs, samples = random_batch(batch, arguments.size, device)
 
@@ -179,21 +206,27 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
 
     for _ in range(arguments.warm_up):
         step()
-    seconds = [timed(step) for _ in range(arguments.steps)]
-    median = statistics.median(seconds)
-    return {
+    if strategy == "graphs" and (hook.graphs is None or hook.graphs.reason is not None):
+        reason = "no graphs: see the log" if hook.graphs is None else hook.graphs.reason
+        return {"arch": arch, "batch": batch, "strategy": strategy, "error": reason}
+    times = [timed(step) for _ in range(-(-arguments.steps // IN_A_ROW))]
+    median, host = (statistics.median(kind) for kind in zip(*times, strict=True))
+    row = {
         "arch": arch,
         "batch": batch,
         "strategy": strategy,
         "seconds": median,
+        "host_seconds": host,
         "communication": communication_seconds(step) / median,
         "peak_memory_mib": peak_memory_mib(),
         "device": torch.cuda.get_device_name() if CUDA else "CPU",
     }
+    hook.after_train(runner)
+    return row
 
 
-def build(arch: str, norm: str) -> nn.Module:
-    """UPerNet on a Swin of this size, as mmseg builds it."""
+def build(arch: str, arguments: argparse.Namespace) -> nn.Module:
+    """UPerNet on a Swin of this size."""
     cfg = Config.fromfile(ROOT / "configs" / "_base_" / "models" / "upernet_swin.py").model
     dims, depths, heads = SIZES[arch]
     cfg.backbone.pop("arch")
@@ -204,23 +237,34 @@ def build(arch: str, norm: str) -> nn.Module:
     if arch == "nano":
         cfg.decode_head.channels = cfg.auxiliary_head.channels = 16
     model = MODELS.build(cfg)
-    return model if CUDA and norm == "SyncBN" else revert_sync_batchnorm(model)
+    if not CUDA or arguments.norm != "SyncBN":
+        model = revert_sync_batchnorm(model)
+    if not arguments.stock:
+        accelerate(model)
+    return model
 
 
-def wrap(model: nn.Module, strategy: str, device: torch.device) -> nn.Module:
+def wrap(
+    model: nn.Module, strategy: str, device: torch.device, arguments: argparse.Namespace
+) -> nn.Module:
     """The model, spread over the processes, on this process's device."""
-    if strategy == "ddp":
-        return DistributedDataParallel(
+    if strategy != "fsdp":
+        model = DistributedDataParallel(
             model.to(device),
             device_ids=[device] if CUDA else None,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            bucket_cap_mb=arguments.bucket_mb,
         )
+        if arguments.gradients is not None:
+            CompressGradientsHook(arguments.gradients).before_train(SimpleNamespace(model=model))
+        return model
     precision = MixedPrecision(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
     return FullyShardedDataParallel(
         model,
         auto_wrap_policy=functools.partial(wrap_swin_blocks),
         use_orig_params=True,
+        forward_prefetch=True,  # as configs/_base_/options/fsdp.py has it
         device_id=device,
         mixed_precision=precision if CUDA else None,
     )
@@ -238,14 +282,17 @@ def random_batch(batch: int, size: int, device: torch.device):
     return inputs, samples
 
 
-def timed(step) -> float:
-    """Seconds of a step, the processes starting together."""
+def timed(step) -> tuple[float, float]:
+    """Seconds of a step, of several in a row, the processes starting together; and what the host
+    needed of them before it waited for the GPU."""
     dist.barrier()
     synchronize()
     began = time.perf_counter()
-    step()
+    for _ in range(IN_A_ROW):
+        step()
+    started = time.perf_counter()
     synchronize()
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) / IN_A_ROW, (started - began) / IN_A_ROW
 
 
 def synchronize() -> None:
@@ -307,19 +354,20 @@ def report(rows: list[dict], arguments: argparse.Namespace, argv: Sequence[str])
 def as_markdown(rows: list[dict]) -> str:
     """One line a setting and number of processes."""
     lines = [
-        "| Swin | batch a process | strategy | processes | img/s | efficiency | peak MiB "
-        "| communication |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| Swin | batch a process | strategy | processes | img/s | efficiency | step, ms "
+        "| host, ms | peak MiB | communication |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     order = sorted(rows, key=lambda r: (list(SIZES).index(r["arch"]), r["batch"], r["strategy"]))
     for row in order:
         start = f"| {row['arch']} | {row['batch']} | {row['strategy']} | {row['processes']} "
         if "error" in row:
-            lines.append(f"{start}| {row['error']} | | | |")
+            lines.append(f"{start}| {row['error']} | | | | | |")
             continue
         efficiency = f"{row['efficiency']:.1%}" if "efficiency" in row else "-"
         lines.append(
             f"{start}| {row['images_per_second']:.1f} | {efficiency} "
+            f"| {1e3 * row['seconds']:.1f} | {1e3 * row['host_seconds']:.1f} "
             f"| {row['peak_memory_mib']:.0f} | {row['communication']:.1%} |"
         )
     return "\n".join(lines)
@@ -346,7 +394,7 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.plot(
             *zip(*points, strict=True) if points else ([], []),
             color=colours[arch],
-            linestyle="-" if strategy == "ddp" else "--",
+            linestyle=dict(zip(STRATEGIES, ("-", ":", "--"), strict=True))[strategy],
             marker="os^v"[batches.index(batch) % 4],
             label=f"{arch}, batch {batch}, {strategy.upper()}",
         )

@@ -3,7 +3,7 @@
     python benchmarks/compare_training.py train CONFIG --work-dir OUT [--seed N ...]
         [--with OPTION ...] [--variant NAME [KEY=VALUE ...]] ... [--same-start]
         [--cfg-options KEY=VALUE ...]
-    python benchmarks/compare_training.py plot OUT [OUT ...] --to curves.png [--csv curves.csv]
+    python benchmarks/compare_training.py plot OUT_OR_CSV [...] --to curves.png [--csv curves.csv]
 
 A variant is a name and what it changes in the config. ``SwinBackbone`` and ``SwinTransformer``
 (mmseg's, or mmdet's for a detector) need no changes written out, and are the default; nor does
@@ -42,6 +42,7 @@ from swin_backbone.cli.commands import Parser, command
 from swin_backbone.cli.config_options import add_config_options
 from swin_backbone.cli.launching import add_options, apply_options, build_runner
 from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
 from swin_backbone.openmmlab.mmengine_configs import change_config, read_config
 from swin_backbone.openmmlab.whole_models import kind_of
 
@@ -114,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     train.add_argument(
         "--cuda-graphs",
         action="store_true",
-        help="replay backbone and heads as CUDA graphs in training, so that the GPU and not "
-        "the launching of kernels sets the pace; needs training crops of one size",
+        help="replay training steps and predictions as CUDA graphs, so that the GPU and not the "
+        "launching of kernels sets the pace; the log says where a variant's cannot be captured",
     )
     train.add_argument(
         "--channels-last",
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_config_options(train)
     train.set_defaults(run=run_training)
     plot = commands.add_parser("plot", help="draw the curves of runs")
-    plot.add_argument("folders", type=Path, nargs="+")
+    plot.add_argument("folders", type=Path, nargs="+", help="of runs, or files that --csv wrote")
     plot.add_argument("--to", type=picture, required=True, help="PNG to write")
     plot.add_argument(
         "--over",
@@ -171,7 +172,7 @@ def train_variant(arguments: argparse.Namespace, cfg: Config, start: Hook, about
     if arguments.channels_last:
         runner.register_hook(ChannelsLastHook())
     if arguments.cuda_graphs:
-        runner.register_hook(CudaGraphHook(cfg))
+        runner.register_hook(CudaGraphHook())
     runner.train()
     write_text(description, json.dumps({**about, "run_seconds": time.perf_counter() - began}))
     del runner
@@ -265,29 +266,6 @@ class ChannelsLastHook(Hook):
     def before_train(self, runner) -> None:
         """Change the layout; values and shapes stay."""
         runner.model.to(memory_format=torch.channels_last)
-
-
-class CudaGraphHook(Hook):
-    """Capture the training passes of backbone and heads before the first step.
-
-    Args:
-        cfg: the run's config: batch size, crop size and precision.
-    """
-
-    def __init__(self, cfg: Config):
-        self.size = (cfg.train_dataloader.batch_size, 3, *cfg.model.data_preprocessor.size)
-        self.dtype = getattr(torch, cfg.optim_wrapper.get("dtype", "float32"))
-
-    def before_train(self, runner) -> None:
-        """Exchange the modules' ``forward``; in evaluation the original runs."""
-        model = runner.model.train()
-        images = torch.randn(self.size, device="cuda")
-        enabled = self.dtype != torch.float32
-        with torch.autocast("cuda", self.dtype, enabled=enabled, cache_enabled=False):
-            maps = [m.detach().requires_grad_() for m in model.backbone(images)]
-            modules = (model.backbone, model.decode_head, model.auxiliary_head)
-            inputs = ((images,), (maps,), (maps,))  # the auxiliary head leaves some maps unused
-            torch.cuda.make_graphed_callables(modules, inputs, allow_unused_input=True)
 
 
 def run_plot(arguments: argparse.Namespace) -> None:

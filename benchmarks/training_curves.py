@@ -1,9 +1,10 @@
-"""Curves of training runs: read from mmengine's logs, as tables, CSV and a picture."""
+"""Curves of training runs: read from mmengine's logs or kept CSV, as tables, CSV and a picture."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import statistics
 from collections.abc import Iterable
@@ -32,7 +33,12 @@ POINTS = ("iteration", "seconds", "quantity", "value")
 
 
 def find_runs(folder: Path) -> list[dict]:
-    """What the runs below a folder are, and how they went; those that logged nothing are left."""
+    """What the runs below a folder are, and how they went; those that logged nothing are left.
+
+    Instead of a folder, a file of :func:`write_csv`.
+    """
+    if folder.suffix == ".csv":
+        return read_csv(folder)
     runs = []
     for description in sorted(folder.rglob(DESCRIPTION)):
         logs = sorted(description.parent.glob("*/vis_data/scalars.json"))
@@ -54,17 +60,69 @@ def summarise(log: Path) -> dict:
     times = [record["time"] for record in steps if record["iter"] > WARM_UP]
     iterations = [record["iter"] for record in steps]
     seconds = elapsed(iterations, [record["time"] for record in steps])
+    return {
+        **speed(iterations, seconds, times),
+        "loss": [record["loss"] for record in steps],
+        "score_iterations": [record["step"] for record in evaluations],
+        "scores": {SCORES[key][0]: [r[key] * SCORES[key][1] for r in evaluations] for key in keys},
+        "peak_memory_mib": max((record.get("memory", 0) for record in steps), default=0),
+    }
+
+
+def speed(iterations: list[int], seconds: list[float], times: list[float]) -> dict:
+    """When iterations were done, how long one takes, and what the first ones took longer.
+
+    Args:
+        iterations: that were logged.
+        seconds: of training up to each of them.
+        times: of each logged iteration after the first :data:`WARM_UP`.
+    """
     each = statistics.median(times) if times else None
     first = [pair for pair in zip(iterations, seconds, strict=True) if pair[0] <= WARM_UP]
     return {
         "iterations": iterations,
         "seconds": seconds,
-        "loss": [record["loss"] for record in steps],
-        "score_iterations": [record["step"] for record in evaluations],
-        "scores": {SCORES[key][0]: [r[key] * SCORES[key][1] for r in evaluations] for key in keys},
         "seconds_per_iteration": each,
         "start_seconds": first[-1][1] - first[-1][0] * each if first and each else None,
-        "peak_memory_mib": max((record.get("memory", 0) for record in steps), default=0),
+    }
+
+
+def read_csv(path: Path) -> list[dict]:
+    """What :func:`write_csv` wrote. It has neither the peak of memory nor the whole run's seconds.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    if not lines or set(COLUMNS + POINTS) - set(lines[0]):
+        raise ValueError(f"{path} is no CSV file of training curves")
+    by_run: dict[tuple, list[dict]] = {}
+    for line in lines:
+        by_run.setdefault(tuple(line[name] for name in COLUMNS), []).append(line)
+    return [as_run(dict(zip(COLUMNS, run, strict=True)), rows) for run, rows in by_run.items()]
+
+
+def as_run(about: dict, rows: list[dict]) -> dict:
+    """One run of :func:`read_csv`."""
+    losses = [row for row in rows if row["quantity"] == "loss"]
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if row["quantity"] != "loss":
+            scores.setdefault(row["quantity"], []).append(float(row["value"]))
+    evaluated = {int(row["iteration"]): None for row in rows if row["quantity"] != "loss"}
+    iterations = [int(row["iteration"]) for row in losses]
+    seconds = [float(row["seconds"]) for row in losses]
+    points = list(zip(iterations, seconds, strict=True))
+    times = [
+        (b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points) if a[0] >= WARM_UP
+    ]
+    return {
+        **about,
+        **speed(iterations, seconds, times),
+        "loss": [float(row["value"]) for row in losses],
+        "score_iterations": list(evaluated),
+        "scores": scores,
     }
 
 
@@ -170,7 +228,7 @@ def print_table(runs: list[dict], console: Console | None = None) -> None:
             f"{1 / seconds:.2f}" if seconds else "-",
             rounded(run["start_seconds"], 1),
             rounded(run.get("run_seconds"), 0),
-            f"{run['peak_memory_mib']}",
+            rounded(run.get("peak_memory_mib"), 0),
         )
     (console or Console(width=160)).print(table)
 

@@ -27,6 +27,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "timm": "benchmark",
     "torchvision": "benchmark",
+    "transformers": "benchmark",
 }
 
 

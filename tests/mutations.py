@@ -115,9 +115,9 @@ MUTATIONS = (
     Mutation(
         "cosine-clamp",
         "factors of V2's cosine attention are not limited",
-        f"{MODEL}/window_attention_v2.py",
-        "self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),",
-        "self.logit_scale.exp().flatten(),",
+        f"{OPS}/position_bias.py",
+        "return logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten()",
+        "return logit_scale.exp().flatten()",
         ("unit/test_backbone_v2.py", "integration/test_parity_libraries.py"),
     ),
     Mutation(
@@ -327,6 +327,22 @@ MUTATIONS = (
         "row = torch.stack([value.detach().reshape(()) for value in values])",
         "row = values[0].detach().expand(len(values))",
         ("integration/test_fast_data.py",),
+    ),
+    Mutation(
+        "graph accumulation",
+        "a replayed step forgets the gradients that were there",
+        "swin_backbone/graphs/gradients.py",
+        "bucket.flat.add_(earlier)",
+        "bucket.flat.add_(earlier, alpha=0)",
+        ("unit/test_graphed_losses.py",),
+    ),
+    Mutation(
+        "graph rehearsal",
+        "passes before the capture change the running statistics",
+        "swin_backbone/graphs/training_state.py",
+        "buffer.copy_(value)",
+        "value.copy_(buffer)",
+        ("unit/test_graphed_losses.py",),
     ),
 )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
-from swin_backbone import accelerate
+from swin_backbone import accelerate, compile_kernels, graph_predictions
 from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
 
 CLASSES = 150
 #: Labels are constant in squares of so many pixels, as objects make them.
@@ -51,6 +53,7 @@ class Runner:
         samples: seconds of the timed calls.
         reason: why there is no measurement.
         peak_bytes: of memory on a GPU.
+        held_bytes: of memory that stays between steps, beside weights: that of graphs.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Runner:
     samples: list[float] = field(default_factory=list)
     reason: str | None = None
     peak_bytes: int | None = None
+    held_bytes: Callable[[], int] = lambda: 0
 
     def fail(self, error: Exception) -> None:
         self.reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
@@ -146,21 +150,48 @@ def draw_samples(task: Task, device: str) -> list:
 
 def mmseg_runner(task: Task, device: str, name: str) -> Runner:
     """A :class:`Runner` of mmseg's segmentor, one of :data:`WAYS`."""
-    backbone, is_fast, is_compiled = WAYS[name]
+    backbone, is_fast, how = WAYS[name]
+    if how == "graphs" and device != "cuda":
+        raise ValueError("CUDA graphs need a GPU")
     model = build_upernet(task.arch, backbone).to(device)
     if is_fast:
         accelerate(model)
     images = torch.randn(task.batch, 3, *task.size, device=device)
     samples = draw_samples(task, device)
     if task.mode == "predict":
-        return Runner(name, model.eval(), images, _predict_step(model, images, samples, device))
-    loss = torch.compile(model.loss, dynamic=False) if is_compiled else model.loss
+        step = _predict_step(model, images, samples, device)
+        runner = Runner(name, model.eval(), images, step)
+        compile_kernels(model, step)
+        if how == "graphs":
+            runner.held_bytes = graph_predictions(model).recorder.bytes_held
+        return runner
+    loss, held = model.loss, int
+    if how == "compiled":
+        loss = torch.compile(model.loss, dynamic=False)
+    elif how == "graphs":
+        loss, held = _replayed(model)
 
-    def losses() -> Tensor:
+    def losses(loss: Callable[..., dict] = loss) -> Tensor:
         found = loss(images, samples)
         return sum(value.mean() for key, value in found.items() if "loss" in key)
 
-    return Runner(name, model.train(), images, _train_step(model, losses, device))
+    compile_kernels(model.train(), lambda: _backward(lambda: losses(model.loss), device))
+    step = train_step(model, losses, device)
+    return Runner(name, model.train(), images, step, held_bytes=held)
+
+
+def _replayed(model: nn.Module) -> tuple[Callable, Callable[[], int]]:
+    """Losses by CUDA graphs, and how much memory these hold."""
+    hook = CudaGraphHook(predictions=False)
+    hook.before_train(SimpleNamespace(model=model))
+
+    def loss(images: Tensor, samples: list) -> dict:
+        found = model(images, samples, mode="loss")
+        if hook.graphs is None or hook.graphs.reason is not None:
+            raise RuntimeError(f"no graphs: {hook.graphs and hook.graphs.reason}")
+        return found
+
+    return loss, lambda: hook.graphs.recorder.bytes_held()
 
 
 def transformers_runner(task: Task, device: str, name: str) -> Runner:
@@ -194,21 +225,26 @@ def transformers_runner(task: Task, device: str, name: str) -> Runner:
     def losses() -> Tensor:
         return call(pixel_values=images, labels=labels).loss
 
-    return Runner(name, model.train(), images, _train_step(model, losses, device))
+    return Runner(name, model.train(), images, train_step(model, losses, device))
 
 
-def _train_step(model: nn.Module, losses: Callable[[], Tensor], device: str) -> Step:
+def train_step(model: nn.Module, losses: Callable[[], Tensor], device: str) -> Step:
     optimizer = torch.optim.AdamW(model.parameters(), 6e-5, fused=device == "cuda")
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = losses()
-        loss.backward()
+        loss = _backward(losses, device)
         optimizer.step()
         return loss
 
     return step
+
+
+def _backward(losses: Callable[[], Tensor], device: str) -> Tensor:
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        loss = losses()
+    loss.backward()
+    return loss
 
 
 def _predict_step(model: nn.Module, images: Tensor, samples: list, device: str) -> Step:
@@ -227,14 +263,15 @@ def _labels_step(model: nn.Module, images: Tensor, device: str) -> Step:
     return step
 
 
-#: Backbone, whether the model is accelerated, and whether mmseg's ``loss`` is compiled.
+#: Backbone, whether the model is accelerated, and how its ``loss`` runs.
 WAYS = {
-    "mmseg": ("SwinTransformer", False, False),
-    "mmseg, accelerated": ("SwinTransformer", True, False),
-    "mmseg, compiled": ("SwinTransformer", False, True),
-    "SwinBackbone": ("SwinBackbone", False, False),
-    "SwinBackbone, accelerated": ("SwinBackbone", True, False),
-    "SwinBackbone, accelerated, compiled": ("SwinBackbone", True, True),
+    "mmseg": ("SwinTransformer", False, "eager"),
+    "mmseg, accelerated": ("SwinTransformer", True, "eager"),
+    "mmseg, compiled": ("SwinTransformer", False, "compiled"),
+    "SwinBackbone": ("SwinBackbone", False, "eager"),
+    "SwinBackbone, accelerated": ("SwinBackbone", True, "eager"),
+    "SwinBackbone, accelerated, graphs": ("SwinBackbone", True, "graphs"),
+    "SwinBackbone, accelerated, compiled": ("SwinBackbone", True, "compiled"),
 }
 #: Whether transformers' model is compiled.
 PEERS = {"transformers": False, "transformers, compiled": True}

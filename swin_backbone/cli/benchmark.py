@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     cfg = read_config(arguments.config, arguments.cfg_options)
     kind = kind_of(cfg, f"config {arguments.config!r}")
-    size = tuple(arguments.size or _crop(cfg) or SIZE[kind])
+    size = tuple(arguments.size or crop_of(cfg) or SIZE[kind])
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict] = []
     for mode in arguments.modes:
@@ -247,7 +247,7 @@ def as_csv(rows: Sequence[dict]) -> str:
     return text.getvalue()
 
 
-def _crop(cfg: Config) -> tuple[int, ...] | None:
+def crop_of(cfg: Config) -> tuple[int, ...] | None:
     """Rows and columns of a training crop."""
     preprocessor = cfg.model.get("data_preprocessor") or {}
     return tuple(preprocessor.get("size") or ()) or None

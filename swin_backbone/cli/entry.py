@@ -27,6 +27,8 @@ COMMANDS = {
     "export": "write a model as ONNX, torch.export or AOTInductor",
     "convert-checkpoint": "turn a Swin checkpoint of any library into one for another",
     "benchmark": "time a config's model, as it is, with stock Swin, and accelerated",
+    "compile-kernels": "compile the kernels that training a config takes, before it begins",
+    "accelerate": "say what of a model of transformers or timm runs faster here, and what not",
     "model-stats": "count the parameters and FLOPs of configs",
     "make-demo-data": "generate a small segmentation data set",
     "env": "print versions, cards and what runs fast here, for a report of a problem",

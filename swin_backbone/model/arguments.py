@@ -96,11 +96,12 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def checked(kinds: Mapping[str, Kind]) -> Callable[[Callable], Callable]:
+def checked(kinds: Mapping[str, Kind], keep: bool = False) -> Callable[[Callable], Callable]:
     """Decorate a function so that it gets what ``kinds`` make of its arguments, or raises.
 
     Args:
         kinds: by name of the argument; others pass as they are.
+        keep: of a constructor: whether the object has them afterwards, as ``arguments``.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -113,6 +114,9 @@ def checked(kinds: Mapping[str, Kind]) -> Callable[[Callable], Callable]:
             for name, value in bound.arguments.items():
                 if name in kinds:
                     bound.arguments[name] = kinds[name](name, value)
+            if keep:
+                own = {name: value for name, value in bound.arguments.items() if name in kinds}
+                vars(bound.arguments["self"])["arguments"] = own
             return function(*bound.args, **bound.kwargs)
 
         return call

@@ -31,6 +31,7 @@ from . import arguments
 from .block import SwinBlock
 from .block_v2 import SwinBlockV2
 from .feature_info import FeatureInfo, describe_features
+from .hub import HubMethods
 from .layer_factories import act_factory, norm_factory
 from .patch_embed import PatchEmbed
 from .position_embedding import position_embedding_for
@@ -38,7 +39,7 @@ from .stage_builder import StageOptions, build_stages
 from .window_attention import WindowAttention
 
 
-class SwinBackbone(nn.Module):
+class SwinBackbone(HubMethods, nn.Module):
     """Swin Transformer V1 (https://arxiv.org/abs/2103.14030) and V2
     (https://arxiv.org/abs/2111.09883) for dense prediction.
 
@@ -111,13 +112,14 @@ class SwinBackbone(nn.Module):
         is_init: whether weights were loaded or drawn; models of OpenMMLab around this one then
             leave them as they are.
         checkpoint_report: what became of each tensor when weights were last loaded.
+        arguments: all arguments, by name, as they were checked.
 
     Raises:
         ValueError: for a value out of range; the message names the argument.
         TypeError: for a value of the wrong kind.
     """
 
-    @arguments.checked(arguments.KINDS)
+    @arguments.checked(arguments.KINDS, keep=True)
     def __init__(
         self,
         pretrain_img_size: int | Sequence[int] = 224,
@@ -398,7 +400,7 @@ class SwinBackbone(nn.Module):
         weights = [
             weight
             for block in blocks
-            if isinstance(block, SwinBlock)
+            if isinstance(block, (SwinBlock, SwinBlockV2))
             for weight in block.linear_weights()
         ]
         return LowPrecisionCopies(weights, compute_dtype(x))

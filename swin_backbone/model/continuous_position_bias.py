@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
-from ..ops import log_spaced_offsets
+from ..ops import LinearParameters, log_spaced_offsets, reference_of
+from ..ops.position_bias import HIGHEST_BIAS, full_precision
+from ..ops.torch_internals.module_contents import children
+from .plain_modules import is_bare, linear_parameters
 
 
 class ContinuousPositionBias(nn.Sequential):
@@ -39,16 +40,24 @@ class ContinuousPositionBias(nn.Sequential):
         Returns:
             ((2 M_h - 1) (2 M_w - 1), heads), in the parameters' dtype.
         """
-        reference = tuple(
-            pretrained or own
-            for pretrained, own in zip(pretrained_window_size, window_size, strict=True)
-        )
+        reference = reference_of(window_size, pretrained_window_size)
         weight = self._like()
-        # A few hundred rows: rounding them to half precision would save nothing.
-        kind = weight.device.type
-        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
+        with full_precision(weight.device):
             offsets = log_spaced_offsets(window_size, reference, weight.device, weight.dtype)
-            return 16 * torch.sigmoid(super().forward(offsets))
+            return HIGHEST_BIAS * torch.sigmoid(super().forward(offsets))
+
+    def plain_layers(self) -> tuple[LinearParameters, Tensor] | None:
+        """Parameters of the first layer and weight of the second; ``None`` if calls of the modules
+        may do more than compute with them."""
+        if not is_bare(self, ContinuousPositionBias) or len(own := children(self)) != 3:
+            return None
+        up, act, down = own.values()
+        up, down = linear_parameters(up), linear_parameters(down)
+        if up is None or down is None or not is_bare(act, nn.ReLU):
+            return None
+        if up.bias is None or down.bias is not None:
+            return None
+        return up, down.weight
 
     def _like(self) -> Tensor:
         """A tensor of the device and dtype of the coordinates."""

@@ -20,8 +20,6 @@ from .stage import SwinStage
 
 #: Modules whose operations are told apart.
 LAYERS = (PatchEmbed, SwinStage, SwinBlock, SwinBlockV2, PatchMerging, PatchMergingV2)
-#: What V2 has no kernel for.
-_V2 = "Swin V2's branches end with their norms, for which there is no fused kernel"
 
 
 class Explanation(NamedTuple):
@@ -168,6 +166,4 @@ def _recording(backbone: nn.Module, prefix: str, rows: list[Explanation]) -> Ite
 
 def why_not_fused(module: nn.Module) -> str | None:
     """Why a block calls its modules rather than fused branches, or ``None`` if it does not."""
-    if isinstance(module, SwinBlockV2):
-        return _V2
-    return module.why_by_modules() if isinstance(module, SwinBlock) else None
+    return module.why_by_modules() if isinstance(module, (SwinBlock, SwinBlockV2)) else None

@@ -53,9 +53,11 @@ def is_idle(dropout: nn.Module) -> bool:
     return is_bare(dropout, nn.Identity)
 
 
-def linear_parameters(layer: nn.Module) -> LinearParameters | None:
-    """Of torch's linear layer."""
-    if not is_bare(layer, nn.Linear):
+def linear_parameters(
+    layer: nn.Module, kind: type[nn.Module] = nn.Linear
+) -> LinearParameters | None:
+    """Of torch's linear layer, or one of a class that computes the same."""
+    if not is_bare(layer, kind):
         return None
     return _plain(layer)
 

@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..ops import MAPS, TokenLayout, attend, fit_window
+from ..ops import MAPS, CosineScores, TokenLayout, Windows, attend, fit_window, logit_factors
+from ..ops.torch_internals.module_contents import children, parameters
 from .continuous_position_bias import ContinuousPositionBias
+from .plain_modules import is_idle, is_plain
 from .qkv_projection import AttentionCall, crop, project_queries
 
-#: Attention logits are at most this factor times the cosine (Swin Transformer V2, section 3.2).
-MAX_LOGIT_SCALE = 100.0
 INITIAL_LOGIT_SCALE = 10.0
 
 
@@ -90,21 +90,53 @@ class WindowAttentionV2(nn.Module):
 
     def attention_call(self, x: Tensor, layout: TokenLayout = MAPS) -> AttentionCall:
         """What :func:`swin_backbone.ops.attend` gets where this module gets ``x``."""
-        window_size, shift_size = fit_window(
-            layout.map_size(x), self.window_size, self.shift_size, self.small_maps
-        )
+        windows = self.fit(layout.map_size(x))
+        window_size, shift_size = windows.window_size, windows.shift_size
         qkv, padding = project_queries(self.qkv, x, window_size, self.qkv_bias(), layout)
         options = {
             "num_heads": self.num_heads,
             "window_size": window_size,
             "shift_size": shift_size,
-            "logit_scale": self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp().flatten(),
+            "logit_scale": logit_factors(self.logit_scale),
             "padding_qkv": padding,
-            "dropout_p": self.attn_drop_rate if self.training else 0.0,
+            "dropout_p": windows.dropout_p,
             "backend": self.backend,
         }
         bias_table = self.cpb_mlp(window_size, self.pretrained_window_size)
         return AttentionCall(qkv, bias_table, layout, options)
+
+    def fit(self, size: tuple[int, int] | None) -> Windows:
+        """Geometry of the attention for a map of ``size`` tokens, as ``small_maps`` says; ``None``
+        for maps of many sizes, whose windows depend on none."""
+        window_size, shift_size = fit_window(
+            size, self.window_size, self.shift_size, self.small_maps
+        )
+        dropout_p = self.attn_drop_rate if self.training else 0.0
+        return Windows(self.num_heads, window_size, shift_size, 1.0, dropout_p)
+
+    def is_plain(self) -> bool:
+        """Whether nothing follows the projection, biases are tensors and no more, and so is what
+        scores are computed with."""
+        own = [self._own(name) for name in ("logit_scale", "q_bias", "v_bias")]
+        idle = is_idle(children(self)["proj_drop"])
+        return idle and all(map(is_plain, own)) and self.scores() is not None
+
+    def scores(self) -> CosineScores | None:
+        """What scores are computed with; ``None`` if the layers of the position bias are more."""
+        layers = children(self)["cpb_mlp"]
+        found = layers.plain_layers() if type(layers) is ContinuousPositionBias else None
+        if found is None:
+            return None
+        return CosineScores(self._own("logit_scale"), *found, self.pretrained_window_size)
+
+    def biases(self) -> tuple[Tensor, Tensor] | None:
+        """Of queries and values, (C,) each."""
+        query, value = self._own("q_bias"), self._own("v_bias")
+        return None if query is None or value is None else (query, value)
+
+    def _own(self, name: str) -> Tensor | None:
+        own = parameters(self)
+        return own[name] if name in own else getattr(self, name)  # a replica keeps it elsewhere
 
     def extra_repr(self) -> str:
         return (

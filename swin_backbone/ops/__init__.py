@@ -3,6 +3,11 @@
 from .attention import BACKENDS, shifted_window_attention
 from .banded_argmax import View, Window, merged_argmax, view_scores
 from .bilinear_resize import add_resized, concatenate_resized, resize_bilinear
+from .deformable_attention import (
+    DEFORMABLE_ATTENTION,
+    multi_scale_deformable_attention,
+    multi_scale_deformable_attention_gradients,
+)
 from .dispatch import check_backend_name
 from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing, join, pack_pyramid
@@ -28,6 +33,8 @@ from .norm import (
 from .patch_embedding import cut_patches, embed_patches, project, project_patches
 from .photometric import DISTORTION, distort_images
 from .pointwise import class_scores
+from .position_bias import CosineScores, logit_factors, position_bias, reference_of
+from .post_norm_branches import post_norm_attention, post_norm_mlp
 from .reference.window_steps import AttentionInputs
 from .residual_branches import Windows, residual_attention, residual_mlp
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
@@ -37,16 +44,22 @@ from .resized_losses import (
     resized_binary_cross_entropy,
     resized_cross_entropy,
 )
+from .roi_align import ROI_ALIGN, roi_align
+from .suppression import SUPPRESSION, non_maximum_suppression
 from .variable_length_attention import attend, shifted_window_attention_packed
 from .weight_copies import LowPrecisionCopies
 
 __all__ = [
     "BACKENDS",
+    "DEFORMABLE_ATTENTION",
     "DISTORTION",
     "MAPS",
+    "ROI_ALIGN",
     "SMALL_MAP_RULES",
+    "SUPPRESSION",
     "AttentionInputs",
     "ClassMap",
+    "CosineScores",
     "Geometry",
     "LinearParameters",
     "LowPrecisionCopies",
@@ -76,15 +89,23 @@ __all__ = [
     "join",
     "layer_norm",
     "log_spaced_offsets",
+    "logit_factors",
     "map_layouts",
     "merge_neighbours",
     "merge_norm_linear",
     "merge_packed",
     "merged_argmax",
+    "multi_scale_deformable_attention",
+    "multi_scale_deformable_attention_gradients",
+    "non_maximum_suppression",
     "norm_beside",
     "pack_pyramid",
+    "position_bias",
+    "post_norm_attention",
+    "post_norm_mlp",
     "project",
     "project_patches",
+    "reference_of",
     "residual_attention",
     "residual_mlp",
     "resize_bilinear",
@@ -92,6 +113,7 @@ __all__ = [
     "resized_binary_cross_entropy",
     "resized_cross_entropy",
     "resized_scores",
+    "roi_align",
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import util
@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 
 #: What kernels compute in.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-#: Tokens of a window and channels of a head up to which they fit on chip.
-MAX_TOKENS, MAX_HEAD_DIM = 256, 128
+#: Tokens of a window and channels of a head up to which kernels take them. Partial sums of a
+#: window's pairs take four bytes each, for every head.
+MAX_TOKENS, MAX_HEAD_DIM = 1024, 128
 #: Offsets within an image are 32 bit integers.
 MAX_ELEMENTS = 2**31 - 1
 #: Channels of a row up to which a program of a norm's kernel can hold it.
@@ -43,6 +44,15 @@ MAX_CHANNELS = 8192
 MAX_PATCH_BYTES, MAX_PATCH_BYTES_IN_LITTLE_ROOM = 256 * 64 * 2, 128 * 64 * 2
 #: Images of a batch that kernels of resizing take: the most programs along an axis of their grid.
 MAX_IMAGES = 65535
+
+#: Channels of a head that attends to points, up to which a program holds a row of them.
+MAX_POINT_CHANNELS = 1024
+
+#: Boxes whose overlaps, a bit for each pair, take half a gigabyte.
+MAX_BOXES = 65536
+
+#: Bins of a row of a region that a program holds.
+MAX_BINS = 64
 
 #: Order in which ``backend='auto'`` tries the ways of attention, by type of device.
 PREFERENCE = {"cuda": ("triton", "sdpa", "reference")}
@@ -54,6 +64,11 @@ PREFERENCE_PLAIN = ("reference",)
 # Found out once: torch.compile cannot trace the questions, and Triton too reads its variable once.
 HAS_TRITON = util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+#: ``1`` takes kernels that have been compared with their definitions in Triton's interpreter, but
+#: neither compared nor timed on a card yet: where they are a choice, what was measured is chosen.
+UNPROVEN_VARIABLE = "SWIN_BACKBONE_UNPROVEN"
+TAKES_UNPROVEN = os.environ.get(UNPROVEN_VARIABLE) == "1"
 
 _EXPORTED = "an exported model runs where there may be no Triton"
 _NO_MATRIX_UNITS = "float32 without tf32 has no matrix units: torch's own matmul is as fast"
@@ -112,6 +127,13 @@ def _first(
 
 def _never(*arguments) -> None:
     """Of a way that takes everything."""
+
+
+def why_unproven(x: Tensor) -> str | None:
+    """Why a kernel that has not run on a card yet does not run ``x``, or ``None`` if it may."""
+    if not x.is_cuda or TAKES_UNPROVEN:
+        return None
+    return f"not measured on a card yet; {UNPROVEN_VARIABLE}=1 takes it"
 
 
 # Attention within windows
@@ -193,14 +215,14 @@ def _variable_length_by_triton(qkv, num_heads, window_size, backend) -> str | No
 _VARIABLE_LENGTH = (("triton", _variable_length_by_triton), ("one by one", _never))
 
 
-# The two residual branches of a V1 block
+# The two residual branches of a block
 
 
 def residual_branch(
     operation: str, x: Tensor, backend: str, windows: Windows | None = None, hidden: int = 0
 ) -> str:
-    """The way of a block's residual branch: ``'triton'``, its fused kernels; ``'cpu'``, fused with
-    oneDNN; or ``'torch'``, the composition that defines it.
+    """The way of a residual branch of a V1 block: ``'triton'``, its fused kernels; ``'cpu'``, fused
+    with oneDNN; or ``'torch'``, the composition that defines it.
 
     Args:
         operation: ``'attention branch'`` or ``'MLP branch'``.
@@ -210,6 +232,14 @@ def residual_branch(
         hidden: channels of an MLP's hidden layer.
     """
     return _first(operation, _BRANCH, x, backend, windows, hidden)
+
+
+def post_norm_branch(
+    operation: str, x: Tensor, backend: str, windows: Windows | None = None, hidden: int = 0
+) -> str:
+    """The way of a residual branch of a V2 block: ``'triton'``, its fused kernels, or ``'torch'``,
+    the composition that defines it. Arguments as of :func:`residual_branch`."""
+    return _first(operation, _POST_NORM_BRANCH, x, backend, windows, hidden)
 
 
 def why_not_fused(
@@ -258,7 +288,7 @@ def _why_not_kind(
         return None
     if 3 * elements > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {3 * elements}"
-    return _why_not_windows(dtype, windows.window_size, channels // windows.num_heads)
+    return _why_not_windows(windows.window_size, channels // windows.num_heads)
 
 
 _remembered_why_not_kind = lru_cache(maxsize=1024)(_why_not_kind)
@@ -271,6 +301,7 @@ def _branch_on_cpu(x: Tensor, backend: str, windows: Windows | None, hidden: int
 
 
 _BRANCH = (("triton", why_not_fused), ("cpu", _branch_on_cpu), ("torch", _never))
+_POST_NORM_BRANCH = (("triton", why_not_fused), ("torch", _never))
 
 
 # Norms, patch embedding, patch merging
@@ -408,6 +439,113 @@ def _photometric_by_triton(images: Tensor) -> str | None:
 _PHOTOMETRIC = (("triton", _photometric_by_triton), ("torch", _never))
 
 
+# Attention to points
+
+
+def deformable_attention(value: Tensor, locations: Tensor, weights: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.multi_scale_deformable_attention`: ``'triton'``,
+    ``'torch'``, or ``'reference'`` where more than first derivatives may be wanted."""
+    return _first("deformable attention", _POINTS, value, locations, weights)
+
+
+def _points_by_triton(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    if not value.is_cuda:
+        return "no CUDA device"
+    return _EXPORTED if is_exporting() else why_not_points(value, locations, weights)
+
+
+def why_not_points(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    """Why kernels cannot attend to points, or ``None`` if they can."""
+    reason = why_not_triton(value)
+    if reason is not None:
+        return reason
+    for tensor in (value, locations, weights):
+        if tensor.dtype not in DTYPES:
+            return f"computes in {_names(DTYPES)}, got {tensor.dtype}"
+        if tensor.shape[1:].numel() > MAX_ELEMENTS or len(tensor) > MAX_IMAGES:
+            shape = tuple(tensor.shape)
+            return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements: {shape}"
+    if value.shape[-1] > MAX_POINT_CHANNELS:
+        return f"heads have at most {MAX_POINT_CHANNELS} channels, got {value.shape[-1]}"
+    if len(value) * value.shape[1:3].numel() > MAX_ELEMENTS:
+        return f"a batch has at most {MAX_ELEMENTS} keys of heads, got {tuple(value.shape)}"
+    return None
+
+
+def _points_by_sampling(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
+    if not torch.compiler.is_compiling() and in_functorch():
+        return "PyTorch's sampling has no derivatives but the first"
+    return None
+
+
+_POINTS = (
+    ("triton", _points_by_triton),
+    ("torch", _points_by_sampling),
+    ("reference", _never),
+)
+
+
+# Boxes
+
+
+def suppression(boxes: Tensor) -> str:
+    """The way of :func:`swin_backbone.ops.non_maximum_suppression`: ``'triton'`` or
+    ``'reference'``."""
+    return _first("non-maximum suppression", _SUPPRESSION, boxes)
+
+
+def why_not_boxes(boxes: Tensor) -> str | None:
+    """Why kernels cannot suppress boxes (N, 4), or ``None`` if they can."""
+    if boxes.dtype not in DTYPES:
+        return f"computes in {_names(DTYPES)}, got {boxes.dtype}"
+    if len(boxes) > MAX_BOXES:
+        return f"takes at most {MAX_BOXES} boxes, got {len(boxes)}"
+    return why_not_triton(boxes)
+
+
+def _boxes_by_triton(boxes: Tensor) -> str | None:
+    if not boxes.is_cuda:
+        return "no CUDA device"
+    return _EXPORTED if is_exporting() else why_not_boxes(boxes)
+
+
+_SUPPRESSION = (("triton", _boxes_by_triton), ("reference", _never))
+
+
+def roi_align(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str:
+    """The way of :func:`swin_backbone.ops.roi_align`: ``'triton'`` or ``'reference'``."""
+    return _first("RoI align", _REGIONS, maps, rois, size)
+
+
+def why_not_regions(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
+    """Why kernels cannot pool regions (K, 5) of maps, or ``None`` if they can."""
+    if torch.compiler.is_compiling():
+        return "a function of many maps is no operator of torch"
+    for x in maps:
+        reason = why_not_triton(x)
+        if reason is not None:
+            return reason
+        if x.dtype not in DTYPES:
+            return f"computes in {_names(DTYPES)}, got {x.dtype}"
+        if x.shape[1:].numel() > MAX_ELEMENTS or len(x) > MAX_IMAGES:
+            shape = tuple(x.shape)
+            return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements: {shape}"
+    if size[1] > MAX_BINS:
+        return f"a row has at most {MAX_BINS} bins, got {size[1]}"
+    return None
+
+
+def _regions_by_triton(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
+    if not rois.is_cuda:
+        return "no CUDA device"
+    if is_exporting():
+        return _EXPORTED
+    return why_unproven(rois) or why_not_regions(maps, rois, size)
+
+
+_REGIONS = (("triton", _regions_by_triton), ("reference", _never))
+
+
 # What several have in common
 
 
@@ -440,18 +578,16 @@ def _why_not_qkv(qkv: Tensor, num_heads: int, window_size: tuple[int, int]) -> s
         return f"computes in {_names(DTYPES)}, got {qkv.dtype}"
     if qkv.shape[1:].numel() > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {qkv.shape[1:].numel()}"
-    return _why_not_windows(qkv.dtype, window_size, qkv.shape[-1] // (3 * num_heads))
+    return _why_not_windows(window_size, qkv.shape[-1] // (3 * num_heads))
 
 
-def _why_not_windows(dtype: torch.dtype, window_size: tuple[int, int], head_dim: int) -> str | None:
-    """Why windows of ``window_size`` tokens do not fit on chip, or ``None`` if they do."""
+def _why_not_windows(window_size: tuple[int, int], head_dim: int) -> str | None:
+    """Why kernels do not take windows of ``window_size`` tokens, or ``None`` if they do."""
     tokens = window_size[0] * window_size[1]
     if tokens > MAX_TOKENS:
         return f"windows have at most {MAX_TOKENS} tokens, got {tokens}"
     if head_dim > MAX_HEAD_DIM:
         return f"heads have at most {MAX_HEAD_DIM} channels, got {head_dim}"
-    if dtype == torch.float32 and head_dim > MAX_HEAD_DIM // 2 and tokens > MAX_TOKENS // 2:
-        return f"float32 keys of {tokens} tokens and {head_dim} channels do not fit on chip"
     return None
 
 

@@ -1,10 +1,11 @@
 """Whole segmentors on a GPU in bfloat16: accelerated ones are as near to float64 as stock ones."""
 
 import copy
+import statistics
 
 import pytest
 import torch
-from helpers.errors import pooled_errors
+from helpers.errors import relative_error
 from helpers.segmentors import HEADS, batch, segmentor
 
 from swin_backbone import accelerate
@@ -13,8 +14,10 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-#: Rounding of one draw is large or small by chance.
-DRAWS = 4
+#: Rounding of one draw is large or small by chance, and some draws are ill-conditioned: of 24 of
+#: OCR's head one had gradients off by 0.23 of their length, or 0.03, by how its 16-bit maps were
+#: rounded; others had 0.03 to 0.07 either way. A median says what is usual.
+DRAWS = 9
 #: Heads norm maps of 1x1, one number an image. Of two images their difference is what is left, and
 #: gradients are as uncertain as it is: in bfloat16, mmseg's own were off by 0.01 to 60 times their
 #: length on 16 draws. Of sixteen images no draw is so.
@@ -35,6 +38,15 @@ def step(model, images, samples, low):
     named = sorted(model.named_parameters(), key=lambda pair: pair[0])
     grads = [p.grad.double().flatten() for _, p in named if p.grad is not None]
     return torch.stack(losses).detach().double(), torch.cat(grads)
+
+
+def usual_errors(found, exacts):
+    """Median over draws of the relative errors of losses, and of gradients."""
+    draws = [
+        [relative_error(a, b) for a, b in zip(*pair, strict=True)]
+        for pair in zip(found, exacts, strict=True)
+    ]
+    return [statistics.median(errors) for errors in zip(*draws, strict=True)]
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -59,7 +71,7 @@ def test_losses_and_gradients(head, align_corners):
             )
         )
     exacts, stocks, fasts = zip(*results, strict=True)
-    ours, theirs = pooled_errors(fasts, exacts), pooled_errors(stocks, exacts)
+    ours, theirs = usual_errors(fasts, exacts), usual_errors(stocks, exacts)
     # Losses are means, whose roundings cancel, by chance, to far less than one of them is.
     limits = [1.5 * theirs[0] + 2e-3, 1.5 * theirs[1]]
     assert all(own <= limit for own, limit in zip(ours, limits, strict=True)), (ours, theirs)

@@ -1,15 +1,15 @@
-"""Both halves of a block in low precision, over numbers of channels."""
+"""Both halves of a block of V1 and of V2 in low precision, over numbers of channels."""
 
 import pytest
 import torch
-from helpers.block_cases import compare, run_attention, run_mlp
+from helpers.block_cases import BRANCHES, compare
 from helpers.kernels import DEVICE  # skips first where no kernel can run
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("window_size", "shift_size"), [((7, 7), (3, 3)), ((12, 12), (0, 0))])
 @pytest.mark.parametrize("channels", [96, 128, 192, 256, 384, 512, 768, 1024])
-@pytest.mark.parametrize("run", [run_attention, run_mlp])
+@pytest.mark.parametrize("run", BRANCHES)
 def test_halves_in_low_precision(run, channels, window_size, shift_size, dtype):
     """Within 1.5 times the error of the reference under autocast."""
     path_scale = torch.tensor([1.25, 0.8], device=DEVICE)

@@ -3,9 +3,12 @@
 import torch
 
 from swin_backbone.ops import (
+    CosineScores,
     LinearParameters,
     NormParameters,
     Windows,
+    post_norm_attention,
+    post_norm_mlp,
     residual_attention,
     residual_mlp,
 )
@@ -34,6 +37,10 @@ def draw(channels, heads, window_size):
         "up_bias": normal(4 * channels, scale=0.2),
         "down_weight": normal(channels, 4 * channels, scale=small),
         "down_bias": normal(channels, scale=0.2),
+        "logit_scale": torch.rand(heads, 1, 1, device=DEVICE) * 3 + 1.8,  # one in ten too large
+        "offset_weight": normal(64, 2),
+        "offset_bias": normal(64),
+        "head_weight": normal(heads, 64, scale=0.2),
     }
 
 
@@ -59,6 +66,42 @@ def run_mlp(x, p, windows, path_scale, backend):
         path_scale=path_scale,
         backend=backend,
     )
+
+
+def run_post_norm_attention(x, p, windows, path_scale, backend):
+    """Of Swin V2; coordinates are scaled to a window of 5 x 3 tokens."""
+    biases = None
+    if "qkv_bias" in p:
+        query, _, value = p["qkv_bias"].chunk(3)
+        biases = query.contiguous(), value.contiguous()
+    offsets = LinearParameters(p["offset_weight"], p["offset_bias"])
+    return post_norm_attention(
+        x,
+        p["qkv_weight"],
+        biases,
+        CosineScores(p["logit_scale"], offsets, p["head_weight"], (5, 3)),
+        LinearParameters(p["proj_weight"], p["proj_bias"]),
+        NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
+        windows,
+        path_scale=path_scale,
+        backend=backend,
+    )
+
+
+def run_post_norm_mlp(x, p, windows, path_scale, backend):
+    """Of Swin V2."""
+    return post_norm_mlp(
+        x,
+        LinearParameters(p["up_weight"], p["up_bias"]),
+        LinearParameters(p["down_weight"], p["down_bias"]),
+        NormParameters(p["norm_weight"], p["norm_bias"], 1e-5),
+        path_scale=path_scale,
+        backend=backend,
+    )
+
+
+#: The branches of a V1 and of a V2 block.
+BRANCHES = [run_attention, run_mlp, run_post_norm_attention, run_post_norm_mlp]
 
 
 def branch_and_gradients(run, x, parameters, windows, path_scale, backend, dtype, cotangent):

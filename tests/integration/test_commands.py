@@ -29,6 +29,7 @@ NEEDS = {
     "linear_probe": "sklearn",
     "extract_features": "pyarrow",
     "export": "onnxscript",
+    "accelerate": "transformers",
 }
 
 
@@ -100,10 +101,13 @@ def grid():
         "contact_sheet": ("{}", "{s}", "--out", "{O}/s.png"),
         "model_stats": ("{}",),
         "benchmark": ("{}", "--size", "32", "32", "--repeats", "1"),
+        "compile_kernels": ("{}",),
         "compare_training": ("train", "{}", "--work-dir", "{F}/run"),
     }
     for name, arguments in with_config.items():
-        loads = name not in ("train", "test", "model_stats", "compare_training")
+        loads = name not in (
+            "train", "test", "model_stats", "compare_training", "compile_kernels"
+        )  # fmt: skip
         for config, message in (CONFIGS | (MODELS if loads else {})).items():
             yield name, [a.replace("{}", config) for a in arguments], message
     with_checkpoint = {
@@ -148,6 +152,7 @@ def grid():
         "make_demo_data": (("{O}/data",), ["--train", "--val", "--seed"]),
         "compare_training": (with_config["compare_training"], ["--seed"]),
         "benchmark": (with_config["benchmark"], ["--batch", "--repeats", "--size"]),
+        "compile_kernels": (("{S}",), ["--batch", "--size", "--threads"]),
         "benchmark_backbones": ((), ["--batch", "--repeats", "--threads", "--time-limit"]),
         "benchmark_packed": ((), ["--batch", "--batches", "--seed", "--scale"]),
         "benchmark_scaling": (
@@ -205,6 +210,10 @@ def grid():
         ("linear_probe", ["tiny", "random", "--data", "{F}/empty"], "holds no images"),
         ("linear_probe", ["nothing", "random", "--data", "{F}/empty"], "nothing"),
         ("demo_app", ["{S}"], "needs its CHECKPOINT"),
+        ("accelerate", ["{F}/empty"], "config.json"),
+        ("accelerate", ["timm:nothing_like_it"], "nothing_like_it"),
+        ("accelerate", ["nothing like it"], "nothing like it"),
+        ("accelerate", [], "MODEL"),
         ("train", ["{S}", "--with", "nothing"], "--with"),
         ("train", ["{S}", "--cfg-options", "novalue"], "KEY=VALUE"),
         ("train", ["{S}", "--cfg-options", "x=[1"], "has no 'x'"),
@@ -224,6 +233,8 @@ def grid():
         ("benchmark_backbones", ["--batch", "1", "2"], "--batch"),
         ("benchmark_losses", ["--repeats", "0"], "--repeats"),
         ("benchmark_models", ["--no-such-option"], "--no-such-option"),
+        ("benchmark_encoders", ["--repeats", "0"], "--repeats"),
+        ("benchmark_encoders", ["--cases", "nothing"], "--cases"),
         ("benchmark_backbones", ["--plot", "{O}/p.txt"], "--plot"),
     )  # fmt: skip
 

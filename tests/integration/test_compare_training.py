@@ -286,3 +286,24 @@ def test_seconds_of_training_are_added_up():
     run = {"iterations": [10, 50, 60], "seconds": [80.0, 120.0, 130.0]}
     run |= {"seconds_per_iteration": 1.0, "start_seconds": 70.0}
     assert training_curves.positions(run, [10, 30, 60], "warm-seconds") == [10, 30, 60]
+
+
+def test_kept_curves_are_read_again(tmp_path):
+    """But for what is rounded away; memory and whole seconds are not kept."""
+    run = {
+        "date": "2026-01-01 00:00", "device": "a card", "torch": "2.0", "config": "c.py",
+        "variant": "v", "seed": "3", "loss": [3.0, 2.0, 1.0, 0.5], "score_iterations": [60, 90],
+        "scores": {"mIoU": [10.0, 20.5]},
+        **training_curves.speed([30, 50, 70, 90], [9.0, 11.0, 13.0, 15.0], [0.1, 0.1]),
+    }  # fmt: skip
+    training_curves.write_csv([run], tmp_path / "curves.csv")
+    (read,) = training_curves.find_runs(tmp_path / "curves.csv")
+    for name in ("seconds_per_iteration", "start_seconds"):
+        assert read.pop(name) == pytest.approx(run.pop(name), abs=1e-3)
+    assert read == run
+
+
+def test_a_csv_of_something_else(tmp_path):
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"other\.csv is no CSV file of training curves"):
+        training_curves.find_runs(tmp_path / "other.csv")

@@ -163,7 +163,7 @@ def test_compiles_without_graph_breaks_for_any_size():
     ("dtype", "window_size", "message"),
     [
         (torch.float64, (4, 4), "computes in .*got torch.float64"),
-        (torch.float32, (16, 17), "at most 256 tokens, got 272"),
+        (torch.float32, (32, 33), "at most 1024 tokens, got 1056"),
     ],
 )
 def test_what_it_cannot_run_is_said(dtype, window_size, message):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.errors import assert_as_good, relative_error
+from helpers.errors import assert_as_good, draws_for, pooled_errors, relative_error
 from helpers.kernels import DEVICE  # skips first where no kernel can run
 from torch import nn
 
@@ -73,22 +73,25 @@ def by_kernels(relu, dtype):
     return function
 
 
-def check_training(conv, norm, x, relu, dtype, whole=lambda grad: grad):
-    exact = copy.deepcopy((conv, norm))
-    stock = copy.deepcopy((conv, norm))
-    shape = conv(x).shape
-    grad = whole(torch.randn(shape, device=DEVICE).to(dtype))
+def check_training(conv, norm, shape, relu, dtype, whole=lambda grad: grad):
+    # Few channels are few numbers; in float32 the bound is a fixed one.
+    draws = 1 if dtype == torch.float32 else draws_for(norm.num_features)
+    found = [train_all(conv, norm, draw(shape), relu, dtype, whole) for _ in range(draws)]
+    right, theirs, ours = zip(*found, strict=True)
+    assert_as_good(pooled_errors(ours, right), pooled_errors(theirs, right), dtype)
+
+
+def train_all(conv, norm, x, relu, dtype, whole):
+    """Exactly, by torch's layers and by the kernels: result, gradients and statistics of each."""
+    exact, stock, fast = (copy.deepcopy((conv, norm)) for _ in range(3))
+    grad = whole(torch.randn(conv(x).shape, device=DEVICE).to(dtype))
     function = lambda x, conv, norm: plain(x, conv, norm, relu)  # noqa: E731
     right = train(function, x.double(), *(layer.double() for layer in exact), grad.double())
     with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):
         theirs = train(function, x, *stock, grad)
-    ours = train(by_kernels(relu, dtype), x, conv, norm, grad)
-    errors = [
-        [relative_error(found, wanted) for found, wanted in zip(results, right, strict=True)]
-        for results in (ours, theirs)
-    ]
-    assert_as_good(*errors, dtype)
-    assert norm.num_batches_tracked == exact[1].num_batches_tracked == 1
+    ours = train(by_kernels(relu, dtype), x, *fast, grad)
+    assert fast[1].num_batches_tracked == exact[1].num_batches_tracked == 1
+    return right, theirs, ours
 
 
 @pytest.mark.parametrize("small", [True, False])
@@ -102,7 +105,7 @@ def test_training(size, kernel_size, relu, dtype, small, monkeypatch):
     channels, shape = size
     if dtype != torch.float32:
         shape = (4, 16 * shape[1], shape[2])  # enough numbers to compare errors
-    check_training(*layers(channels, kernel_size), draw(shape), relu, dtype)
+    check_training(*layers(channels, kernel_size), shape, relu, dtype)
 
 
 def test_a_mean_that_is_large_beside_the_spread():
@@ -126,12 +129,12 @@ def test_a_gradient_that_is_a_part_of_the_channels():
         whole[..., channels : 2 * channels] = grad.permute(0, 2, 3, 1)
         return whole.permute(0, 3, 1, 2)[:, channels : 2 * channels]
 
-    check_training(conv, norm, draw((2, 5, 6)), True, torch.float32, part)
+    check_training(conv, norm, (2, 5, 6), True, torch.float32, part)
 
 
 def test_groups_strides_and_dilation():
     conv, norm = layers(12, 3, groups=2, stride=2, dilation=2)
-    check_training(conv, norm, draw((2, 9, 8)), True, torch.float32)
+    check_training(conv, norm, (2, 9, 8), True, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, LOW])

@@ -3,7 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.block_cases import branch_and_gradients, compare, draw, run_attention, run_mlp
+from helpers.block_cases import (
+    BRANCHES,
+    branch_and_gradients,
+    compare,
+    draw,
+    run_attention,
+    run_mlp,
+    run_post_norm_attention,
+    run_post_norm_mlp,
+)
 from helpers.errors import assert_small, pooled_errors, relative_error
 from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
 
@@ -14,7 +23,12 @@ from swin_backbone.ops import (
 )
 from swin_backbone.ops.dispatch import why_not_fused
 from swin_backbone.ops.geometry.windows import valid_tokens
-from swin_backbone.ops.triton import launch
+from swin_backbone.ops.triton import (
+    attention_terms_op,
+    launch,
+    post_norm_attention_op,
+    post_norm_mlp_op,
+)
 from swin_backbone.ops.triton import linear_op as products
 from swin_backbone.ops.triton import residual_attention_op as fused_attention
 from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
@@ -23,10 +37,12 @@ from swin_backbone.ops.triton.norm_op import layer_norm, normed_shape
 
 # Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
 CHANNELS = [32, 48, 320]
+#: Of torch.library.opcheck.
+ALL_CHECKS = "test_schema", "test_autograd_registration", "test_faketensor"
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("run", [run_attention, run_mlp])
+@pytest.mark.parametrize("run", BRANCHES)
 def test_halves_agree_with_their_reference(run, channels):
     """1e-5 in float32: sums over hundreds of channels and tokens, rounded to 1e-7 each."""
     path_scale = torch.tensor([1.25, 0.0], device=DEVICE)  # the second image is dropped
@@ -36,14 +52,13 @@ def test_halves_agree_with_their_reference(run, channels):
     assert_small(kernels, 1e-5)
 
 
-def test_without_stochastic_depth_and_bias_of_queries():
-    kernels, _ = compare(
-        run_attention, 48, (5, 3), (3, 2), (1, 0), torch.float32, drop=("qkv_bias",)
-    )
+@pytest.mark.parametrize("run", [run_attention, run_post_norm_attention])
+def test_without_stochastic_depth_and_bias_of_queries(run):
+    kernels, _ = compare(run, 48, (5, 3), (3, 2), (1, 0), torch.float32, drop=("qkv_bias",))
     assert_small(kernels, 1e-5)
 
 
-@pytest.mark.parametrize("run", [run_attention, run_mlp])
+@pytest.mark.parametrize("run", BRANCHES)
 def test_work_that_is_shared_by_few_programs(run, monkeypatch):
     """A program that loops over several windows or blocks of rows adds up all it has summed."""
     for key, chosen in list(launch.CONFIGS.items()):
@@ -54,6 +69,7 @@ def test_work_that_is_shared_by_few_programs(run, monkeypatch):
     assert_small(kernels, 1e-5)
 
 
+@pytest.mark.parametrize("run", [run_mlp, run_post_norm_mlp])
 @pytest.mark.parametrize("path_scale", [None, (0.5, 0.0, 1.25)])
 @pytest.mark.parametrize(
     ("channels", "writes_hidden"),
@@ -65,16 +81,17 @@ def test_work_that_is_shared_by_few_programs(run, monkeypatch):
         pytest.param(192, False, marks=pytest.mark.slow),
     ],
 )
-def test_mlp_on_chip_by_several_programs(channels, writes_hidden, path_scale, monkeypatch):
+def test_mlp_on_chip_by_several_programs(run, channels, writes_hidden, path_scale, monkeypatch):
     """Programs that share the rows of an image, and a last one that has few; a norm's
     bias that outweighs its output, since the kernel's sums are of what stands before it."""
     small = launch.Config(rows=16, columns=32, programs=16)
-    for kernel in ("mlp_forward", "mlp_backward", "mlp_weight_gradients"):
+    kernels = ["mlp_forward", "mlp_backward", "post_norm_mlp_forward", "post_norm_mlp_backward"]
+    for kernel in [*kernels, "mlp_weight_gradients"]:
         monkeypatch.setitem(launch.CONFIGS, (kernel, None), small)  # float32 has no other
     monkeypatch.setattr(fused_mlp, "writes_hidden", lambda *_: writes_hidden)
     path_scale = None if path_scale is None else torch.tensor(path_scale, device=DEVICE)
     kernels, _ = compare(
-        run_mlp,
+        run,
         channels,
         (3, 5),
         (4, 4),
@@ -87,7 +104,8 @@ def test_mlp_on_chip_by_several_programs(channels, writes_hidden, path_scale, mo
     assert_small(kernels, 1e-5)
 
 
-def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
+@pytest.mark.parametrize("run", [run_mlp, run_post_norm_mlp])
+def test_perceptron_that_does_not_fit_on_chip(run, monkeypatch):
     """Small devices, and wide dtypes: passes of their own give the same gradients."""
     results = []
     for fits in (True, False):
@@ -98,7 +116,7 @@ def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
         path_scale = torch.tensor([1.25, 0.5], device=DEVICE)
         results.append(
             branch_and_gradients(
-                run_mlp, x, parameters, None, path_scale, "triton", torch.float32, cotangent
+                run, x, parameters, None, path_scale, "triton", torch.float32, cotangent
             )
         )
     on_chip, by_passes = results
@@ -106,7 +124,10 @@ def test_perceptron_that_does_not_fit_on_chip(monkeypatch):
 
 
 @pytest.mark.parametrize("enough_programs", [1, 10**6])
-@pytest.mark.parametrize(("run", "channels"), [(run_attention, 32), (run_mlp, 320)])
+@pytest.mark.parametrize(
+    ("run", "channels"),
+    [(run_attention, 32), (run_mlp, 320), (run_post_norm_attention, 32), (run_post_norm_mlp, 320)],
+)
 def test_products_in_large_and_small_blocks(run, channels, enough_programs, monkeypatch):
     """Blocks are chosen by how many programs they make; launches are remembered by shape."""
     monkeypatch.setattr(products, "ENOUGH_PROGRAMS", enough_programs)
@@ -187,7 +208,7 @@ def test_every_element_is_written_and_bits_repeat():
     windows = Windows(2, (4, 4), (2, 2), 0.25)
     torch.use_deterministic_algorithms(True)
     try:
-        for run in (run_attention, run_mlp):
+        for run in BRANCHES:
             first, second = (
                 branch_and_gradients(
                     run, x, parameters, windows, None, "triton", torch.float32, cotangent
@@ -201,7 +222,7 @@ def test_every_element_is_written_and_bits_repeat():
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("run", [run_attention, run_mlp])
+@pytest.mark.parametrize("run", BRANCHES)
 def test_compiles_as_one_operator(run):
     """torch.compile sees the registered operator, eager use the autograd function: same values."""
     parameters = {k: v.requires_grad_() for k, v in draw(32, 2, (4, 4)).items()}
@@ -231,6 +252,38 @@ def test_operators_are_well_formed():
     low = [p[name].detach() for name in ("qkv_weight", "qkv_bias", "proj_weight")]
     arguments = (*norm, *attention, *low, None, None, None, 1e-5, [4, 4, 2, 2], 0.25, 0.0)
     torch.library.opcheck(fused_attention.residual_attention.operator, (x, None, *arguments))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_operators_of_v2_are_well_formed(dtype):
+    """With and without a copy of the input in another dtype."""
+    p = {k: v.requires_grad_() for k, v in draw(32, 2, (4, 4)).items()}
+    x = torch.randn(1, 5, 6, 32, device=DEVICE, requires_grad=True)
+    offsets = [p[k] for k in ("offset_weight", "offset_bias", "head_weight", "logit_scale")]
+    query, _, value = (part.detach().clone().requires_grad_() for part in p["qkv_bias"].chunk(3))
+    arguments = (*offsets, query, value, [4, 4, 8, 8], 4.6, dtype)
+    terms = attention_terms_op.attention_terms
+    torch.library.opcheck(terms.operator, arguments)
+    table, factors, bias = terms.operator(*arguments)
+    norm = [p["norm_weight"], p["norm_bias"]]
+
+    def low(*names):
+        return [p[name].detach().to(dtype) for name in names]
+
+    mlp = [p[k] for k in ("up_weight", "up_bias", "down_weight", "down_bias")]
+    weights = low("up_weight", "down_weight")
+    for keep in (True, False):
+        inputs = x if keep else x.detach()
+        torch.library.opcheck(
+            post_norm_mlp_op.post_norm_mlp.operator,
+            (inputs, None, *mlp, *norm, *weights, 1e-5, keep),
+            test_utils=ALL_CHECKS if keep else ALL_CHECKS[:1],
+        )
+    qkv, proj = low("qkv_weight", "proj_weight")
+    arguments = (p["qkv_weight"], query, value, table.detach(), factors.detach(), p["proj_weight"])
+    arguments += (p["proj_bias"], *norm, qkv, bias, proj, None, None, None, 1e-5, [4, 4, 2, 2], 0.0)
+    operator = post_norm_attention_op.post_norm_attention.operator
+    torch.library.opcheck(operator, (x, None, *arguments, True))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 from swin_backbone import SwinBackbone
 from swin_backbone.model import DropPath
 from swin_backbone.model.drop_path import sample_together
-from swin_backbone.ops import Packing, TokenLayout
+from swin_backbone.ops import MAPS, Packing, TokenLayout
 
 RATES = (0.0, 0.25, 0.5, 1.0)
 
@@ -199,3 +199,32 @@ def test_fake_tensors_leave_nothing_behind():
     with FakeTensorMode():
         sample_together(rates, torch.empty(2, 1))
     assert type(sample_together(rates, torch.empty(2, 1))[0][0]) is torch.Tensor
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize(
+    ("options", "draws"),
+    [
+        ({"drop_path_rate": 0.0}, False),
+        ({"drop_path_rate": 0.3}, True),  # unless it was drawn for the block
+        ({"drop_path_rate": 0.0, "drop_rate": 0.1}, True),
+        ({"drop_path_rate": 0.0, "attn_drop_rate": 0.1}, True),
+    ],
+)
+def test_a_checkpoint_keeps_the_generators_state_for_blocks_that_draw(options, draws, version):
+    model = SwinBackbone(embed_dims=8, depths=(2, 2), num_heads=(1, 2), strides=(4, 2),
+                         out_indices=(0, 1), window_size=3, version=version, **options)  # fmt: skip
+    block = model.stages[1].blocks[1]
+    assert block.train().draws() == draws
+    assert not block.eval().draws()
+    block.train().mlp.act = nn.RReLU()
+    assert block.draws()
+
+
+def test_a_block_whose_drop_path_is_drawn_draws_nothing():
+    block = SwinBackbone(embed_dims=8, depths=(1,), num_heads=(1,), strides=(4,), out_indices=(0,),
+                         window_size=3, drop_path_rate=0.3).stages[0].blocks[0]  # fmt: skip
+    block.drop_path.drop_prob = 0.3
+    scale = torch.ones(2)
+    assert block.draws()
+    assert not block.draws(MAPS.with_path_scales((scale, scale)))

@@ -23,7 +23,7 @@ BASE = {
     "version",
 }
 CORE = BASE | {"ops", "checkpoints", "framework", "config_errors", "model"}
-UPPER = CORE | {"acceleration", "openmmlab", "inference"}
+UPPER = CORE | {"acceleration", "graphs", "openmmlab", "inference"}
 ALLOWED = {
     "atomic_files": set(),
     "config_files": set(),
@@ -38,10 +38,12 @@ ALLOWED = {
     "framework": {"checkpoints"},
     "config_errors": {"checkpoints"},
     "model": CORE - {"model"},
-    "acceleration": CORE,
-    "openmmlab": CORE | {"acceleration"},
+    "acceleration": CORE | {"graphs"},
+    "graphs": {"ops"},
+    "openmmlab": CORE | {"acceleration", "graphs"},
     # What predicts and paints with whole models builds them as their configs say.
     "inference": CORE | {"acceleration", "openmmlab"},
+    "libraries": CORE,
     "own_data": CORE | {"inference"},
     "cli": UPPER | {"own_data"},
     "__main__": {"cli"},
@@ -57,6 +59,7 @@ LIBRARIES = {
     "framework": PYTORCH,
     "model": PYTORCH,
     "acceleration": PYTORCH,
+    "graphs": PYTORCH,
 }
 OPENMMLAB = {"mmcv", "mmdet", "mmengine", "mmpretrain", "mmseg"}
 #: Modules that only ever get a model of mmseg, and ask for mmseg then.
@@ -188,6 +191,8 @@ FENCES = {
     "openmmlab/mmengine_internals.py",
     "openmmlab/served_ops/torchvision_internals.py",
     "acceleration/mmseg_internals.py",
+    "acceleration/mmdet_internals.py",
+    "acceleration/swin/transformers_internals.py",
 }
 #: Named all over, and why that is no matter.
 ELSEWHERE = {

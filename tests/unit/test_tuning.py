@@ -10,9 +10,12 @@ from helpers.kernels import DEVICE  # skips first where no kernel can run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from swin_backbone.ops import (
+    CosineScores,
     LinearParameters,
     NormParameters,
     Windows,
+    post_norm_attention,
+    post_norm_mlp,
     residual_attention,
     residual_mlp,
 )
@@ -170,8 +173,8 @@ def test_nothing_is_timed_where_it_could_change_results(install):
 
 
 def test_every_kernel_with_candidates_is_tuned(install, monkeypatch):
-    """Forward and backward passes of both branches, in small and large windows, few and many
-    channels; products with outputs for one program, and for several."""
+    """Forward and backward passes of the branches of V1 and V2, in small and large windows, of few
+    and many channels; products with outputs for one program, and for several."""
     clock = install({}, kernel=None)
     monkeypatch.setattr(products, "ENOUGH_PROGRAMS", 2)
     monkeypatch.setattr(fused_mlp, "writes_hidden", lambda *_: False)  # as for half precision
@@ -190,6 +193,14 @@ def test_every_kernel_with_candidates_is_tuned(install, monkeypatch):
         x = residual_attention(x, norm, qkv, table, proj, windows, backend="triton")
         up, down = parameters(128, channels), parameters(channels, 128)
         residual_mlp(x, norm, up, down, backend="triton").sum().backward()
+        bias = LinearParameters(*torch.randn(2, 64, 2, device=DEVICE).unbind())
+        bias = bias._replace(bias=bias.bias[:, 0].contiguous())
+        scale, per_head = torch.ones(heads, 1, 1, device=DEVICE), torch.randn(heads, 64).to(DEVICE)
+        scores = CosineScores(scale, bias, per_head)
+        y = post_norm_attention(
+            x.detach(), qkv.weight, None, scores, proj, norm, windows, backend="triton"
+        )
+        post_norm_mlp(y, up, down, norm, backend="triton").sum().backward()
     tuned = {group.split("/")[0] for group in clock.tuner.memory.entries}
     assert tuned == set(tuning.CANDIDATES) == set(tuning.CAUTIOUS)
 
@@ -254,7 +265,9 @@ def test_blocks_that_fit(monkeypatch):
             assert chosen.stages >= 2, kernel
         for chosen in (*candidates, tuning.CAUTIOUS[kernel]):
             side = chosen.columns if kernel == "mlp_weight_gradients" else chosen.rows
-            assert kernel.startswith("attention") or side // chosen.warps >= 16, kernel
+            assert kernel.startswith(("attention", "streamed")) or side // chosen.warps >= 16, (
+                kernel
+            )
             assert 128 % chosen.columns == 0
     work = Work("gelu_backward", 384, 100, torch.bfloat16)
     assert {c.depth for c in tuning.candidates_for(work)} == {32, 64}

@@ -1,8 +1,8 @@
 """The compiled ops of mmcv that detectors and segmentors call, served where this mmcv has none.
 
 Non-maximum suppression, RoI align, the sigmoid focal loss and deformable convolutions are
-torchvision's, on the CPU and on GPUs. Multi-scale deformable attention is mmcv's own PyTorch
-implementation, which mmcv takes by itself on the CPU only. What torchvision lacks, or defines
+torchvision's, on the CPU and on GPUs. Multi-scale deformable attention is
+:func:`swin_backbone.ops.multi_scale_deformable_attention`. What torchvision lacks, or defines
 otherwise, is written out in PyTorch.
 
 Each function has the name and the arguments of the op in ``mmcv._ext`` whose place it takes, and

@@ -1,10 +1,11 @@
-"""Multi-scale deformable attention: mmcv's own PyTorch implementation."""
+"""Multi-scale deformable attention, by our kernels on a GPU."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from .common import gradients, write
+from ... import ops
+from .common import write
 
 
 def ms_deform_attn_forward(
@@ -28,10 +29,7 @@ def ms_deform_attn_forward(
     Returns:
         (B, queries, heads * channels).
     """
-    # mmcv.ops is what asks for this module.
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
-
-    return multi_scale_deformable_attn_pytorch(
+    return ops.multi_scale_deformable_attention(
         value, value_spatial_shapes, sampling_locations, attention_weights
     )
 
@@ -49,12 +47,10 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Gradients of :func:`ms_deform_attn_forward`, written to the tensors named ``grad_*``."""
-
-    def forward(value, locations, weights):
-        return ms_deform_attn_forward(
-            value, value_spatial_shapes, value_level_start_index, locations, weights, im2col_step
-        )
-
-    inputs = (value, sampling_locations, attention_weights)
     targets = (grad_value, grad_sampling_loc, grad_attn_weight)
-    write(targets, gradients(forward, inputs, grad_output))
+    write(
+        targets,
+        ops.multi_scale_deformable_attention_gradients(
+            grad_output, value, value_spatial_shapes, sampling_locations, attention_weights
+        ),
+    )

@@ -1,4 +1,5 @@
-"""Non-maximum suppression: plain from torchvision; soft, matching and rotated written out here."""
+"""Non-maximum suppression: plain by our kernels on a GPU, else from torchvision; soft, matching and
+rotated written out here."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ... import ops
 from .common import at_least_float32, torchvision_ops
 from .overlaps import overlaps, rotated_overlaps
 
@@ -24,8 +26,11 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         int64 (kept,), best first.
     """
     boxes = at_least_float32(boxes)
-    borders = boxes + boxes.new_tensor([0, 0, offset, offset])
-    return torchvision_ops().nms(borders, at_least_float32(scores), iou_threshold)
+    if offset:
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1)
+    if ops.dispatch.suppression(boxes) == "triton":
+        return ops.non_maximum_suppression(boxes, scores, iou_threshold)
+    return torchvision_ops().nms(boxes, at_least_float32(scores), iou_threshold)
 
 
 def softnms(

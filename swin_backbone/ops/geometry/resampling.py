@@ -6,11 +6,12 @@ turned into positions as ``torch.nn.functional.interpolate`` does, in the dtype 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..kept_tables import remembered_tables
 
 
 class Axis(NamedTuple):
@@ -31,7 +32,7 @@ class Axis(NamedTuple):
     reach: int
 
 
-@lru_cache(maxsize=256)
+@remembered_tables
 def axis(
     samples: int,
     positions: int,
@@ -90,7 +91,7 @@ class Taps(NamedTuple):
     weights: Tensor
 
 
-@lru_cache(maxsize=256)
+@remembered_tables
 def taps(
     samples: int,
     size: int,

@@ -188,3 +188,23 @@ def before_loading(module: nn.Module, hook: Callable) -> None:
         module.register_load_state_dict_pre_hook(hook)
     else:
         module._register_load_state_dict_pre_hook(hook, with_module=True)
+
+
+#: Kinds of hooks that a module's call runs.
+KINDS = ("forward", "forward_pre", "backward", "backward_pre")
+
+
+def hooks_of(module: nn.Module) -> list[Mapping]:
+    """The dictionaries of a module's hooks, of each of :data:`KINDS`: the same ones as long as it
+    lives. Empty ones where torch keeps hooks in another way."""
+    own = module.__dict__
+    return [own.get(f"_{kind}_hooks", {}) for kind in KINDS]
+
+
+def why_watched(module: nn.Module) -> str | None:
+    """What is called beside a module's ``forward``, or ``None``: hooks of its own, or its compiled
+    form."""
+    for kind, hooks in zip(KINDS, hooks_of(module), strict=True):
+        if hooks:
+            return f"has a {kind.replace('_', '-')} hook"
+    return "is compiled" if module.__dict__.get("_compiled_call_impl") is not None else None

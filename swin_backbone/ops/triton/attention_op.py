@@ -11,34 +11,37 @@ import torch
 import triton
 from torch import Tensor
 
-from ..geometry.windows import WindowGrid
+from . import streamed_attention_op as streamed
+from .attention_cut import Cut, cut_windows, head_width, modes, or_else, shape_of
 from .autograd_op import Differentiable, register
 from .kernels.attention_kernels import attention_backward, attention_forward
 from .launch import Launch, precision, remembered
 from .partial_sums import Pairs, summed
 from .tuning import Work, config, tuned
 
-#: Queries that a program holds at once; larger windows are cut into blocks of queries.
-QUERY_BLOCK = 64
-#: The same where keys and values leave little room on chip, as wide heads in float32 do.
-SMALL_QUERY_BLOCK = 16
-#: Bytes of a window's keys, and of one key, up to which there is room.
-KEYS_BYTES, KEY_BYTES = 2**15, 2**8
+#: Tokens of a window, and bytes of a key, up to which a window is on chip as a whole.
+MOST_TOKENS, KEY_BYTES = 64, 2**8
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
 
 
+def is_streamed(qkv: Tensor, heads: int, sizes: _Sizes) -> bool:
+    """Whether windows are too large for the kernels that hold one as a whole."""
+    key_bytes = head_width(qkv.shape[-1], heads) * qkv.dtype.itemsize
+    return sizes[0] * sizes[1] > MOST_TOKENS or key_bytes > KEY_BYTES
+
+
 def _work(kernel: str, shape, sizes, dtype: torch.dtype) -> Work:
-    """For a launch cut for ``shape``, see :func:`_shape`, and windows and shifts of ``sizes``."""
-    tokens = sizes[0] * sizes[1]
-    rows = prod(shape[:-1]) * (tokens if len(shape) == 2 else 1)
-    name = f"{kernel}_large" if tokens > QUERY_BLOCK else kernel
-    return Work(name, shape[-1] // 3, rows, dtype)
+    """For a launch cut for ``shape``, see :func:`.attention_cut.shape_of`."""
+    rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
+    return Work(kernel, shape[-1] // 3, rows, dtype)
 
 
-def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work:
-    return _work("attention_forward", _shape(qkv, packed), sizes, qkv.dtype)
+def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
+    if is_streamed(qkv, table.shape[1], sizes):
+        return None
+    return _work("attention_forward", shape_of(qkv, packed), sizes, qkv.dtype)
 
 
 @tuned(lambda: _forward_launch.cache_clear(), _forward_work)
@@ -74,23 +77,29 @@ def attend(
     Returns:
         (B, H, W, C), or (T, C), in the dtype of ``qkv``.
     """
+    if is_streamed(qkv, table.shape[1], sizes):
+        return streamed.attend(
+            qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
+        )
     launch = _forward_launch(
-        _shape(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
         precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
         valid_sizes is not None,
     )  # fmt: skip
     out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
     launch(
-        qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
-        _or(packed, table), _or(seed, table), out,
+        qkv, table, or_else(padding_qkv, qkv), or_else(logit_scale, table),
+        or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), out,
     )  # fmt: skip
     return out
 
 
 def _backward_work(
     grad_out, qkv, table, padding, scales, valid, packed, seed, sizes, *others, **options
-) -> Work:
-    return _work("attention_backward", _shape(qkv, packed), sizes, qkv.dtype)
+) -> Work | None:
+    if is_streamed(qkv, table.shape[1], sizes):
+        return None
+    return _work("attention_backward", shape_of(qkv, packed), sizes, qkv.dtype)
 
 
 @tuned(lambda: _backward_launch.cache_clear(), _backward_work)
@@ -107,7 +116,7 @@ def attention_partials(
     scale: float,
     dropout_p: float,
     sum_all: bool = False,
-) -> tuple[Tensor, Tensor, Pairs]:
+) -> tuple[Tensor, Tensor, tuple[Pairs, _Maybe]]:
     """Launch the backward kernel.
 
     Args:
@@ -118,22 +127,27 @@ def attention_partials(
     Returns:
         The gradient for ``qkv``; each program's partial sums of those for ``padding_qkv``, for
         ``logit_scale`` if there is one, and for ``table``: see
-        :func:`swin_backbone.ops.triton.partial_sums.summed`, which takes them together with what
-        they are.
+        :func:`swin_backbone.ops.triton.partial_sums.summed`, which takes them, and after the pieces
+        what they are of pairs, and where these are if not among them.
     """
+    if is_streamed(qkv, table.shape[1], sizes):
+        return streamed.partials(
+            grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
+            dropout_p, sum_all,
+        )  # fmt: skip
     launch, pairs = _backward_launch(
-        _shape(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
         precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
         valid_sizes is not None, sum_all,
     )  # fmt: skip
     grad_qkv = torch.empty_like(qkv)
-    make = qkv.new_zeros if launch.constants["BLOCKS"] > 1 else qkv.new_empty
-    partials = make((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
+    partials = qkv.new_empty((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
     launch(
-        qkv, table, _or(padding_qkv, qkv), _or(logit_scale, table), _or(valid_sizes, table),
-        _or(packed, table), _or(seed, table), grad_out, grad_qkv, partials,
+        qkv, table, or_else(padding_qkv, qkv), or_else(logit_scale, table),
+        or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), grad_out,
+        grad_qkv, partials,
     )  # fmt: skip
-    return grad_qkv, partials, pairs
+    return grad_qkv, partials, (pairs, None)
 
 
 def _attention_gradients(
@@ -157,7 +171,7 @@ def _attention_gradients(
     )  # fmt: skip
     heads = table.shape[1] if logit_scale is not None else 0
     pieces = [qkv.shape[-1], heads, table.numel()]
-    grad_padding, grad_scale, grad_table = summed([partials], pieces, pairs)
+    grad_padding, grad_scale, grad_table = summed([partials], pieces, *pairs)
     return [grad_qkv, grad_table.view(table.shape), grad_padding, grad_scale]
 
 
@@ -211,112 +225,39 @@ window_attention = Differentiable(
 )
 
 
-def _or(tensor: _Maybe, stand_in: Tensor) -> Tensor:
-    """A pointer for an argument that a kernel is compiled not to read."""
-    return stand_in if tensor is None else tensor
-
-
-def _shape(qkv: Tensor, packed: _Maybe) -> tuple[int, ...]:
-    """What a launch is cut for: (B, H, W, 3 * C), or (windows, 3 * C) of packed maps."""
-    return tuple(qkv.shape) if packed is None else (packed.shape[0], qkv.shape[-1])
-
-
-class _Plan:
-    """How one call is cut into programs.
-
-    Args:
-        shape: see :func:`_shape`.
-        heads: number of heads.
-        sizes: window rows and columns, shift rows and columns.
-        dtype: of queries, keys and values.
-        kernel: which is to be launched.
-
-    Attributes:
-        runs: runs of windows, the first axis of the grid.
-        heads: the second.
-        blocks: blocks of queries in a window, the third (forward) or a loop (backward).
-        numbers: sizes that may change from call to call without recompiling.
-        constants: sizes that a kernel is compiled for.
-        options: the launch's own.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        heads: int,
-        sizes: tuple[int, ...],
-        dtype: torch.dtype,
-        kernel: str,
-    ):
-        self.is_packed = len(shape) == 2
-        channels = shape[-1]
-        windows, lattice = shape[0], (0, 0, 0, 0)
-        if not self.is_packed:
-            batch, height, width, _ = shape
-            grid = WindowGrid(height, width, sizes[:2], sizes[2:])
-            windows, lattice = batch * grid.rows * grid.columns, (grid.rows, grid.columns)
-            lattice += height, width
-        tokens = sizes[0] * sizes[1]
-        keys = max(16, triton.next_power_of_2(tokens))
-        head = channels // (3 * heads)
-        width = max(16, triton.next_power_of_2(head))
-        chosen = config(*_work(kernel, shape, sizes, dtype))
-        queries, key_bytes = QUERY_BLOCK, width * dtype.itemsize
-        if key_bytes > KEY_BYTES or keys * key_bytes > KEYS_BYTES:
-            queries, chosen = SMALL_QUERY_BLOCK, chosen._replace(stages=1)
-        queries = min(keys, queries)
-        windows_per_program = triton.cdiv(windows * heads, chosen.programs)
-        self.heads = heads
-        self.blocks = triton.cdiv(tokens, queries)
-        self.runs = triton.cdiv(windows, windows_per_program)
-        self.options = chosen.options
-        self.numbers = (windows, windows_per_program, *lattice)
-        self.constants = {
-            "HEADS": heads,
-            "HEAD": head,
-            "WINDOW_H": sizes[0],
-            "WINDOW_W": sizes[1],
-            "SHIFT_H": sizes[2],
-            "SHIFT_W": sizes[3],
-            "QUERIES": queries,
-            "KEYS": keys,
-            "CHANNELS": width,
-            "PACKED": self.is_packed,
-        }
-
-
-def _modes(has_padding, cosine, masked, dropout_p) -> dict[str, bool]:
-    return {
-        "HAS_PADDING": has_padding,
-        "COSINE": cosine,
-        "MASKED": masked,
-        "DROPOUT": dropout_p > 0,
+def _cut(shape, heads, sizes, dtype, kernel) -> tuple[Cut, dict, dict]:
+    """How one call is cut into programs, constants of both kernels, and the launch's options."""
+    tokens, channels = sizes[0] * sizes[1], shape[-1]
+    chosen = config(*_work(kernel, shape, sizes, dtype))
+    cut = cut_windows(shape, heads, sizes, chosen.programs)
+    constants = {
+        **cut.constants,
+        "KEYS": max(16, triton.next_power_of_2(tokens)),
+        "CHANNELS": head_width(channels, heads),
     }
+    return cut, constants, chosen.options
 
 
 @remembered
 def _forward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
 ) -> Launch:
-    plan = _Plan(shape, heads, sizes, dtype, "attention_forward")
-    constants = {**plan.constants, **_modes(has_padding, cosine, masked, dropout_p)}
-    constants["PRECISION"] = precision
-    grid = (plan.runs, plan.heads, plan.blocks)
-    numbers = (scale, dropout_p, *plan.numbers)
-    return Launch(attention_forward, grid, numbers, constants, plan.options)
+    cut, constants, options = _cut(shape, heads, sizes, dtype, "attention_forward")
+    constants |= modes(has_padding, cosine, masked, dropout_p) | {"PRECISION": precision}
+    numbers = (scale, dropout_p, *cut.numbers)
+    return Launch(attention_forward, (cut.runs, heads), numbers, constants, options)
 
 
 @remembered
 def _backward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
 ) -> tuple[Launch, Pairs]:
-    plan = _Plan(shape, heads, sizes, dtype, "attention_backward")
-    keys = plan.constants["KEYS"]
-    pairs = Pairs(heads, plan.blocks * plan.constants["QUERIES"] * keys, keys, *sizes[:2])
+    cut, constants, options = _cut(shape, heads, sizes, dtype, "attention_backward")
+    keys = constants["KEYS"]
+    pairs = Pairs(heads, keys * keys, keys, *sizes[:2])
     columns = pairs.columns + shape[-1] + (heads if cosine else 0)
-    constants = {**plan.constants, "BLOCKS": plan.blocks, "PITCH": 4 * triton.cdiv(columns, 4)}
-    constants |= _modes(has_padding, cosine, masked, dropout_p)
+    constants |= {"PITCH": 4 * triton.cdiv(columns, 4)}
+    constants |= modes(has_padding, cosine, masked, dropout_p)
     constants |= {"SUM_ALL": sum_all, "PRECISION": precision}
-    numbers = (scale, dropout_p, *plan.numbers)
-    grid = (plan.runs, plan.heads)
-    return Launch(attention_backward, grid, numbers, constants, plan.options), pairs
+    numbers = (scale, dropout_p, *cut.numbers)
+    return Launch(attention_backward, (cut.runs, heads), numbers, constants, options), pairs

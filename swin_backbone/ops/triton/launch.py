@@ -76,10 +76,23 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("mlp_weight_gradients", None): Config(rows=64, columns=64, warps=4, stages=3, programs=264),
     ("mlp_weight_gradients", 128): Config(rows=64, columns=128, warps=8, stages=3, programs=132),
     ("mlp_weight_gradients", 192): Config(rows=32, columns=128, warps=8, stages=3, programs=132),
+    ("linear_norm_add", None): Config(rows=64, depth=64, warps=4, stages=3),
+    ("linear_norm_add", 256): Config(rows=128, depth=64, warps=8, stages=2),
+    ("linear_norm_backward", None): Config(rows=64, columns=32, depth=32, warps=4, stages=2),
+    ("linear_norm_backward", 192): Config(rows=64, columns=32, depth=64, warps=4, stages=2),
+    ("post_norm_mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
+    ("post_norm_mlp_forward", 96): Config(rows=64, columns=32, warps=4, stages=4, registers=168),
+    ("post_norm_mlp_forward", 192): Config(rows=64, columns=32, warps=4, stages=3),
+    ("post_norm_mlp_forward", 256): Config(rows=128, columns=32, warps=8, stages=3),
+    ("post_norm_mlp_backward", None): Config(rows=64, columns=32, warps=4, stages=2),
+    ("post_norm_mlp_backward", 96): Config(rows=64, columns=32, warps=4, stages=3, registers=168),
+    ("post_norm_mlp_backward", 128): Config(rows=64, columns=64, warps=4, stages=2),
+    ("post_norm_mlp_backward", 192): Config(rows=128, columns=32, warps=8, stages=3),
+    ("post_norm_mlp_backward", 256): Config(rows=128, columns=32, warps=8, stages=2),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
     ("attention_backward", None): Config(warps=4, stages=2, programs=264),
-    ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),
-    ("attention_backward_large", None): Config(warps=8, stages=1, programs=1056),
+    ("streamed_forward", None): Config(warps=4, stages=2, programs=4224),
+    ("streamed_backward", None): Config(warps=4, stages=2, programs=1056),
 }
 
 
@@ -89,6 +102,9 @@ VARIANTS: dict[tuple, dict[tuple, Start | None]] = {}
 
 #: Functions that make launches, each with a memory.
 REMEMBERED: list = []
+
+#: Takes launches whose kernels are not compiled, instead of starting them (:mod:`.compile_ahead`).
+collected = None
 
 _address, _dtype = Tensor.data_ptr, attrgetter("dtype")
 
@@ -183,6 +199,8 @@ class Launch:
         start = self.compiled.get(key)
         if start is not None and aligned:
             return start(self.grid, pointers, self.constant_arguments)
+        if collected is not None:
+            return collected.add(self, device, tensors) if aligned and device >= 0 else None
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
         if device >= 0 and aligned and key not in self.compiled:
             self.compiled[key] = direct_start(compiled, device)

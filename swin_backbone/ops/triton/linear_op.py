@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..versions import release
 from .kernels.linear_kernels import gelu_backward, linear, norm_linear
+from .kernels.post_norm_kernels import cast_linear
 from .launch import Config, Launch, precision, remembered, split
 from .launch import config as shipped_config
 from .norm_op import normalise
@@ -44,6 +45,18 @@ def _parts(chosen: Config) -> int:
 
 @remembered
 def _norm_linear_launch(rows, channels, outputs, eps, has_bias, dtype, precision) -> Launch:
+    chosen, grid, constants = _spans(rows, channels, outputs, has_bias, dtype, precision)
+    return Launch(norm_linear, grid, (rows, eps), constants, chosen.options)
+
+
+@remembered
+def _cast_linear_launch(rows, channels, outputs, has_bias, keep, dtype, precision) -> Launch:
+    chosen, grid, constants = _spans(rows, channels, outputs, has_bias, dtype, precision)
+    return Launch(cast_linear, grid, (rows,), constants | {"KEEP": keep}, chosen.options)
+
+
+def _spans(rows, channels, outputs, has_bias, dtype, precision) -> tuple[Config, tuple, dict]:
+    """Launch parameters, grid and constants of programs that keep their rows for many outputs."""
     chosen = config("norm_linear", channels, rows, dtype)
     left, right = split(channels)
     row_blocks, column_blocks = _blocks(chosen, rows, outputs)
@@ -52,8 +65,7 @@ def _norm_linear_launch(rows, channels, outputs, eps, has_bias, dtype, precision
     constants |= {"ROWS": chosen.rows, "COLUMNS": chosen.columns}
     constants |= {"SPAN": blocks_per_program * chosen.columns}
     constants |= {"HAS_BIAS": has_bias, "PRECISION": precision}
-    grid = (row_blocks, triton.cdiv(column_blocks, blocks_per_program))
-    return Launch(norm_linear, grid, (rows, eps), constants, chosen.options)
+    return chosen, (row_blocks, triton.cdiv(column_blocks, blocks_per_program)), constants
 
 
 def _norm_linear_work(x, gamma, beta, eps, weight, bias) -> Work | None:
@@ -78,6 +90,45 @@ def launch_norm_linear(
     )  # fmt: skip
     launch(x, gamma, beta, weight, weight if bias is None else bias, out)
     return out
+
+
+def _cast_linear_work(x, weight, bias, keep) -> Work | None:
+    channels = x.shape[-1]
+    if channels > CHANNELS_ON_CHIP:
+        return None
+    return Work("norm_linear", channels, rows_of(x), weight.dtype)
+
+
+@tuned(_cast_linear_launch.cache_clear, _cast_linear_work)
+def launch_cast_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """``x @ weight^T + bias`` in the dtype of ``weight``; and ``x`` in that dtype, (rows, C), if it
+    is to be kept and has another, else (0, C)."""
+    channels, outputs, dtype = x.shape[-1], weight.shape[0], weight.dtype
+    low = kept_like(x, dtype, keep)
+    writes = len(low) > 0
+    if channels > CHANNELS_ON_CHIP:
+        cast = low.view(x.shape).copy_(x) if writes else x.to(dtype)
+        return F.linear(cast, weight, bias), low
+    out = x.new_empty((*x.shape[:-1], outputs), dtype=dtype)
+    launch = _cast_linear_launch(
+        rows_of(x), channels, outputs, bias is not None, writes, dtype, precision(dtype)
+    )
+    launch(x, weight, weight if bias is None else bias, low if writes else weight, out)
+    return out, low
+
+
+def kept_like(x: Tensor, dtype: torch.dtype, keep: bool) -> Tensor:
+    """Memory for the rows of ``x`` in ``dtype``: (0, C) where they have it, or are not kept."""
+    channels = x.shape[-1]
+    rows = x.numel() // channels if keep and x.dtype != dtype else 0
+    return x.new_empty((rows, channels), dtype=dtype)
+
+
+def kept(low: Tensor, x: Tensor) -> Tensor:
+    """Rows (rows, C) of ``x`` in the compute dtype, of which ``low`` is :func:`kept_like`."""
+    return low if len(low) else x.view(-1, x.shape[-1])
 
 
 def _linear_kernel(rows: int, outputs: int, dtype: torch.dtype) -> str:

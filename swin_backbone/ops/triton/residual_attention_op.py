@@ -99,7 +99,7 @@ def _attention_backward(
     )  # fmt: skip
     pieces = [3 * channels, channels, channels, channels, table.numel()]
     grad_qkv_bias, grad_norm_weight, grad_norm_bias, grad_proj_bias, grad_table = summed(
-        [qkv_partials, partials, proj_partials], pieces, pairs
+        [qkv_partials, partials, proj_partials], pieces, *pairs
     )
     return [
         grad_x, grad_norm_weight, grad_norm_bias, weight_gradient(grad_qkv, normed),

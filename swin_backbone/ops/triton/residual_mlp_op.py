@@ -6,6 +6,7 @@ A parameter comes twice: as it is, for its gradient, and in the compute dtype (`
 values.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import List, Optional  # noqa: UP035
 
@@ -132,14 +133,16 @@ def writes_hidden(channels: int, dtype: torch.dtype) -> bool:
 
 
 @lru_cache(maxsize=64)
-def backward_fits(channels: int, dtype: torch.dtype, device: torch.device) -> bool:
+def backward_fits(
+    channels: int, dtype: torch.dtype, device: torch.device, kernel: str = "mlp_backward"
+) -> bool:
     """Whether the kernels' blocks fit on chip: two that stay, two of each stage's in flight.
 
     It is asked of the blocks that are taken untried, so that tuning changes none of the passes.
     """
     if channels > CHANNELS_ON_CHIP:
         return False
-    chosen = untried("mlp_backward", channels, dtype)
+    chosen = untried(kernel, channels, dtype)
     size = 2 * (chosen.rows + chosen.stages * chosen.columns) * channels
     size += chosen.rows * chosen.columns  # what is written changes its layout there
     if not writes_hidden(channels, dtype):
@@ -161,7 +164,7 @@ def _gradients_on_chip(
         product = weight_gradient(grad_hidden, unit)
         totals = product[:, channels:]
     else:
-        product, grad_down, totals = _sums_over_rows(
+        product, grad_down, totals = sums_over_rows(
             unit, scaled, norm_weight, norm_bias, up_bias, low_up, low_down
         )
     pieces = [channels, channels, channels, hidden, hidden * channels]
@@ -216,10 +219,10 @@ def _gradients_of_rows(
 
 
 @remembered
-def _weights_launch(rows, channels, hidden, dtype, precision) -> Launch:
+def _weights_launch(rows, channels, hidden, normed, dtype, precision) -> Launch:
     chosen = config("mlp_weight_gradients", channels, rows, dtype)
     constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "UNITS": chosen.columns}
-    constants |= {"PRECISION": precision}
+    constants |= {"NORMED": normed, "PRECISION": precision}
     blocks, slices = triton.cdiv(rows, chosen.rows), hidden // chosen.columns
     blocks_per_program = triton.cdiv(blocks, max(1, chosen.programs // slices))
     grid = (slices, triton.cdiv(blocks, blocks_per_program))
@@ -227,24 +230,42 @@ def _weights_launch(rows, channels, hidden, dtype, precision) -> Launch:
     return Launch(mlp_weight_gradients, grid, numbers, constants, chosen.options)
 
 
-def _weights_work(unit, *others) -> Work:
+def _weights_work(unit, *others, **options) -> Work:
     return Work("mlp_weight_gradients", unit.shape[-1], unit.shape[0], unit.dtype)
 
 
 @tuned(_weights_launch.cache_clear, _weights_work)
-def _sums_over_rows(
-    unit, scaled, norm_weight, norm_bias, up_bias, low_up, low_down
+def sums_over_rows(
+    unit: Tensor,
+    scaled: Tensor,
+    norm_weight: _Maybe,
+    norm_bias: _Maybe,
+    up_bias: Tensor,
+    low_up: Tensor,
+    low_down: Tensor,
+    others: Sequence[Tensor] = (),
+    pieces: Sequence[int] = (),
 ) -> tuple[Tensor, ...]:
     """Launch the kernel of :func:`mlp_weight_gradients`: the product of the hidden layer's gradient
-    and ``unit``, the gradient of the down weight, and the sums of the hidden layer's gradient."""
+    and ``unit``, the gradient of the down weight, and the sums of the hidden layer's gradient.
+
+    Args:
+        unit: (rows, C), what the up product gets before gamma and beta.
+        scaled: (rows, C), the gradient of the down product.
+        norm_weight: gamma (C,); ``None`` where no norm precedes the MLP.
+        others: more partial sums, to be summed in the same launch, and their ``pieces``: as of
+            :func:`swin_backbone.ops.triton.partial_sums.summed`. What they give follows.
+    """
     (hidden, channels), dtype = low_up.shape, low_up.dtype
-    launch = _weights_launch(unit.shape[0], channels, hidden, dtype, precision(dtype))
+    normed = norm_weight is not None
+    launch = _weights_launch(unit.shape[0], channels, hidden, normed, dtype, precision(dtype))
     size, programs = hidden * channels, launch.grid[1]
     parts = unit.new_empty((programs, 2 * size + hidden), dtype=torch.float32)
-    weighted = unit.new_empty((programs, size))
-    launch(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, weighted, parts)
-    product, grad_down, totals = summed([parts], [size, size, hidden])
-    return product, grad_down.view(channels, hidden), totals
+    weighted = unit.new_empty((programs, size)) if normed else unit
+    gamma, beta = (norm_weight, norm_bias) if normed else (unit, unit)
+    launch(unit, scaled, gamma, beta, low_up, up_bias, low_down, weighted, parts)
+    product, grad_down, *rest = summed([parts, *others], [size, size, hidden, *pieces])
+    return product, grad_down.view(channels, hidden), *rest
 
 
 @remembered

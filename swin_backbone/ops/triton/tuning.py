@@ -202,7 +202,8 @@ def tuned(forget: Callable[[], None], describe: Callable[..., Work | None]):
 
 def may_time(x: Tensor) -> bool:
     """Whether an operation on ``x`` may be repeated now, and by other blocks."""
-    return has_values(x) and not torch.are_deterministic_algorithms_enabled()
+    is_started = launch.collected is None
+    return is_started and has_values(x) and not torch.are_deterministic_algorithms_enabled()
 
 
 def set_mode(mode: str) -> None:

@@ -13,10 +13,14 @@ CAUTIOUS: dict[str, Config] = {
     "mlp_forward": Config(rows=32, columns=16, warps=2, stages=2),
     "mlp_backward": Config(rows=32, columns=16, warps=2, stages=2),
     "mlp_weight_gradients": Config(rows=32, columns=64, warps=4, stages=2, programs=264),
+    "linear_norm_add": Config(rows=32, depth=32, warps=2, stages=2),
+    "linear_norm_backward": Config(rows=32, columns=16, depth=32, warps=2, stages=2),
+    "post_norm_mlp_forward": Config(rows=32, columns=16, warps=2, stages=2),
+    "post_norm_mlp_backward": Config(rows=32, columns=16, warps=2, stages=2),
     "attention_forward": Config(warps=4, stages=2, programs=2112),
     "attention_backward": Config(warps=4, stages=2, programs=528),
-    "attention_forward_large": Config(warps=8, stages=1, programs=2112),
-    "attention_backward_large": Config(warps=8, stages=1, programs=528),
+    "streamed_forward": Config(warps=4, stages=1, programs=2112),
+    "streamed_backward": Config(warps=4, stages=1, programs=528),
 }
 #: What is tried besides what would be taken untried. Triton 3.6 reads illegal addresses on an H100
 #: with one stage, and with fewer than 16 rows a warp (of weights' gradients: columns, which are the
@@ -57,8 +61,27 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
         Config(rows=64, columns=64, warps=4, stages=2, programs=264),
         Config(rows=32, columns=128, warps=8, stages=3, programs=132),
     ),
+    "linear_norm_add": (
+        Config(rows=64, depth=64, warps=4, stages=2),
+        Config(rows=64, depth=32, warps=4, stages=3),
+        Config(rows=128, depth=64, warps=8, stages=2),
+    ),
+    "linear_norm_backward": (
+        Config(rows=64, columns=32, depth=32, warps=4, stages=2),
+        Config(rows=64, columns=64, depth=64, warps=4, stages=2),
+    ),
+    "post_norm_mlp_forward": (
+        Config(rows=64, columns=32, warps=4, stages=2),
+        Config(rows=64, columns=32, warps=4, stages=3),
+        Config(rows=128, columns=32, warps=8, stages=2),
+    ),
+    "post_norm_mlp_backward": (
+        Config(rows=64, columns=32, warps=4, stages=2),
+        Config(rows=64, columns=32, warps=4, stages=3, registers=168),
+        Config(rows=128, columns=32, warps=8, stages=2),
+    ),
     "attention_forward": (Config(warps=4, stages=2, registers=128, programs=1056),),
     "attention_backward": (Config(warps=4, stages=2, programs=1056),),
-    "attention_forward_large": (Config(warps=4, stages=2, programs=2112),),
-    "attention_backward_large": (Config(warps=4, stages=2, programs=528),),
+    "streamed_forward": (Config(warps=8, stages=2, programs=2112),),
+    "streamed_backward": (Config(warps=8, stages=2, programs=528),),
 }

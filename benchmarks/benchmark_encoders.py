@@ -1,0 +1,290 @@
+"""Other libraries' models that hold a Swin: as they are, accelerated, and under torch.compile.
+
+    python benchmarks/benchmark_encoders.py --csv results.csv
+    python benchmarks/benchmark_encoders.py --cases timm-B upernet-T --modes train
+    python benchmarks/benchmark_encoders.py --cases upernet-T --profile
+    python benchmarks/benchmark_encoders.py --ways untouched accelerated compiled
+
+Random weights from configs and random images: nothing is downloaded. A forward pass is one of a
+model in evaluation mode without gradients; a training step is forward, backward and a step of
+AdamW, of a sum of what the model returns. On a GPU both are in bfloat16 autocast. In each round
+every way has a turn; medians are reported, and what fails is a row with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import io
+import statistics
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from benchmarking.profiling import as_table, take_apart
+from benchmarking.results import describe_device, environment_versions, now
+from benchmarking.segmentors import Runner
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from swin_backbone import accelerate
+from swin_backbone.atomic_files import write_text
+from swin_backbone.cli.commands import Parser, command
+from swin_backbone.device_memory import peak_on_gpu
+from swin_backbone.inference.timing import Deadline, interleave, wall_seconds
+
+WAYS = ("untouched", "accelerated", "compiled")
+MODES = ("forward", "train")
+WARM_UP = 3
+COLUMNS = ("date", "device", "torch", "case", "mode", "way", "ms", "times", "peak_gb", "reason")
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+#: Channels, depths and heads.
+SIZES = {
+    "T": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
+    "B": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of a library.
+
+    Args:
+        make: builds it with random weights.
+        batch: images at a time.
+        size: rows and columns of the images, in pixels.
+    """
+
+    make: Callable[[int], nn.Module]
+    batch: int
+    size: int
+
+
+def transformers_config(letter: str, size: int, kind: str = "Swin"):
+    import transformers
+
+    embed_dim, depths, num_heads = SIZES[letter]
+    window = 8 if kind == "Swinv2" else 7
+    return getattr(transformers, f"{kind}Config")(
+        image_size=size, embed_dim=embed_dim, depths=depths, num_heads=num_heads,
+        window_size=window, out_features=STAGES,
+    )  # fmt: skip
+
+
+def alone(name: str, letter: str, kind: str = "Swin") -> Callable[[int], nn.Module]:
+    def make(size: int) -> nn.Module:
+        import transformers
+
+        return getattr(transformers, name)(transformers_config(letter, size, kind))
+
+    return make
+
+
+def around(name: str, letter: str, **options) -> Callable[[int], nn.Module]:
+    def make(size: int) -> nn.Module:
+        import transformers
+
+        model = getattr(transformers, name)
+        backbone = transformers_config(letter, size)
+        return model(model.config_class(backbone_config=backbone, **options))
+
+    return make
+
+
+def timm_features(name: str) -> Callable[[int], nn.Module]:
+    def make(size: int) -> nn.Module:
+        import timm
+
+        return timm.create_model(name, pretrained=False, features_only=True, img_size=size)
+
+    return make
+
+
+def torchvision_model(name: str) -> Callable[[int], nn.Module]:
+    def make(size: int) -> nn.Module:
+        import torchvision
+
+        return getattr(torchvision.models, name)()
+
+    return make
+
+
+def mmseg_backbone(size: int) -> nn.Module:
+    from mmseg.models.backbones import SwinTransformer
+
+    return SwinTransformer()
+
+
+CASES = {
+    "backbone-T": Case(alone("SwinBackbone", "T"), 16, 512),
+    "upernet-T": Case(around("UperNetForSemanticSegmentation", "T", num_labels=150), 8, 512),
+    "mask2former-T": Case(around("Mask2FormerForUniversalSegmentation", "T"), 4, 512),
+    "classifier-B": Case(alone("SwinForImageClassification", "B"), 128, 224),
+    "timm-B": Case(timm_features("swin_base_patch4_window7_224"), 8, 512),
+    "torchvision-v2-T": Case(torchvision_model("swin_v2_t"), 64, 256),
+    "torchvision-T": Case(torchvision_model("swin_t"), 64, 224),
+    "swinv2-T": Case(alone("Swinv2Backbone", "T", "Swinv2"), 16, 512),
+    "mmseg-T": Case(mmseg_backbone, 16, 512),
+}
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    warnings.filterwarnings("ignore")
+    console, deadline, lines = Console(width=150), Deadline(options.time_limit), []
+    for case in options.cases:
+        for mode in options.modes:
+            if deadline.passed:
+                console.print(f"{case} {mode}: the time limit has passed", markup=False)
+                continue
+            runners = measure(case, mode, options, deadline)
+            lines += show(case, mode, runners, options.device, console)
+            if options.profile:
+                for runner in runners:
+                    title = f"{case} {mode} {runner.name}"
+                    wall = statistics.median(runner.samples)
+                    taken = take_apart(runner.step, options.device, wall, title, 3)
+                    console.print(as_table(taken, 40))
+            forget(runners, options.device)
+            if options.csv:
+                write_csv(options.csv, lines)
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        __file__, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add = parser.add_argument
+    add("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    add("--modes", nargs="+", choices=MODES, default=list(MODES))
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS[:2]))
+    add("--batch", type=int, help="images at a time; default: the case's")
+    add("--size", type=int, help="rows and columns of the images; default: the case's")
+    add("--repeats", type=int, default=5, help="rounds")
+    add("--time-limit", type=float, metavar="SECONDS", help="no case is begun after it")
+    add("--device", choices=["cuda", "cpu"], default=device)
+    add("--csv", type=Path, help="write the results, after each case")
+    add("--profile", action="store_true", help="and the kernels of a step")
+    options = parser.parse_args(arguments)
+    for name in ("repeats", "batch", "size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    return options
+
+
+def measure(name: str, mode: str, options, deadline: Deadline) -> list[Runner]:
+    """Build, warm up and time each way of a case."""
+    runners = [prepare(name, mode, way, options) for way in options.ways]
+    ready = [runner for runner in runners if runner.reason is None]
+    for _ in interleave(ready, options.device, options.repeats, deadline):
+        pass
+    return runners
+
+
+def prepare(name: str, mode: str, way: str, options) -> Runner:
+    """A runner whose kernels are compiled, with its peak of memory."""
+    case, device = CASES[name], options.device
+    runner = Runner(way, nn.Identity(), torch.empty(0), lambda: None)
+    try:
+        size = options.size or case.size
+        torch.manual_seed(0)
+        model = case.make(size).to(device)
+        model.train(mode == "train")
+        images = torch.randn(options.batch or case.batch, 3, size, size, device=device)
+        if way == "accelerated":
+            accelerate(model)
+        step = make_step(model, torch.compile(model) if way == "compiled" else model, images, mode)
+        runner = Runner(way, model, images, step)
+        for _ in range(WARM_UP):
+            wall_seconds(step, device)
+        if device == "cuda":
+            runner.peak_bytes = peak_on_gpu(model, images, step)
+    except Exception as error:
+        runner.fail(error)
+    return runner
+
+
+def make_step(model: nn.Module, run: Callable, images: Tensor, mode: str) -> Callable[[], object]:
+    def forward() -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            return sum(part.float().mean() for part in floating(run(images)))
+
+    def predict() -> Tensor:
+        with torch.no_grad():
+            return forward()
+
+    if mode == "forward":
+        return predict
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=images.is_cuda)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        forward().backward()
+        optimizer.step()
+
+    return train
+
+
+def floating(outputs: object) -> list[Tensor]:
+    """The floating-point tensors in what a model returns."""
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.is_floating_point() else []
+    if hasattr(outputs, "values"):
+        outputs = list(outputs.values())
+    if isinstance(outputs, list | tuple):
+        return [tensor for part in outputs for tensor in floating(part)]
+    return []
+
+
+def show(name: str, mode: str, runners: list[Runner], device: str, console: Console) -> list[dict]:
+    """Print a table, and return its rows for the CSV file."""
+    medians = [statistics.median(r.samples) if r.samples else None for r in runners]
+    first = medians[0]
+    lines = []
+    table = Table("way", "ms", "times", "peak GB", title=f"{name} {mode}", title_justify="left")
+    for runner, median in zip(runners, medians, strict=True):
+        line = {
+            "date": now(),
+            "device": describe_device(device),
+            "torch": environment_versions()["torch"],
+            "case": name,
+            "mode": mode,
+            "way": runner.name,
+            "ms": f"{1e3 * median:.2f}" if median else "",
+            "times": f"{first / median:.2f}" if first and median else "",
+            "peak_gb": f"{runner.peak_bytes / 1e9:.2f}" if runner.peak_bytes else "",
+            "reason": runner.reason or "",
+        }
+        lines.append(line)
+        table.add_row(runner.name, line["ms"] or line["reason"], line["times"], line["peak_gb"])
+    console.print(table)
+    return lines
+
+
+def forget(runners: list[Runner], device: str) -> None:
+    for runner in runners:
+        runner.model = runner.step = runner.images = None
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def write_csv(path: Path, lines: list[dict]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

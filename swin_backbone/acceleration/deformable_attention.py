@@ -1,0 +1,152 @@
+"""Multi-scale deformable attention by one operator, whosever module it is in.
+
+The libraries that have it share their projections and differ in what they call for the sampling in
+between: a function of PyTorch's ``grid_sample``, an autograd function around compiled code, or a
+module without parameters. Each has a stand-in here under its name. The module's own ``forward``
+runs, with these in place of what it would call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import CellType, FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from .rewrite import Rewrite, Undo, replace_methods, with_globals
+
+#: What a module without parameters is given that does the sampling alone (transformers).
+SAMPLING = (
+    "self",
+    "value",
+    "value_spatial_shapes",
+    "value_spatial_shapes_list",
+    "level_start_index",
+    "sampling_locations",
+    "attention_weights",
+    "im2col_step",
+)
+
+
+def _of_a_function(stock: Callable) -> Callable:
+    """For mmcv's, detectron2's and transformers' functions of PyTorch's own sampling."""
+
+    def sample(value: Tensor, shapes, locations: Tensor, weights: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            return stock(value, shapes, locations, weights)
+        return ops.multi_scale_deformable_attention(value, shapes, locations, weights)
+
+    return sample
+
+
+def _of_an_autograd_function(stock: type) -> type:
+    """For mmcv's and detectron2's functions around compiled code."""
+
+    class Sampling:
+        @staticmethod
+        def apply(value, shapes, level_start_index, locations, weights, im2col_step) -> Tensor:
+            return ops.multi_scale_deformable_attention(value, shapes, locations, weights)
+
+    return Sampling
+
+
+#: By the names that modules call: what makes a stand-in for what has the name.
+STAND_INS: dict[str, Callable] = {
+    "MultiScaleDeformableAttnFunction": _of_an_autograd_function,  # mmcv
+    "multi_scale_deformable_attn_pytorch": _of_a_function,
+    "MSDeformAttnFunction": _of_an_autograd_function,  # Deformable DETR, detectron2's models
+    "ms_deform_attn_core_pytorch": _of_a_function,
+    "multi_scale_deformable_attention": _of_a_function,  # transformers' Mask2Former, OneFormer
+}
+#: The same, with a number of points of each level's own.
+UNEVEN = "multi_scale_deformable_attention_v2"
+
+
+def _called(module: nn.Module) -> set[str]:
+    """Names of the sampling that a module's ``forward`` calls."""
+    forward = inspect.unwrap(type(module).forward)
+    if not isinstance(forward, FunctionType):
+        return set()
+    known = {*STAND_INS, UNEVEN} & set(forward.__code__.co_names)
+    return {name for name in known if name in forward.__globals__}
+
+
+def _is_sampling(module: nn.Module) -> bool:
+    forward = inspect.unwrap(type(module).forward)
+    code = getattr(forward, "__code__", None)
+    return code is not None and code.co_varnames[: code.co_argcount] == SAMPLING
+
+
+def finds(module: nn.Module) -> bool:
+    if _is_sampling(module) or _called(module):
+        return True
+    # D-FINE's modules keep the function as an attribute.
+    return getattr(module.__dict__.get("ms_deformable_attn_core"), "__name__", "") == UNEVEN
+
+
+def why_not(module: nn.Module) -> str | None:
+    if "forward" in module.__dict__:
+        return "its forward was replaced"
+    if not (_is_sampling(module) or _called(module) - {UNEVEN}):
+        return "its levels have different numbers of points, or take the nearest value"
+    return None
+
+
+def apply(module: nn.Module) -> Undo:
+    if _is_sampling(module):
+        return replace_methods(module, {"forward": sample})
+    names = _called(module) - {UNEVEN}
+    return replace_methods(module, {"forward": _with_stand_ins(type(module).forward, names)})
+
+
+def sample(
+    module: nn.Module,
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_spatial_shapes_list: list[tuple[int, int]],
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """``MultiScaleDeformableAttention.forward`` of transformers."""
+    if torch.jit.is_tracing():
+        return type(module).forward(
+            module, value, value_spatial_shapes, value_spatial_shapes_list, level_start_index,
+            sampling_locations, attention_weights, im2col_step,
+        )  # fmt: skip
+    return ops.multi_scale_deformable_attention(
+        value, value_spatial_shapes_list, sampling_locations, attention_weights
+    )
+
+
+def _with_stand_ins(function: FunctionType, names: set[str]) -> FunctionType:
+    """The same function, which calls stand-ins, with the decorators around it."""
+    inner = getattr(function, "__wrapped__", None)
+    if inner is None:
+        found = {name: STAND_INS[name](function.__globals__[name]) for name in names}
+        return with_globals(function, **found)
+    changed = _with_stand_ins(inner, names)
+    cells = [
+        CellType(changed) if cell.cell_contents is inner else cell
+        for cell in function.__closure__ or ()
+    ]
+    return FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(cells),
+    )
+
+
+REWRITE = Rewrite(
+    "deformable_attention",
+    "multi-scale deformable attention by one operator",
+    finds,
+    why_not,
+    apply,
+)

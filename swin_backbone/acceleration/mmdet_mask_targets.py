@@ -1,0 +1,74 @@
+"""Mask targets cut out where the boxes lie, of bitmaps.
+
+mmdet copies boxes to the host and back, makes a float map of the image's size for every sampled
+box, and copies the result to the host and back. Here each image's masks go to the device once, and
+boxes say which of them they are cut out of: the same op, the same targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+
+
+def _stock() -> type | None:
+    return imported("mmdet.models.roi_heads.mask_heads.fcn_mask_head", "FCNMaskHead")
+
+
+def finds(module: nn.Module) -> bool:
+    stock = _stock()
+    return stock is not None and isinstance(module, stock)
+
+
+def why_not(head: nn.Module) -> str | None:
+    return own_method(head, "get_targets", _stock())
+
+
+def apply(head: nn.Module) -> Undo:
+    return replace_methods(head, {"get_targets": get_targets})
+
+
+def get_targets(
+    head: nn.Module, sampling_results: Sequence, batch_gt_instances: Sequence, rcnn_train_cfg
+) -> Tensor:
+    """``FCNMaskHead.get_targets``."""
+    bitmaps = imported("mmdet.structures.mask", "BitmapMasks")
+    if not all(type(gt.masks) is bitmaps for gt in batch_gt_instances):
+        return type(head).get_targets(head, sampling_results, batch_gt_instances, rcnn_train_cfg)
+    size = rcnn_train_cfg.mask_size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    soft = rcnn_train_cfg.get("soft_mask_target", False)
+    targets = [
+        _cut(gt.masks, result.pos_priors, result.pos_assigned_gt_inds, size)
+        for result, gt in zip(sampling_results, batch_gt_instances, strict=True)
+    ]
+    targets = torch.cat(targets)
+    return targets if soft else (targets >= 0.5).float()
+
+
+def _cut(masks, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, *size) float32: of boxes (N, 4), each in the mask that it is assigned to."""
+    if not len(boxes) or not len(masks.masks):
+        return boxes.new_zeros((len(boxes), *size), dtype=torch.float32)
+    roi_align = imported("mmcv.ops.roi_align", "roi_align")
+    boxes = boxes.detach().float()
+    x, y = boxes[:, 0::2].clamp(0, masks.width), boxes[:, 1::2].clamp(0, masks.height)
+    rois = torch.stack([chosen.float(), x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
+    # A copy from memory that the system may move waits for all that the device has to do.
+    pixels = torch.from_numpy(masks.masks)
+    pixels = (pixels.pin_memory() if boxes.is_cuda else pixels).to(boxes.device, non_blocking=True)
+    return roi_align(pixels[:, None].float(), rois, size, 1.0, 0, "avg", True)[:, 0]
+
+
+REWRITE = Rewrite(
+    "mask_targets",
+    "mask targets cut out where the boxes lie",
+    finds,
+    why_not,
+    apply,
+    unproven=True,
+)

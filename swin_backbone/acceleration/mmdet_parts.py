@@ -1,0 +1,63 @@
+"""What heads of mmdet keep beside modules: objects with one method that can be faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from .rewrite import Rewrite, Undo, imported, replace_methods
+
+
+def parts_of(module: nn.Module, names: tuple[str, ...], stock: type | None) -> Iterator:
+    """Objects of a class that a head has under one of ``names``, one or one for each stage."""
+    for name in names if stock is not None else ():
+        value = module.__dict__.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, stock):
+                yield one
+
+
+def rewrite_of_parts(
+    name: str,
+    what: str,
+    names: tuple[str, ...],
+    stock: tuple[str, str],
+    method: str,
+    function: Callable,
+) -> Rewrite:
+    """A rewrite that gives such objects another method.
+
+    Args:
+        name: of the rewrite.
+        what: it does.
+        names: under which heads have the objects.
+        stock: module and name of their class.
+        method: that is replaced.
+        function: what takes its place.
+    """
+
+    def parts(module: nn.Module) -> list:
+        return list(parts_of(module, names, imported(*stock)))
+
+    def finds(module: nn.Module) -> bool:
+        return bool(parts(module))
+
+    def why_not(module: nn.Module) -> str | None:
+        for part in parts(module):
+            if method in part.__dict__:
+                return f"its {method} was replaced"
+            if getattr(type(part), method) is not getattr(imported(*stock), method):
+                return f"{type(part).__name__} has a {method} of its own"
+        return None
+
+    def apply(module: nn.Module) -> Undo:
+        undos = [replace_methods(part, {method: function}) for part in parts(module)]
+
+        def undo() -> None:
+            for one in undos:
+                one()
+
+        return undo
+
+    return Rewrite(name, what, finds, why_not, apply, unproven=True)

@@ -1,0 +1,322 @@
+"""The two halves of a Swin block of any library, computed with the library's own parameters.
+
+A half says which modules it has. Where these are what their classes say, and nothing drops out, the
+public operations compute with their parameters. Where something else stands in a layer's place,
+such as an adapter, that layer is called, and only attention is computed in our way.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...model.apply_norm import apply_norm
+from ...model.plain_modules import (
+    is_bare,
+    is_idle,
+    is_plain,
+    linear_parameters,
+    norm_parameters,
+)
+from ...ops import (
+    MAPS,
+    CosineScores,
+    LinearParameters,
+    Windows,
+    attend,
+    corner_pad,
+    dispatch,
+    logit_factors,
+    post_norm_attention,
+    post_norm_mlp,
+    residual_attention,
+    residual_mlp,
+)
+from ...ops.torch_internals.module_contents import children
+from ..rewrite import imported
+
+#: Modules that drop a branch of whole images, by the names of their classes in all libraries.
+DROP_PATHS = frozenset(
+    f"{owner}DropPath" for owner in ("", "Swin", "Swinv2", "Donut", "DonutSwin", "MaskFormer")
+) | {"MaskFormerSwinDropPath", "ClapDropPath", "ClapAudioDropPath", "Swin2SRDropPath"}
+
+#: What the sigmoid of V2's position bias is multiplied by.
+HIGHEST_BIAS = 16
+
+
+class Cosine(NamedTuple):
+    """What scores of cosine attention are computed with.
+
+    Attributes:
+        logit_scale: (heads, 1, 1) logarithms of the factors of cosines.
+        network: two linear layers from coordinates to position bias, ReLU between them.
+        coordinates: (1, 2 M_h - 1, 2 M_w - 1, 2), the library's own.
+        reference: the window that they are scaled to, 0 for the own; ``None`` if nobody says.
+        biases: of queries and values, (C,) each; keys have none. ``None``: neither have they, or
+            they are those of three projections.
+    """
+
+    logit_scale: Tensor
+    network: nn.Module
+    coordinates: Tensor
+    reference: tuple[int, int] | None
+    biases: tuple[Tensor, Tensor] | None
+
+    def table(self) -> Tensor:
+        """((2 M_h - 1) (2 M_w - 1), heads) bias, as the libraries compute it."""
+        return HIGHEST_BIAS * torch.sigmoid(self.network(self.coordinates).flatten(0, -2))
+
+    def bias(self) -> Tensor | None:
+        """(3 C,) of queries, keys (zero) and values."""
+        if self.biases is None:
+            return None
+        query, value = self.biases
+        return torch.cat([query, torch.zeros_like(query), value])
+
+    def parameters(self) -> CosineScores | None:
+        """As the fused operation takes them; ``None`` where something else stands there."""
+        layers = list(children(self.network).values())
+        if self.reference is None or len(layers) != 3 or not is_bare(layers[1], nn.ReLU):
+            return None
+        up, down = linear(layers[0]), linear(layers[2])
+        if up is None or down is None or down.bias is not None or not is_plain(self.logit_scale):
+            return None
+        return CosineScores(self.logit_scale, up, down.weight, self.reference)
+
+
+class Attention(NamedTuple):
+    """The attention half of a block.
+
+    Attributes:
+        norm: before attention (V1), or after it (V2).
+        projections: to queries, keys and values: one linear layer, or three.
+        proj: the linear layer behind attention.
+        after: what follows it.
+        drop_path: of the branch.
+        windows: geometry; of V2 without ``scale``.
+        scores: what scores are computed with: relative position bias, a table of
+            ((2 M_h - 1) (2 M_w - 1), heads) (V1), or :class:`Cosine` (V2).
+        rolls_first: whether the map is shifted before it is filled up to whole windows.
+    """
+
+    norm: nn.Module
+    projections: tuple[nn.Module, ...]
+    proj: nn.Module
+    after: tuple[nn.Module, ...]
+    drop_path: nn.Module
+    windows: Windows
+    scores: Tensor | Cosine
+    rolls_first: bool = False
+
+
+class Mlp(NamedTuple):
+    """The MLP half of a block.
+
+    Attributes:
+        norm: before the MLP (V1), or after it (V2).
+        up: the first linear layer.
+        act: the activation.
+        down: the second linear layer.
+        drops: dropout anywhere in it.
+        calls: the modules that make up the MLP, to be called one after the other.
+        drop_path: of the branch.
+    """
+
+    norm: nn.Module
+    up: nn.Module
+    act: nn.Module
+    down: nn.Module
+    drops: tuple[nn.Module, ...]
+    calls: tuple[nn.Module, ...]
+    drop_path: nn.Module
+
+
+def pre_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
+    """A block of V1: (B, H, W, C) to the same."""
+    return _mlp_branch(_attention_branch(x, attention), mlp)
+
+
+def post_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
+    """A block of V2: (B, H, W, C) to the same."""
+    return _post_norm_mlp(_post_norm_attention(x, attention), mlp)
+
+
+def _post_norm_attention(x: Tensor, half: Attention) -> Tensor:
+    known = all(map(is_idle, half.after)) and knows_drop_path(half.drop_path)
+    known = known and not _is_uneven(x, half)
+    if known and dispatch.why_not_fused(x, "auto", half.windows) is None:
+        norm, proj, qkv = norm_parameters(half.norm), linear(half.proj), _joint(half.projections)
+        scores = half.scores.parameters()
+        if None not in (norm, proj, qkv, scores):
+            biases = half.scores.biases
+            if len(half.projections) == 3:
+                biases = _biases(half.projections)
+            scale = path_scale(half.drop_path, x)
+            return post_norm_attention(
+                x, qkv.weight, biases, scores, proj, norm, half.windows, scale
+            )
+    return x + half.drop_path(apply_norm(half.norm, _attend(x, half)))
+
+
+def _biases(projections: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor] | None:
+    """Of queries and values, of three layers of which that of keys has none."""
+    query, _, value = (layer.bias for layer in projections)
+    return None if query is None or value is None else (query, value)
+
+
+def _post_norm_mlp(x: Tensor, half: Mlp) -> Tensor:
+    norm, up, down = norm_parameters(half.norm), linear(half.up), linear(half.down)
+    known = None not in (norm, up, down) and is_gelu(half.act) and all(map(is_idle, half.drops))
+    known = known and knows_drop_path(half.drop_path)
+    if known and dispatch.why_not_fused(x, "auto", hidden=len(up.weight)) is None:
+        return post_norm_mlp(x, up, down, norm, path_scale(half.drop_path, x))
+    return x + half.drop_path(apply_norm(half.norm, _call(half.calls, x)))
+
+
+def _attention_branch(x: Tensor, half: Attention) -> Tensor:
+    norm, proj = norm_parameters(half.norm), linear(half.proj)
+    qkv = _joint(half.projections) if not _is_uneven(x, half) else None
+    known = None not in (norm, qkv, proj) and all(map(is_idle, half.after))
+    if known and is_plain(half.scores) and knows_drop_path(half.drop_path):
+        scale = path_scale(half.drop_path, x)
+        return residual_attention(x, norm, qkv, half.scores, proj, half.windows, scale)
+    return x + half.drop_path(_attend(apply_norm(half.norm, x), half))
+
+
+def _mlp_branch(x: Tensor, half: Mlp) -> Tensor:
+    norm, up, down = norm_parameters(half.norm), linear(half.up), linear(half.down)
+    known = None not in (norm, up, down) and is_gelu(half.act) and all(map(is_idle, half.drops))
+    if known and knows_drop_path(half.drop_path):
+        return residual_mlp(x, norm, up, down, path_scale(half.drop_path, x))
+    return x + half.drop_path(_call(half.calls, apply_norm(half.norm, x)))
+
+
+def _attend(x: Tensor, half: Attention) -> Tensor:
+    """Projection, attention and projection of (B, H, W, C)."""
+    qkv, padding = _project(x, half)
+    windows = half.windows
+    options = {
+        "num_heads": windows.num_heads,
+        "window_size": windows.window_size,
+        "shift_size": windows.shift_size,
+        "dropout_p": windows.dropout_p,
+    }
+    if isinstance(half.scores, Cosine):
+        table, options["logit_scale"] = half.scores.table(), logit_factors(half.scores.logit_scale)
+    else:
+        table, options["scale"] = half.scores, windows.scale
+    if _is_uneven(x, half):
+        attended = _rolled_first(qkv, padding, x, half, table, options)
+    else:
+        attended = attend(qkv, table, MAPS, padding_qkv=padding, **options)
+        if attended.shape[1:3] != x.shape[1:3]:
+            attended = attended[:, : x.shape[1], : x.shape[2]]
+    return _call((half.proj, *half.after), attended)
+
+
+def _project(x: Tensor, half: Attention) -> tuple[Tensor, Tensor | None]:
+    """Queries, keys and values, and those of a token that only fills up windows.
+
+    That of zero is the bias, where layers are what they seem. What another layer makes of a zero,
+    only a call can tell: then the map is filled up before.
+    """
+    joint = _joint(half.projections)
+    if joint is not None:
+        bias = joint.bias
+        if isinstance(half.scores, Cosine) and len(half.projections) == 1:
+            bias = half.scores.bias()
+        return F.linear(x, joint.weight, bias), bias
+    uneven = _is_uneven(x, half)
+    if uneven:
+        x = _pad(torch.roll(x, [-s for s in half.windows.shift_size], (1, 2)), half)
+    else:
+        x = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
+    return torch.cat([layer(x) for layer in half.projections], dim=-1), None
+
+
+def _rolled_first(qkv, padding, x, half: Attention, table: Tensor, options) -> Tensor:
+    """Attention of a map that is shifted, and only then filled up at the bottom and right, as timm
+    has it: the operation shifts what is already whole windows, so it gets that map shifted back."""
+    shift = half.windows.shift_size
+    back = [-s for s in shift]
+    if qkv.shape[1:3] == x.shape[1:3]:
+        qkv = _pad(torch.roll(qkv, back, (1, 2)), half, padding)
+    attended = attend(torch.roll(qkv, shift, (1, 2)), table, MAPS, **options)
+    attended = torch.roll(attended, back, (1, 2))[:, : x.shape[1], : x.shape[2]]
+    return torch.roll(attended, shift, (1, 2))
+
+
+def _pad(x: Tensor, half: Attention, fill: Tensor | None = None) -> Tensor:
+    padded = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
+    if fill is None:
+        return padded
+    outside = torch.ones(padded.shape[1:3], dtype=torch.bool, device=x.device)
+    outside[: x.shape[1], : x.shape[2]] = False
+    return torch.where(outside[..., None], fill.to(x.dtype), padded)
+
+
+def _is_uneven(x: Tensor, half: Attention) -> bool:
+    """Whether the order of shifting and filling up matters."""
+    if not half.rolls_first or half.windows.shift_size == (0, 0):
+        return False
+    return any(n % w for n, w in zip(x.shape[1:3], half.windows.window_size, strict=True))
+
+
+def _joint(projections: tuple[nn.Module, ...]) -> LinearParameters | None:
+    """Weight (3 C, C) and bias (3 C,) of the layers together; ``None`` where one is something
+    else."""
+    layers = [linear(layer) for layer in projections]
+    if None in layers:
+        return None
+    if len(layers) == 1:
+        return layers[0]
+    weight = torch.cat([layer.weight for layer in layers])
+    biases = [layer.bias for layer in layers]
+    if all(bias is None for bias in biases):
+        return LinearParameters(weight, None)
+    zeros = weight.new_zeros(len(layers[0].weight))
+    return LinearParameters(weight, torch.cat([zeros if b is None else b for b in biases]))
+
+
+def _call(modules: tuple[nn.Module, ...], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+def linear(layer: nn.Module) -> LinearParameters | None:
+    """Parameters of torch's linear layer, or of mmcv's, which also takes empty batches."""
+    found = linear_parameters(layer)
+    mmcv = imported("mmcv.cnn.bricks.wrappers", "Linear")
+    return found if found is not None or mmcv is None else linear_parameters(layer, mmcv)
+
+
+def is_gelu(act: nn.Module) -> bool:
+    """Whether an activation is GELU, not approximated."""
+    if is_bare(act, nn.GELU):
+        return act.approximate == "none"
+    timm = imported("timm.layers.activations", "GELU")
+    if timm is not None and is_bare(act, timm):
+        return True
+    transformers = imported("transformers.activations", "GELUActivation")
+    return transformers is not None and is_bare(act, transformers) and act.act is F.gelu
+
+
+def knows_drop_path(module: nn.Module) -> bool:
+    """Whether a module drops a branch of whole images, or never anything."""
+    name = type(module).__name__
+    if name == "StochasticDepth":
+        return module.mode == "row"
+    return name in DROP_PATHS or type(module) is nn.Identity
+
+
+def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
+    """(B,) float32, what a library's own module multiplies the branch of each image with, drawn by
+    itself; ``None`` for 1."""
+    rate = getattr(drop_path, "drop_prob", getattr(drop_path, "p", 0.0))
+    if not (drop_path.training and rate):
+        return None
+    return drop_path(x.new_ones(len(x), 1, 1)).flatten().float()

@@ -1,0 +1,126 @@
+"""What a training step may change, put back after steps that are none; parameters that stand in."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.torch_internals.module_contents import hooks_of
+
+
+@contextmanager
+def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put back a model's buffers and all random numbers' generators afterwards."""
+    buffers = list(model.buffers())
+    with torch.no_grad():
+        kept = [buffer.clone() for buffer in buffers]
+    host, own = host_generators(), _generator_of(device)
+    try:
+        yield
+    finally:
+        _restore_host(host)
+        if own is not None:
+            torch.cuda.set_rng_state(own, device)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+
+
+def host_generators() -> tuple:
+    """States of the generators of random numbers that run on the host."""
+    numpy = sys.modules.get("numpy")
+    numpys = None if numpy is None else numpy.random.get_state(legacy=False)
+    return random.getstate(), torch.get_rng_state(), numpys
+
+
+def _restore_host(states: tuple) -> None:
+    random.setstate(states[0])
+    torch.set_rng_state(states[1])
+    if states[2] is not None:
+        sys.modules["numpy"].random.set_state(states[2])
+
+
+def _generator_of(device: torch.device) -> Tensor | None:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def who_drew(before: tuple, after: tuple, device: torch.device) -> str | None:
+    """Which generator of the host has drawn numbers that ``device`` did not want, or ``None``."""
+    if before[0] != after[0]:
+        return "Python's random"
+    if device.type != "cpu" and not torch.equal(before[1], after[1]):
+        return "torch on the CPU"
+    if before[2] is not None and repr(before[2]) != repr(after[2]):
+        return "numpy"
+    return None
+
+
+class StandIns:
+    """Parameters that share the memory of a model's and take their places for a while.
+
+    Gradients then reach them, and neither the model's own nor what is hooked to these, such as the
+    reducer of ``DistributedDataParallel``; and they are as young as the stream they are used on.
+
+    Args:
+        model: all of its parameters are plain.
+
+    Attributes:
+        own: the model's parameters, each once.
+        others: what stands in for each.
+    """
+
+    def __init__(self, model: nn.Module):
+        places = [
+            (module, name, parameter)
+            for module in model.modules()
+            for name, parameter in module.named_parameters(recurse=False)
+        ]
+        self.own = list({id(p): p for _, _, p in places}.values())
+        self.others = [nn.Parameter(p.detach(), p.requires_grad) for p in self.own]
+        by_own = {id(p): other for p, other in zip(self.own, self.others, strict=True)}
+        self._places = [(module, name, p, by_own[id(p)]) for module, name, p in places]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The stand-ins are the model's parameters meanwhile."""
+        try:
+            for module, name, _, other in self._places:
+                setattr(module, name, other)
+            yield
+        finally:
+            for module, name, own, _ in self._places:
+                setattr(module, name, own)
+
+
+class Signature:
+    """What a recorded step takes for granted of a model: where its tensors lie, which of them are
+    trained, which modules are in training mode, and that no hook waits for a call.
+
+    Args:
+        model: whose modules and parameters stay the same objects.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._parameters: Sequence[nn.Parameter] = list(model.parameters())
+        self._tensors = [*self._parameters, *model.buffers()]
+        self._modules = list(model.modules())
+        self._hooks = [hooks for module in self._modules for hooks in hooks_of(module)]
+        self._known = self._read()
+
+    def _read(self) -> tuple:
+        return (
+            [tensor.data_ptr() for tensor in self._tensors],
+            [parameter.requires_grad for parameter in self._parameters],
+            [module.training for module in self._modules],
+            any(self._hooks),
+        )
+
+    def has_changed(self) -> bool:
+        """Whether anything of it differs from when it was last asked for."""
+        before, self._known = self._known, self._read()
+        return before != self._known

@@ -1,0 +1,93 @@
+"""Compile a run's kernels together, before its first steps: one line of a config."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from mmengine.dist import barrier, get_local_rank
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from ..acceleration.compile_ahead import compile_kernels
+
+
+@HOOKS.register_module()
+class CompileAheadHook(Hook):
+    """Compile the package's kernels in threads before the first step of training and evaluation.
+
+        custom_hooks = [dict(type="CompileAheadHook")]
+
+    The first batch goes through the model once more, with kernels left out
+    (:func:`swin_backbone.acceleration.compile_ahead.compile_kernels`). Of several processes on a
+    machine the first one compiles, and the others find its kernels in Triton's cache; with
+    ``SyncBatchNorm`` all do. Where the
+    batch does not go through, the log says why, and kernels are compiled when they are started.
+
+    Args:
+        threads: how many compile at a time; ``None``: one for each core.
+    """
+
+    priority = "VERY_HIGH"  # before hooks that capture, time or count the first step
+
+    def __init__(self, threads: int | None = None):
+        self.threads = threads
+        self.done: set[str] = set()
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Of forward, losses and backward."""
+        model = unwrapped(runner.model)
+
+        def run() -> None:
+            with runner.optim_wrapper.optim_context(model):
+                data = model.data_preprocessor(copy.deepcopy(data_batch), True)
+                losses = model(**data, mode="loss")
+            model.parse_losses(losses)[0].backward()
+
+        self._compile_once("training", model, run)
+
+    def before_val_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Of predictions."""
+        self._before_prediction(runner, data_batch, runner.val_loop)
+
+    def before_test_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Of predictions."""
+        self._before_prediction(runner, data_batch, runner.test_loop)
+
+    def _before_prediction(self, runner, data_batch, loop) -> None:
+        model = unwrapped(runner.model)
+
+        def run() -> None:
+            with torch.no_grad(), torch.autocast("cuda", enabled=getattr(loop, "fp16", False)):
+                model.val_step(copy.deepcopy(data_batch))
+
+        self._compile_once("evaluation", model, run)
+
+    def _compile_once(self, phase: str, model: nn.Module, run: Callable[[], None]) -> None:
+        if phase in self.done or not torch.cuda.is_available():
+            return
+        self.done.add(phase)
+        # Norms that wait for all processes in each pass need all of them to compile.
+        together = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+        if get_local_rank() > 0 and not together:
+            barrier()
+        try:
+            compiled = compile_kernels(model, run, self.threads)
+            print_log(
+                f"compiled {compiled.kernels} kernels for {phase} in {compiled.seconds:.1f} s",
+                "current",
+            )
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            print_log(f"kernels for {phase} are compiled as they are started: {reason}", "current")
+        if get_local_rank() == 0 and not together:
+            barrier()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What a wrapper for several processes holds: its own passes would wait for the others."""
+    return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,64 @@
+"""Of boxes that overlap, the best."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import dispatch, triton
+from .argument_checks import FINITE, OneOf, check_tensor
+from .reference.suppression_reference import suppress
+
+#: What computes it; see :func:`non_maximum_suppression`.
+SUPPRESSION = ("auto", "reference", "triton")
+
+
+def non_maximum_suppression(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, *, impl: str = "auto"
+) -> Tensor:
+    """Indices of the boxes that no better box, itself kept, overlaps by more than a threshold.
+
+    The same boxes as ``torchvision.ops.nms`` gives, also of equal scores, the first of which is the
+    best. On a GPU a block of 64 boxes is decided at once.
+
+    Args:
+        boxes: (N, 4), floating point, as x1, y1, x2, y2.
+        scores: (N,), floating point.
+        iou_threshold: intersection over union above which the worse box goes.
+        impl: ``'reference'``, plain PyTorch, box by box, which defines it; ``'triton'``, kernels,
+            of float32 and 16 bits, in float32; ``'auto'``, the fastest one that can run.
+
+    Returns:
+        int64 (kept,), best first. Of how many is known when the device is done: the call waits.
+
+    Raises:
+        ValueError: for other shapes, a threshold that is not finite, or an ``impl`` that there is
+            not or that cannot run.
+        TypeError: for other types and dtypes.
+    """
+    check(boxes, scores)
+    threshold = FINITE("iou_threshold", iou_threshold)
+    OneOf(SUPPRESSION)("impl", impl)
+    if impl == "auto":
+        impl = dispatch.suppression(boxes)
+    elif impl == "triton":
+        reason = dispatch.why_not_boxes(boxes)
+        if reason is not None:
+            raise ValueError(f"impl 'triton' cannot run: {reason}")
+    if impl == "triton":
+        return triton.suppression_op.suppress(boxes.float(), scores, threshold)
+    return suppress(boxes, scores, threshold)
+
+
+def check(boxes: Tensor, scores: Tensor) -> None:
+    """Raise what :func:`non_maximum_suppression` says of the tensors."""
+    for name, tensor in (("boxes", boxes), ("scores", scores)):
+        check_tensor(name, tensor)
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must be (N, 4), got {tuple(boxes.shape)}")
+    if tuple(scores.shape) != (len(boxes),) or scores.device != boxes.device:
+        raise ValueError(
+            f"scores must be ({len(boxes)},) on {boxes.device} as boxes are, got "
+            f"{tuple(scores.shape)} on {scores.device}"
+        )

@@ -1,0 +1,96 @@
+"""Compiling kernels before they are needed, many at a time.
+
+Triton compiles a kernel when it is first started, and what starts it waits: a model's first step
+waits for some sixty kernels, one after the other. Compiling hardly holds Python's lock, so that
+threads share it out among all cores.
+
+Where launches are collected they start nothing. What operations return then is memory as it was
+found, and only of use to an operation that follows.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from . import launch
+from .direct_launch import direct_start
+
+#: More compile no faster: the longest kernel takes a fifth of what all take on so many cores.
+MOST_THREADS = 32
+
+
+class Collected:
+    """Launches that were collected, and what became of them.
+
+    Args:
+        executor: compiles.
+
+    Attributes:
+        kernels: variants of kernels that were compiled.
+        seconds: from the first launch until the last kernel was compiled.
+    """
+
+    def __init__(self, executor: ThreadPoolExecutor):
+        self._executor = executor
+        self._lock = threading.Lock()  # a backward pass runs in threads of its own
+        self._futures: dict[tuple, Future] = {}
+        self._began = time.monotonic()
+        self.kernels = 0
+        self.seconds = 0.0
+
+    def add(self, started: launch.Launch, device: int, tensors: tuple[Tensor, ...]) -> None:
+        """Compile the kernel of a launch, unless that was begun."""
+        dtypes = tuple(tensor.dtype for tensor in tensors)
+        key = (id(started.compiled), device, dtypes)
+        with self._lock:
+            if key not in self._futures:
+                self._futures[key] = self._executor.submit(_compile, started, device, dtypes)
+
+    def wait(self) -> None:
+        """Wait for all.
+
+        Raises:
+            Exception: what Triton raised for a kernel that does not compile.
+        """
+        for future in self._futures.values():
+            future.result()
+        self.kernels = len(self._futures)
+        self.seconds = time.monotonic() - self._began
+
+
+def _compile(started: launch.Launch, device: int, dtypes: tuple[torch.dtype, ...]) -> None:
+    arguments = (*dtypes, *started.numbers)
+    with torch.cuda.device(device):
+        compiled = started.kernel.warmup(
+            *arguments, grid=started.grid, **started.constants, **started.options
+        )
+        # Loads it on the device, too.
+        started.compiled[(device, *dtypes)] = direct_start(compiled, device)
+
+
+@contextmanager
+def collect_launches(threads: int | None = None) -> Iterator[Collected]:
+    """Within it, kernels that are not compiled are compiled by threads instead of started.
+
+    Leaving it waits for them. Whatever is computed within is not to be used.
+
+    Args:
+        threads: how many compile at a time; ``None``: one for each core that the process may use.
+    """
+    count = threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(count, thread_name_prefix="compile") as executor:
+        collected = Collected(executor)
+        outer, launch.collected = launch.collected, collected
+        try:
+            yield collected
+        finally:
+            launch.collected = outer
+        collected.wait()

@@ -1,0 +1,211 @@
+"""Parts of mmdet's detectors, accelerated, against the stock classes."""
+
+import copy
+
+import pytest
+import torch
+
+import swin_backbone  # lets mmcv.ops import
+from swin_backbone import ops
+
+pytest.importorskip("mmdet")
+pytest.importorskip("torchvision")
+np = pytest.importorskip("numpy")
+
+from mmdet.models.roi_heads import FCNMaskHead, SingleRoIExtractor  # noqa: E402
+from mmdet.models.task_modules import AssignResult, MaxIoUAssigner, RandomSampler  # noqa: E402
+from mmdet.structures.mask import BitmapMasks, PolygonMasks  # noqa: E402
+from mmengine.config import ConfigDict  # noqa: E402
+from mmengine.structures import InstanceData  # noqa: E402
+
+
+def random_boxes(count, side):
+    corner = torch.rand(count, 2) * side - 5
+    return torch.cat([corner, corner + torch.rand(count, 2) * side], 1)
+
+
+def rewrites(report):
+    return {row.rewrite: row.modules for row in report.replaced if row.rewrite != "channels_last"}
+
+
+@pytest.fixture(autouse=True)
+def on_request(monkeypatch):
+    """What no card has measured yet is asked for."""
+    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", True)
+
+
+def test_what_no_card_has_measured_is_left_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    report = swin_backbone.accelerate(extractor())
+    assert not report.replaced
+    assert "SWIN_BACKBONE_UNPROVEN=1" in report.left[0].reason
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert swin_backbone.accelerate(extractor()).replaced
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Regions are pooled by kernels, on the CPU in Triton's interpreter."""
+    pytest.importorskip("helpers.kernels")
+    monkeypatch.setattr(ops.dispatch, "roi_align", lambda *arguments: "triton")
+    function = ops.roi_align
+    monkeypatch.setattr(ops, "roi_align", lambda *a, **k: function(*a, **{**k, "impl": "triton"}))
+
+
+def extractor(**options):
+    layer = {"type": "RoIAlign", "output_size": 3, "sampling_ratio": 0, **options}
+    return SingleRoIExtractor(layer, 16, [4, 8], finest_scale=10)
+
+
+@pytest.mark.parametrize("factor", [None, 1.3])
+@pytest.mark.parametrize("options", [{}, {"aligned": False, "sampling_ratio": 1}])
+def test_regions(kernels, options, factor):
+    """float32, forward and backward, to some roundings."""
+    stock = extractor(**options)
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    assert rewrites(report) == {"roi_extractors": ("",)}
+    rois = torch.cat([torch.randint(2, (9, 1)).float(), random_boxes(9, 60)], 1)
+    results = []
+    for module in (stock, fast):
+        torch.manual_seed(1)
+        maps = [torch.randn(2, 16, side, side, requires_grad=True) for side in (20, 10)]
+        out = module(maps, rois, factor)
+        results.append([out.detach(), *torch.autograd.grad((out**2).sum(), maps)])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    report.revert()
+    assert torch.equal(fast(maps, rois, factor), stock(maps, rois, factor))
+
+
+def test_regions_that_are_left():
+    (row,) = swin_backbone.accelerate(extractor(pool_mode="max")).left
+    assert "means" in row.reason
+
+
+def targets_of(head, masks, cfg, boxes):
+    results, instances = [], []
+    for one, some in zip(masks, boxes, strict=True):
+        chosen = torch.arange(len(some)) % len(one)
+        results.append(InstanceData(pos_priors=some.clone(), pos_assigned_gt_inds=chosen))
+        instances.append(InstanceData(masks=one))
+    return head.get_targets(results, instances, ConfigDict(cfg))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_mask_targets(soft):
+    """The same targets; of an image without boxes none."""
+    stock = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    assert "mask_targets" in rewrites(report)
+    masks = [
+        BitmapMasks((np.random.rand(n, 40, 50) < 0.5).astype(np.uint8), 40, 50) for n in (3, 2)
+    ]
+    boxes, cfg = [random_boxes(7, 45), random_boxes(0, 45)], {"mask_size": (5, 6)}
+    cfg["soft_mask_target"] = soft
+    found, expected = (targets_of(head, masks, cfg, boxes) for head in (fast, stock))
+    assert found.shape == (7, 5, 6)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+    assert len(found.unique()) > 2 if soft else set(found.unique().tolist()) == {0.0, 1.0}
+    report.revert()
+    assert "get_targets" not in fast.__dict__
+
+
+def test_mask_targets_of_polygons_are_stock():
+    head = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
+    masks = [PolygonMasks([[np.array([2.0, 2, 30, 4, 20, 35])]], 40, 50)]
+    boxes = [torch.tensor([[0.0, 0, 30, 30], [5, 5, 40, 40]])]
+    expected = targets_of(head, masks, {"mask_size": 8}, boxes)
+    swin_backbone.accelerate(head)
+    assert torch.equal(targets_of(head, masks, {"mask_size": 8}, boxes), expected)
+
+
+def drawn(sampler, seed=0):
+    torch.manual_seed(seed)
+    assigned = torch.cat([torch.zeros(300), torch.ones(60), -torch.ones(40)]).long()
+    result = AssignResult(1, assigned, torch.rand(400), torch.zeros(400).long())
+    priors = InstanceData(priors=random_boxes(400, 50))
+    gt = InstanceData(bboxes=random_boxes(1, 50), labels=torch.zeros(1).long())
+    return sampler.sample(result, priors, gt)
+
+
+class Head(torch.nn.Module):
+    """A head of one stage, or of several."""
+
+    def __init__(self, *samplers):
+        super().__init__()
+        self.bbox_sampler = list(samplers) if len(samplers) > 1 else samplers[0]
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_samplers(stages):
+    """On a CPU the same boxes for the same seed; on any device as many, of the same kinds."""
+    samplers = [RandomSampler(64, 0.25, add_gt_as_proposals=False) for _ in range(stages)]
+    expected = [drawn(sampler) for sampler in samplers]
+    head = Head(*samplers)
+    report = swin_backbone.accelerate(head)
+    assert rewrites(report) == {"samplers": ("",)}
+    for sampler, right in zip(samplers, expected, strict=True):
+        found = drawn(sampler)
+        assert len(found.pos_inds) == 16
+        assert torch.equal(found.pos_inds, right.pos_inds)
+        assert torch.equal(found.neg_inds, right.neg_inds)
+        assert not torch.equal(drawn(sampler, 1).neg_inds, right.neg_inds)
+    assert "replaced" in swin_backbone.accelerate(head).left[0].reason
+    report.revert()
+    assert not any("random_choice" in sampler.__dict__ for sampler in samplers)
+
+
+@pytest.mark.gpu
+def test_samplers_on_a_card():
+    sampler = RandomSampler(64, 0.25, add_gt_as_proposals=False)
+    swin_backbone.accelerate(Head(sampler))
+    gallery = torch.arange(1000, device="cuda") * 3
+    counts = torch.zeros(3000, device="cuda")
+    for _ in range(200):
+        chosen = sampler.random_choice(gallery, 100)
+        assert chosen.is_cuda
+        assert len(chosen.unique()) == 100
+        counts[chosen] += 1
+    assert not counts[1::3].any()
+    assert counts[::3].min() > 0  # each 20 times, on average
+    assert counts.max() < 60
+
+
+class Assigning(torch.nn.Module):
+    def __init__(self, assigner):
+        super().__init__()
+        self.assigner = assigner
+
+
+THRESHOLDS = {
+    "first stage": (0.7, 0.3, 0.3, {}),
+    "second stage": (0.5, 0.5, 0.5, {"match_low_quality": False}),
+    "a range": (0.6, (0.1, 0.4), 0.0, {}),
+    "one box each": (0.7, 0.3, 0.0, {"gt_max_assign_all": False}),
+    "whole numbers": (0.5, 0, 0.2, {}),
+}
+
+
+@pytest.mark.parametrize("objects", [0, 1, 3, 40])
+@pytest.mark.parametrize(("high", "low", "least", "options"), THRESHOLDS.values(), ids=THRESHOLDS)
+def test_assigners(high, low, least, options, objects):
+    """The same assignment, also where objects share their best boxes."""
+    assigner = MaxIoUAssigner(high, low, least, **options)
+    gt = InstanceData(bboxes=random_boxes(objects, 30), labels=torch.randint(9, (objects,)))
+    gt.bboxes[1::3] = gt.bboxes[:1]
+    boxes = torch.cat([random_boxes(300, 30), gt.bboxes, gt.bboxes + 1]).round()
+    priors = InstanceData(priors=boxes)
+    expected = assigner.assign(priors, gt)
+    head = Assigning(assigner)
+    report = swin_backbone.accelerate(head)
+    assert rewrites(report) == {"assigners": ("",)}
+    found = assigner.assign(priors, gt)
+    assert found.num_gts == expected.num_gts
+    for name in ("gt_inds", "max_overlaps", "labels"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+    report.revert()
+    assert "assign_wrt_overlaps" not in assigner.__dict__

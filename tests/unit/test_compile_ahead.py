@@ -1,0 +1,121 @@
+"""Kernels are compiled ahead of a step, which leaves the model as it was."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from swin_backbone import SwinBackbone
+from swin_backbone.acceleration.compile_ahead import compile_kernels, kept_state
+
+
+def small_model():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+
+
+def step(model, x):
+    model.train()
+    loss = model(x).square().sum()
+    loss.backward()
+    return loss.detach()
+
+
+def state(model):
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    return [b.clone() for b in model.buffers()], gradients, [m.training for m in model.modules()]
+
+
+def step_and_fail(model, x):
+    with kept_state(model):
+        step(model, x)
+        x.reshape(7)
+
+
+@pytest.mark.parametrize("has_gradients", [False, True])
+def test_state_is_put_back(has_gradients):
+    model, x = small_model().eval(), torch.randn(2, 3, 8, 8)
+    if has_gradients:
+        step(model, x)
+        model.eval()
+    torch.manual_seed(3)
+    before, drawn = state(model), torch.rand(3)
+    torch.manual_seed(3)
+    with pytest.raises(RuntimeError, match="shape"):
+        step_and_fail(model, x)
+    assert torch.equal(torch.rand(3), drawn)
+    buffers, gradients, modes = state(model)
+    assert all(torch.equal(*pair) for pair in zip(buffers, before[0], strict=True))
+    assert modes == before[2]
+    for now, then in zip(gradients, before[1], strict=True):
+        assert (now is None and then is None) or torch.equal(now, then)
+
+
+def test_a_model_on_a_cpu_starts_no_kernels():
+    calls = []
+    assert compile_kernels(small_model(), lambda: calls.append(1)) == (0, 0.0)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("model", "threads", "error", "message"),
+    [
+        ("no model", None, TypeError, r"model must be a torch\.nn\.Module, got str"),
+        (nn.Identity(), 0, ValueError, "threads must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments(model, threads, error, message):
+    with pytest.raises(error, match=message):
+        compile_kernels(model, lambda: None, threads)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_is_the_same(version):
+    """The same bits as a model whose kernels were compiled as they were started."""
+    torch.manual_seed(0)
+    model = SwinBackbone(
+        embed_dims=32, depths=(1, 1), num_heads=(1, 2), out_indices=(0, 1), strides=(4, 2),
+        window_size=7, version=version, drop_path_rate=0.5,
+    ).cuda()  # fmt: skip
+    x = torch.randn(2, 3, 64, 96, device="cuda")
+
+    def run():
+        model.train().zero_grad()
+        with torch.autocast("cuda", torch.bfloat16):
+            maps = model(x)
+        sum(m.float().square().sum() for m in maps).backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    state_before = torch.cuda.get_rng_state()
+    assert compile_kernels(model, run, threads=4).kernels > 0
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.cuda.get_rng_state(), state_before)
+    first = run()
+    torch.cuda.set_rng_state(state_before)
+    assert all(torch.equal(*pair) for pair in zip(first, run(), strict=True))
+    assert compile_kernels(model, run).kernels == 0  # all are there
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_processes_wait_for_the_first_unless_norms_need_all(monkeypatch, norm, rank):
+    from swin_backbone.openmmlab import compile_ahead_hook
+
+    called = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(compile_ahead_hook, "get_local_rank", lambda: rank)
+    monkeypatch.setattr(compile_ahead_hook, "barrier", lambda: called.append("barrier"))
+
+    def compile_kernels(model, run, threads):
+        called.append("compile")
+        return SimpleNamespace(kernels=1, seconds=1.0)
+
+    monkeypatch.setattr(compile_ahead_hook, "compile_kernels", compile_kernels)
+    model = nn.Sequential(norm(2))
+    hook = compile_ahead_hook.CompileAheadHook()
+    for _ in range(2):
+        hook.before_train_iter(SimpleNamespace(model=model), 0, {})
+    waits = ["compile", "barrier"] if rank == 0 else ["barrier", "compile"]
+    assert called == (["compile"] if norm is nn.SyncBatchNorm else waits)
