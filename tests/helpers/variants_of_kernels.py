@@ -1,0 +1,109 @@
+"""What kernels a model starts, and compiling them for a card that is not there.
+
+    TRITON_INTERPRET=1 python variants_of_kernels.py collect FILE VERSION:WINDOW:DTYPE ...
+    python variants_of_kernels.py compile FILE CAPABILITY
+
+Two processes, as Triton reads its variable once: in the interpreter's, launches are written down
+instead of started; in the other one, each is compiled. ``compile`` prints a line of JSON a kernel:
+its name, constants, bytes of shared memory, and why it does not compile.
+"""
+
+import importlib
+import json
+import os
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+NAMES = {
+    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
+    torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8", torch.bool: "i1",
+}  # fmt: skip
+
+
+def collect(path, cases):
+    """Write down each variant that a training step and a prediction start."""
+    from swin_backbone import SwinBackbone
+    from swin_backbone.ops.triton.launch import Launch
+
+    seen = {}
+
+    def write_down(launch, *tensors):
+        function = launch.kernel.fn
+        variant = {
+            "kernel": (function.__module__, function.__name__),
+            "arguments": list(launch.kernel.arg_names),
+            "dtypes": [NAMES[tensor.dtype] for tensor in tensors],
+            "numbers": list(launch.numbers),
+            "sizes": sorted(getattr(launch.kernel, "sizes", ())),
+            "constants": dict(launch.constants),
+            "options": {name: value for name, value in launch.options.items() if value is not None},
+        }
+        seen.setdefault(json.dumps({**variant, "numbers": []}, default=str), variant)
+
+    Launch.__call__ = write_down
+    for case in cases:
+        version, window, dtype = case.split(":")
+        window, dtype = int(window), getattr(torch, dtype)
+        model = SwinBackbone(
+            arch="tiny", version=version, window_size=window, backend="triton", drop_path_rate=0.2
+        )
+        images = torch.randn(2, 3, 16 * window, 16 * window + 32)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            sum(m.float().mean() for m in model.train()(images)).backward()
+            with torch.no_grad():
+                model.eval()(images)
+    Path(path).write_bytes(pickle.dumps(list(seen.values())))
+
+
+def signature(variant):
+    """Types, constants and alignment of a kernel's arguments, as launches have them."""
+    types, constants, attributes = {}, dict(variant["constants"]), {}
+    dtypes, numbers = iter(variant["dtypes"]), iter(variant["numbers"])
+    for index, name in enumerate(variant["arguments"]):
+        if name in constants:
+            types[name] = "constexpr"
+            continue
+        pointer = next(dtypes, None)
+        number = None if pointer else next(numbers)
+        types[name] = f"*{pointer}" if pointer else "fp32" if isinstance(number, float) else "i32"
+        if number == 1 and name not in variant["sizes"]:
+            types[name], constants[name] = "constexpr", 1
+        elif pointer or (
+            types[name] == "i32" and number % 16 == 0 and name not in variant["sizes"]
+        ):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return types, constants, attributes
+
+
+def compile_for(path, capability):
+    """Compile what was written down."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    def attempt(variant):
+        module, name = variant["kernel"]
+        found = {"kernel": name, "constants": variant["constants"], "shared": 0, "error": None}
+        try:
+            source = ASTSource(getattr(importlib.import_module(module), name), *signature(variant))
+            target = GPUTarget("cuda", capability, 32)
+            compiled = triton.compile(source, target=target, options=variant["options"])
+            return {**found, "shared": compiled.metadata.shared}
+        except Exception as error:  # Triton has many ways not to compile
+            return {**found, "error": f"{type(error).__name__}: {error}"[:500]}
+
+    variants = pickle.loads(Path(path).read_bytes())
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
+        for found in executor.map(attempt, variants):
+            print(json.dumps(found, default=str))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "collect":
+        collect(sys.argv[2], sys.argv[3:])
+    else:
+        compile_for(sys.argv[2], int(sys.argv[3]))
