@@ -27,7 +27,6 @@ NAMES = {
 def run_detector_ops(size, dtype):
     """Attention to points, regions of ``size`` bins and suppression, at a detector's channels."""
     from helpers.points import PointCase, draw, with_gradients
-
     from swin_backbone import ops
 
     case = PointCase(2, 6, 8, 32, 4, ((4, 6), (2, 3), (1, 2), (1, 1)))
