@@ -456,10 +456,10 @@ def _points_by_triton(value: Tensor, locations: Tensor, weights: Tensor) -> str 
 
 def why_not_points(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
     """Why kernels cannot attend to points, or ``None`` if they can."""
+    reason = why_not_triton(value)
+    if reason is not None:
+        return reason
     for tensor in (value, locations, weights):
-        reason = why_not_triton(tensor)
-        if reason is not None:
-            return reason
         if tensor.dtype not in DTYPES:
             return f"computes in {_names(DTYPES)}, got {tensor.dtype}"
         if tensor.shape[1:].numel() > MAX_ELEMENTS or len(tensor) > MAX_IMAGES:
@@ -538,7 +538,9 @@ def why_not_regions(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int])
 def _regions_by_triton(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
     if not rois.is_cuda:
         return "no CUDA device"
-    return _EXPORTED if is_exporting() else why_not_regions(maps, rois, size)
+    if is_exporting():
+        return _EXPORTED
+    return why_unproven(rois) or why_not_regions(maps, rois, size)
 
 
 _REGIONS = (("triton", _regions_by_triton), ("reference", _never))

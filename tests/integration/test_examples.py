@@ -43,6 +43,19 @@ def test_plain_pytorch():
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
+def test_torchvision_detector():
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    losses = run("torchvision_detector", "--arch", "small", "--steps", 8, "--side", 64)
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_accelerate_transformers(tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    losses = run("accelerate_transformers", "--steps", 12, "--out", tmp_path / "trained")
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    assert run("accelerate_transformers", "--steps", 1, "--model", tmp_path / "trained")[0] < 0.5
+
+
 @pytest.mark.slow
 def test_lightning_module():
     pytest.importorskip("lightning", reason="needs the extra 'examples'")
