@@ -264,7 +264,6 @@ def wrap(
         model,
         auto_wrap_policy=functools.partial(wrap_swin_blocks),
         use_orig_params=True,
-        forward_prefetch=True,  # as configs/_base_/options/fsdp.py has it
         device_id=device,
         mixed_precision=precision if CUDA else None,
     )

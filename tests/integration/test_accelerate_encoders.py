@@ -17,6 +17,7 @@ from helpers.swin_like_the_original import Block, KnowsItsMap, V2Block
 from torch import nn
 
 import swin_backbone
+from swin_backbone.acceleration.swin import halves
 from swin_backbone.ops import dispatch
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -97,12 +98,12 @@ def test_fused_halves_of_v2_get_the_same_parameters(monkeypatch, name, pretraine
     """As on a GPU, but by the composition that defines the fused halves."""
     if pretrained is not None and name == "torchvision":
         pytest.skip("it has no windows of pretraining")
-    monkeypatch.setattr(dispatch, "why_not_fused", lambda *_, **__: None)
-    model, fast, _ = pair(make_theirs(name, "v2", pretrained=pretrained).train())
+    monkeypatch.setattr(halves, "is_fused", lambda *_, **__: True)
+    model, fast, _ = pair(make_theirs(name, "v2", pretrained=pretrained))
     images, run = torch.randn(4, 3, 64, 64), PEERS[name].maps
     assert_same(run, model, fast, images)
     found = operations(run, fast, images)
-    assert found.count("MLP branch") == (4 if name != "mmpretrain" else 1)
+    assert found.count("MLP branch") == 4
     assert found.count("attention branch") == (4 if name != "mmpretrain" else 0)
 
 

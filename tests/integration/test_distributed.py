@@ -216,10 +216,9 @@ def test_strategies_are_mmengines(name, scenes, tmp_path):
     assert set(cfg.strategy) - {"type"} <= accepted
 
 
-def test_blocks_are_gathered_ahead_in_both_directions(scenes, tmp_path):
+def test_blocks_are_gathered_ahead_in_the_backward_pass(scenes, tmp_path):
     wrapper = with_option(tiny_config(scenes, tmp_path), "fsdp_bf16").strategy.model_wrapper
     assert wrapper.backward_prefetch == BackwardPrefetch.BACKWARD_PRE.name
-    assert wrapper.forward_prefetch is True
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

@@ -147,7 +147,7 @@ def post_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
 def _post_norm_attention(x: Tensor, half: Attention) -> Tensor:
     known = all(map(is_idle, half.after)) and knows_drop_path(half.drop_path)
     known = known and not _is_uneven(x, half)
-    if known and dispatch.why_not_fused(x, "auto", half.windows) is None:
+    if known and is_fused(x, half.windows):
         norm, proj, qkv = norm_parameters(half.norm), linear(half.proj), _joint(half.projections)
         scores = half.scores.parameters()
         if None not in (norm, proj, qkv, scores):
@@ -161,6 +161,13 @@ def _post_norm_attention(x: Tensor, half: Attention) -> Tensor:
     return x + half.drop_path(apply_norm(half.norm, _attend(x, half)))
 
 
+def is_fused(x: Tensor, windows: Windows | None = None, hidden: int = 0) -> bool:
+    """Whether a half of V2 runs as kernels; else it is computed from the library's own
+    coordinates."""
+    what = "MLP branch" if windows is None else "attention branch"
+    return x.is_cuda and dispatch.post_norm_branch(what, x, "auto", windows, hidden) == "triton"
+
+
 def _biases(projections: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor] | None:
     """Of queries and values, of three layers of which that of keys has none."""
     query, _, value = (layer.bias for layer in projections)
@@ -171,7 +178,7 @@ def _post_norm_mlp(x: Tensor, half: Mlp) -> Tensor:
     norm, up, down = norm_parameters(half.norm), linear(half.up), linear(half.down)
     known = None not in (norm, up, down) and is_gelu(half.act) and all(map(is_idle, half.drops))
     known = known and knows_drop_path(half.drop_path)
-    if known and dispatch.why_not_fused(x, "auto", hidden=len(up.weight)) is None:
+    if known and is_fused(x, hidden=len(up.weight)):
         return post_norm_mlp(x, up, down, norm, path_scale(half.drop_path, x))
     return x + half.drop_path(apply_norm(half.norm, _call(half.calls, x)))
 
