@@ -124,7 +124,7 @@ def measure_pipelines(arguments: argparse.Namespace) -> Iterator[dict]:
 def _measure_pipeline(name: str, kind: Kind, root: Path, way: str, arguments) -> Iterator[dict]:
     cfg = _dataset_config(kind)
     if way == "fast":
-        use_fast_data(cfg)
+        use_fast_data(cfg, on_gpu=True)
     loader = cfg.train_dataloader
     with DefaultScope.overwrite_default_scope("mmseg"):
         steps = [TRANSFORMS.build(step) for step in loader.dataset.pipeline]

@@ -433,7 +433,9 @@ def _photometric_by_triton(images: Tensor) -> str | None:
     if images.shape[1:].numel() > MAX_ELEMENTS or len(images) > MAX_IMAGES:
         shape = tuple(images.shape)
         return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
-    return why_not_triton(images) if images.numel() else "there are no pixels"
+    if not images.numel():
+        return "there are no pixels"
+    return why_unproven(images) or why_not_triton(images)
 
 
 _PHOTOMETRIC = (("triton", _photometric_by_triton), ("torch", _never))

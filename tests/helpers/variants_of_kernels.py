@@ -82,7 +82,20 @@ def collect(path, cases):
             sum(m.float().mean() for m in model.train()(images)).backward()
             with torch.no_grad():
                 model.eval()(images)
+    _distort()
     Path(path).write_bytes(pickle.dumps(list(seen.values())))
+
+
+def _distort():
+    """Start the kernel of photometric distortion in all its ways."""
+    from swin_backbone import ops
+
+    images, drawn = torch.zeros(2, 4, 5, 3, dtype=torch.uint8), torch.zeros(2, 7)
+    scales = torch.zeros(3), torch.ones(3)
+    for swap in (True, False):
+        for row in (drawn, None):
+            for scale in (scales, (None, None)):
+                ops.distort_images(images, row, *scale, swap, impl="triton")
 
 
 def signature(variant):

@@ -112,7 +112,7 @@ def config(pipeline, **preprocessor):
 
 def fast_config(pipeline, reduced=False, **preprocessor):
     cfg = config(pipeline, **preprocessor)
-    use_fast_data(cfg, reduced)
+    use_fast_data(cfg, reduced, on_gpu=True)
     return cfg
 
 
@@ -394,7 +394,8 @@ def trained(scenes, work_dir, fast, steps=8, **options):
     cfg.default_hooks.logger = {"type": "LoggerHook", "interval": 3}
     cfg.train_cfg.val_interval = steps
     if fast:
-        use_fast_data(cfg, reduced=False)
+        use_fast_data(cfg, reduced=False, on_gpu=True)
+        cfg.train_dataloader.pin_memory = False
     runner = Runner.from_cfg(cfg)
     runner.train()
     lines = next(Path(work_dir).glob("*/vis_data/scalars.json")).read_text().splitlines()
@@ -525,7 +526,7 @@ PLAIN = [IMAGE, LABELS, resize(), crop(), FLIP, DISTORT, PACK]
 def test_what_is_left_has_a_reason(tmp_path, change, reason):
     cfg = config(copy.deepcopy(PLAIN))
     change(cfg)
-    report = use_fast_data(cfg)
+    report = use_fast_data(cfg, on_gpu=True)
     assert reason in str(report)
     if cfg.get("train_dataloader") and cfg.train_dataloader.dataset.get("pipeline"):
         sample = write_sample(tmp_path, np.random.default_rng(10), 210, 330)
@@ -553,7 +554,7 @@ def test_datasets_in_wrappers_are_found():
         "times": 3,
         "dataset": {"type": "ConcatDataset", "datasets": [inner, copy.deepcopy(inner)]},
     }
-    use_fast_data(cfg)
+    use_fast_data(cfg, on_gpu=True)
     datasets = cfg.train_dataloader.dataset.dataset.datasets
     assert [step.type for dataset in datasets for step in dataset.pipeline] == 2 * [
         "LoadResizedCrop", "RandomFlip", "DrawPhotoMetricDistortion", "PackSegBytes"
@@ -563,16 +564,35 @@ def test_datasets_in_wrappers_are_found():
 def test_a_label_that_is_no_class_is_named(scenes, tmp_path):
     cfg = tiny_config(scenes, tmp_path)
     cfg.model.decode_head.num_classes = 2
-    use_fast_data(cfg)
+    use_fast_data(cfg, on_gpu=True)
+    cfg.train_dataloader.pin_memory = False
     with pytest.raises(ValueError, match=r"labels of .*num_classes=2.*got \[2\]"):
         Runner.from_cfg(cfg).train()
 
 
 @pytest.mark.parametrize("option", ["fast", "fast_data"])
-def test_the_options_say_what_they_replace(scenes, tmp_path, option, capfd):
+def test_the_options_say_what_they_replace(scenes, tmp_path, option):
     from swin_backbone.cli.launching import apply_options
 
     cfg = tiny_config(scenes, tmp_path)
     apply_options(cfg, [option])
     assert cfg.default_hooks.runtime_info.type == "DeferredRuntimeInfoHook"
-    assert cfg.model.data_preprocessor.type == "SegBytesPreprocessor"
+    assert pipeline_of(cfg)[0].type == "LoadResizedCrop"
+    on_gpu = torch.cuda.is_available()
+    assert (cfg.model.data_preprocessor.type == "SegBytesPreprocessor") == on_gpu
+
+
+def test_without_a_gpu_workers_distort(tmp_path):
+    cfg = config(copy.deepcopy(PLAIN))
+    report = use_fast_data(cfg, on_gpu=False)
+    assert "no GPU to distort" in str(report)
+    assert [step.type for step in pipeline_of(cfg)] == [
+        "LoadResizedCrop", "RandomFlip", "PhotoMetricDistortion", "PackSegInputs"
+    ]  # fmt: skip
+    sample = write_sample(tmp_path, np.random.default_rng(13), 210, 330)
+    found, drawn = run(build(pipeline_of(cfg)), sample, 3)
+    expected, also_drawn = run(build(PLAIN), sample, 3)
+    assert drawn == also_drawn
+    assert found["inputs"].shape == expected["inputs"].shape
+    labels = (results["data_samples"].gt_sem_seg.data for results in (found, expected))
+    assert torch.equal(*labels)
