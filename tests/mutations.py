@@ -396,6 +396,30 @@ MUTATIONS = (
         "places += [result.pos_inds, result.neg_inds]",
         ("integration/test_accelerate_whole_detectors.py::test_losses_of_proposals",),
     ),
+    Mutation(
+        "bias of three projections",
+        "queries and values of other libraries' blocks lose their bias",
+        "swin_backbone/acceleration/swin/halves.py",
+        "zeros if b is None else b for b in biases",
+        "zeros for b in biases",
+        ("integration/test_accelerate_encoders.py::test_encoders_compute_the_same",),
+    ),
+    Mutation(
+        "shift before filling up",
+        "timm's blocks fill up their maps before the shift",
+        "swin_backbone/acceleration/swin/timm_blocks.py",
+        "path, windows, table, True)",
+        "path, windows, table, False)",
+        ("integration/test_accelerate_encoders.py::test_encoders_compute_the_same",),
+    ),
+    Mutation(
+        "hooks inside of a block",
+        "nobody asks whether a block's modules are watched",
+        "swin_backbone/acceleration/swin/block_rewrite.py",
+        "return not _is_watched(block)",
+        "return True",
+        ("integration/test_accelerate_encoders.py::test_hooks_inside_a_block_see_what_they_saw",),
+    ),
 )
 
 
