@@ -41,7 +41,7 @@ def main(argv=None) -> list[float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load(args.model).train().to(device)
     print(swin_backbone.accelerate(model))
-    optimizer, losses = torch.optim.AdamW(model.parameters(), 1e-3), []
+    optimizer, losses = torch.optim.AdamW(model.parameters(), 3e-3), []
     for step in range(args.steps):
         images, labels = draw(8, model.config.image_size)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):

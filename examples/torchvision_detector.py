@@ -21,7 +21,7 @@ class SwinWithFPN(nn.Module):
     """What torchvision's detectors take as a backbone, as ``BackboneWithFPN`` is: named maps of
     ``out_channels``."""
 
-    def __init__(self, backbone: swin_backbone.SwinBackbone, out_channels: int = 256):
+    def __init__(self, backbone: swin_backbone.SwinBackbone, out_channels: int = 64):
         super().__init__()
         self.body, self.out_channels = backbone, out_channels
         channels = [info.channels for info in backbone.features_info]
@@ -36,8 +36,10 @@ def build(arch: str, checkpoint: str | None = None, classes: int = 2, side: int 
     backbone = SwinWithFPN(swin_backbone.create(arch, checkpoint).train())
     anchors = AnchorGenerator(tuple((8 * 2**level,) for level in range(5)), ((0.5, 1.0, 2.0),) * 5)
     return FasterRCNN(
-        backbone, classes, rpn_anchor_generator=anchors, min_size=side, max_size=2 * side
-    )
+        backbone, classes, rpn_anchor_generator=anchors, min_size=side, max_size=2 * side,
+        # Little, so that a CPU is enough: leave these out for torchvision's own numbers.
+        rpn_pre_nms_top_n_train=200, rpn_post_nms_top_n_train=100, box_batch_size_per_image=32,
+    )  # fmt: skip
 
 
 def draw(batch: int, side: int):

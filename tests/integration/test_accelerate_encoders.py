@@ -118,6 +118,22 @@ def test_whole_models_compute_the_same(name):
     assert operations(maps_of, fast, images).count("attention") == 6
 
 
+def test_models_that_resemble_a_swin_have_its_layers():
+    """Super-resolution, and spectrograms."""
+    import transformers
+
+    model, fast, report = pair(alone("Swin2SRModel", "Swin2SR").eval())
+    assert [len(row.modules) for row in blocks(report) if row.what] == [6]
+    images = torch.randn(1, 3, 16, 24)
+    assert_same(lambda m, x: [m(x).last_hidden_state], model, fast, images)
+    config = transformers.ClapAudioConfig(
+        spec_size=64, num_mel_bins=16, window_size=2, patch_embeds_hidden_size=8,
+        depths=[2, 2, 1, 1], num_attention_heads=[1, 2, 4, 8], hidden_size=64, num_classes=3,
+    )  # fmt: skip
+    report = swin_backbone.accelerate(transformers.ClapAudioModel(config))
+    assert [len(row.modules) for row in blocks(report) if row.what] == [6]
+
+
 @pytest.mark.parametrize(("name", "version"), PAIRS)
 def test_the_model_stays_what_it_is(name, version):
     model = make_theirs(name, version)

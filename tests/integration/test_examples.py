@@ -45,15 +45,16 @@ def test_plain_pytorch():
 
 def test_torchvision_detector():
     pytest.importorskip("torchvision", reason="torchvision is not installed")
-    losses = run("torchvision_detector", "--arch", "small", "--steps", 8, "--side", 64)
-    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    losses = run("torchvision_detector", "--arch", "small", "--steps", 4, "--side", 64)
+    assert losses[-1] < losses[0]
 
 
 def test_accelerate_transformers(tmp_path):
     pytest.importorskip("transformers", reason="transformers is not installed")
     losses = run("accelerate_transformers", "--steps", 12, "--out", tmp_path / "trained")
-    assert np.mean(losses[-4:]) < np.mean(losses[:4])
-    assert run("accelerate_transformers", "--steps", 1, "--model", tmp_path / "trained")[0] < 0.5
+    assert losses[-1] < 0.5 * losses[0]
+    again = run("accelerate_transformers", "--steps", 1, "--model", tmp_path / "trained")
+    assert again[0] < 0.5 * losses[0]
 
 
 @pytest.mark.slow
