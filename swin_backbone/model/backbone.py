@@ -25,6 +25,7 @@ from ..ops import (
     pack_pyramid,
 )
 from ..ops.argument_checks import Optional, Pair, is_sequence, show
+from ..ops.dispatch import why_unproven
 from ..ops.geometry.valid_sizes import check_valid_sizes
 from ..ops.torch_internals.module_contents import before_loading
 from . import arguments
@@ -397,10 +398,12 @@ class SwinBackbone(HubMethods, nn.Module):
             return None
         run = list(self.stages)[: self.num_run_stages]
         blocks = [block for stage in run for block in stage.blocks]
+        # Where V2's are not fused, its layers cast their own.
+        fused = SwinBlock if why_unproven(x) else (SwinBlock, SwinBlockV2)
         weights = [
             weight
             for block in blocks
-            if isinstance(block, (SwinBlock, SwinBlockV2))
+            if isinstance(block, fused)
             for weight in block.linear_weights()
         ]
         return LowPrecisionCopies(weights, compute_dtype(x))

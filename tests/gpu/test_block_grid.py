@@ -3,15 +3,19 @@
 import pytest
 import torch
 from helpers.block_cases import BRANCHES, compare
-from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.kernels import DEVICE, take_unproven  # skips first where no kernel can run
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("window_size", "shift_size"), [((7, 7), (3, 3)), ((12, 12), (0, 0))])
-@pytest.mark.parametrize("channels", [96, 128, 192, 256, 384, 512, 768, 1024])
+@pytest.mark.parametrize(
+    ("window_size", "shift_size"),
+    [((7, 7), (3, 3)), ((8, 8), (4, 4)), ((12, 12), (0, 0)), ((24, 24), (12, 12))],
+)
+@pytest.mark.parametrize("channels", [96, 128, 192, 256, 384, 512, 768, 1024, 1536])
 @pytest.mark.parametrize("run", BRANCHES)
-def test_halves_in_low_precision(run, channels, window_size, shift_size, dtype):
+def test_halves_in_low_precision(run, channels, window_size, shift_size, dtype, monkeypatch):
     """Within 1.5 times the error of the reference under autocast."""
+    take_unproven(monkeypatch)
     path_scale = torch.tensor([1.25, 0.8], device=DEVICE)
     kernels, reference = compare(
         run, channels, (40, 67), window_size, shift_size, dtype, path_scale=path_scale

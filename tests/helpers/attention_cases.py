@@ -10,7 +10,21 @@ from .kernels import DEVICE  # skips first where no kernel can run
 WINDOWS = [((7, 7), (3, 3)), ((7, 7), (0, 0)), ((8, 8), (4, 4)), ((4, 4), (2, 2)), ((3, 5), (0, 2))]
 
 
-LARGE_WINDOWS = [((12, 12), (6, 6)), ((16, 16), (8, 8))]
+#: Whose keys pass by in blocks: of 32 tokens, and of 64 where these divide a window.
+LARGE_WINDOWS = [
+    ((9, 9), (4, 4)),
+    ((12, 12), (6, 6)),
+    ((16, 16), (8, 8)),
+    ((24, 24), (12, 12)),
+]
+#: What all published architectures have, with and without a shift, and others.
+ALL_WINDOWS = [
+    *WINDOWS,
+    *LARGE_WINDOWS,
+    ((5, 5), (2, 2)),
+    ((12, 12), (0, 0)),
+    ((8, 24), (0, 12)),
+]
 
 
 #: Cosine attention, valid sizes, and both.

@@ -11,7 +11,12 @@ from helpers.attention_cases import (
     make_inputs,
 )
 from helpers.errors import assert_as_good, assert_small
-from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
+from helpers.kernels import (  # skips first where no kernel can run
+    DEVICE,
+    HAS_GPU,
+    take_measured,
+    take_unproven,
+)
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import shifted_window_attention
@@ -19,6 +24,12 @@ from swin_backbone.ops.triton.attention_op import window_attention
 
 #: For what runs in either place, so that ``-m gpu`` finds it where there is a GPU.
 wherever = pytest.mark.gpu if HAS_GPU else (lambda test: test)
+
+
+@pytest.fixture(autouse=True)
+def all_kernels_run(monkeypatch):
+    take_unproven(monkeypatch)
+
 
 SHAPES = [(1, 1), (5, 9), (8, 7), (13, 15)]
 
@@ -31,12 +42,31 @@ def test_float32_agrees_with_float64_reference(size, window_size, shift_size):
     assert_small(kernels, 1e-5)
 
 
-@pytest.mark.parametrize(("window_size", "shift_size"), LARGE_WINDOWS)
-@pytest.mark.parametrize("head_dim", [24, 32])
-def test_windows_larger_than_a_block_of_queries(window_size, shift_size, head_dim):
+@pytest.mark.parametrize(
+    ("window_size", "shift_size", "head_dim"), [((12, 12), (6, 6), 32), ((16, 16), (8, 8), 24)]
+)
+def test_windows_larger_than_a_block_of_queries(monkeypatch, window_size, shift_size, head_dim):
+    """Whose keys are on chip all the same: what runs on a card that is asked for no more."""
+    take_measured(monkeypatch)
     kernels, _ = compare(
         (17, 9), window_size, shift_size, torch.float32, heads=1, head_dim=head_dim, batch=1
     )
+    assert_small(kernels, 1e-5)
+
+
+@pytest.mark.parametrize(("window_size", "shift_size"), LARGE_WINDOWS)
+@pytest.mark.parametrize("cosine", [False, True])
+def test_windows_larger_than_what_is_on_chip(window_size, shift_size, cosine):
+    kernels, _ = compare(
+        (13, 9), window_size, shift_size, torch.float32, heads=1, head_dim=24, batch=1,
+        cosine=cosine, draws=4 if cosine and window_size == (9, 9) else 1,
+    )  # fmt: skip
+    assert_small(kernels[:4], 1e-5)  # of the one factor of cosines nearly all cancels
+
+
+def test_heads_wider_than_what_is_on_chip():
+    """128 channels in float32: windows of any size pass by in blocks."""
+    kernels, _ = compare((5, 4), (4, 4), (2, 2), torch.float32, heads=1, head_dim=128, batch=1)
     assert_small(kernels, 1e-5)
 
 
@@ -82,16 +112,17 @@ def test_low_precision_errs_no_more_than_the_reference(dtype):
     assert all(a <= 1.5 * b for a, b in zip(kernels, reference, strict=True)), (kernels, reference)
 
 
-def test_every_element_is_written_and_bits_repeat():
+@pytest.mark.parametrize(
+    ("window_size", "shift_size"), [((7, 7), (3, 3)), ((9, 9), (4, 4)), ((8, 16), (0, 8))]
+)
+def test_every_element_is_written_and_bits_repeat(window_size, shift_size):
     """Fresh memory is filled with NaN, so that what a kernel leaves out shows."""
-    inputs = make_inputs((9, 12), (7, 7))
+    inputs = make_inputs((9, 12), window_size)
     cotangent = torch.randn(2, 9, 12, 32, device=DEVICE)
+    arguments = ("triton", torch.float32, cotangent, 2, window_size, shift_size)
     torch.use_deterministic_algorithms(True)
     try:
-        first, second = (
-            attend_and_differentiate(inputs, "triton", torch.float32, cotangent, 2, (7, 7), (3, 3))
-            for _ in range(2)
-        )
+        first, second = (attend_and_differentiate(inputs, *arguments) for _ in range(2))
     finally:
         torch.use_deterministic_algorithms(False)
     for a, b in zip(first, second, strict=True):
@@ -99,26 +130,29 @@ def test_every_element_is_written_and_bits_repeat():
         assert torch.equal(a, b)
 
 
-def run_with_dropout(qkv, seed, dropout_p=0.4):
-    table = torch.zeros(49, 2, device=DEVICE)
+def run_with_dropout(qkv, seed, dropout_p=0.4, window=4):
+    table = torch.zeros((2 * window - 1) ** 2, 2, device=DEVICE)
     seed = torch.tensor([seed], device=DEVICE)
-    return window_attention(qkv, table, None, None, None, None, seed, [4, 4, 2, 2], 0.25, dropout_p)
+    sizes = [window, window, window // 2, window // 2]
+    return window_attention(qkv, table, None, None, None, None, seed, sizes, 0.25, dropout_p)
 
 
-def test_dropout_keeps_the_mean_and_follows_the_seed():
-    qkv = torch.randn(4, 8, 8, 96, device=DEVICE)
+@pytest.mark.parametrize(("size", "window"), [(8, 4), (9, 9)])
+def test_dropout_keeps_the_mean_and_follows_the_seed(size, window):
+    qkv = torch.randn(4, size, size, 96, device=DEVICE)
     qkv[..., 64:] = 1.0  # each output is the sum of the kept weights
-    out = run_with_dropout(qkv, seed=1)
+    out = run_with_dropout(qkv, seed=1, window=window)
     assert abs(out.mean().item() - 1.0) < 0.04
-    assert out.std() > 0.1
-    assert torch.equal(out, run_with_dropout(qkv, seed=1))
-    assert not torch.equal(out, run_with_dropout(qkv, seed=2))
+    assert out.std() > 0.04
+    assert torch.equal(out, run_with_dropout(qkv, seed=1, window=window))
+    assert not torch.equal(out, run_with_dropout(qkv, seed=2, window=window))
 
 
-def test_dropout_backward_drops_what_forward_dropped():
+@pytest.mark.parametrize("window", [4, 9])
+def test_dropout_backward_drops_what_forward_dropped(window):
     """The output is linear in the values: <grad, out> = <grad of values, values>."""
     qkv = torch.randn(2, 8, 8, 96, device=DEVICE, requires_grad=True)
-    out = run_with_dropout(qkv, seed=3)
+    out = run_with_dropout(qkv, seed=3, window=window)
     cotangent = torch.randn_like(out)
     (gradient,) = torch.autograd.grad(out, qkv, cotangent)
     through_values = (gradient[..., 64:] * qkv[..., 64:]).sum()
@@ -172,3 +206,20 @@ def test_what_it_cannot_run_is_said(dtype, window_size, message):
         shifted_window_attention(
             inputs[0], inputs[1], num_heads=2, window_size=window_size, backend="triton"
         )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "window_size", "head_dim", "message"),
+    [
+        (torch.float16, (24, 24), 16, "576 tokens of 16 channels do not fit on chip: not measured"),
+        (torch.float32, (12, 12), 128, "144 tokens of 128 channels do not fit on chip: not"),
+    ],
+)
+def test_what_no_card_has_measured_is_not_taken_unasked(
+    monkeypatch, dtype, window_size, head_dim, message
+):
+    take_measured(monkeypatch)
+    qkv, table, _ = make_inputs((5, 6), window_size, heads=2, head_dim=head_dim)
+    options = {"num_heads": 2, "window_size": window_size, "backend": "triton"}
+    with pytest.raises(ValueError, match=message):
+        shifted_window_attention(qkv.to(dtype), table.to(dtype), **options)

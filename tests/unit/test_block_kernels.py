@@ -14,11 +14,17 @@ from helpers.block_cases import (
     run_post_norm_mlp,
 )
 from helpers.errors import assert_small, pooled_errors, relative_error
-from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
+from helpers.kernels import (  # skips first where no kernel can run
+    DEVICE,
+    HAS_GPU,
+    take_measured,
+    take_unproven,
+)
 
 from swin_backbone.ops import (
     Windows,
     clear_padding,
+    dispatch,
     merge_neighbours,
 )
 from swin_backbone.ops.dispatch import why_not_fused
@@ -34,6 +40,12 @@ from swin_backbone.ops.triton import residual_attention_op as fused_attention
 from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
 from swin_backbone.ops.triton.launch import forget_launches
 from swin_backbone.ops.triton.norm_op import layer_norm, normed_shape
+
+
+@pytest.fixture(autouse=True)
+def all_kernels_run(monkeypatch):
+    take_unproven(monkeypatch)
+
 
 # Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
 CHANNELS = [32, 48, 320]
@@ -300,3 +312,17 @@ def test_why_a_branch_is_not_fused(channels, backend, reason):
     if HAS_GPU and backend == "triton":
         pytest.skip("kernels do not run on the CPU beside a GPU")
     assert actual is None if reason is None else reason in actual
+
+
+@pytest.mark.parametrize("run", BRANCHES)
+def test_branches_of_v2_are_fused_where_they_are_asked_for(run, monkeypatch):
+    """No card has measured them yet."""
+    x, parameters = torch.randn(1, 4, 4, 32, device=DEVICE), draw(32, 1, (4, 4))
+    for take, fused in ((take_unproven, True), (take_measured, run in BRANCHES[:2])):
+        take(monkeypatch)
+        heard = []
+        with dispatch.listening(heard.append):
+            run(x, parameters, Windows(1, (4, 4), (0, 0), 0.2), None, "triton")
+        ways = {decision.operation: decision.way for decision in heard}
+        own = ways["MLP branch" if "mlp" in run.__name__ else "attention branch"]
+        assert own == ("triton" if fused else "torch")

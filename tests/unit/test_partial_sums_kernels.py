@@ -65,8 +65,9 @@ def table_of(pairs, partials):
     ("height", "width", "heads"), [(1, 1, 1), (2, 3, 2), (5, 2, 3), (7, 7, 2), (2, 12, 1)]
 )
 @pytest.mark.parametrize("runs", [1, 37])
-def test_pairs_of_an_attention(height, width, heads, runs):
-    """Beside columns of its own matrix, and of others; what stands for no pair is not read."""
+@pytest.mark.parametrize("beside", [False, True])
+def test_pairs_of_an_attention(height, width, heads, runs, beside):
+    """Beside columns of its own matrix, or by themselves; what stands for no pair is not read."""
     keys = height * width + 3
     pairs = Pairs(heads, (height * width + 1) * keys, keys, height, width)
     own, beyond = 6, 2
@@ -76,12 +77,17 @@ def test_pairs_of_an_attention(height, width, heads, runs):
     sums_of_pairs[:, :, height * width :] = float("nan")
     others = [draw(40, 5), draw(3, 9)]
     pieces = [own, 5, 9, pairs.table_rows * heads]
-    *vectors, table = summed([partials, *others], pieces, pairs)
     matrices = [partials[:, pairs.columns : pairs.columns + own], *others]
+    given = [partials, *others], pieces, pairs
+    if beside:  # with more rows of its own
+        matrices[0] = draw(3 * runs, own + beyond)
+        given = [matrices[0], *others], pieces, pairs, partials[:, : pairs.columns].contiguous()
+        matrices[0] = matrices[0][:, :own]
+    *vectors, table = summed(*given)
     for vector, matrix in zip(vectors, matrices, strict=True):
         assert relative_error(vector, matrix.double().sum(0)) <= 1e-5
     assert relative_error(table.view(-1, heads), table_of(pairs, partials)) <= 1e-5
-    again = summed([partials, *others], pieces, pairs)
+    again = summed(*given)
     assert all(map(torch.equal, [*vectors, table], again))
 
 

@@ -11,31 +11,41 @@ import torch
 import triton
 from torch import Tensor
 
+from .. import dispatch
 from . import streamed_attention_op as streamed
-from .attention_cut import Cut, cut_windows, head_width, modes, or_else, shape_of
+from .attention_cut import cut_windows, head_width, modes, or_else, shape_of
 from .autograd_op import Differentiable, register
 from .kernels.attention_kernels import attention_backward, attention_forward
 from .launch import Launch, precision, remembered
 from .partial_sums import Pairs, summed
 from .tuning import Work, config, tuned
 
-#: Tokens of a window, and bytes of a key, up to which a window is on chip as a whole.
-MOST_TOKENS, KEY_BYTES = 64, 2**8
+#: Queries that a program holds at once; larger windows are cut into blocks of queries.
+QUERY_BLOCK = 64
+#: The same where keys and values leave little room on chip, as wide heads in float32 do.
+SMALL_QUERY_BLOCK = 16
+#: Bytes of a window's keys, and of one key, up to which there is room.
+KEYS_BYTES, KEY_BYTES = 2**15, 2**8
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
 
 
-def is_streamed(qkv: Tensor, heads: int, sizes: _Sizes) -> bool:
-    """Whether windows are too large for the kernels that hold one as a whole."""
-    key_bytes = head_width(qkv.shape[-1], heads) * qkv.dtype.itemsize
-    return sizes[0] * sizes[1] > MOST_TOKENS or key_bytes > KEY_BYTES
-
-
 def _work(kernel: str, shape, sizes, dtype: torch.dtype) -> Work:
-    """For a launch cut for ``shape``, see :func:`.attention_cut.shape_of`."""
-    rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
-    return Work(kernel, shape[-1] // 3, rows, dtype)
+    """For a launch cut for ``shape``, see :func:`.attention_cut.shape_of`, and ``sizes``."""
+    tokens = sizes[0] * sizes[1]
+    rows = prod(shape[:-1]) * (tokens if len(shape) == 2 else 1)
+    name = f"{kernel}_large" if tokens > QUERY_BLOCK else kernel
+    return Work(name, shape[-1] // 3, rows, dtype)
+
+
+def is_streamed(qkv: Tensor, heads: int, sizes: _Sizes) -> bool:
+    """Whether keys pass by in blocks, :mod:`.streamed_attention_op`: of windows that do not fit on
+    chip, and of all large ones where kernels are taken that no card has measured yet."""
+    tokens = sizes[0] * sizes[1]
+    if dispatch.is_beyond_chip(qkv.dtype, tokens, qkv.shape[-1] // (3 * heads)):
+        return True
+    return tokens > QUERY_BLOCK and dispatch.why_unproven(qkv) is None
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
@@ -141,7 +151,8 @@ def attention_partials(
         valid_sizes is not None, sum_all,
     )  # fmt: skip
     grad_qkv = torch.empty_like(qkv)
-    partials = qkv.new_empty((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
+    make = qkv.new_zeros if launch.constants["BLOCKS"] > 1 else qkv.new_empty
+    partials = make((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
     launch(
         qkv, table, or_else(padding_qkv, qkv), or_else(logit_scale, table),
         or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), grad_out,
@@ -225,39 +236,73 @@ window_attention = Differentiable(
 )
 
 
-def _cut(shape, heads, sizes, dtype, kernel) -> tuple[Cut, dict, dict]:
-    """How one call is cut into programs, constants of both kernels, and the launch's options."""
-    tokens, channels = sizes[0] * sizes[1], shape[-1]
-    chosen = config(*_work(kernel, shape, sizes, dtype))
-    cut = cut_windows(shape, heads, sizes, chosen.programs)
-    constants = {
-        **cut.constants,
-        "KEYS": max(16, triton.next_power_of_2(tokens)),
-        "CHANNELS": head_width(channels, heads),
-    }
-    return cut, constants, chosen.options
+class _Plan:
+    """How one call is cut into programs.
+
+    Args:
+        shape: see :func:`.attention_cut.shape_of`.
+        heads: number of heads.
+        sizes: window rows and columns, shift rows and columns.
+        dtype: of queries, keys and values.
+        kernel: which is to be launched.
+
+    Attributes:
+        runs: runs of windows, the first axis of the grid.
+        heads: the second.
+        blocks: blocks of queries in a window, the third (forward) or a loop (backward).
+        numbers: sizes that may change from call to call without recompiling.
+        constants: sizes that a kernel is compiled for.
+        options: the launch's own.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        heads: int,
+        sizes: tuple[int, ...],
+        dtype: torch.dtype,
+        kernel: str,
+    ):
+        tokens, channels = sizes[0] * sizes[1], shape[-1]
+        keys = max(16, triton.next_power_of_2(tokens))
+        width = head_width(channels, heads)
+        chosen = config(*_work(kernel, shape, sizes, dtype))
+        queries, key_bytes = QUERY_BLOCK, width * dtype.itemsize
+        if key_bytes > KEY_BYTES or keys * key_bytes > KEYS_BYTES:
+            queries, chosen = SMALL_QUERY_BLOCK, chosen._replace(stages=1)
+        queries = min(keys, queries)
+        cut = cut_windows(shape, heads, sizes, chosen.programs)
+        self.heads = heads
+        self.blocks = triton.cdiv(tokens, queries)
+        self.runs = cut.runs
+        self.options = chosen.options
+        self.numbers = cut.numbers
+        self.constants = {**cut.constants, "QUERIES": queries, "KEYS": keys, "CHANNELS": width}
 
 
 @remembered
 def _forward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
 ) -> Launch:
-    cut, constants, options = _cut(shape, heads, sizes, dtype, "attention_forward")
-    constants |= modes(has_padding, cosine, masked, dropout_p) | {"PRECISION": precision}
-    numbers = (scale, dropout_p, *cut.numbers)
-    return Launch(attention_forward, (cut.runs, heads), numbers, constants, options)
+    plan = _Plan(shape, heads, sizes, dtype, "attention_forward")
+    constants = {**plan.constants, **modes(has_padding, cosine, masked, dropout_p)}
+    constants["PRECISION"] = precision
+    grid = (plan.runs, plan.heads, plan.blocks)
+    numbers = (scale, dropout_p, *plan.numbers)
+    return Launch(attention_forward, grid, numbers, constants, plan.options)
 
 
 @remembered
 def _backward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
 ) -> tuple[Launch, Pairs]:
-    cut, constants, options = _cut(shape, heads, sizes, dtype, "attention_backward")
-    keys = constants["KEYS"]
-    pairs = Pairs(heads, keys * keys, keys, *sizes[:2])
+    plan = _Plan(shape, heads, sizes, dtype, "attention_backward")
+    keys = plan.constants["KEYS"]
+    pairs = Pairs(heads, plan.blocks * plan.constants["QUERIES"] * keys, keys, *sizes[:2])
     columns = pairs.columns + shape[-1] + (heads if cosine else 0)
-    constants |= {"PITCH": 4 * triton.cdiv(columns, 4)}
+    constants = {**plan.constants, "BLOCKS": plan.blocks, "PITCH": 4 * triton.cdiv(columns, 4)}
     constants |= modes(has_padding, cosine, masked, dropout_p)
     constants |= {"SUM_ALL": sum_all, "PRECISION": precision}
-    numbers = (scale, dropout_p, *cut.numbers)
-    return Launch(attention_backward, (cut.runs, heads), numbers, constants, options), pairs
+    numbers = (scale, dropout_p, *plan.numbers)
+    grid = (plan.runs, plan.heads)
+    return Launch(attention_backward, grid, numbers, constants, plan.options), pairs

@@ -66,25 +66,23 @@ def summed(
             those of the bias table, (rows, heads), flat, after the columns of all matrices. Of the
             first matrix, columns beyond those that ``pieces`` cover are not summed.
         pair_partials: (programs, columns of ``pairs``), if it is there that they are, and not in
-            the first matrix.
+            the first matrix: then a launch of their own.
 
     Returns:
         Float32 vectors of as many elements as ``pieces`` says. They share memory.
     """
+    if pair_partials is not None:
+        return [*summed(partials, pieces[:-1]), *summed([pair_partials], pieces[-1:], pairs)]
     first, total = partials[0], sum(pieces)
     out = first.new_empty(total)
-    beside = pair_partials is not None
-    rows = pair_partials.shape[0] if beside else first.shape[0]
-    launch = _launch(tuple([matrix.shape for matrix in partials]), total, pairs, rows, beside)
+    launch = _launch(tuple([matrix.shape for matrix in partials]), total, pairs)
     second, third = (*partials, first, first)[1:3]
-    launch(pair_partials if beside else first, first, second, third, out)
+    launch(first, second, third, out)
     return out.split_with_sizes(pieces)
 
 
 @remembered
-def _launch(
-    shapes: tuple[tuple[int, int], ...], total: int, pairs: Pairs, pair_rows: int, beside: bool
-) -> Launch:
+def _launch(shapes: tuple[tuple[int, int], ...], total: int, pairs: Pairs) -> Launch:
     (first, *others), offsets = shapes, pairs.table_rows if pairs.heads else 0
     widths = [columns for _, columns in others]
     widths = [total - sum(widths) - pairs.heads * offsets, *widths, 0, 0][:3]
@@ -94,13 +92,10 @@ def _launch(
     items = max(1, ELEMENTS // side**2)
     constants = {"FIRST": widths[0], "SECOND": widths[1], "THIRD": widths[2]}
     constants |= {"FIRST_ROWS": blocks[0], "SECOND_ROWS": blocks[1], "THIRD_ROWS": blocks[2]}
-    constants |= {"ELEMENTS": ELEMENTS, "FIRST_PITCH": first[1]}
-    constants |= {"PAIR_PITCH": pairs.columns if beside else first[1]}
-    constants |= {"SKIPPED": 0 if beside else pairs.columns}
+    constants |= {"ELEMENTS": ELEMENTS, "PITCH": first[1]}
     constants |= {"HEADS": pairs.heads, "PAIRS": pairs.pairs, "KEYS": pairs.keys}
     constants |= {"WINDOW_H": pairs.height, "WINDOW_W": pairs.width, "SIDE": side}
     constants |= {"ITEMS": items, "OFFSETS": min(items, 2 * side)}
     programs = sum(map(triton.cdiv, widths, [ELEMENTS // rows for rows in blocks]))
     programs += pairs.heads * (2 * pairs.height - 1)
-    numbers = (pair_rows, *numbers)
-    return Launch(sum_partials, (programs,), numbers, constants, {"num_warps": WARPS})
+    return Launch(sum_partials, (programs,), tuple(numbers), constants, {"num_warps": WARPS})

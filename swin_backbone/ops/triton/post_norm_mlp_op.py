@@ -193,9 +193,11 @@ def _gradients_on_chip(
         grad_up = weight_gradient(grad_hidden, low)
         grad_down = weight_gradient(grad_z, activated)
     else:
+        # V1's kernel, for which a norm that changes nothing precedes the MLP.
+        gamma, beta = torch.ones_like(norm_weight), torch.zeros_like(norm_weight)
         grad_up, grad_down, grad_up_bias, grad_gamma, grad_beta, grad_down_bias = (
             mlp.sums_over_rows(
-                low, grad_z, None, None, up_bias, low_up, low_down, [partials], pieces
+                low, grad_z, gamma, beta, up_bias, low_up, low_down, [partials], pieces
             )
         )
     return [

@@ -219,10 +219,10 @@ def _gradients_of_rows(
 
 
 @remembered
-def _weights_launch(rows, channels, hidden, normed, dtype, precision) -> Launch:
+def _weights_launch(rows, channels, hidden, dtype, precision) -> Launch:
     chosen = config("mlp_weight_gradients", channels, rows, dtype)
     constants = _sizes(channels, hidden) | {"ROWS": chosen.rows, "UNITS": chosen.columns}
-    constants |= {"NORMED": normed, "PRECISION": precision}
+    constants |= {"PRECISION": precision}
     blocks, slices = triton.cdiv(rows, chosen.rows), hidden // chosen.columns
     blocks_per_program = triton.cdiv(blocks, max(1, chosen.programs // slices))
     grid = (slices, triton.cdiv(blocks, blocks_per_program))
@@ -238,8 +238,8 @@ def _weights_work(unit, *others, **options) -> Work:
 def sums_over_rows(
     unit: Tensor,
     scaled: Tensor,
-    norm_weight: _Maybe,
-    norm_bias: _Maybe,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     up_bias: Tensor,
     low_up: Tensor,
     low_down: Tensor,
@@ -252,18 +252,16 @@ def sums_over_rows(
     Args:
         unit: (rows, C), what the up product gets before gamma and beta.
         scaled: (rows, C), the gradient of the down product.
-        norm_weight: gamma (C,); ``None`` where no norm precedes the MLP.
+        norm_weight: gamma (C,), as ``norm_bias``, beta.
         others: more partial sums, to be summed in the same launch, and their ``pieces``: as of
             :func:`swin_backbone.ops.triton.partial_sums.summed`. What they give follows.
     """
     (hidden, channels), dtype = low_up.shape, low_up.dtype
-    normed = norm_weight is not None
-    launch = _weights_launch(unit.shape[0], channels, hidden, normed, dtype, precision(dtype))
+    launch = _weights_launch(unit.shape[0], channels, hidden, dtype, precision(dtype))
     size, programs = hidden * channels, launch.grid[1]
     parts = unit.new_empty((programs, 2 * size + hidden), dtype=torch.float32)
-    weighted = unit.new_empty((programs, size)) if normed else unit
-    gamma, beta = (norm_weight, norm_bias) if normed else (unit, unit)
-    launch(unit, scaled, gamma, beta, low_up, up_bias, low_down, weighted, parts)
+    weighted = unit.new_empty((programs, size))
+    launch(unit, scaled, norm_weight, norm_bias, low_up, up_bias, low_down, weighted, parts)
     product, grad_down, *rest = summed([parts, *others], [size, size, hidden, *pieces])
     return product, grad_down.view(channels, hidden), *rest
 

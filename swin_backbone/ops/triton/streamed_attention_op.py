@@ -75,6 +75,7 @@ def _cut(kernel, shape, heads, sizes, dtype, most_runs) -> tuple[Cut, dict, dict
     chosen = config(kernel, shape[-1] // 3, rows, dtype)
     cut = cut_windows(shape, heads, sizes, chosen.programs, side // block, most_runs(side))
     constants = {**cut.constants, "BLOCK": block, "SIDE": side}
+    del constants["HEADS"]
     constants["CHANNELS"] = head_width(shape[-1], heads)
     return cut, constants, chosen.options, side // block
 
@@ -87,7 +88,7 @@ def _forward_launch(
         "streamed_forward", shape, heads, sizes, dtype, lambda side: None
     )
     constants |= modes(has_padding, cosine, masked, dropout_p) | {"PRECISION": precision}
-    grid, numbers = (cut.runs, heads, blocks), (scale, dropout_p, *cut.numbers)
+    grid, numbers = (cut.runs, heads, blocks), (scale, dropout_p, *cut.numbers, heads)
     return Launch(streamed_forward, grid, numbers, constants, options)
 
 
@@ -124,7 +125,7 @@ def _backward_launches(
     )
     constants |= modes(has_padding, cosine, masked, dropout_p)
     constants |= {"SUM_ALL": sum_all, "PRECISION": precision}
-    grid, numbers = (cut.runs, heads, blocks), (scale, dropout_p, *cut.numbers)
+    grid, numbers = (cut.runs, heads, blocks), (scale, dropout_p, *cut.numbers, heads)
     launches = [
         Launch(kernel, grid, numbers, constants, options)
         for kernel in (streamed_backward_queries, streamed_backward_keys)

@@ -19,6 +19,8 @@ CAUTIOUS: dict[str, Config] = {
     "post_norm_mlp_backward": Config(rows=32, columns=16, warps=2, stages=2),
     "attention_forward": Config(warps=4, stages=2, programs=2112),
     "attention_backward": Config(warps=4, stages=2, programs=528),
+    "attention_forward_large": Config(warps=8, stages=1, programs=2112),
+    "attention_backward_large": Config(warps=8, stages=1, programs=528),
     "streamed_forward": Config(warps=4, stages=1, programs=2112),
     "streamed_backward": Config(warps=4, stages=1, programs=528),
 }
@@ -82,6 +84,8 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     ),
     "attention_forward": (Config(warps=4, stages=2, registers=128, programs=1056),),
     "attention_backward": (Config(warps=4, stages=2, programs=1056),),
+    "attention_forward_large": (Config(warps=4, stages=2, programs=2112),),
+    "attention_backward_large": (Config(warps=4, stages=2, programs=528),),
     "streamed_forward": (Config(warps=8, stages=2, programs=2112),),
     "streamed_backward": (Config(warps=8, stages=2, programs=528),),
 }

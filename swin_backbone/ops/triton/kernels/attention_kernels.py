@@ -6,8 +6,8 @@ result where the token came from. A token lies in one window, so no two programs
 element, and nothing is added up atomically: results are the same bits from run to run.
 
 Sizes are in tokens. ``KEYS`` and ``CHANNELS`` are the powers of two that hold a window's tokens and
-a head's channels: windows here are on chip as a whole; for larger ones see
-:mod:`.streamed_attention_kernels`. Scores are kept in units of log 2, since the hardware has 2^x.
+a head's channels; ``QUERIES`` of a window's tokens are handled at once. Scores are kept in units of
+log 2, since the hardware has 2^x.
 """
 
 import triton
@@ -200,25 +200,11 @@ def _inverse_norm(rows):
 
 
 @triton.jit
-def _unit_rows(rows):
-    """Rows at length one, in their dtype, and 1 / their length."""
-    inverse = _inverse_norm(rows)
-    return (rows.to(tl.float32) * inverse[:, None]).to(rows.dtype), inverse
-
-
-@triton.jit
-def _before_unit(grad, unit, inverse):
-    """Gradient for rows, given that for them at length one, and its part along them."""
-    wide = unit.to(tl.float32)
-    along = tl.sum(grad * wide, 1)
-    return (grad - wide * along[:, None]) * inverse[:, None], along
-
-
-@triton.jit
 def _hide(
     scores,
-    local,
-    seen,
+    query_local,
+    key_local,
+    key_seen,
     first_row,
     first_column,
     is_border,
@@ -233,11 +219,12 @@ def _hide(
     """Minus infinity for the scores of keys that a query does not see."""
     if SHIFTED:
         if is_border:
-            region = _region(local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W)
-            scores = tl.where(region[:, None] == region[None, :], scores, float("-inf"))
+            query = _region(query_local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W)
+            key = _region(key_local, first_row, first_column, rows, columns, WINDOW_H, WINDOW_W)
+            scores = tl.where(query[:, None] == key[None, :], scores, float("-inf"))
     if MASKED:
         if is_partial:
-            scores = tl.where(seen[None, :], scores, float("-inf"))
+            scores = tl.where(key_seen[None, :], scores, float("-inf"))
     return scores
 
 
@@ -284,6 +271,7 @@ def attention_forward(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHANNELS: tl.constexpr,
     HAS_PADDING: tl.constexpr,
@@ -293,19 +281,23 @@ def attention_forward(
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Attend within windows that are on chip as a whole.
+    """Attend with ``QUERIES`` queries of each window to all its keys.
 
     ``qkv`` is (B, H, W, 3 * HEADS * HEAD), ``table`` ((2 WINDOW_H - 1) (2 WINDOW_W - 1), HEADS),
     ``padding`` (3 * HEADS * HEAD), ``logit_scale`` (HEADS), ``valid`` (B, 2), ``out``
     (B, H, W, HEADS * HEAD). With ``PACKED``, ``qkv`` and ``out`` are lists of tokens, and
-    ``packed`` is the table that :func:`_find_map` reads. The grid is (runs of windows, heads).
+    ``packed`` is the table that :func:`_find_map` reads. The grid is (runs of windows, heads,
+    blocks of queries).
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     head = tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
-    local = tl.arange(0, KEYS)
-    bias = _bias(table, head, local, local, HEADS, WINDOW_H, WINDOW_W)
+    key_local = tl.arange(0, KEYS)
+    query_local = key_local
+    if QUERIES != KEYS:
+        query_local = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
+    bias = _bias(table, head, query_local, key_local, HEADS, WINDOW_H, WINDOW_W)
     if COSINE:
         scale = tl.load(logit_scale + head).to(tl.float32)
     scale *= LOG2E
@@ -320,53 +312,64 @@ def attention_forward(
         first_column = window_column * WINDOW_W + SHIFT_W
         is_border = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
         is_partial = is_border  # whether some of its tokens may be no keys
-        token, on_map = _locate(
-            local, first_row, first_column, is_border, height, width, rows, columns,
+        key_token, key_on_map = _locate(
+            key_local, first_row, first_column, is_border, height, width, rows, columns,
             WINDOW_H, WINDOW_W,
         )  # fmt: skip
-        seen = on_map
+        query_token, query_on_map = key_token, key_on_map
+        if QUERIES != KEYS:
+            query_token, query_on_map = _locate(
+                query_local, first_row, first_column, is_border, height, width, rows, columns,
+                WINDOW_H, WINDOW_W,
+            )  # fmt: skip
+        query_seen, key_seen = query_on_map, key_on_map
         if MASKED and not PACKED:  # all of a packed map is valid
             own_height, own_width, is_partial = _own_area(
                 valid, window // (rows * columns), first_row, first_column, WINDOW_H, WINDOW_W
             )
-            seen = _seen(
-                local, on_map, first_row, first_column, is_partial, own_height, own_width,
+            key_seen = _seen(
+                key_local, key_on_map, first_row, first_column, is_partial, own_height, own_width,
                 rows, columns, WINDOW_H, WINDOW_W,
             )  # fmt: skip
-        fills = (local < TOKENS) & (on_map == 0)
+            query_seen = key_seen
+            if QUERIES != KEYS:
+                query_seen = _seen(
+                    query_local, query_on_map, first_row, first_column, is_partial, own_height,
+                    own_width, rows, columns, WINDOW_H, WINDOW_W,
+                )  # fmt: skip
+        key_fills = (key_local < TOKENS) & (key_on_map == 0)
         source = qkv + origin * STRIDE + head * HEAD
         part = padding + head * HEAD
         query = _gather(  # padding's own result is cut off
-            source, token, seen, fills, part, STRIDE, channel, HEAD, False
+            source, query_token, query_seen, key_fills, part, STRIDE, channel, HEAD, False
         )
         key = _gather(
-            source + HEADS * HEAD, token, seen, fills, part + HEADS * HEAD, STRIDE,
+            source + HEADS * HEAD, key_token, key_seen, key_fills, part + HEADS * HEAD, STRIDE,
             channel, HEAD, HAS_PADDING,
         )  # fmt: skip
         value = _gather(
-            source + 2 * HEADS * HEAD, token, seen, fills, part + 2 * HEADS * HEAD,
+            source + 2 * HEADS * HEAD, key_token, key_seen, key_fills, part + 2 * HEADS * HEAD,
             STRIDE, channel, HEAD, HAS_PADDING,
         )  # fmt: skip
-        if COSINE:
-            query, _ = _unit_rows(query)
-            key, _ = _unit_rows(key)
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        if COSINE:
+            scores = scores * _inverse_norm(query)[:, None] * _inverse_norm(key)[None, :]
         scores = _hide(
-            scores * scale + bias, local, seen, first_row, first_column,
+            scores * scale + bias, query_local, key_local, key_seen, first_row, first_column,
             is_border, is_partial, rows, columns, WINDOW_H, WINDOW_W, SHIFT_H + SHIFT_W > 0, MASKED,
         )  # fmt: skip
         exponentials, total = _exponentials(scores, MASKED or SHIFT_H + SHIFT_W > 0)
         if DROPOUT:
-            pair = local[:, None] * TOKENS + local[None, :]
+            pair = query_local[:, None] * TOKENS + key_local[None, :]
             position = (window * HEADS + head) * TOKENS * TOKENS + pair
             exponentials *= _dropout_factor(tl.load(seed_pointer), position, drop)
         attended = tl.dot(exponentials.to(value.dtype), value, input_precision=PRECISION)
         attended = attended / total[:, None]
         if MASKED:
-            attended = tl.where(seen[:, None], attended, 0.0)
+            attended = tl.where(query_seen[:, None], attended, 0.0)
         target = out + origin * (HEADS * HEAD) + head * HEAD
-        address = target + (token * (HEADS * HEAD))[:, None] + channel[None, :]
-        written = on_map[:, None] & (channel < HEAD)[None, :]
+        address = target + (query_token * (HEADS * HEAD))[:, None] + channel[None, :]
+        written = query_on_map[:, None] & (channel < HEAD)[None, :]
         tl.store(address, attended.to(out.dtype.element_ty), mask=written)
 
 
@@ -396,8 +399,10 @@ def attention_backward(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    BLOCKS: tl.constexpr,
     PITCH: tl.constexpr,
     HAS_PADDING: tl.constexpr,
     COSINE: tl.constexpr,
@@ -411,30 +416,33 @@ def attention_backward(
 
     Each program's partial sums of gradients that all windows add to are added up afterwards, in
     a fixed order. ``partials`` (runs, PITCH) float32 holds for each run the gradients of the bias
-    of each pair, (HEADS, KEYS * KEYS); of query, key and value, (3, HEADS, HEAD), over the tokens
-    that fill windows or, with ``SUM_ALL``, over all of them (the projection's bias is part of every
-    token); and, with ``COSINE``, of the logit scale, (HEADS). Padding has no query that counts,
-    since its output is cut off. The grid is (runs of windows, heads).
+    of each pair, (HEADS, BLOCKS * QUERIES * KEYS), zero at the start if BLOCKS > 1; of query, key
+    and value, (3, HEADS, HEAD), over the tokens that fill windows or, with ``SUM_ALL``, over all of
+    them (the projection's bias is part of every token); and, with ``COSINE``, of the logit scale,
+    (HEADS). Padding has no query that counts, since its output is cut off. The grid is (runs of
+    windows, heads).
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     run, head = tl.program_id(0), tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
-    local = tl.arange(0, KEYS)
+    key_local = tl.arange(0, KEYS)
     inside = channel < HEAD
     element = grad_qkv.dtype.element_ty
-    PAIRS: tl.constexpr = KEYS * KEYS
+    PAIRS: tl.constexpr = BLOCKS * QUERIES * KEYS
     partials += run.to(tl.int64) * PITCH
     bias_partials = partials + head * PAIRS
     if COSINE:
         scale = tl.load(logit_scale + head).to(tl.float32)
-    bias = _bias(table, head, local, local, HEADS, WINDOW_H, WINDOW_W)
-    bias_sum = tl.zeros([KEYS, KEYS], tl.float32)
+    if BLOCKS == 1:
+        first_local = tl.arange(0, QUERIES)
+        first_bias = _bias(table, head, first_local, key_local, HEADS, WINDOW_H, WINDOW_W)
+    bias_sum = tl.zeros([QUERIES, KEYS], tl.float32)
     # Summed over tokens at the end: across the threads of a program that costs too much each time.
-    query_sum = tl.zeros([KEYS, CHANNELS], tl.float32)
+    query_sum = tl.zeros([QUERIES, CHANNELS], tl.float32)
     key_sum = tl.zeros([KEYS, CHANNELS], tl.float32)
     value_sum = tl.zeros([KEYS, CHANNELS], tl.float32)
-    scale_sum = tl.zeros([KEYS], tl.float32)
+    scale_sum = tl.zeros([QUERIES], tl.float32)
 
     first = run * windows_per_program
     for window in range(first, tl.minimum(first + windows_per_program, windows)):
@@ -446,79 +454,117 @@ def attention_backward(
         first_column = window_column * WINDOW_W + SHIFT_W
         is_border = (first_row + WINDOW_H > height) | (first_column + WINDOW_W > width)
         is_partial = is_border  # whether some of its tokens may be no keys
-        token, on_map = _locate(
-            local, first_row, first_column, is_border, height, width, rows, columns,
+        key_token, key_on_map = _locate(
+            key_local, first_row, first_column, is_border, height, width, rows, columns,
             WINDOW_H, WINDOW_W,
         )  # fmt: skip
-        fills = (local < TOKENS) & (on_map == 0)
-        seen = on_map
+        key_fills = (key_local < TOKENS) & (key_on_map == 0)
+        key_seen = key_on_map
         if MASKED and not PACKED:  # all of a packed map is valid
             own_height, own_width, is_partial = _own_area(
                 valid, window // (rows * columns), first_row, first_column, WINDOW_H, WINDOW_W
             )
-            seen = _seen(
-                local, on_map, first_row, first_column, is_partial, own_height, own_width,
+            key_seen = _seen(
+                key_local, key_on_map, first_row, first_column, is_partial, own_height, own_width,
                 rows, columns, WINDOW_H, WINDOW_W,
             )  # fmt: skip
         source = qkv + origin * STRIDE + head * HEAD
         part = padding + head * HEAD
         key = _gather(
-            source + HEADS * HEAD, token, seen, fills, part + HEADS * HEAD, STRIDE,
+            source + HEADS * HEAD, key_token, key_seen, key_fills, part + HEADS * HEAD, STRIDE,
             channel, HEAD, HAS_PADDING,
         )  # fmt: skip
         value = _gather(
-            source + 2 * HEADS * HEAD, token, seen, fills, part + 2 * HEADS * HEAD,
+            source + 2 * HEADS * HEAD, key_token, key_seen, key_fills, part + 2 * HEADS * HEAD,
             STRIDE, channel, HEAD, HAS_PADDING,
         )  # fmt: skip
+        if COSINE:
+            key_inverse = _inverse_norm(key)
         grad_image = grad_qkv + origin * STRIDE + head * HEAD
         grad_source = grad_out + origin * (HEADS * HEAD) + head * HEAD
-        query = _gather(source, token, seen, fills, part, STRIDE, channel, HEAD, False)
-        address = grad_source + (token * (HEADS * HEAD))[:, None] + channel[None, :]
-        grad_attended = tl.load(address, mask=seen[:, None] & inside[None, :], other=0.0)
+        grad_key = tl.zeros([KEYS, CHANNELS], tl.float32)
+        grad_value = tl.zeros([KEYS, CHANNELS], tl.float32)
+        key_mean = tl.zeros([KEYS], tl.float32)
+        for block in range(BLOCKS):
+            query_local = key_local
+            if QUERIES != KEYS:
+                query_local = block * QUERIES + tl.arange(0, QUERIES)
+            if BLOCKS == 1:
+                bias = first_bias
+            else:
+                bias = _bias(table, head, query_local, key_local, HEADS, WINDOW_H, WINDOW_W)
+            query_token, query_on_map, query_seen = key_token, key_on_map, key_seen
+            if QUERIES != KEYS:
+                query_token, query_on_map = _locate(
+                    query_local, first_row, first_column, is_border, height, width, rows, columns,
+                    WINDOW_H, WINDOW_W,
+                )  # fmt: skip
+                query_seen = query_on_map
+                if MASKED and not PACKED:
+                    query_seen = _seen(
+                        query_local, query_on_map, first_row, first_column, is_partial, own_height,
+                        own_width, rows, columns, WINDOW_H, WINDOW_W,
+                    )  # fmt: skip
+            query = _gather(
+                source, query_token, query_seen, key_fills, part, STRIDE, channel, HEAD, False
+            )
+            address = grad_source + (query_token * (HEADS * HEAD))[:, None] + channel[None, :]
+            grad_attended = tl.load(address, mask=query_seen[:, None] & inside[None, :], other=0.0)
 
+            scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            if COSINE:
+                query_inverse = _inverse_norm(query)
+                scores = scores * query_inverse[:, None] * key_inverse[None, :]
+            hidden = _hide(
+                scores * (scale * LOG2E) + bias, query_local, key_local, key_seen, first_row,
+                first_column, is_border, is_partial, rows, columns, WINDOW_H, WINDOW_W,
+                SHIFT_H + SHIFT_W > 0, MASKED,
+            )  # fmt: skip
+            exponentials, total = _exponentials(hidden, MASKED or SHIFT_H + SHIFT_W > 0)
+            weights = exponentials / total[:, None]
+            grad_weights = tl.dot(grad_attended, tl.trans(value), input_precision=PRECISION)
+            kept = weights
+            if DROPOUT:
+                pair = query_local[:, None] * TOKENS + key_local[None, :]
+                position = (window * HEADS + head) * TOKENS * TOKENS + pair
+                factor = _dropout_factor(tl.load(seed_pointer), position, drop)
+                kept = weights * factor
+                grad_weights *= factor
+            grad_value += tl.dot(
+                tl.trans(kept.to(value.dtype)), grad_attended, input_precision=PRECISION
+            )
+            mean = tl.sum(weights * grad_weights, 1)
+            grad_scores = weights * (grad_weights - mean[:, None])
+            if BLOCKS == 1:
+                bias_sum += grad_scores
+            else:
+                spot = bias_partials + query_local[:, None] * KEYS + key_local[None, :]
+                tl.store(spot, tl.load(spot) + grad_scores)
+            if COSINE:
+                # s = scale q.k / (|q| |k|): its gradient for q has no component along q.
+                along = grad_scores * scores
+                scale_sum += tl.sum(along, 1)
+                to_key = (grad_scores * (scale * key_inverse)[None, :]).to(key.dtype)
+                grad_query = tl.dot(to_key, key, input_precision=PRECISION)
+                drift = query_inverse * scale * tl.sum(along, 1)
+                grad_query -= query.to(tl.float32) * drift[:, None]
+                grad_query *= query_inverse[:, None]
+                key_mean += tl.sum(along, 0)
+                to_query = (grad_scores * (scale * query_inverse)[:, None]).to(key.dtype)
+                grad_key += tl.dot(tl.trans(to_query), query, input_precision=PRECISION)
+            else:
+                scaled = (grad_scores * scale).to(key.dtype)
+                grad_query = tl.dot(scaled, key, input_precision=PRECISION)
+                grad_key += tl.dot(tl.trans(scaled), query, input_precision=PRECISION)
+            address = grad_image + (query_token * STRIDE)[:, None] + channel[None, :]
+            tl.store(address, grad_query.to(element), mask=query_on_map[:, None] & inside[None, :])
+            if SUM_ALL:
+                query_sum += grad_query
         if COSINE:
-            query, query_inverse = _unit_rows(query)
-            key, key_inverse = _unit_rows(key)
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-        hidden = _hide(
-            scores * (scale * LOG2E) + bias, local, seen, first_row,
-            first_column, is_border, is_partial, rows, columns, WINDOW_H, WINDOW_W,
-            SHIFT_H + SHIFT_W > 0, MASKED,
-        )  # fmt: skip
-        exponentials, total = _exponentials(hidden, MASKED or SHIFT_H + SHIFT_W > 0)
-        weights = exponentials / total[:, None]
-        grad_weights = tl.dot(grad_attended, tl.trans(value), input_precision=PRECISION)
-        kept = weights
-        if DROPOUT:
-            pair = local[:, None] * TOKENS + local[None, :]
-            position = (window * HEADS + head) * TOKENS * TOKENS + pair
-            factor = _dropout_factor(tl.load(seed_pointer), position, drop)
-            kept = weights * factor
-            grad_weights *= factor
-        grad_value = tl.dot(
-            tl.trans(kept.to(value.dtype)), grad_attended, input_precision=PRECISION
-        )
-        mean = tl.sum(weights * grad_weights, 1)
-        grad_scores = weights * (grad_weights - mean[:, None])
-        bias_sum += grad_scores
-        if COSINE:  # the scale comes at the end: its own gradient is summed without
-            scaled = grad_scores.to(key.dtype)
-        else:
-            scaled = (grad_scores * scale).to(key.dtype)
-        grad_query = tl.dot(scaled, key, input_precision=PRECISION)
-        grad_key = tl.dot(tl.trans(scaled), query, input_precision=PRECISION)
-        if COSINE:
-            grad_query, along = _before_unit(grad_query, query, query_inverse)
-            scale_sum += along
-            grad_query *= scale
-            grad_key, _ = _before_unit(grad_key, key, key_inverse)
-            grad_key *= scale
-        address = grad_image + (token * STRIDE)[:, None] + channel[None, :]
-        tl.store(address, grad_query.to(element), mask=on_map[:, None] & inside[None, :])
-        if SUM_ALL:
-            query_sum += grad_query
-        address = grad_image + (token * STRIDE)[:, None] + channel[None, :]
-        written = on_map[:, None] & inside[None, :]
+            drift = key_inverse * scale * key_mean
+            grad_key = (grad_key - key.to(tl.float32) * drift[:, None]) * key_inverse[:, None]
+        address = grad_image + (key_token * STRIDE)[:, None] + channel[None, :]
+        written = key_on_map[:, None] & inside[None, :]
         tl.store(address + HEADS * HEAD, grad_key.to(element), mask=written)
         tl.store(address + 2 * HEADS * HEAD, grad_value.to(element), mask=written)
         if SUM_ALL:
@@ -527,10 +573,12 @@ def attention_backward(
                 key_sum += grad_key
         elif HAS_PADDING:
             if is_border:
-                key_sum += tl.where(fills[:, None], grad_key, 0.0)
-                value_sum += tl.where(fills[:, None], grad_value, 0.0)
+                key_sum += tl.where(key_fills[:, None], grad_key, 0.0)
+                value_sum += tl.where(key_fills[:, None], grad_value, 0.0)
 
-    tl.store(bias_partials + local[:, None] * KEYS + local[None, :], bias_sum)
+    if BLOCKS == 1:
+        local = tl.arange(0, QUERIES)
+        tl.store(bias_partials + local[:, None] * KEYS + key_local[None, :], bias_sum)
     target = partials + HEADS * PAIRS + head * HEAD + channel
     tl.store(target, tl.sum(query_sum, 0), mask=inside)
     tl.store(target + HEADS * HEAD, tl.sum(key_sum, 0), mask=inside)

@@ -89,29 +89,6 @@ def _normed_rows(
 
 
 @triton.jit
-def _multiply_span(
-    first, second, weight, bias, out, row, inside, left, right, C: tl.constexpr, N: tl.constexpr,
-    RIGHT: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr, HAS_BIAS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """SPAN outputs of a linear layer, this program's on the second axis, of rows in two parts."""
-    for start in range(0, SPAN, COLUMNS):
-        column = tl.program_id(1) * SPAN + start + tl.arange(0, COLUMNS)
-        known = column < N
-        tile = tl.load(weight + column[None, :] * C + left[:, None], mask=known[None, :], other=0.0)
-        result = tl.dot(first, tile, input_precision=PRECISION)
-        if RIGHT > 0:
-            tile = tl.load(
-                weight + column[None, :] * C + right[:, None], mask=known[None, :], other=0.0
-            )
-            result = tl.dot(second, tile, result, input_precision=PRECISION)
-        if HAS_BIAS:
-            result += tl.load(bias + column, mask=known, other=0.0).to(tl.float32)[None, :]
-        target = out + row.to(tl.int64)[:, None] * N + column[None, :]
-        tl.store(target, result.to(out.dtype.element_ty), mask=inside[:, None] & known[None, :])
-
-
-@triton.jit
 def norm_linear(
     x,
     gamma,
@@ -139,10 +116,20 @@ def norm_linear(
     first, second = _normed_rows(
         x, row, inside, left, right, gamma, beta, eps, weight.dtype.element_ty, C, RIGHT
     )
-    _multiply_span(
-        first, second, weight, bias, out, row, inside, left, right, C, N, RIGHT, COLUMNS, SPAN,
-        HAS_BIAS, PRECISION,
-    )  # fmt: skip
+    for start in range(0, SPAN, COLUMNS):
+        column = tl.program_id(1) * SPAN + start + tl.arange(0, COLUMNS)
+        known = column < N
+        tile = tl.load(weight + column[None, :] * C + left[:, None], mask=known[None, :], other=0.0)
+        result = tl.dot(first, tile, input_precision=PRECISION)
+        if RIGHT > 0:
+            tile = tl.load(
+                weight + column[None, :] * C + right[:, None], mask=known[None, :], other=0.0
+            )
+            result = tl.dot(second, tile, result, input_precision=PRECISION)
+        if HAS_BIAS:
+            result += tl.load(bias + column, mask=known, other=0.0).to(tl.float32)[None, :]
+        target = out + row.to(tl.int64)[:, None] * N + column[None, :]
+        tl.store(target, result.to(out.dtype.element_ty), mask=inside[:, None] & known[None, :])
 
 
 @triton.jit

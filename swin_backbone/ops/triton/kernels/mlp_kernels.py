@@ -244,7 +244,6 @@ def mlp_weight_gradients(
     RIGHT: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
-    NORMED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Sums over rows that the weights' gradients are made of; the hidden layer is recomputed.
@@ -256,33 +255,28 @@ def mlp_weight_gradients(
     Hidden channels are the rows of every product's result, so that what gelu gives goes into the
     next product from the registers that it lies in. ``weighted`` (parts, N, C) is a place for
     ``gamma * up``: what is read from memory is multiplied from shared memory, without waiting for
-    the product before; what has been computed would be multiplied from registers. Without
-    ``NORMED`` there is no gamma and no beta, since no norm precedes the MLP.
+    the product before; what has been computed would be multiplied from registers.
     """
     hidden = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
     element = up.dtype.element_ty
+    weighted += tl.program_id(1).to(tl.int64) * N * C
     bias = tl.load(up_bias + hidden).to(tl.float32)
-    source = up
-    if NORMED:
-        source = weighted + tl.program_id(1).to(tl.int64) * N * C
-        bias += _weigh(up, gamma, beta, source, hidden, left, C)
+    bias += _weigh(up, gamma, beta, weighted, hidden, left, C)
     down_first = tl.load(down + left[None, :] * N + hidden[:, None])
     up_sum_first = tl.zeros([UNITS, LEFT], tl.float32)
     down_sum_first = tl.zeros([UNITS, LEFT], tl.float32)
     bias_sum = tl.zeros([UNITS], tl.float32)
     if RIGHT > 0:
-        if NORMED:
-            bias += _weigh(up, gamma, beta, source, hidden, right, C)
+        bias += _weigh(up, gamma, beta, weighted, hidden, right, C)
         down_second = tl.load(down + right[None, :] * N + hidden[:, None])
         up_sum_second = tl.zeros([UNITS, RIGHT], tl.float32)
         down_sum_second = tl.zeros([UNITS, RIGHT], tl.float32)
-    if NORMED:
-        tl.debug_barrier()  # other threads read it than those that wrote it
-    up_first = tl.load(source + hidden[:, None] * C + left[None, :])
+    tl.debug_barrier()  # other threads read it than those that wrote it
+    up_first = tl.load(weighted + hidden[:, None] * C + left[None, :])
     if RIGHT > 0:
-        up_second = tl.load(source + hidden[:, None] * C + right[None, :])
+        up_second = tl.load(weighted + hidden[:, None] * C + right[None, :])
 
     begin = tl.program_id(1) * rows_per_program
     for start in range(begin, tl.minimum(begin + rows_per_program, rows), ROWS):

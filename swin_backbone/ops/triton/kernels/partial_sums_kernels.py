@@ -76,14 +76,12 @@ def _sum_offsets(
             tl.store(table + row * HEADS + head, gradient, mask=across < WIDTH)
 
 
-@kernel("rows_of_pairs", "rows_of_first", "rows_of_second", "rows_of_third")
+@kernel("rows_of_first", "rows_of_second", "rows_of_third")
 def sum_partials(
-    pairs,
     first,
     second,
     third,
     out,
-    rows_of_pairs,
     rows_of_first,
     rows_of_second,
     rows_of_third,
@@ -94,9 +92,7 @@ def sum_partials(
     SECOND_ROWS: tl.constexpr,
     THIRD_ROWS: tl.constexpr,
     ELEMENTS: tl.constexpr,
-    FIRST_PITCH: tl.constexpr,
-    PAIR_PITCH: tl.constexpr,
-    SKIPPED: tl.constexpr,
+    PITCH: tl.constexpr,
     HEADS: tl.constexpr,
     PAIRS: tl.constexpr,
     KEYS: tl.constexpr,
@@ -109,15 +105,15 @@ def sum_partials(
     """Column sums of up to three float32 matrices, one after the other in ``out``.
 
     They have ``FIRST``, ``SECOND`` and ``THIRD`` columns, zero for a matrix that there is not; a
-    program holds ``ELEMENTS`` of one, ``FIRST_ROWS`` (and so on) rows at once. The first one's rows
-    are ``FIRST_PITCH`` apart, and ``SKIPPED`` columns precede its own. With ``HEADS``, the rows of
-    ``pairs``, ``PAIR_PITCH`` apart, begin with the gradients of an attention's biases, pair by
-    pair; the gradient of the bias table is last in ``out``, see :func:`_sum_offsets`. The grid is
-    blocks of columns of each matrix, then rows of offsets of each head.
+    program holds ``ELEMENTS`` of one, ``FIRST_ROWS`` (and so on) rows at once. With ``HEADS``, the
+    first one's rows are ``PITCH`` apart and hold, before those columns, the gradients of an
+    attention's biases, pair by pair; the gradient of the bias table is last in ``out``, see
+    :func:`_sum_offsets`. The grid is blocks of columns of each matrix, then rows of offsets of each
+    head.
     """
     block = tl.program_id(0)
     _sum_columns(
-        first + SKIPPED, out, rows_of_first, block, FIRST, FIRST_PITCH, FIRST_ROWS,
+        first + HEADS * PAIRS, out, rows_of_first, block, FIRST, PITCH, FIRST_ROWS,
         ELEMENTS // FIRST_ROWS,
     )  # fmt: skip
     block -= _blocks(FIRST, FIRST_ROWS, ELEMENTS)
@@ -135,6 +131,6 @@ def sum_partials(
         block -= _blocks(THIRD, THIRD_ROWS, ELEMENTS)
     if HEADS > 0:
         _sum_offsets(
-            pairs, out + FIRST + SECOND + THIRD, rows_of_pairs, block, PAIR_PITCH, HEADS, PAIRS,
-            KEYS, WINDOW_H, WINDOW_W, SIDE, ITEMS, OFFSETS,
+            first, out + FIRST + SECOND + THIRD, rows_of_first, block, PITCH, HEADS, PAIRS, KEYS,
+            WINDOW_H, WINDOW_W, SIDE, ITEMS, OFFSETS,
         )  # fmt: skip

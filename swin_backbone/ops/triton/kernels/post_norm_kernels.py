@@ -1,14 +1,15 @@
 """Linear layers whose norm and residual come behind them (residual post-norm, Swin V2).
 
-Rows are tokens, in two parts where they are kept on chip, see :mod:`.linear_kernels`. A branch ends
-with ``x + path_scale * norm(z)``, where ``z`` is its last linear layer's result.
+Rows are tokens, in two parts where they are kept on chip, see :mod:`.linear_kernels`; functions get
+the number of a row in its program's block, and addresses of the block. A branch ends with
+``x + path_scale * norm(z)``, where ``z`` is its last linear layer's result.
 """
 
 import triton
 import triton.language as tl
 
 from .jit import kernel
-from .linear_kernels import _affine, _multiply_span, _split_rows, _split_units
+from .linear_kernels import _affine, _split_units
 from .norm_kernels import _statistics
 
 
@@ -37,15 +38,44 @@ def cast_linear(
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
     element = weight.dtype.element_ty
-    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
+    begin = tl.program_id(0).to(tl.int64) * ROWS * C
+    local = tl.arange(0, ROWS)
+    first, second = _load_rows(x + begin, local, inside, left, right, C, RIGHT)
     first, second = first.to(element), second.to(element)
     if KEEP:
         if tl.program_id(1) == 0:
-            _store_rows(low, first, second, row, inside, left, right, C, RIGHT)
-    _multiply_span(
-        first, second, weight, bias, out, row, inside, left, right, C, N, RIGHT, COLUMNS, SPAN,
-        HAS_BIAS, PRECISION,
-    )  # fmt: skip
+            _store_rows(low + begin, first, second, local, inside, left, right, C, RIGHT)
+    for start in range(0, SPAN, COLUMNS):
+        column = tl.program_id(1) * SPAN + start + tl.arange(0, COLUMNS)
+        known = column < N
+        tile = tl.load(weight + column[None, :] * C + left[:, None], mask=known[None, :], other=0.0)
+        result = tl.dot(first, tile, input_precision=PRECISION)
+        if RIGHT > 0:
+            tile = tl.load(
+                weight + column[None, :] * C + right[:, None], mask=known[None, :], other=0.0
+            )
+            result = tl.dot(second, tile, result, input_precision=PRECISION)
+        if HAS_BIAS:
+            result += tl.load(bias + column, mask=known, other=0.0).to(tl.float32)[None, :]
+        target = out + row.to(tl.int64)[:, None] * N + column[None, :]
+        tl.store(target, result.to(out.dtype.element_ty), mask=inside[:, None] & known[None, :])
+
+
+@triton.jit
+def _load_part(x, row, inside, column, C: tl.constexpr):
+    """Some columns of rows of (rows, C), as float32."""
+    address = x + (row[:, None] * C + column[None, :])
+    return tl.load(address, mask=inside[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_rows(x, row, inside, left, right, C: tl.constexpr, RIGHT: tl.constexpr):
+    """Rows in two parts; the second repeats the first if there is none."""
+    first = _load_part(x, row, inside, left, C)
+    second = first
+    if RIGHT > 0:
+        second = _load_part(x, row, inside, right, C)
+    return first, second
 
 
 @triton.jit
@@ -54,10 +84,10 @@ def _store_rows(
 ):
     """Write rows of (rows, C), in two parts, in the dtype of ``target``."""
     element = target.dtype.element_ty
-    start = target + row.to(tl.int64)[:, None] * C
-    tl.store(start + left[None, :], first.to(element), mask=inside[:, None])
+    place = row[:, None] * C
+    tl.store(target + (place + left[None, :]), first.to(element), mask=inside[:, None])
     if RIGHT > 0:
-        tl.store(start + right[None, :], second.to(element), mask=inside[:, None])
+        tl.store(target + (place + right[None, :]), second.to(element), mask=inside[:, None])
 
 
 @triton.jit
@@ -67,7 +97,7 @@ def _multiply_rows(
 ):  # fmt: skip
     """Rows of ``a @ weight^T + bias``, whole, float32; C inputs and C outputs."""
     depth = tl.arange(0, DEPTH)
-    source = a + row.to(tl.int64)[:, None] * C + depth[None, :]
+    source = a + (row[:, None] * C + depth[None, :])
     tile = weight + left[None, :] * C + depth[:, None]
     first = tl.zeros([ROWS, LEFT], tl.float32)
     second = first
@@ -103,13 +133,10 @@ def _finish_branch(
 ):  # fmt: skip
     """Write ``out = x + factor * norm(z)`` for whole rows of ``z``, in two parts."""
     first, second, _ = _split_units(first, second, eps, C, RIGHT)
-    first = _affine(first, gamma, beta, left) * factor
-    start = row.to(tl.int64)[:, None] * C
-    here = inside[:, None]
-    first += tl.load(x + start + left[None, :], mask=here, other=0.0).to(tl.float32)
+    first = _affine(first, gamma, beta, left) * factor + _load_part(x, row, inside, left, C)
     if RIGHT > 0:
         second = _affine(second, gamma, beta, right) * factor
-        second += tl.load(x + start + right[None, :], mask=here, other=0.0).to(tl.float32)
+        second += _load_part(x, row, inside, right, C)
     _store_rows(out, first, second, row, inside, left, right, C, RIGHT)
 
 
@@ -120,6 +147,29 @@ def _norm_gradient(unit, scaled, mean, along, rstd):
 
 
 @triton.jit
+def _sum_gradient(unit, gamma, grad_out, factor, partial, row, inside, column, C: tl.constexpr):
+    """Sums over rows of the gradient behind the norm, which are written: the gradients of gamma and
+    beta; and sums over columns of that before gamma, alone and with ``unit``."""
+    gradient = _load_part(grad_out, row, inside, column, C) * factor
+    tl.store(partial + column, tl.sum(gradient * unit, 0))
+    tl.store(partial + C + column, tl.sum(gradient, 0))
+    gradient *= tl.load(gamma + column).to(tl.float32)[None, :]
+    return tl.sum(gradient, 1), tl.sum(gradient * unit, 1)
+
+
+@triton.jit
+def _gradient_part(
+    unit, gamma, grad_out, factor, mean, along, rstd, partial, row, inside, column, C: tl.constexpr
+):
+    """Some columns of the gradient before the norm; their sums over rows are written."""
+    gradient = _load_part(grad_out, row, inside, column, C) * factor
+    gradient *= tl.load(gamma + column).to(tl.float32)[None, :]
+    gradient = _norm_gradient(unit, gradient, mean, along, rstd)
+    tl.store(partial + 2 * C + column, tl.sum(gradient, 0))
+    return gradient
+
+
+@triton.jit
 def _branch_gradient(
     first, second, gamma, grad_out, factor, partial, row, inside, left, right, eps,
     C: tl.constexpr, RIGHT: tl.constexpr,
@@ -127,28 +177,25 @@ def _branch_gradient(
     """Gradient for ``z`` of :func:`_finish_branch`, whole rows in two parts, float32.
 
     Column sums of these rows are written to ``partial`` (3, C): the gradients of gamma, beta and of
-    the bias that is part of ``z``.
+    the bias that is part of ``z``. ``grad_out`` is read twice: kept between, it would take more
+    registers than there are.
     """
     first, second, rstd = _split_units(first, second, eps, C, RIGHT)
-    grad_first, grad_second = _split_rows(grad_out, row, inside, left, right, C, RIGHT)
-    grad_first *= factor
-    tl.store(partial + left, tl.sum(grad_first * first, 0))
-    tl.store(partial + C + left, tl.sum(grad_first, 0))
-    grad_first *= tl.load(gamma + left).to(tl.float32)[None, :]
-    mean, along = tl.sum(grad_first, 1), tl.sum(grad_first * first, 1)
+    mean, along = _sum_gradient(first, gamma, grad_out, factor, partial, row, inside, left, C)
     if RIGHT > 0:
-        grad_second *= factor
-        tl.store(partial + right, tl.sum(grad_second * second, 0))
-        tl.store(partial + C + right, tl.sum(grad_second, 0))
-        grad_second *= tl.load(gamma + right).to(tl.float32)[None, :]
-        mean += tl.sum(grad_second, 1)
-        along += tl.sum(grad_second * second, 1)
+        total, total_along = _sum_gradient(
+            second, gamma, grad_out, factor, partial, row, inside, right, C
+        )
+        mean += total
+        along += total_along
     mean, along = mean / C, along / C
-    first = _norm_gradient(first, grad_first, mean, along, rstd)
-    tl.store(partial + 2 * C + left, tl.sum(first, 0))
+    first = _gradient_part(
+        first, gamma, grad_out, factor, mean, along, rstd, partial, row, inside, left, C
+    )
     if RIGHT > 0:
-        second = _norm_gradient(second, grad_second, mean, along, rstd)
-        tl.store(partial + 2 * C + right, tl.sum(second, 0))
+        second = _gradient_part(
+            second, gamma, grad_out, factor, mean, along, rstd, partial, row, inside, right, C
+        )
     return first, second
 
 
@@ -174,14 +221,20 @@ def linear_norm_add(
     PRECISION: tl.constexpr,
 ):
     """``out = x + path_scale[image] * norm(a @ weight^T + bias)``, rows (rows, C) on chip."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
+    program = tl.program_id(0)
+    begin = program.to(tl.int64) * ROWS * C
+    row = tl.arange(0, ROWS)
+    inside = program * ROWS + row < rows
+    a += begin
+    x += begin
+    out += begin
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
     first, second = _multiply_rows(
         a, weight, bias, row, inside, left, right, C, LEFT, RIGHT, ROWS, DEPTH, PRECISION
     )
-    factor = _path_scales(path_scale, row, inside, rows_per_image, ROWS, HAS_PATH_SCALE)
+    token = program * ROWS + row
+    factor = _path_scales(path_scale, token, inside, rows_per_image, ROWS, HAS_PATH_SCALE)
     _finish_branch(
         first, second, gamma, beta, x, factor, out, row, inside, left, right, eps, C, RIGHT
     )
@@ -216,15 +269,22 @@ def linear_norm_backward(
     ``partials`` (programs, 3, C) float32 are each program's partial sums of the gradients of gamma,
     beta and ``bias``.
     """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
+    program = tl.program_id(0)
+    begin = program.to(tl.int64) * ROWS * C
+    row = tl.arange(0, ROWS)
+    inside = program * ROWS + row < rows
+    a += begin
+    grad_out += begin
+    grad_z += begin
+    grad_a += begin
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
     first, second = _multiply_rows(
         a, weight, bias, row, inside, left, right, C, LEFT, RIGHT, ROWS, DEPTH, PRECISION
     )
-    factor = _path_scales(path_scale, row, inside, rows_per_image, ROWS, HAS_PATH_SCALE)
-    partial = partials + tl.program_id(0).to(tl.int64) * 3 * C
+    token = program * ROWS + row
+    factor = _path_scales(path_scale, token, inside, rows_per_image, ROWS, HAS_PATH_SCALE)
+    partial = partials + program.to(tl.int64) * 3 * C
     first, second = _branch_gradient(
         first, second, gamma, grad_out, factor, partial, row, inside, left, right, eps, C, RIGHT
     )
@@ -238,7 +298,7 @@ def linear_norm_backward(
         if RIGHT > 0:
             tile = tl.load(weight + right[:, None] * C + column[None, :])
             result = tl.dot(second, tile, result, input_precision=PRECISION)
-        target = grad_a + row.to(tl.int64)[:, None] * C + column[None, :]
+        target = grad_a + row[:, None] * C + column[None, :]
         tl.store(target, result.to(element), mask=inside[:, None])
 
 

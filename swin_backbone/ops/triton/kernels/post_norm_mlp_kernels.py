@@ -6,8 +6,15 @@ Rows are tokens, whose channels fit on chip in two parts (see :mod:`.linear_kern
 import triton.language as tl
 
 from .jit import kernel
-from .linear_kernels import _gelu, _gelu_and_slope, _split_rows
-from .post_norm_kernels import _branch_gradient, _finish_branch, _path_scales, _store_rows
+from .linear_kernels import _gelu, _gelu_and_slope
+from .post_norm_kernels import (
+    _branch_gradient,
+    _finish_branch,
+    _load_part,
+    _load_rows,
+    _path_scales,
+    _store_rows,
+)
 
 
 @kernel("rows", "rows_per_image")
@@ -43,12 +50,18 @@ def post_norm_mlp_forward(
     The hidden layer stays on chip, ``COLUMNS`` of its N channels at a time. With ``KEEP``, ``z``
     (rows, C) is written, and with ``KEEP_LOW`` ``low``, which is ``x`` in the weights' dtype.
     """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
+    program = tl.program_id(0)
+    begin = program.to(tl.int64) * ROWS * C
+    row = tl.arange(0, ROWS)
+    inside = program * ROWS + row < rows
+    x += begin
+    low += begin
+    z += begin
+    out += begin
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
     element = up.dtype.element_ty
-    first, second = _split_rows(x, row, inside, left, right, C, RIGHT)
+    first, second = _load_rows(x, row, inside, left, right, C, RIGHT)
     first, second = first.to(element), second.to(element)
     if KEEP_LOW:
         _store_rows(low, first, second, row, inside, left, right, C, RIGHT)
@@ -75,7 +88,8 @@ def post_norm_mlp_forward(
         out_second += tl.load(down_bias + right).to(tl.float32)[None, :]
     if KEEP:
         _store_rows(z, out_first, out_second, row, inside, left, right, C, RIGHT)
-    factor = _path_scales(path_scale, row, inside, rows_per_image, ROWS, HAS_PATH_SCALE)
+    token = program * ROWS + row
+    factor = _path_scales(path_scale, token, inside, rows_per_image, ROWS, HAS_PATH_SCALE)
     _finish_branch(
         out_first, out_second, gamma, beta, x, factor, out, row, inside, left, right, eps, C, RIGHT
     )
@@ -118,27 +132,36 @@ def post_norm_mlp_backward(
     """
     PITCH: tl.constexpr = 3 * C + N if WRITE_HIDDEN else 3 * C
     program = tl.program_id(0)
-    row = program * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
+    begin = program.to(tl.int64) * ROWS
+    row = tl.arange(0, ROWS)
+    inside = program * ROWS + row < rows
     here = inside[:, None]
     left = tl.arange(0, LEFT)
     right = LEFT + tl.arange(0, RIGHT if RIGHT > 0 else 16)
     element = up.dtype.element_ty
     partial = partials + program.to(tl.int64) * PITCH
-    factor = _path_scales(path_scale, row, inside, rows_per_image, ROWS, HAS_PATH_SCALE)
-    out_first, out_second = _split_rows(z, row, inside, left, right, C, RIGHT)
+    low += begin * C
+    z += begin * C
+    grad_out += begin * C
+    grad_x += begin * C
+    grad_z += begin * C
+    activated += begin * N
+    grad_hidden += begin * N
+    token = program * ROWS + row
+    factor = _path_scales(path_scale, token, inside, rows_per_image, ROWS, HAS_PATH_SCALE)
+    out_first, out_second = _load_rows(z, row, inside, left, right, C, RIGHT)
     out_first, out_second = _branch_gradient(
         out_first, out_second, gamma, grad_out, factor, partial, row, inside, left, right, eps, C,
         RIGHT,
     )  # fmt: skip
     out_first, out_second = out_first.to(element), out_second.to(element)
     _store_rows(grad_z, out_first, out_second, row, inside, left, right, C, RIGHT)
-    begin = row.to(tl.int64)[:, None]
-    first = tl.load(low + begin * C + left[None, :], mask=here, other=0.0)
+    place = row[:, None] * C
+    first = tl.load(low + (place + left[None, :]), mask=here, other=0.0)
     grad_first = tl.zeros([ROWS, LEFT], tl.float32)
     grad_second = grad_first
     if RIGHT > 0:
-        second = tl.load(low + begin * C + right[None, :], mask=here, other=0.0)
+        second = tl.load(low + (place + right[None, :]), mask=here, other=0.0)
         grad_second = tl.zeros([ROWS, RIGHT], tl.float32)
 
     for start in range(0, N, COLUMNS):
@@ -158,16 +181,14 @@ def post_norm_mlp_backward(
             tl.store(partial + 3 * C + column, tl.sum(gradient, 0))
         gradient = gradient.to(element)
         if WRITE_HIDDEN:
-            target = begin * N + column[None, :]
+            target = row[:, None] * N + column[None, :]
             tl.store(activated + target, value.to(element), mask=here)
             tl.store(grad_hidden + target, gradient, mask=here)
         grad_first = tl.dot(gradient, up_first, grad_first, input_precision=PRECISION)
         if RIGHT > 0:
             grad_second = tl.dot(gradient, up_second, grad_second, input_precision=PRECISION)
 
-    grad_first += tl.load(grad_out + begin * C + left[None, :], mask=here, other=0.0).to(tl.float32)
+    grad_first += _load_part(grad_out, row, inside, left, C)
     if RIGHT > 0:
-        grad_second += tl.load(grad_out + begin * C + right[None, :], mask=here, other=0.0).to(
-            tl.float32
-        )
+        grad_second += _load_part(grad_out, row, inside, right, C)
     _store_rows(grad_x, grad_first, grad_second, row, inside, left, right, C, RIGHT)

@@ -5,7 +5,8 @@ block of queries (or, for the gradients of keys and values, of keys), and nothin
 atomically. Of a window's scores only a block is on chip, so that windows may be of any size. Scores
 are in units of log 2.
 
-``BLOCK`` tokens are handled at once, ``BLOCKS`` of them cover a window; ``SIDE`` is their product.
+``BLOCK`` tokens are handled at once; ``SIDE`` is a window's number of tokens in whole blocks. No
+kernel is compiled for a number of heads, which is another one in each stage.
 """
 
 import triton
@@ -14,14 +15,28 @@ import triton.language as tl
 from .attention_kernels import (
     LOG2E,
     SIZES,
-    _before_unit,
     _bias,
     _dropout_factor,
     _find_map,
     _gather,
-    _unit_rows,
+    _inverse_norm,
 )
 from .jit import kernel
+
+
+@triton.jit
+def _unit_rows(rows):
+    """Rows at length one, in their dtype, and 1 / their length."""
+    inverse = _inverse_norm(rows)
+    return (rows.to(tl.float32) * inverse[:, None]).to(rows.dtype), inverse
+
+
+@triton.jit
+def _before_unit(grad, unit, inverse):
+    """Gradient for rows, given that for them at length one, and its part along them."""
+    wide = unit.to(tl.float32)
+    along = tl.sum(grad * wide, 1)
+    return (grad - wide * along[:, None]) * inverse[:, None], along
 
 
 @triton.jit
@@ -100,7 +115,7 @@ def spread_bias(
         )
 
 
-@kernel(*SIZES)
+@kernel(*SIZES, "heads")
 def streamed_forward(
     qkv,
     bias,
@@ -118,7 +133,7 @@ def streamed_forward(
     grid_columns,
     grid_height,
     grid_width,
-    HEADS: tl.constexpr,
+    heads,
     HEAD: tl.constexpr,
     WINDOW_H: tl.constexpr,
     WINDOW_W: tl.constexpr,
@@ -137,7 +152,7 @@ def streamed_forward(
     """:func:`.attention_kernels.attention_forward`, but for ``bias``, see :func:`spread_bias`. The
     grid is (runs of windows, heads, blocks of queries)."""
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
-    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    stride = 3 * heads * HEAD
     SHIFTED: tl.constexpr = SHIFT_H + SHIFT_W > 0
     head = tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
@@ -163,10 +178,10 @@ def streamed_forward(
             query_local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
         )
         query_seen = query_on_map & (row < own_height) & (column < own_width)
-        source = qkv + origin * STRIDE + head * HEAD
+        source = qkv + origin * stride + head * HEAD
         part = padding + head * HEAD
         query = _gather(
-            source, query_token, query_seen, query_seen, part, STRIDE, channel, HEAD, False
+            source, query_token, query_seen, query_seen, part, stride, channel, HEAD, False
         )
         if COSINE:
             query, _ = _unit_rows(query)
@@ -181,12 +196,12 @@ def streamed_forward(
             key_seen = key_on_map & (row < own_height) & (column < own_width)
             fills = (key_local < TOKENS) & (key_on_map == 0)
             key = _gather(
-                source + HEADS * HEAD, key_token, key_seen, fills, part + HEADS * HEAD, STRIDE,
+                source + heads * HEAD, key_token, key_seen, fills, part + heads * HEAD, stride,
                 channel, HEAD, HAS_PADDING,
             )  # fmt: skip
             value = _gather(
-                source + 2 * HEADS * HEAD, key_token, key_seen, fills, part + 2 * HEADS * HEAD,
-                STRIDE, channel, HEAD, HAS_PADDING,
+                source + 2 * heads * HEAD, key_token, key_seen, fills, part + 2 * heads * HEAD,
+                stride, channel, HEAD, HAS_PADDING,
             )  # fmt: skip
             if COSINE:
                 key, _ = _unit_rows(key)
@@ -202,7 +217,7 @@ def streamed_forward(
             total = total * shrink + tl.sum(exponentials, 1)
             if DROPOUT:
                 pair = query_local[:, None] * TOKENS + key_local[None, :]
-                position = (window * HEADS + head) * TOKENS * TOKENS + pair
+                position = (window * heads + head) * TOKENS * TOKENS + pair
                 exponentials *= _dropout_factor(tl.load(seed_pointer), position, drop)
             attended = tl.dot(
                 exponentials.to(value.dtype), value, attended * shrink[:, None],
@@ -211,13 +226,13 @@ def streamed_forward(
         attended = attended / tl.maximum(total, 1e-30)[:, None]
         if MASKED:
             attended = tl.where(query_seen[:, None], attended, 0.0)
-        target = out + origin * (HEADS * HEAD) + head * HEAD
-        address = target + (query_token * (HEADS * HEAD))[:, None] + channel[None, :]
+        target = out + origin * (heads * HEAD) + head * HEAD
+        address = target + (query_token * (heads * HEAD))[:, None] + channel[None, :]
         written = query_on_map[:, None] & (channel < HEAD)[None, :]
         tl.store(address, attended.to(out.dtype.element_ty), mask=written)
 
 
-@kernel(*SIZES)
+@kernel(*SIZES, "heads")
 def streamed_backward_queries(
     qkv,
     bias,
@@ -239,7 +254,7 @@ def streamed_backward_queries(
     grid_columns,
     grid_height,
     grid_width,
-    HEADS: tl.constexpr,
+    heads,
     HEAD: tl.constexpr,
     WINDOW_H: tl.constexpr,
     WINDOW_W: tl.constexpr,
@@ -258,14 +273,14 @@ def streamed_backward_queries(
 ):
     """Gradients of :func:`streamed_forward` for queries, and what those for keys need.
 
-    ``statistics`` (windows, HEADS, 2, SIDE) float32: the logarithm of the softmax's divisor, and
+    ``statistics`` (windows, heads, 2, SIDE) float32: the logarithm of the softmax's divisor, and
     the mean by which weights' gradients are centred. Partial sums, see
-    :func:`.attention_kernels.attention_backward`: ``pairs`` (runs, HEADS, SIDE, SIDE), zero at the
-    start, of the bias; and in ``sums`` (runs, blocks, 3 HEADS HEAD + HEADS) of queries and of the
+    :func:`.attention_kernels.attention_backward`: ``pairs`` (runs, heads, SIDE, SIDE), zero at the
+    start, of the bias; and in ``sums`` (runs, blocks, 3 heads HEAD + heads) of queries and of the
     logit scale. The grid is that of the forward pass.
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
-    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    stride = 3 * heads * HEAD
     SHIFTED: tl.constexpr = SHIFT_H + SHIFT_W > 0
     run, head = tl.program_id(0), tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
@@ -274,7 +289,7 @@ def streamed_backward_queries(
     query_local = tl.program_id(2) * BLOCK + block
     own_pairs = (head * SIDE + query_local)[:, None] * SIDE
     bias += own_pairs
-    pairs += run.to(tl.int64) * (HEADS * SIDE * SIDE) + own_pairs
+    pairs += run.to(tl.int64) * (heads * SIDE * SIDE) + own_pairs
     if COSINE:
         scale = tl.load(logit_scale + head).to(tl.float32)
     query_sum = tl.zeros([BLOCK, CHANNELS], tl.float32)
@@ -295,13 +310,13 @@ def streamed_backward_queries(
             query_local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
         )
         query_seen = query_on_map & (row < own_height) & (column < own_width)
-        source = qkv + origin * STRIDE + head * HEAD
+        source = qkv + origin * stride + head * HEAD
         part = padding + head * HEAD
         query = _gather(
-            source, query_token, query_seen, query_seen, part, STRIDE, channel, HEAD, False
+            source, query_token, query_seen, query_seen, part, stride, channel, HEAD, False
         )
-        grad_source = grad_out + origin * (HEADS * HEAD) + head * HEAD
-        address = grad_source + (query_token * (HEADS * HEAD))[:, None] + channel[None, :]
+        grad_source = grad_out + origin * (heads * HEAD) + head * HEAD
+        address = grad_source + (query_token * (heads * HEAD))[:, None] + channel[None, :]
         grad_attended = tl.load(address, mask=query_seen[:, None] & inside[None, :], other=0.0)
         if COSINE:
             query, query_inverse = _unit_rows(query)
@@ -317,12 +332,12 @@ def streamed_backward_queries(
             key_seen = key_on_map & (row < own_height) & (column < own_width)
             fills = (key_local < TOKENS) & (key_on_map == 0)
             key = _gather(
-                source + HEADS * HEAD, key_token, key_seen, fills, part + HEADS * HEAD, STRIDE,
+                source + heads * HEAD, key_token, key_seen, fills, part + heads * HEAD, stride,
                 channel, HEAD, HAS_PADDING,
             )  # fmt: skip
             value = _gather(
-                source + 2 * HEADS * HEAD, key_token, key_seen, fills, part + 2 * HEADS * HEAD,
-                STRIDE, channel, HEAD, HAS_PADDING,
+                source + 2 * heads * HEAD, key_token, key_seen, fills, part + 2 * heads * HEAD,
+                stride, channel, HEAD, HAS_PADDING,
             )  # fmt: skip
             if COSINE:
                 key, _ = _unit_rows(key)
@@ -334,7 +349,7 @@ def streamed_backward_queries(
             grad_weights = tl.dot(grad_attended, tl.trans(value), input_precision=PRECISION)
             if DROPOUT:
                 pair = query_local[:, None] * TOKENS + key_local[None, :]
-                position = (window * HEADS + head) * TOKENS * TOKENS + pair
+                position = (window * heads + head) * TOKENS * TOKENS + pair
                 grad_weights *= _dropout_factor(tl.load(seed_pointer), position, drop)
             higher = tl.maximum(highest, tl.max(scores, 1))
             exponentials = tl.exp2(scores - higher[:, None])
@@ -344,7 +359,7 @@ def streamed_backward_queries(
             mean = mean * shrink + tl.sum(exponentials * grad_weights, 1)
         total = tl.maximum(total, 1e-30)
         logarithm, mean = highest + tl.log2(total), mean / total
-        target = statistics + (tl.cast(window, tl.int64) * HEADS + head) * (2 * SIDE) + query_local
+        target = statistics + (tl.cast(window, tl.int64) * heads + head) * (2 * SIDE) + query_local
         tl.store(target, logarithm)
         tl.store(target + SIDE, mean)
 
@@ -359,12 +374,12 @@ def streamed_backward_queries(
             key_seen = key_on_map & (row < own_height) & (column < own_width)
             fills = (key_local < TOKENS) & (key_on_map == 0)
             key = _gather(
-                source + HEADS * HEAD, key_token, key_seen, fills, part + HEADS * HEAD, STRIDE,
+                source + heads * HEAD, key_token, key_seen, fills, part + heads * HEAD, stride,
                 channel, HEAD, HAS_PADDING,
             )  # fmt: skip
             value = _gather(
-                source + 2 * HEADS * HEAD, key_token, key_seen, fills, part + 2 * HEADS * HEAD,
-                STRIDE, channel, HEAD, HAS_PADDING,
+                source + 2 * heads * HEAD, key_token, key_seen, fills, part + 2 * heads * HEAD,
+                stride, channel, HEAD, HAS_PADDING,
             )  # fmt: skip
             if COSINE:
                 key, _ = _unit_rows(key)
@@ -377,7 +392,7 @@ def streamed_backward_queries(
             grad_weights = tl.dot(grad_attended, tl.trans(value), input_precision=PRECISION)
             if DROPOUT:
                 pair = query_local[:, None] * TOKENS + key_local[None, :]
-                position = (window * HEADS + head) * TOKENS * TOKENS + pair
+                position = (window * heads + head) * TOKENS * TOKENS + pair
                 grad_weights *= _dropout_factor(tl.load(seed_pointer), position, drop)
             grad_scores = weights * (grad_weights - mean[:, None])
             tl.store(pairs + key_local[None, :], before + grad_scores)
@@ -388,19 +403,19 @@ def streamed_backward_queries(
             grad_query, along = _before_unit(grad_query, query, query_inverse)
             scale_sum += along
         grad_query *= scale
-        address = grad_qkv + origin * STRIDE + head * HEAD
-        address += (query_token * STRIDE)[:, None] + channel[None, :]
+        address = grad_qkv + origin * stride + head * HEAD
+        address += (query_token * stride)[:, None] + channel[None, :]
         written = query_on_map[:, None] & inside[None, :]
         tl.store(address, grad_query.to(grad_qkv.dtype.element_ty), mask=written)
         if SUM_ALL:
             query_sum += grad_query
 
-    target = sums + (run * tl.num_programs(2) + tl.program_id(2)).to(tl.int64) * (STRIDE + HEADS)
+    target = sums + (run * tl.num_programs(2) + tl.program_id(2)).to(tl.int64) * (stride + heads)
     tl.store(target + head * HEAD + channel, tl.sum(query_sum, 0), mask=inside)
-    tl.store(target + STRIDE + head, tl.sum(scale_sum, 0))
+    tl.store(target + stride + head, tl.sum(scale_sum, 0))
 
 
-@kernel(*SIZES)
+@kernel(*SIZES, "heads")
 def streamed_backward_keys(
     qkv,
     transposed,
@@ -421,7 +436,7 @@ def streamed_backward_keys(
     grid_columns,
     grid_height,
     grid_width,
-    HEADS: tl.constexpr,
+    heads,
     HEAD: tl.constexpr,
     WINDOW_H: tl.constexpr,
     WINDOW_W: tl.constexpr,
@@ -442,7 +457,7 @@ def streamed_backward_keys(
     ``sums`` of :func:`streamed_backward_queries`, which comes first. The grid is (runs of windows,
     heads, blocks of keys)."""
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
-    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    stride = 3 * heads * HEAD
     SHIFTED: tl.constexpr = SHIFT_H + SHIFT_W > 0
     run, head = tl.program_id(0), tl.program_id(1)
     channel = tl.arange(0, CHANNELS)
@@ -471,20 +486,20 @@ def streamed_backward_keys(
         )
         key_seen = key_on_map & (row < own_height) & (column < own_width)
         fills = (key_local < TOKENS) & (key_on_map == 0)
-        source = qkv + origin * STRIDE + head * HEAD
+        source = qkv + origin * stride + head * HEAD
         part = padding + head * HEAD
         key = _gather(
-            source + HEADS * HEAD, key_token, key_seen, fills, part + HEADS * HEAD, STRIDE, channel,
+            source + heads * HEAD, key_token, key_seen, fills, part + heads * HEAD, stride, channel,
             HEAD, HAS_PADDING,
         )  # fmt: skip
         value = _gather(
-            source + 2 * HEADS * HEAD, key_token, key_seen, fills, part + 2 * HEADS * HEAD, STRIDE,
+            source + 2 * heads * HEAD, key_token, key_seen, fills, part + 2 * heads * HEAD, stride,
             channel, HEAD, HAS_PADDING,
         )  # fmt: skip
         if COSINE:
             key, key_inverse = _unit_rows(key)
-        grad_source = grad_out + origin * (HEADS * HEAD) + head * HEAD
-        known = statistics + (tl.cast(window, tl.int64) * HEADS + head) * (2 * SIDE)
+        grad_source = grad_out + origin * (heads * HEAD) + head * HEAD
+        known = statistics + (tl.cast(window, tl.int64) * heads + head) * (2 * SIDE)
         grad_key = tl.zeros([BLOCK, CHANNELS], tl.float32)
         grad_value = tl.zeros([BLOCK, CHANNELS], tl.float32)
         for start in range(0, SIDE, BLOCK):
@@ -495,9 +510,9 @@ def streamed_backward_keys(
             )  # fmt: skip
             query_seen = query_on_map & (row < own_height) & (column < own_width)
             query = _gather(
-                source, query_token, query_seen, query_seen, part, STRIDE, channel, HEAD, False
+                source, query_token, query_seen, query_seen, part, stride, channel, HEAD, False
             )
-            address = grad_source + (query_token * (HEADS * HEAD))[:, None] + channel[None, :]
+            address = grad_source + (query_token * (heads * HEAD))[:, None] + channel[None, :]
             grad_attended = tl.load(address, mask=query_seen[:, None] & inside[None, :], other=0.0)
             logarithm = tl.load(known + query_local)
             mean = tl.load(known + SIDE + query_local)
@@ -513,7 +528,7 @@ def streamed_backward_keys(
             kept = weights
             if DROPOUT:
                 pair = query_local[None, :] * TOKENS + key_local[:, None]
-                position = (window * HEADS + head) * TOKENS * TOKENS + pair
+                position = (window * heads + head) * TOKENS * TOKENS + pair
                 factor = _dropout_factor(tl.load(seed_pointer), position, drop)
                 kept = weights * factor
                 grad_weights *= factor
@@ -525,12 +540,12 @@ def streamed_backward_keys(
         if COSINE:
             grad_key, _ = _before_unit(grad_key, key, key_inverse)
         grad_key *= scale
-        address = grad_qkv + origin * STRIDE + head * HEAD
-        address += (key_token * STRIDE)[:, None] + channel[None, :]
+        address = grad_qkv + origin * stride + head * HEAD
+        address += (key_token * stride)[:, None] + channel[None, :]
         written = key_on_map[:, None] & inside[None, :]
         element = grad_qkv.dtype.element_ty
-        tl.store(address + HEADS * HEAD, grad_key.to(element), mask=written)
-        tl.store(address + 2 * HEADS * HEAD, grad_value.to(element), mask=written)
+        tl.store(address + heads * HEAD, grad_key.to(element), mask=written)
+        tl.store(address + 2 * heads * HEAD, grad_value.to(element), mask=written)
         if SUM_ALL:
             value_sum += grad_value
             if COSINE:  # else its sum over keys is zero, since scores matter up to a constant
@@ -539,7 +554,7 @@ def streamed_backward_keys(
             key_sum += tl.where(fills[:, None], grad_key, 0.0)
             value_sum += tl.where(fills[:, None], grad_value, 0.0)
 
-    target = sums + (run * tl.num_programs(2) + tl.program_id(2)).to(tl.int64) * (STRIDE + HEADS)
+    target = sums + (run * tl.num_programs(2) + tl.program_id(2)).to(tl.int64) * (stride + heads)
     target += head * HEAD + channel
-    tl.store(target + HEADS * HEAD, tl.sum(key_sum, 0), mask=inside)
-    tl.store(target + 2 * HEADS * HEAD, tl.sum(value_sum, 0), mask=inside)
+    tl.store(target + heads * HEAD, tl.sum(key_sum, 0), mask=inside)
+    tl.store(target + 2 * heads * HEAD, tl.sum(value_sum, 0), mask=inside)

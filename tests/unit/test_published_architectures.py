@@ -1,0 +1,73 @@
+"""Which kernels each published architecture takes: none is without them, and the docs say which."""
+
+import re
+
+import pytest
+import torch
+from helpers.kernels import DEVICE, take_unproven  # skips first where no kernel can run
+from helpers.paths import ROOT
+
+from swin_backbone import SwinBackbone, list_architectures, list_checkpoints
+from swin_backbone.ops import Windows
+from swin_backbone.ops.dispatch import why_not_fused
+from swin_backbone.ops.triton.attention_op import is_streamed
+from swin_backbone.ops.triton.streamed_attention_op import block_of
+
+ARCHITECTURES = list_architectures()
+#: And those of public checkpoints, of which some have windows of their own.
+CONFIGS = {entry.name: entry.config() for entry in list_checkpoints()} | ARCHITECTURES
+PAGE = (ROOT / "docs" / "performance.md").read_text()
+ROW = re.compile(r"^\| (\d+)\D\1 \| ([\w ]+) \| (.+) \|$", re.MULTILINE)
+
+
+def build(config):
+    with torch.device("meta"):
+        return SwinBackbone(**{k: v for k, v in config.items() if k != "init_cfg"})
+
+
+def windows_of(block):
+    """Geometry of a block's attention, on maps of any size."""
+    fitted = block.attn.fit(None)
+    return fitted if isinstance(fitted, Windows) else fitted[0]
+
+
+def kinds(model):
+    """Side of a window to what computes it, in the docs' words."""
+    found = {}
+    for stage in model.stages:
+        windows = windows_of(stage.blocks[0])
+        channels, heads = stage.blocks[0].norm1.normalized_shape[0], windows.num_heads
+        qkv = torch.empty(1, 1, 1, 3 * channels, dtype=torch.bfloat16)
+        name = "a window at once"
+        if is_streamed(qkv, heads, windows.window_size):
+            block = block_of(windows.window_size, 3 * channels, heads, torch.bfloat16)
+            name = f"blocks of {block} tokens"
+        found[windows.window_size[0]] = name
+    return found
+
+
+@pytest.fixture(autouse=True)
+def all_kernels_run(monkeypatch):
+    take_unproven(monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_branches_of_every_block_are_fused(dtype):
+    for name, config in CONFIGS.items():
+        for stage in build(config).stages:
+            block = stage.blocks[0]
+            (channels,), hidden = block.norm1.normalized_shape, block.mlp.fc1.out_features
+            x = torch.zeros(1, 2, 2, channels, dtype=dtype, device=DEVICE)
+            assert why_not_fused(x, "triton", windows_of(block)) is None, name
+            assert why_not_fused(x, "triton", hidden=hidden) is None, name
+
+
+def test_the_docs_say_which_kernels():
+    rows = {int(side): (kind, set(re.findall(r"`(\w+)`", names)))
+            for side, kind, names in ROW.findall(PAGE)}  # fmt: skip
+    expected = {}
+    for name, config in ARCHITECTURES.items():
+        for side, kind in kinds(build(config)).items():
+            assert expected.setdefault(side, (kind, set()))[0] == kind
+            expected[side][1].add(name)
+    assert rows == expected
