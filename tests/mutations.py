@@ -344,6 +344,82 @@ MUTATIONS = (
         "value.copy_(buffer)",
         ("unit/test_graphed_losses.py",),
     ),
+    Mutation(
+        "points",
+        "a point beyond the left border reads the end of the row above",
+        f"{OPS}/triton/kernels/deformable_attention_kernels.py",
+        """                    known = (column + right >= 0) & (column + right < width)
+                    known &= (line + below >= 0) & (line + below < height) & (at < keys)
+                    part =""",
+        """                    known = column + right < width
+                    known &= (line + below >= 0) & (line + below < height) & (at < keys)
+                    part =""",
+        ("unit/test_deformable_attention_kernels.py::test_result_and_gradients",),
+    ),
+    Mutation(
+        "points of a pixel",
+        "a value leaves out the points of the row above it",
+        f"{OPS}/triton/kernels/deformable_attention_kernels.py",
+        "upper = line - 1 + below",
+        "upper = line + below",
+        ("unit/test_deformable_attention_kernels.py::test_the_same_bits_where_that_is_asked_for",),
+    ),
+    Mutation(
+        "suppression",
+        "a box that meets the threshold exactly goes",
+        f"{OPS}/triton/kernels/suppression_kernels.py",
+        "area_2[None, :] - common) > threshold",
+        "area_2[None, :] - common) >= threshold",
+        ("unit/test_suppression.py::test_a_threshold_that_is_met_exactly",),
+    ),
+    Mutation(
+        "regions",
+        "samples beyond the border count in RoI align",
+        f"{OPS}/triton/kernels/roi_align_kernels.py",
+        "total += tl.where(known, part, 0.0)",
+        "total += part",
+        ("unit/test_roi_align.py::test_as_torchvision",),
+    ),
+    Mutation(
+        "assigners",
+        "of objects that share their best box the first gets it",
+        "swin_backbone/acceleration/mmdet_assigners.py",
+        "numbers[:, None], 0).amax(0)",
+        "numbers[:, None], 0).flip(0).argmax(0)",
+        ("unit/test_accelerate_detectors.py::test_assigners",),
+    ),
+    Mutation(
+        "drawn anchors",
+        "losses of the second image take the first one's scores",
+        "swin_backbone/acceleration/mmdet_rpn_losses.py",
+        "places += [result.pos_inds + image * anchors, result.neg_inds + image * anchors]",
+        "places += [result.pos_inds, result.neg_inds]",
+        ("integration/test_accelerate_whole_detectors.py::test_losses_of_proposals",),
+    ),
+    Mutation(
+        "bias of three projections",
+        "queries and values of other libraries' blocks lose their bias",
+        "swin_backbone/acceleration/swin/halves.py",
+        "zeros if b is None else b for b in biases",
+        "zeros for b in biases",
+        ("integration/test_accelerate_encoders.py::test_encoders_compute_the_same",),
+    ),
+    Mutation(
+        "shift before filling up",
+        "timm's blocks fill up their maps before the shift",
+        "swin_backbone/acceleration/swin/timm_blocks.py",
+        "path, windows, table, True)",
+        "path, windows, table, False)",
+        ("integration/test_accelerate_encoders.py::test_encoders_compute_the_same",),
+    ),
+    Mutation(
+        "hooks inside of a block",
+        "nobody asks whether a block's modules are watched",
+        "swin_backbone/acceleration/swin/block_rewrite.py",
+        "return not _is_watched(block)",
+        "return True",
+        ("integration/test_accelerate_encoders.py::test_hooks_inside_a_block_see_what_they_saw",),
+    ),
 )
 
 

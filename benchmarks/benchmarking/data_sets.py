@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,14 +74,29 @@ def write_data(root: Path, kind: Kind, number: int, seed: int = 0, split: str = 
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
     for index in range(number):
-        rng = np.random.default_rng((seed, index))
-        image, labels = _scene(rng, kind)
-        _, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        image, labels = _scene(np.random.default_rng((seed, index)), kind)
         picture = io.BytesIO()
         Image.fromarray(labels).save(picture, "PNG")
-        contents = coded.tobytes(), picture.getvalue()
+        contents = _jpeg(image), picture.getvalue()
         for place, ending, content in zip(places, kind.endings, contents, strict=True):
             write_bytes(place / f"{index:05}{ending}", content)
+
+
+def encoded_image(kind: Kind, seed: int) -> bytes:
+    """A JPEG like those of a data set."""
+    return _jpeg(_scene(np.random.default_rng(seed), kind)[0])
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+
+
+@contextmanager
+def temporary_data(kind: Kind, number: int) -> Iterator[Path]:
+    """A folder with so many images and label maps, as SWIN_DATA_ROOT."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder), kind, number)
+        yield Path(folder)
 
 
 def _scene(rng: np.random.Generator, kind: Kind) -> tuple[np.ndarray, np.ndarray]:

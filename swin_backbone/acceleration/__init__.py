@@ -5,15 +5,19 @@ Each file that holds a ``Rewrite`` is one idea: what it finds, why not, what it 
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+from ..ops import dispatch
 from . import (
     channels_last,
     deformable_attention,
     mmcv_convolutions,
     mmdet_assigners,
     mmdet_mask_targets,
+    mmdet_proposals,
     mmdet_roi_extractors,
+    mmdet_rpn_losses,
     mmdet_samplers,
     mmseg_losses,
     mmseg_predictions,
@@ -39,6 +43,8 @@ REWRITES = (
     deformable_attention.REWRITE,
     mmdet_roi_extractors.REWRITE,
     mmdet_mask_targets.REWRITE,
+    mmdet_rpn_losses.REWRITE,
+    mmdet_proposals.REWRITE,
     mmdet_assigners.REWRITE,
     mmdet_samplers.REWRITE,
     mmcv_convolutions.REWRITE,
@@ -79,12 +85,18 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
             continue
         for name, module in model.named_modules():
             if rewrite.finds(module):
-                reason = rewrite.why_not(module)
+                reason = _why_unproven(rewrite) or rewrite.why_not(module)
                 what = "" if reason else rewrite.what
                 rows.append(Row(rewrite.name, (name,), type(module).__name__, what, reason or ""))
                 if reason is None:
                     undos.append(rewrite.apply(module))
     return Report(rows, undos)
+
+
+def _why_unproven(rewrite: Rewrite) -> str | None:
+    if not rewrite.unproven or dispatch.TAKES_UNPROVEN or not torch.cuda.is_available():
+        return None
+    return f"not measured on a card yet; {dispatch.UNPROVEN_VARIABLE}=1 takes it"
 
 
 def _check(switches: dict[str, bool]) -> None:

@@ -64,4 +64,11 @@ def _cut(masks, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
     return roi_align(pixels[:, None].float(), rois, size, 1.0, 0, "avg", True)[:, 0]
 
 
-REWRITE = Rewrite("mask_targets", "mask targets cut out where the boxes lie", finds, why_not, apply)
+REWRITE = Rewrite(
+    "mask_targets",
+    "mask targets cut out where the boxes lie",
+    finds,
+    why_not,
+    apply,
+    unproven=True,
+)

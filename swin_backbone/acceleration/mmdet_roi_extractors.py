@@ -76,5 +76,10 @@ def forward(
 
 
 REWRITE = Rewrite(
-    "roi_extractors", "regions of all levels at once, gathered back", finds, why_not, apply
+    "roi_extractors",
+    "regions of all levels at once, gathered back",
+    finds,
+    why_not,
+    apply,
+    unproven=True,
 )

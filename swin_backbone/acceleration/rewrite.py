@@ -23,6 +23,7 @@ class Rewrite:
         finds: whether a module is of the kind that it is about.
         why_not: why this module is left alone, or ``None`` if it is rewritten.
         apply: rewrites a module and returns what takes it back.
+        unproven: whether no GPU has run it yet. Where there is one, it is then used on request.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Rewrite:
     finds: Callable[[nn.Module], bool]
     why_not: Callable[[nn.Module], str | None]
     apply: Callable[[nn.Module], Undo]
+    unproven: bool = False
 
 
 def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:

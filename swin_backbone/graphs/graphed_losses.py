@@ -162,7 +162,12 @@ class GraphedLosses:
             self._steps[key] = step
             self.say_once(self._report())
             return True
-        self.stop(reason or "another process could not record its step")
+        reason = reason or "another process could not record its step"
+        if self._steps:  # which are right, and stay
+            self.most = self.shapes
+            self.say_once(f"batches of further shapes run without a CUDA graph: {reason}")
+        else:
+            self.stop(reason)
         return False
 
     def _make(self, batch: Sequence[Tensor], bind) -> StepGraph:

@@ -80,6 +80,7 @@ class CudaRecorder:
     def record(self, function: Callable[[], None]) -> Replay:
         """Capture ``function``. Other threads, which load data or watch NCCL, go on meanwhile."""
         graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(self.device)
         torch.cuda.synchronize(self.device)
         try:
             with torch.cuda.graph(
@@ -88,6 +89,7 @@ class CudaRecorder:
                 function()
         except Exception as error:
             reason = why(_first(error))
+            torch.cuda.set_stream(current)  # which is left where the end of a capture raises
             if _first(error) is not error:  # the capture itself broke, not only the function
                 clean_up_after_capture(self.pool, self.stream)
             raise CaptureError(reason) from error

@@ -24,7 +24,8 @@ class CompileAheadHook(Hook):
 
     The first batch goes through the model once more, with kernels left out
     (:func:`swin_backbone.acceleration.compile_ahead.compile_kernels`). Of several processes on a
-    machine the first one compiles, and the others find its kernels in Triton's cache. Where the
+    machine the first one compiles, and the others find its kernels in Triton's cache; with
+    ``SyncBatchNorm`` all do. Where the
     batch does not go through, the log says why, and kernels are compiled when they are started.
 
     Args:
@@ -70,7 +71,9 @@ class CompileAheadHook(Hook):
         if phase in self.done or not torch.cuda.is_available():
             return
         self.done.add(phase)
-        if get_local_rank() > 0:
+        # Norms that wait for all processes in each pass need all of them to compile.
+        together = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+        if get_local_rank() > 0 and not together:
             barrier()
         try:
             compiled = compile_kernels(model, run, self.threads)
@@ -81,7 +84,7 @@ class CompileAheadHook(Hook):
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             print_log(f"kernels for {phase} are compiled as they are started: {reason}", "current")
-        if get_local_rank() == 0:
+        if get_local_rank() == 0 and not together:
             barrier()
 
 

@@ -117,8 +117,9 @@ class CudaGraphHook(Hook):
         if wrapper is not model:
             averaging = Averaging(wrapper.process_group, compressed_dtype(wrapper))
             ranks = torch.distributed.get_process_group_ranks(wrapper.process_group)
+            of_some = len(ranks) < get_world_size()  # others do not come here
             hosts = torch.distributed.new_group(
-                ranks, backend="gloo", use_local_synchronization=True
+                ranks, backend="gloo", use_local_synchronization=of_some
             )
             agreement = Agreement(hosts)
         return GraphedLosses(

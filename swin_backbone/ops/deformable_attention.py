@@ -147,6 +147,17 @@ def _pairs(shapes, keys: int, levels: int) -> tuple[tuple[int, int], ...] | None
         if shapes.device.type != "cpu" or torch.compiler.is_compiling():
             return None
         shapes = shapes.tolist()
+    plain = isinstance(shapes, list | tuple) and all(
+        isinstance(pair, list | tuple) and all(type(n) is int for n in pair) for pair in shapes
+    )
+    if plain:
+        return _remembered_pairs(tuple(map(tuple, shapes)), keys, levels)
+    return _numbers(shapes, keys, levels)
+
+
+def _numbers(shapes, keys: int, levels: int) -> tuple[tuple[int, int], ...]:
+    """Checked pairs of what is no tensor."""
+    words = f"spatial_shapes must be rows and columns of {levels} levels"
     shapes = unpacked(shapes)
     if not is_sequence(shapes):
         raise TypeError(f"{words}, got {show(shapes)}")
@@ -158,6 +169,10 @@ def _pairs(shapes, keys: int, levels: int) -> tuple[tuple[int, int], ...] | None
     if total != keys:
         raise ValueError(f"spatial_shapes must add up to the {keys} keys of value, got {total}")
     return tuple((height, width) for height, width in shapes)
+
+
+#: A model asks for the same sizes in each layer.
+_remembered_pairs = lru_cache(maxsize=256)(_numbers)
 
 
 def _chosen(impl: str, value: Tensor, locations: Tensor, weights: Tensor) -> str:

@@ -446,7 +446,9 @@ def _photometric_by_triton(images: Tensor) -> str | None:
     if images.shape[1:].numel() > MAX_ELEMENTS or len(images) > MAX_IMAGES:
         shape = tuple(images.shape)
         return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
-    return why_not_triton(images) if images.numel() else "there are no pixels"
+    if not images.numel():
+        return "there are no pixels"
+    return why_unproven(images) or why_not_triton(images)
 
 
 _PHOTOMETRIC = (("triton", _photometric_by_triton), ("torch", _never))
@@ -469,10 +471,10 @@ def _points_by_triton(value: Tensor, locations: Tensor, weights: Tensor) -> str 
 
 def why_not_points(value: Tensor, locations: Tensor, weights: Tensor) -> str | None:
     """Why kernels cannot attend to points, or ``None`` if they can."""
+    reason = why_not_triton(value)
+    if reason is not None:
+        return reason
     for tensor in (value, locations, weights):
-        reason = why_not_triton(tensor)
-        if reason is not None:
-            return reason
         if tensor.dtype not in DTYPES:
             return f"computes in {_names(DTYPES)}, got {tensor.dtype}"
         if tensor.shape[1:].numel() > MAX_ELEMENTS or len(tensor) > MAX_IMAGES:
@@ -551,7 +553,9 @@ def why_not_regions(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int])
 def _regions_by_triton(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, int]) -> str | None:
     if not rois.is_cuda:
         return "no CUDA device"
-    return _EXPORTED if is_exporting() else why_not_regions(maps, rois, size)
+    if is_exporting():
+        return _EXPORTED
+    return why_unproven(rois) or why_not_regions(maps, rois, size)
 
 
 _REGIONS = (("triton", _regions_by_triton), ("reference", _never))

@@ -11,12 +11,13 @@ import pytest
 import torch
 from helpers.graphed_processes import CASES
 from helpers.paths import ROOT
-from helpers.segmentors import batch, segmentor
+from helpers.segmentors import HEADS, batch, segmentor
 from helpers.tiny_run import tiny_config
 from mmengine.runner import Runner
 
 from swin_backbone import accelerate, graph_predictions
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
+from swin_backbone.ops.geometry.resampling import axis
 
 STEPS = 100
 
@@ -243,3 +244,31 @@ def test_two_processes(tmp_path):
             assert found["between processes"] == 0, name
             limit = max(2 * found["losses of two runs without"], 1e-2)
             assert found["losses"] <= limit, name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_captured(head):
+    torch.manual_seed(0)
+    model = segmentor(head).cuda().train()
+    accelerate(model)
+    stock = copy.deepcopy(model)
+    hook = graphed(model)
+    found, expected = train(model, 3), train(stock, 3)
+    assert hook.graphs.reason is None
+    assert hook.graphs.shapes == 1
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_tables_that_are_forgotten_stay_for_graphs():
+    model = made()
+    stock = copy.deepcopy(model)
+    hook = graphed(model)
+    images, samples = data(0)
+    losses(model, 0, images, samples)
+    for size in range(500, 900):  # more than are remembered
+        axis(size, 2 * size, False, device=images.device)
+    junk = [torch.full((size,), 1e9, device="cuda") for size in range(1, 4000)]
+    one, two = (losses(m, 1, images, samples)["decode.loss_ce"] for m in (model, stock))
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+    assert hook.graphs.shapes == 1
+    assert len(junk) == 3999

@@ -37,8 +37,14 @@ CASES = {
     "compressed": {"compressed": True},
     "several shapes": {"sizes": [(64, 64), (64, 96)]},
     "different shapes": {"sizes": [(64, 64), (64, 96)], "of_ranks": True},
-    "a shape too many, accumulated": {
+    "different shapes, one graph": {
         "sizes": [(64, 64), (64, 96)],
+        "of_ranks": True,
+        "most_shapes": 1,
+    },
+    # Gradients of a step without a graph are there before a replay's, and the other way round.
+    "a shape too many, accumulated": {
+        "sizes": [(64, 64), (64, 96), (64, 96), (64, 64)],
         "most_shapes": 1,
         "accumulate": 2,
     },

@@ -24,6 +24,29 @@ NAMES = {
 }  # fmt: skip
 
 
+def run_detector_ops(size, dtype):
+    """Attention to points, regions of ``size`` bins and suppression, at a detector's channels."""
+    from helpers.points import PointCase, draw, with_gradients
+    from swin_backbone import ops
+
+    case = PointCase(2, 6, 8, 32, 4, ((4, 6), (2, 3), (1, 2), (1, 1)))
+    grad = torch.randn(2, 6, 256, dtype=dtype)
+    for exactly in (False, True):
+        torch.use_deterministic_algorithms(exactly)
+        with_gradients(
+            lambda *inputs: ops.multi_scale_deformable_attention(*inputs, impl="triton"),
+            *draw(case, dtype), grad,
+        )  # fmt: skip
+    torch.use_deterministic_algorithms(False)
+    maps = [torch.randn(2, 256, side, side, dtype=dtype, requires_grad=True) for side in (8, 4)]
+    rois = torch.tensor([[0, 1, 2, 20, 25], [1, 3, 0, 30, 9.0]])
+    levels = torch.tensor([0, 1])
+    ops.roi_align(maps, rois, levels, (0.25, 0.125), size, impl="triton").sum().backward()
+    for count in (100, 9000):
+        boxes, scores = torch.rand(count, 4), torch.rand(count)
+        ops.non_maximum_suppression(boxes, scores, 0.5, impl="triton")
+
+
 def collect(path, cases):
     """Write down each variant that a training step and a prediction start."""
     from swin_backbone import SwinBackbone
@@ -56,6 +79,9 @@ def collect(path, cases):
         dispatch.why_unproven = why_unproven
         version, window, dtype = case.split(":")
         window, dtype = int(window), getattr(torch, dtype)
+        if version == "detector":
+            run_detector_ops(window, dtype)
+            continue
         model = SwinBackbone(
             arch="tiny", version=version, window_size=window, backend="triton", drop_path_rate=0.2
         )
@@ -64,7 +90,20 @@ def collect(path, cases):
             sum(m.float().mean() for m in model.train()(images)).backward()
             with torch.no_grad():
                 model.eval()(images)
+    _distort()
     Path(path).write_bytes(pickle.dumps(list(seen.values())))
+
+
+def _distort():
+    """Start the kernel of photometric distortion in all its ways."""
+    from swin_backbone import ops
+
+    images, drawn = torch.zeros(2, 4, 5, 3, dtype=torch.uint8), torch.zeros(2, 7)
+    scales = torch.zeros(3), torch.ones(3)
+    for swap in (True, False):
+        for row in (drawn, None):
+            for scale in (scales, (None, None)):
+                ops.distort_images(images, row, *scale, swap, impl="triton")
 
 
 def signature(variant):

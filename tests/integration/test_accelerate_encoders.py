@@ -6,6 +6,7 @@ hundred times as much). In float64 1e-10, where the coordinates of V2 are the sa
 """
 
 import copy
+import re
 
 import pytest
 import torch
@@ -16,12 +17,15 @@ from helpers.swin_like_the_original import Block, KnowsItsMap, V2Block
 from torch import nn
 
 import swin_backbone
+from swin_backbone.acceleration.swin import halves
 from swin_backbone.ops import dispatch
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 SIZES = [(64, 64), (72, 40), (92, 60)]
 #: Models whose blocks are functions of a graph, of which there are no modules to find.
 GRAPHS = ["torchvision, extractor"]
+#: Names of classes of blocks.
+BLOCK = re.compile("Block|Layer$|Hotter|KnowsItsMap|Scaled")
 
 
 def pair(model):
@@ -68,7 +72,7 @@ def operations(run, *arguments):
 
 
 def blocks(report):
-    return [row for row in report.rows if row.rewrite == "swin_blocks"]
+    return [row for row in report.rows if BLOCK.search(row.kind)]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
@@ -88,6 +92,21 @@ def test_encoders_compute_the_same(name, version, size, dtype):
     assert len(attentions) == 4
 
 
+@pytest.mark.parametrize("pretrained", [None, (8, 3)])
+@pytest.mark.parametrize("name", ["timm", "torchvision", "transformers", "mmpretrain"])
+def test_fused_halves_of_v2_get_the_same_parameters(monkeypatch, name, pretrained):
+    """As on a GPU, but by the composition that defines the fused halves."""
+    if pretrained is not None and name == "torchvision":
+        pytest.skip("it has no windows of pretraining")
+    monkeypatch.setattr(halves, "is_fused", lambda *_, **__: True)
+    model, fast, _ = pair(make_theirs(name, "v2", pretrained=pretrained))
+    images, run = torch.randn(4, 3, 64, 64), PEERS[name].maps
+    assert_same(run, model, fast, images)
+    found = operations(run, fast, images)
+    assert found.count("MLP branch") == 4
+    assert found.count("attention branch") == (4 if name != "mmpretrain" else 0)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name not in GRAPHS])
 def test_whole_models_compute_the_same(name):
     model, _ = make_case(name)
@@ -97,6 +116,22 @@ def test_whole_models_compute_the_same(name):
     images = torch.randn(2, 3, IMAGE, IMAGE)
     assert_same(maps_of, model, fast, images)
     assert operations(maps_of, fast, images).count("attention") == 6
+
+
+def test_models_that_resemble_a_swin_have_its_layers():
+    """Super-resolution, and spectrograms."""
+    import transformers
+
+    model, fast, report = pair(alone("Swin2SRModel", "Swin2SR").eval())
+    assert [len(row.modules) for row in blocks(report) if row.what] == [6]
+    images = torch.randn(1, 3, 16, 24)
+    assert_same(lambda m, x: [m(x).last_hidden_state], model, fast, images)
+    config = transformers.ClapAudioConfig(
+        spec_size=64, num_mel_bins=16, window_size=2, patch_embeds_hidden_size=8,
+        depths=[2, 2, 1, 1], num_attention_heads=[1, 2, 4, 8], hidden_size=64, num_classes=3,
+    )  # fmt: skip
+    report = swin_backbone.accelerate(transformers.ClapAudioModel(config))
+    assert [len(row.modules) for row in blocks(report) if row.what] == [6]
 
 
 @pytest.mark.parametrize(("name", "version"), PAIRS)

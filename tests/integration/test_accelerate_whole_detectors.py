@@ -10,14 +10,28 @@ from helpers.paths import ROOT
 from helpers.small_detector import small_detector
 
 import swin_backbone
+from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
 
 EXPECTED = {
-    "mask-rcnn": {"roi_extractors", "mask_targets", "assigners", "samplers"},
+    "mask-rcnn": {
+        "roi_extractors",
+        "mask_targets",
+        "rpn_losses",
+        "proposals",
+        "assigners",
+        "samplers",
+    },
     "dino": {"deformable_attention"},
 }
+
+
+@pytest.fixture(autouse=True)
+def on_request(monkeypatch):
+    """What no card has measured yet is asked for."""
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
 def build(name):
@@ -46,7 +60,7 @@ def losses_and_gradients(model, images, samples):
     return {name: value.detach() for name, value in losses.items()}, grads
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", ["mask-rcnn", pytest.param("dino", marks=pytest.mark.slow)])
 def test_losses_are_those_of_the_stock_model(name):
     """On a CPU the same boxes are drawn; the rest is the same but for roundings of float32."""
     stock = build(name).train()
@@ -62,3 +76,65 @@ def test_losses_are_those_of_the_stock_model(name):
     assert found.keys() == gradients.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("most", [-1, 7, 1000])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_proposals(most, rescale):
+    """The same boxes, of images of different sizes."""
+    stock = build("mask-rcnn").train().rpn_head
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    sizes = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+    scores = [torch.randn(2, 3, *s, requires_grad=True) for s in sizes]
+    boxes = [torch.randn(2, 12, *s) for s in sizes]
+    metas = [{"img_shape": shape, "scale_factor": (0.5, 0.25)} for shape in ((64, 96), (50, 70))]
+    cfg = copy.deepcopy(stock.test_cfg)
+    cfg.update(nms_pre=most, max_per_img=40)
+    expected, found = (
+        head.predict_by_feat(scores, boxes, batch_img_metas=metas, cfg=cfg, rescale=rescale)
+        for head in (stock, fast)
+    )
+    for own, right in zip(found, expected, strict=True):
+        assert 5 < len(own) <= 40
+        torch.testing.assert_close(own.bboxes, right.bboxes)
+        torch.testing.assert_close(own.scores, right.scores.detach())
+        assert torch.equal(own.labels, right.labels)
+        assert not own.bboxes.requires_grad
+    report.revert()
+    assert not {"predict_by_feat", "loss_by_feat"} & fast.__dict__.keys()
+
+
+@pytest.mark.parametrize("change", ["nothing", "padding", "border", "no objects", "weight"])
+def test_losses_of_proposals(change):
+    """Of all anchors, of those of some images alone, of weighted ones: as stock."""
+    stock = build("mask-rcnn").train().rpn_head.double()
+    stock.train_cfg.pos_weight = 3.0 if change == "weight" else -1
+    stock.train_cfg.allowed_border = 0 if change == "border" else -1
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    assert "rpn_losses" in {row.rewrite for row in report.replaced}
+    sizes = [(64 // stride, 96 // stride) for stride in (4, 8, 16, 32, 64)]
+    sizes = [(max(rows, 1), max(columns, 1)) for rows, columns in sizes]
+    samples = detectors.draw_objects(Task("mask-rcnn", 2, "train", (64, 96)), "cpu")
+    objects = [sample.gt_instances for sample in samples]
+    for some in objects:
+        some.labels[:] = 0
+        some.bboxes = some.bboxes.double()
+    metas = [dict(sample.metainfo) for sample in samples]
+    metas[1]["pad_shape"] = (40, 60) if change == "padding" else (64, 96)
+    if change == "no objects":
+        objects[0] = objects[0][:0]
+    results = []
+    for head in (stock, fast):
+        torch.manual_seed(1)
+        scores = [torch.randn(2, 3, *s, dtype=torch.float64, requires_grad=True) for s in sizes]
+        boxes = [torch.randn(2, 12, *s, dtype=torch.float64, requires_grad=True) for s in sizes]
+        losses = head.loss_by_feat(scores, boxes, objects, metas)
+        values = [sum(losses[name]) for name in ("loss_rpn_cls", "loss_rpn_bbox")]
+        grads = torch.autograd.grad(sum(values), [*scores, *boxes])
+        results.append([*(value.detach() for value in values), *grads])
+    # Weights of anchors are float32.
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9)
+    report.revert()
+    assert "loss_by_feat" not in fast.__dict__

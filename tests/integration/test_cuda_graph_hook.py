@@ -1,19 +1,23 @@
 """CudaGraphHook in runs on the CPU, where what is recorded runs again."""
 
+import copy
 import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.graph_recorders import StandInGraphHook
 from helpers.graphed_processes import CASES
 from helpers.paths import ROOT
+from helpers.segmentors import HEADS, batch, segmentor
 from helpers.tiny_run import tiny_config
 from mmengine.runner import Runner
 
+from swin_backbone import accelerate
 from swin_backbone.cli import launching
 from swin_backbone.openmmlab.gradient_compression import CompressGradientsHook
 
@@ -161,3 +165,30 @@ def test_gradients_of_one_process_are_not_compressed(scenes, tmp_path):
     assert "averages no gradients" in log.read_text()
     with pytest.raises(ValueError, match="dtype must be bfloat16 or float16, got 'int8'"):
         CompressGradientsHook("int8")
+
+
+@pytest.mark.parametrize(("head", "version"), [*((head, "v1") for head in HEADS), ("UPer", "v2")])
+def test_every_head_trains_as_it_does_without(head, version):
+    torch.manual_seed(0)
+    options = {"dropout_ratio": 0.1} if head != "KNet" else {}
+    model = segmentor(head, **options).train()
+    if version == "v2":
+        model.backbone = type(model.backbone)(
+            embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4, version="v2"
+        )
+    accelerate(model)
+    stock = copy.deepcopy(model)
+    hook = StandInGraphHook()
+    hook.before_train(SimpleNamespace(model=model))
+    for seed in range(2):
+        images, samples = batch((64, 64), seed=seed, dtype=torch.float32)
+        for one in (model, stock):
+            torch.manual_seed(seed)
+            losses = one(images, samples, mode="loss")
+            one.parse_losses(losses)[0].backward()
+        for (name, own), other in zip(model.named_parameters(), stock.parameters(), strict=True):
+            assert (own.grad is None) == (other.grad is None), name
+            if own.grad is not None:
+                torch.testing.assert_close(own.grad, other.grad, msg=name)
+    assert hook.graphs.shapes == 1
+    same_weights(SimpleNamespace(model=model), SimpleNamespace(model=stock))

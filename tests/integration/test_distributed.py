@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
 from mmengine.runner import Runner
 from torch import nn
+from torch.distributed.fsdp import BackwardPrefetch
 
 from swin_backbone import SwinBackbone
 from swin_backbone.checkpoints import read_checkpoint
@@ -213,6 +214,11 @@ def test_strategies_are_mmengines(name, scenes, tmp_path):
     kind = STRATEGIES.get(cfg.strategy.type)
     accepted = {name for base in kind.__mro__[:-1] for name in inspect.signature(base).parameters}
     assert set(cfg.strategy) - {"type"} <= accepted
+
+
+def test_blocks_are_gathered_ahead_in_the_backward_pass(scenes, tmp_path):
+    wrapper = with_option(tiny_config(scenes, tmp_path), "fsdp_bf16").strategy.model_wrapper
+    assert wrapper.backward_prefetch == BackwardPrefetch.BACKWARD_PRE.name
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

@@ -43,6 +43,20 @@ def test_plain_pytorch():
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
+def test_torchvision_detector():
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    losses = run("torchvision_detector", "--arch", "small", "--steps", 4, "--side", 64)
+    assert losses[-1] < losses[0]
+
+
+def test_accelerate_transformers(tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    losses = run("accelerate_transformers", "--steps", 12, "--out", tmp_path / "trained")
+    assert losses[-1] < 0.5 * losses[0]
+    again = run("accelerate_transformers", "--steps", 1, "--model", tmp_path / "trained")
+    assert again[0] < 0.5 * losses[0]
+
+
 @pytest.mark.slow
 def test_lightning_module():
     pytest.importorskip("lightning", reason="needs the extra 'examples'")

@@ -112,7 +112,7 @@ def config(pipeline, **preprocessor):
 
 def fast_config(pipeline, reduced=False, **preprocessor):
     cfg = config(pipeline, **preprocessor)
-    use_fast_data(cfg, reduced)
+    use_fast_data(cfg, reduced, on_gpu=True)
     return cfg
 
 
@@ -144,6 +144,7 @@ CASES = {
     "two labels": {"write": {"values": 2}},
     "one label": {"write": {"values": 1}},
     "portrait": {"write": {"height": 300, "width": 190}},
+    "mapped labels": {"labels": {"type": "LoadMappedLabels", "values": [3, 0, 255, 7]}},
 }
 
 
@@ -154,7 +155,8 @@ def test_a_sample_is_that_of_the_stock_transforms(tmp_path, case):
     sample = write_sample(tmp_path, rng, **{"height": 210, "width": 330, **case.get("write", {})})
     sample |= case.get("sample", {})
     sizes = case.get("resize", resize())
-    stock = [IMAGE, LABELS, *([sizes] if sizes else []), case.get("crop", crop()), FLIP]
+    labels = case.get("labels", LABELS)
+    stock = [IMAGE, labels, *([sizes] if sizes else []), case.get("crop", crop()), FLIP]
     fast = fast_config([*stock, PACK]).train_dataloader.dataset.pipeline
     stock, fast = build(stock), build(fast[:-1])
     assert len(fast) == 2
@@ -200,6 +202,43 @@ def test_a_jpeg_that_shrinks_is_decoded_smaller(tmp_path):
         difference = (cv2.blur(averaged["img"], (5, 5)) - blurred).ravel()
         assert np.abs(difference).mean() < 2.5
         assert np.corrcoef(cv2.blur(averaged["img"], (5, 5)).ravel(), blurred.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("reduced", [True, False])
+def test_an_image_that_lies_on_its_side_is_turned(tmp_path, orientation, reduced):
+    rng = np.random.default_rng(11)
+    sample = write_sample(tmp_path, rng, 300, 200)
+    upright = Image.open(sample["img_path"])
+    back = {
+        3: Image.Transpose.ROTATE_180,
+        6: Image.Transpose.ROTATE_90,
+        8: Image.Transpose.ROTATE_270,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright.transpose(back[orientation]).save(sample["img_path"], quality=95, exif=exif)
+    stock = [IMAGE, LABELS, resize((120, 80), (0.8, 1.2)), crop((64, 50))]
+    fast = build(fast_config([*stock, PACK], reduced).train_dataloader.dataset.pipeline[:1])
+    stock = build(stock)
+    for seed in range(6):
+        expected, _ = run(stock, sample, seed)
+        found, _ = run(fast, sample, seed)
+        np.testing.assert_array_equal(found["gt_seg_map"], expected["gt_seg_map"])
+        assert found["ori_shape"] == expected["ori_shape"] == (300, 200)
+        pair = [cv2.blur(results["img"], (5, 5)).ravel() for results in (found, expected)]
+        assert np.corrcoef(*pair)[0, 1] > 0.98
+
+
+def test_labels_of_an_image_that_was_turned_without_them(tmp_path):
+    sample = write_sample(tmp_path, np.random.default_rng(12), 300, 200)
+    labels = Image.open(sample["seg_map_path"])
+    labels.transpose(Image.Transpose.ROTATE_90).save(sample["seg_map_path"])
+    fast = build(
+        fast_config([IMAGE, LABELS, resize(), crop(), PACK]).train_dataloader.dataset.pipeline
+    )
+    with pytest.raises(ValueError, match=r"labels\.png' have 200x300 pixels.*300x200"):
+        run(fast, sample, 0)
 
 
 def test_labels_of_another_size_go_the_stock_way(tmp_path):
@@ -355,7 +394,8 @@ def trained(scenes, work_dir, fast, steps=8, **options):
     cfg.default_hooks.logger = {"type": "LoggerHook", "interval": 3}
     cfg.train_cfg.val_interval = steps
     if fast:
-        use_fast_data(cfg, reduced=False)
+        use_fast_data(cfg, reduced=False, on_gpu=True)
+        cfg.train_dataloader.pin_memory = False
     runner = Runner.from_cfg(cfg)
     runner.train()
     lines = next(Path(work_dir).glob("*/vis_data/scalars.json")).read_text().splitlines()
@@ -486,12 +526,13 @@ PLAIN = [IMAGE, LABELS, resize(), crop(), FLIP, DISTORT, PACK]
 def test_what_is_left_has_a_reason(tmp_path, change, reason):
     cfg = config(copy.deepcopy(PLAIN))
     change(cfg)
-    report = use_fast_data(cfg)
+    report = use_fast_data(cfg, on_gpu=True)
     assert reason in str(report)
     if cfg.get("train_dataloader") and cfg.train_dataloader.dataset.get("pipeline"):
         sample = write_sample(tmp_path, np.random.default_rng(10), 210, 330)
         pipeline = pipeline_of(cfg)
-        if reason not in ("GenerateEdge", "it has crop_type"):  # which mmseg cannot run either
+        # Not what mmseg cannot run either, or warns of.
+        if reason not in ("GenerateEdge", "it has crop_type", "imdecode_backend is 'cv2'"):
             results, _ = run(build(pipeline), sample, 0)  # what was changed still fits together
             assert "inputs" in results or pipeline[-1]["type"] != "PackSegBytes"
         packs_bytes = pipeline[-1]["type"] == "PackSegBytes"
@@ -513,7 +554,7 @@ def test_datasets_in_wrappers_are_found():
         "times": 3,
         "dataset": {"type": "ConcatDataset", "datasets": [inner, copy.deepcopy(inner)]},
     }
-    use_fast_data(cfg)
+    use_fast_data(cfg, on_gpu=True)
     datasets = cfg.train_dataloader.dataset.dataset.datasets
     assert [step.type for dataset in datasets for step in dataset.pipeline] == 2 * [
         "LoadResizedCrop", "RandomFlip", "DrawPhotoMetricDistortion", "PackSegBytes"
@@ -523,16 +564,35 @@ def test_datasets_in_wrappers_are_found():
 def test_a_label_that_is_no_class_is_named(scenes, tmp_path):
     cfg = tiny_config(scenes, tmp_path)
     cfg.model.decode_head.num_classes = 2
-    use_fast_data(cfg)
+    use_fast_data(cfg, on_gpu=True)
+    cfg.train_dataloader.pin_memory = False
     with pytest.raises(ValueError, match=r"labels of .*num_classes=2.*got \[2\]"):
         Runner.from_cfg(cfg).train()
 
 
 @pytest.mark.parametrize("option", ["fast", "fast_data"])
-def test_the_options_say_what_they_replace(scenes, tmp_path, option, capfd):
+def test_the_options_say_what_they_replace(scenes, tmp_path, option):
     from swin_backbone.cli.launching import apply_options
 
     cfg = tiny_config(scenes, tmp_path)
     apply_options(cfg, [option])
     assert cfg.default_hooks.runtime_info.type == "DeferredRuntimeInfoHook"
-    assert cfg.model.data_preprocessor.type == "SegBytesPreprocessor"
+    assert pipeline_of(cfg)[0].type == "LoadResizedCrop"
+    on_gpu = torch.cuda.is_available()
+    assert (cfg.model.data_preprocessor.type == "SegBytesPreprocessor") == on_gpu
+
+
+def test_without_a_gpu_workers_distort(tmp_path):
+    cfg = config(copy.deepcopy(PLAIN))
+    report = use_fast_data(cfg, on_gpu=False)
+    assert "no GPU to distort" in str(report)
+    assert [step.type for step in pipeline_of(cfg)] == [
+        "LoadResizedCrop", "RandomFlip", "PhotoMetricDistortion", "PackSegInputs"
+    ]  # fmt: skip
+    sample = write_sample(tmp_path, np.random.default_rng(13), 210, 330)
+    found, drawn = run(build(pipeline_of(cfg)), sample, 3)
+    expected, also_drawn = run(build(PLAIN), sample, 3)
+    assert drawn == also_drawn
+    assert found["inputs"].shape == expected["inputs"].shape
+    labels = (results["data_samples"].gt_sem_seg.data for results in (found, expected))
+    assert torch.equal(*labels)

@@ -28,6 +28,22 @@ def rewrites(report):
     return {row.rewrite: row.modules for row in report.replaced if row.rewrite != "channels_last"}
 
 
+@pytest.fixture(autouse=True)
+def on_request(monkeypatch):
+    """What no card has measured yet is asked for."""
+    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", True)
+
+
+def test_what_no_card_has_measured_is_left_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    report = swin_backbone.accelerate(extractor())
+    assert not report.replaced
+    assert "SWIN_BACKBONE_UNPROVEN=1" in report.left[0].reason
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert swin_backbone.accelerate(extractor()).replaced
+
+
 @pytest.fixture
 def kernels(monkeypatch):
     """Regions are pooled by kernels, on the CPU in Triton's interpreter."""

@@ -1,5 +1,7 @@
 """Kernels are compiled ahead of a step, which leaves the model as it was."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -94,3 +96,26 @@ def test_a_step_is_the_same(version):
     torch.cuda.set_rng_state(state_before)
     assert all(torch.equal(*pair) for pair in zip(first, run(), strict=True))
     assert compile_kernels(model, run).kernels == 0  # all are there
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_processes_wait_for_the_first_unless_norms_need_all(monkeypatch, norm, rank):
+    from swin_backbone.openmmlab import compile_ahead_hook
+
+    called = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(compile_ahead_hook, "get_local_rank", lambda: rank)
+    monkeypatch.setattr(compile_ahead_hook, "barrier", lambda: called.append("barrier"))
+
+    def compile_kernels(model, run, threads):
+        called.append("compile")
+        return SimpleNamespace(kernels=1, seconds=1.0)
+
+    monkeypatch.setattr(compile_ahead_hook, "compile_kernels", compile_kernels)
+    model = nn.Sequential(norm(2))
+    hook = compile_ahead_hook.CompileAheadHook()
+    for _ in range(2):
+        hook.before_train_iter(SimpleNamespace(model=model), 0, {})
+    waits = ["compile", "barrier"] if rank == 0 else ["barrier", "compile"]
+    assert called == (["compile"] if norm is nn.SyncBatchNorm else waits)

@@ -7,6 +7,7 @@ from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can r
 from helpers.points import CASES, draw, with_gradients
 
 from swin_backbone import ops
+from swin_backbone.ops import triton
 
 #: Triton's interpreter cuts bfloat16 off instead of rounding.
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if HAS_GPU else [])]
@@ -53,6 +54,13 @@ def _doubled(inputs):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_result_and_gradients(case, dtype):
     assert_right(case, dtype)
+
+
+@pytest.mark.parametrize("limit", [1, 700, 10_000])
+def test_sums_of_some_images(limit, monkeypatch):
+    """Gradients of 16 bits are summed in parts: each is right, whatever the parts are."""
+    monkeypatch.setattr(triton.deformable_attention_op, "CACHED", limit)
+    assert_right(CASES["three levels"]._replace(batch=3), torch.float16)
 
 
 @every_case

@@ -108,6 +108,32 @@ def test_a_training_is_the_same_with_and_without(models, set_to_none, accumulate
     assert graphs.recorder.replays == 18
 
 
+def test_losses_may_be_scaled_and_steps_left_out(models):
+    models = [model.float() for model in models]
+    graphs = graphs_of(models[0])
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models]
+    scalers = [torch.amp.GradScaler("cpu", init_scale=256.0) for _ in models]
+    for index in range(5):
+        tensors = batch(seed=index)
+        for way, (model, optimizer, scaler) in enumerate(
+            zip(models, optimizers, scalers, strict=True)
+        ):
+            torch.manual_seed(index)
+            losses = model.losses(*tensors) if way else graphs.losses(tensors, bound(model.losses))
+            overflow = torch.inf if index == 2 else 1.0
+            scaler.scale(total(losses) * overflow).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+        assert scalers[0].get_scale() == scalers[1].get_scale() == (256.0 if index < 2 else 128.0)
+        if index != 2:
+            same(*models)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+    same(*models)
+
+
 def test_rehearsals_change_nothing(models):
     model, before = models
     graphs = graphs_of(model)
@@ -183,6 +209,23 @@ def test_what_cannot_be_recorded_says_why_once_and_leaves_the_state(models, loss
     assert graphs.reason
     assert torch.equal(state, torch.get_rng_state())
     same(model, before)
+
+
+def test_a_shape_that_cannot_be_recorded_leaves_the_others(models):
+    said, model = [], models[0]
+    graphs = graphs_of(model, said=said)
+
+    def losses(images, labels):
+        if images.shape[-1] > 6:
+            raise MemoryError("no more")
+        return model.losses(images, labels)
+
+    found = [
+        graphs.losses(as_doubles(batch(size=size)), bound(losses)) is not None
+        for size in (6, 8, 6, 9, 8)
+    ]
+    assert found == [True, False, True, False, False]
+    assert [line for line in said if "MemoryError: no more" in line] == said[1:2]
 
 
 def test_losses_of_an_older_pass_are_refused(models):

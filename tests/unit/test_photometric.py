@@ -36,9 +36,8 @@ def test_the_kernel_is_the_reference(size, swap, normalises):
         assert found.is_contiguous()
         unit = 1 / 56 if normalises else 1.0
         difference = (found - expected).abs()
-        # Multiplications that are fused with additions move a rounding, of few pixels; another
-        # turn of colours and contrast may make a few steps of one.
-        assert (difference > unit / 100).float().mean() < 2e-3
+        # Whole numbers before they are normalised: a rounding that falls otherwise is one of few.
+        assert (difference > unit / 100).sum() <= 2 + 1e-4 * difference.numel()
         assert difference.max() <= 6 * unit
         torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=1e-6)
 

@@ -191,6 +191,7 @@ FENCES = {
     "openmmlab/mmengine_internals.py",
     "openmmlab/served_ops/torchvision_internals.py",
     "acceleration/mmseg_internals.py",
+    "acceleration/mmdet_internals.py",
     "acceleration/swin/transformers_internals.py",
 }
 #: Named all over, and why that is no matter.

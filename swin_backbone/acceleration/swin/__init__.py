@@ -3,9 +3,12 @@
 from . import (
     openmmlab_blocks,
     original_blocks,
+    patch_embeddings,
+    patch_mergings,
     timm_blocks,
     torchvision_blocks,
     transformers_layers,
+    transformers_stages,
 )
 
 REWRITES = (
@@ -14,4 +17,7 @@ REWRITES = (
     torchvision_blocks.REWRITE,
     openmmlab_blocks.REWRITE,
     original_blocks.REWRITE,
+    patch_mergings.REWRITE,
+    patch_embeddings.REWRITE,
+    transformers_stages.REWRITE,
 )

@@ -7,7 +7,6 @@ such as an adapter, that layer is called, and only attention is computed in our 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -24,13 +23,19 @@ from ...model.plain_modules import (
 )
 from ...ops import (
     MAPS,
+    CosineScores,
     LinearParameters,
     Windows,
     attend,
     corner_pad,
+    dispatch,
+    logit_factors,
+    post_norm_attention,
+    post_norm_mlp,
     residual_attention,
     residual_mlp,
 )
+from ...ops.torch_internals.module_contents import children
 from ..rewrite import imported
 
 #: Modules that drop a branch of whole images, by the names of their classes in all libraries.
@@ -38,8 +43,48 @@ DROP_PATHS = frozenset(
     f"{owner}DropPath" for owner in ("", "Swin", "Swinv2", "Donut", "DonutSwin", "MaskFormer")
 ) | {"MaskFormerSwinDropPath", "ClapDropPath", "ClapAudioDropPath", "Swin2SRDropPath"}
 
-#: Logarithm of what scores of V2 are at most multiplied with.
-MAX_LOGIT_SCALE = math.log(100.0)
+#: What the sigmoid of V2's position bias is multiplied by.
+HIGHEST_BIAS = 16
+
+
+class Cosine(NamedTuple):
+    """What scores of cosine attention are computed with.
+
+    Attributes:
+        logit_scale: (heads, 1, 1) logarithms of the factors of cosines.
+        network: two linear layers from coordinates to position bias, ReLU between them.
+        coordinates: (1, 2 M_h - 1, 2 M_w - 1, 2), the library's own.
+        reference: the window that they are scaled to, 0 for the own; ``None`` if nobody says.
+        biases: of queries and values, (C,) each; keys have none. ``None``: neither have they, or
+            they are those of three projections.
+    """
+
+    logit_scale: Tensor
+    network: nn.Module
+    coordinates: Tensor
+    reference: tuple[int, int] | None
+    biases: tuple[Tensor, Tensor] | None
+
+    def table(self) -> Tensor:
+        """((2 M_h - 1) (2 M_w - 1), heads) bias, as the libraries compute it."""
+        return HIGHEST_BIAS * torch.sigmoid(self.network(self.coordinates).flatten(0, -2))
+
+    def bias(self) -> Tensor | None:
+        """(3 C,) of queries, keys (zero) and values."""
+        if self.biases is None:
+            return None
+        query, value = self.biases
+        return torch.cat([query, torch.zeros_like(query), value])
+
+    def parameters(self) -> CosineScores | None:
+        """As the fused operation takes them; ``None`` where something else stands there."""
+        layers = list(children(self.network).values())
+        if self.reference is None or len(layers) != 3 or not is_bare(layers[1], nn.ReLU):
+            return None
+        up, down = linear(layers[0]), linear(layers[2])
+        if up is None or down is None or down.bias is not None or not is_plain(self.logit_scale):
+            return None
+        return CosineScores(self.logit_scale, up, down.weight, self.reference)
 
 
 class Attention(NamedTuple):
@@ -52,10 +97,9 @@ class Attention(NamedTuple):
         after: what follows it.
         drop_path: of the branch.
         windows: geometry; of V2 without ``scale``.
-        table: ((2 M_h - 1) (2 M_w - 1), heads) relative position bias.
+        scores: what scores are computed with: relative position bias, a table of
+            ((2 M_h - 1) (2 M_w - 1), heads) (V1), or :class:`Cosine` (V2).
         rolls_first: whether the map is shifted before it is filled up to whole windows.
-        logit_scale: (heads,) of cosine attention; ``None`` for dot products.
-        bias: (3 C,) that is added to what ``projections`` give; ``None`` for nothing.
     """
 
     norm: nn.Module
@@ -64,10 +108,8 @@ class Attention(NamedTuple):
     after: tuple[nn.Module, ...]
     drop_path: nn.Module
     windows: Windows
-    table: Tensor
+    scores: Tensor | Cosine
     rolls_first: bool = False
-    logit_scale: Tensor | None = None
-    bias: Tensor | None = None
 
 
 class Mlp(NamedTuple):
@@ -99,17 +141,55 @@ def pre_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
 
 def post_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
     """A block of V2: (B, H, W, C) to the same."""
-    x = x + attention.drop_path(apply_norm(attention.norm, _attend(x, attention)))
-    return x + mlp.drop_path(apply_norm(mlp.norm, _call(mlp.calls, x)))
+    return _post_norm_mlp(_post_norm_attention(x, attention), mlp)
+
+
+def _post_norm_attention(x: Tensor, half: Attention) -> Tensor:
+    known = all(map(is_idle, half.after)) and knows_drop_path(half.drop_path)
+    known = known and not _is_uneven(x, half)
+    if known and is_fused(x, half.windows):
+        norm, proj, qkv = norm_parameters(half.norm), linear(half.proj), _joint(half.projections)
+        scores = half.scores.parameters()
+        if None not in (norm, proj, qkv, scores):
+            biases = half.scores.biases
+            if len(half.projections) == 3:
+                biases = _biases(half.projections)
+            scale = path_scale(half.drop_path, x)
+            return post_norm_attention(
+                x, qkv.weight, biases, scores, proj, norm, half.windows, scale
+            )
+    return x + half.drop_path(apply_norm(half.norm, _attend(x, half)))
+
+
+def is_fused(x: Tensor, windows: Windows | None = None, hidden: int = 0) -> bool:
+    """Whether a half of V2 runs as kernels; else it is computed from the library's own
+    coordinates."""
+    what = "MLP branch" if windows is None else "attention branch"
+    return x.is_cuda and dispatch.post_norm_branch(what, x, "auto", windows, hidden) == "triton"
+
+
+def _biases(projections: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor] | None:
+    """Of queries and values, of three layers of which that of keys has none."""
+    query, _, value = (layer.bias for layer in projections)
+    return None if query is None or value is None else (query, value)
+
+
+def _post_norm_mlp(x: Tensor, half: Mlp) -> Tensor:
+    norm, up, down = norm_parameters(half.norm), linear(half.up), linear(half.down)
+    known = None not in (norm, up, down) and is_gelu(half.act) and all(map(is_idle, half.drops))
+    known = known and knows_drop_path(half.drop_path)
+    if known and is_fused(x, hidden=len(up.weight)):
+        return post_norm_mlp(x, up, down, norm, path_scale(half.drop_path, x))
+    return x + half.drop_path(apply_norm(half.norm, _call(half.calls, x)))
 
 
 def _attention_branch(x: Tensor, half: Attention) -> Tensor:
     norm, proj = norm_parameters(half.norm), linear(half.proj)
     qkv = _joint(half.projections) if not _is_uneven(x, half) else None
     known = None not in (norm, qkv, proj) and all(map(is_idle, half.after))
-    if known and is_plain(half.table) and knows_drop_path(half.drop_path):
+    if known and is_plain(half.scores) and knows_drop_path(half.drop_path):
         scale = path_scale(half.drop_path, x)
-        return residual_attention(x, norm, qkv, half.table, proj, half.windows, scale)
+        return residual_attention(x, norm, qkv, half.scores, proj, half.windows, scale)
     return x + half.drop_path(_attend(apply_norm(half.norm, x), half))
 
 
@@ -131,14 +211,14 @@ def _attend(x: Tensor, half: Attention) -> Tensor:
         "shift_size": windows.shift_size,
         "dropout_p": windows.dropout_p,
     }
-    if half.logit_scale is None:
-        options["scale"] = windows.scale
+    if isinstance(half.scores, Cosine):
+        table, options["logit_scale"] = half.scores.table(), logit_factors(half.scores.logit_scale)
     else:
-        options["logit_scale"] = half.logit_scale
+        table, options["scale"] = half.scores, windows.scale
     if _is_uneven(x, half):
-        attended = _rolled_first(qkv, padding, x, half, options)
+        attended = _rolled_first(qkv, padding, x, half, table, options)
     else:
-        attended = attend(qkv, half.table, MAPS, padding_qkv=padding, **options)
+        attended = attend(qkv, table, MAPS, padding_qkv=padding, **options)
         if attended.shape[1:3] != x.shape[1:3]:
             attended = attended[:, : x.shape[1], : x.shape[2]]
     return _call((half.proj, *half.after), attended)
@@ -152,25 +232,26 @@ def _project(x: Tensor, half: Attention) -> tuple[Tensor, Tensor | None]:
     """
     joint = _joint(half.projections)
     if joint is not None:
-        bias = joint.bias if half.bias is None else half.bias
+        bias = joint.bias
+        if isinstance(half.scores, Cosine) and len(half.projections) == 1:
+            bias = half.scores.bias()
         return F.linear(x, joint.weight, bias), bias
     uneven = _is_uneven(x, half)
     if uneven:
         x = _pad(torch.roll(x, [-s for s in half.windows.shift_size], (1, 2)), half)
     else:
         x = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
-    qkv = torch.cat([layer(x) for layer in half.projections], dim=-1)
-    return qkv if half.bias is None else qkv + half.bias.to(qkv.dtype), None
+    return torch.cat([layer(x) for layer in half.projections], dim=-1), None
 
 
-def _rolled_first(qkv, padding, x, half: Attention, options) -> Tensor:
+def _rolled_first(qkv, padding, x, half: Attention, table: Tensor, options) -> Tensor:
     """Attention of a map that is shifted, and only then filled up at the bottom and right, as timm
     has it: the operation shifts what is already whole windows, so it gets that map shifted back."""
     shift = half.windows.shift_size
     back = [-s for s in shift]
     if qkv.shape[1:3] == x.shape[1:3]:
         qkv = _pad(torch.roll(qkv, back, (1, 2)), half, padding)
-    attended = attend(torch.roll(qkv, shift, (1, 2)), half.table, MAPS, **options)
+    attended = attend(torch.roll(qkv, shift, (1, 2)), table, MAPS, **options)
     attended = torch.roll(attended, back, (1, 2))[:, : x.shape[1], : x.shape[2]]
     return torch.roll(attended, shift, (1, 2))
 
@@ -211,16 +292,6 @@ def _call(modules: tuple[nn.Module, ...], x: Tensor) -> Tensor:
     for module in modules:
         x = module(x)
     return x
-
-
-def cosine_scale(logit_scale: Tensor) -> Tensor:
-    """(heads,) factors of cosine attention, as all libraries limit them, from their logarithms."""
-    return logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().flatten()
-
-
-def cosine_table(network: nn.Module, coordinates: Tensor) -> Tensor:
-    """((2 M_h - 1) (2 M_w - 1), heads) bias, from a library's own coordinates (1, .., .., 2)."""
-    return 16 * torch.sigmoid(network(coordinates).flatten(0, -2))
 
 
 def linear(layer: nn.Module) -> LinearParameters | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -109,14 +108,17 @@ def _cosine_attention(own: Mapping, shift: int) -> halves.Attention:
     attention = shifts["w_msa"]
     inside, numbers = children(attention), parameters(attention)
     windows = _windows(attention, shift, 1.0)
-    bias = query = numbers.get("q_bias")
-    if query is not None:
-        bias = torch.cat([query, torch.zeros_like(query), numbers["v_bias"]])
-    table = halves.cosine_table(inside["cpb_mlp"], attention.relative_coords_table)
-    scale = halves.cosine_scale(numbers["logit_scale"])
+    query, value = numbers.get("q_bias"), numbers.get("v_bias")
+    scores = halves.Cosine(
+        numbers["logit_scale"],
+        inside["cpb_mlp"],
+        attention.relative_coords_table,
+        None,  # it keeps the coordinates alone
+        None if query is None else (query, value),
+    )
     after = (inside["proj_drop"], shifts["drop"])
     layers = ((inside["qkv"],), inside["proj"], after, _NOTHING)
-    return halves.Attention(own["norm1"], *layers, windows, table, False, scale, bias)
+    return halves.Attention(own["norm1"], *layers, windows, scores)
 
 
 def _mlp(own: Mapping) -> halves.Mlp:
@@ -130,8 +132,11 @@ def _mlp(own: Mapping) -> halves.Mlp:
 
 
 def _normed_mlp(own: Mapping) -> halves.Mlp:
+    """Drop path comes before the norm."""
     mlp = _mlp(own)
-    return mlp._replace(calls=(*mlp.calls, mlp.drop_path), drop_path=_NOTHING)
+    path = mlp.drop_path
+    drops = (*mlp.drops, path) if path.training and getattr(path, "drop_prob", 1) else mlp.drops
+    return mlp._replace(calls=(*mlp.calls, path), drops=drops, drop_path=_NOTHING)
 
 
 def calls(block: nn.Module, random: Callable[..., Tensor]) -> list[tuple[tuple, dict]]:

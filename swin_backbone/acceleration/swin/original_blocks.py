@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from ...model.plain_modules import is_bare
@@ -92,12 +91,15 @@ def _attention(own: Mapping, windows: Windows, is_v2: bool) -> halves.Attention:
     if not is_v2:
         table = numbers["relative_position_bias_table"]
         return halves.Attention(own["norm1"], *layers, table)
-    bias = query = numbers.get("q_bias")
-    if query is not None:
-        bias = torch.cat([query, torch.zeros_like(query), numbers["v_bias"]])
-    table = halves.cosine_table(inside["cpb_mlp"], attention.relative_coords_table)
-    scale = halves.cosine_scale(numbers["logit_scale"])
-    return halves.Attention(own["norm1"], *layers, table, False, scale, bias)
+    query, value = numbers.get("q_bias"), numbers.get("v_bias")
+    scores = halves.Cosine(
+        numbers["logit_scale"],
+        inside["cpb_mlp"],
+        attention.relative_coords_table,
+        None,
+        None if query is None else (query, value),
+    )
+    return halves.Attention(own["norm1"], *layers, scores)
 
 
 def _mlp(own: Mapping) -> halves.Mlp:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ...model.plain_modules import is_bare
@@ -77,12 +76,15 @@ def _attention(block: nn.Module, own: Mapping, is_v2: bool) -> halves.Attention:
     if not is_v2:
         table = numbers["relative_position_bias_table"]
         return halves.Attention(*layers, path, windows, table, True)
-    bias = None
-    if numbers.get("q_bias") is not None:
-        bias = torch.cat([numbers["q_bias"], attention.k_bias, numbers["v_bias"]])
-    table = halves.cosine_table(inside["cpb_mlp"], attention.relative_coords_table)
-    scale = halves.cosine_scale(numbers["logit_scale"])
-    return halves.Attention(*layers, path, windows, table, True, scale, bias)
+    query, value = numbers.get("q_bias"), numbers.get("v_bias")
+    scores = halves.Cosine(
+        numbers["logit_scale"],
+        inside["cpb_mlp"],
+        attention.relative_coords_table,
+        _pair(attention.pretrained_window_size),
+        None if query is None else (query, value),
+    )
+    return halves.Attention(*layers, path, windows, scores, True)
 
 
 def _mlp(own: Mapping) -> halves.Mlp:

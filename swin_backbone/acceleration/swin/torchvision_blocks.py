@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from ...model.plain_modules import is_bare
@@ -72,13 +71,18 @@ def _attention(own: Mapping, x: Tensor, is_v2: bool) -> halves.Attention:
     layers = (own["norm1"], (qkv,), inside["proj"], after, own["stochastic_depth"])
     if not is_v2:
         return halves.Attention(*layers, windows, numbers["relative_position_bias_table"])
-    bias = qkv.bias
-    if bias is not None:  # keys have none
-        query, _, value = bias.chunk(3)
-        bias = torch.cat([query, torch.zeros_like(query), value])
-    table = halves.cosine_table(inside["cpb_mlp"], attention.relative_coords_table)
-    scale = halves.cosine_scale(numbers["logit_scale"])
-    return halves.Attention(*layers, windows, table, False, scale, bias)
+    biases = None
+    if qkv.bias is not None:  # keys have none
+        query, _, value = qkv.bias.chunk(3)
+        biases = (query, value)
+    scores = halves.Cosine(
+        numbers["logit_scale"],
+        inside["cpb_mlp"],
+        attention.relative_coords_table,
+        (0, 0),
+        biases,
+    )
+    return halves.Attention(*layers, windows, scores)
 
 
 def _mlp(own: Mapping) -> halves.Mlp:

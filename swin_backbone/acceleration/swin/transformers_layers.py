@@ -75,12 +75,14 @@ def forward(layer: nn.Module, hidden_states: Tensor, *arguments, **options):
         layer.set_shift_and_window_size(size)  # as the class does, for good
     own = children(layer)
     half = (_joined_attention if _is_joined(own["attention"]) else _attention)(layer, own)
-    if len(half.table) != (2 * half.windows.window_size[0] - 1) ** 2:
+    is_v2 = isinstance(half.scores, halves.Cosine)
+    offsets = half.scores.coordinates.flatten(0, -2) if is_v2 else half.scores
+    if len(offsets) != (2 * half.windows.window_size[0] - 1) ** 2:
         return type(layer).forward(layer, hidden_states, *arguments, **options)
 
     def run(x: Tensor) -> Tensor:
-        run_both = halves.pre_norm if half.logit_scale is None else halves.post_norm
-        return run_both(x.unflatten(1, tuple(size)), half, _mlp(own, half)).flatten(1, 2)
+        run_both = halves.post_norm if is_v2 else halves.pre_norm
+        return run_both(x.unflatten(1, tuple(size)), half, _mlp(own, is_v2)).flatten(1, 2)
 
     wrapped = hasattr(type(layer).forward, "__wrapped__")  # where it recomputes, if it does
     again = wrapped and layer.gradient_checkpointing and layer.training and torch.is_grad_enabled()
@@ -125,20 +127,21 @@ def _attention(layer: nn.Module, own: Mapping) -> halves.Attention:
     if "logit_scale" not in numbers:
         table = numbers["relative_position_bias_table"]
         return halves.Attention(own["layernorm_before"], *layers, table)
-    table = halves.cosine_table(
-        inside["continuous_position_bias_mlp"], attention.relative_coords_table
+    reference = tuple(attention.pretrained_window_size)
+    network = inside["continuous_position_bias_mlp"]
+    scores = halves.Cosine(
+        numbers["logit_scale"], network, attention.relative_coords_table, reference, None
     )
-    scale = halves.cosine_scale(numbers["logit_scale"])
-    return halves.Attention(own["layernorm_before"], *layers, table, False, scale)
+    return halves.Attention(own["layernorm_before"], *layers, scores)
 
 
 def _windows(layer: nn.Module, heads: int, scale: float, rate: float) -> Windows:
     return Windows(heads, (layer.window_size,) * 2, (layer.shift_size,) * 2, scale, rate)
 
 
-def _mlp(own: Mapping, half: halves.Attention) -> halves.Mlp:
+def _mlp(own: Mapping, is_v2: bool) -> halves.Mlp:
     norm = own["layernorm_after"]
-    path = _NOTHING if half.logit_scale is None else own["drop_path"]
+    path = own["drop_path"] if is_v2 else _NOTHING
     if "mlp" in own:
         mlp, drop = own["mlp"], own["dropout"]
         inside = children(mlp)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from torch import Tensor
 
 from ... import ops
+
+
+@functools.cache
+def _stream_of_copies(device: torch.device) -> torch.cuda.Stream:
+    """Not an attribute of a module, which may be copied and saved."""
+    return torch.cuda.Stream(device)
 
 
 class SegBytesPreprocessor(SegDataPreProcessor):
@@ -28,7 +36,6 @@ class SegBytesPreprocessor(SegDataPreProcessor):
         )
         self.normalises = mean is not None
         self.swaps = bgr_to_rgb or rgb_to_bgr
-        self._copies: torch.cuda.Stream | None = None
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Preprocess a batch.
@@ -61,13 +68,12 @@ class SegBytesPreprocessor(SegDataPreProcessor):
         if self.device.type != "cuda":
             return {name: tensor.to(self.device) for name, tensor in tensors.items()}
         computes = torch.cuda.current_stream(self.device)
-        if self._copies is None:
-            self._copies = torch.cuda.Stream(self.device)
-        with torch.cuda.stream(self._copies):
+        copies = _stream_of_copies(computes.device)
+        with torch.cuda.stream(copies):
             moved = {
                 name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()
             }
-        computes.wait_stream(self._copies)
+        computes.wait_stream(copies)
         for tensor in moved.values():
             tensor.record_stream(computes)
         return moved

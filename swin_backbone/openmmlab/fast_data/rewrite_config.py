@@ -62,28 +62,33 @@ class DataReport:
         return "\n".join(f"{was:{width}}  {now}" for was, now in lines)
 
 
-def use_fast_data(cfg: Config, reduced: bool = True) -> DataReport:
+def use_fast_data(cfg: Config, reduced: bool = True, on_gpu: bool | None = None) -> DataReport:
     """Let a segmentor's config load its training data fast, and log without waiting; in place.
 
     Args:
         cfg: with ``train_dataloader``, ``model.data_preprocessor`` and ``default_hooks``.
         reduced: whether large JPEGs are decoded at a part of their size where they shrink to it.
+        on_gpu: whether a GPU distorts and normalises batches of bytes, which a CPU does better in
+            the workers; default: where there is one.
 
     Returns:
         what was replaced, and what was not and why; it can be printed.
     """
     report = DataReport()
+    on_gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
     _log_without_waiting(cfg, report)
     loader = cfg.get("train_dataloader")
     if not loader:
         report.left.append(("train_dataloader", "the config has none"))
         return report
-    _feed(loader, report)
+    _feed(loader, on_gpu, report)
     datasets = list(_with_pipelines(loader.get("dataset")))
     kind = _name((cfg.get("model") or {}).get("data_preprocessor"))
     for dataset in datasets:
         dataset.pipeline = _with_fast_head(dataset.pipeline, reduced, report)
     reason = _why_no_bytes(cfg, loader, datasets, kind)
+    if not on_gpu:
+        reason = "there is no GPU to distort and normalise them"
     if reason:
         report.left.append(("batches", reason))
         return report
@@ -114,9 +119,9 @@ def _log_without_waiting(cfg: Config, report: DataReport) -> None:
         report.left.append(("default_hooks.runtime_info", f"it is {_name(stock) or stock}"))
 
 
-def _feed(loader: ConfigDict, report: DataReport) -> None:
+def _feed(loader: ConfigDict, on_gpu: bool, report: DataReport) -> None:
     """Pinned memory, and workers that live on; neither where a config says otherwise."""
-    if not torch.cuda.is_available():
+    if not on_gpu:
         report.left.append(("train_dataloader.pin_memory", "there is no GPU to copy to"))
     elif "pin_memory" not in loader:
         loader.pin_memory = True

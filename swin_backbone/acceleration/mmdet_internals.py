@@ -1,0 +1,32 @@
+"""What rewrites use of mmdet and do not find in mmdet's documentation.
+
+Tested with mmdet 3.3.0 (classic line) and onedl-mmdetection 3.5.1.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+#: Methods of a region proposal network that decide what its losses are.
+LOSS_METHODS = (
+    "loss_by_feat",
+    "loss_by_feat_single",
+    "get_targets",
+    "_get_targets_single",
+    "get_anchors",
+)
+#: Methods that decide what its proposals are.
+PROPOSALS = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
+
+
+def suppressed(head: nn.Module, results, cfg, rescale: bool, meta: dict):
+    """Proposals of an image without small ones and without those that better ones overlap.
+
+    Args:
+        head: of mmdet, whose method it is.
+        results: boxes, scores and levels.
+        cfg: the head's settings, which the method changes.
+        rescale: whether boxes are those of the image as it was.
+        meta: of the image.
+    """
+    return head._bbox_post_process(results=results, cfg=cfg, rescale=rescale, img_meta=meta)

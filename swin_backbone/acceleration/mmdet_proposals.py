@@ -1,0 +1,98 @@
+"""Proposals of mmdet's region proposal network, of all images of a batch together.
+
+Stock heads choose and decode the best anchors image by image and level by level, and under autocast
+in 16 bits: anchors, and the boxes made of them, are then whole multiples of 8 pixels at 1,344 in
+bfloat16. Here boxes are float32. What overlaps is suppressed image by image, as ever.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .mmdet_internals import PROPOSALS, suppressed
+from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+
+
+def _stock() -> type | None:
+    return imported("mmdet.models.dense_heads.rpn_head", "RPNHead")
+
+
+def finds(module: nn.Module) -> bool:
+    stock = _stock()
+    return stock is not None and isinstance(module, stock)
+
+
+def why_not(head: nn.Module) -> str | None:
+    for name in PROPOSALS:
+        reason = own_method(head, name, _stock())
+        if reason is not None:
+            return reason
+    coder = imported("mmdet.models.task_modules.coders", "DeltaXYWHBBoxCoder")
+    if type(head.bbox_coder) is not coder:
+        return f"its boxes are coded by {type(head.bbox_coder).__name__}"
+    if not head.use_sigmoid_cls or head.cls_out_channels != 1:
+        return "its scores are not those of one class"
+    return None
+
+
+def apply(head: nn.Module) -> Undo:
+    return replace_methods(head, {"predict_by_feat": predict_by_feat})
+
+
+def predict_by_feat(
+    head: nn.Module,
+    cls_scores: Sequence[Tensor],
+    bbox_preds: Sequence[Tensor],
+    score_factors: Sequence[Tensor] | None = None,
+    batch_img_metas: Sequence[dict] | None = None,
+    cfg=None,
+    rescale: bool = False,
+    with_nms: bool = True,
+) -> list:
+    """``RPNHead.predict_by_feat``."""
+    if score_factors is not None or torch.jit.is_tracing():
+        return type(head).predict_by_feat(
+            head, cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, rescale, with_nms
+        )
+    cfg = head.test_cfg if cfg is None else cfg
+    with torch.no_grad():
+        boxes, scores, levels = _best(head, cls_scores, bbox_preds, cfg.get("nms_pre", -1))
+        kind = imported("mmengine.structures", "InstanceData")
+        results = []
+        for image, meta in enumerate(batch_img_metas):
+            decoded = head.bbox_coder.decode(
+                boxes[0][image], boxes[1][image], max_shape=meta["img_shape"]
+            )
+            result = kind(bboxes=decoded, scores=scores[image], level_ids=levels)
+            results.append(suppressed(head, result, copy.deepcopy(cfg), rescale, meta))
+    return results
+
+
+def _best(
+    head: nn.Module, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor], most: int
+) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Anchors and predictions (B, N, 4), scores (B, N), and levels (N,), of the best anchors."""
+    sizes, first = [x.shape[-2:] for x in cls_scores], cls_scores[0]
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    priors = head.prior_generator.grid_priors(sizes, dtype=dtype, device=first.device)
+    parts = []
+    for level, (score, box, prior) in enumerate(zip(cls_scores, bbox_preds, priors, strict=True)):
+        score = score.permute(0, 2, 3, 1).flatten(1).to(dtype).sigmoid()
+        box = box.permute(0, 2, 3, 1).reshape(len(box), -1, 4)
+        prior = prior.expand(len(box), -1, -1)
+        if 0 < most < score.shape[1]:
+            score, place = score.sort(dim=1, descending=True, stable=True)
+            score, place = score[:, :most], place[:, :most, None].expand(-1, -1, 4)
+            box, prior = box.gather(1, place), prior.gather(1, place)
+        parts.append((prior, box.to(dtype), score, score.new_full(score.shape[1:], level).long()))
+    prior, box, score, level = zip(*parts, strict=True)
+    return (torch.cat(prior, 1), torch.cat(box, 1)), torch.cat(score, 1), torch.cat(level)
+
+
+REWRITE = Rewrite(
+    "proposals", "proposals of a batch, in float32", finds, why_not, apply, unproven=True
+)
