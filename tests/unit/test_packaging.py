@@ -34,7 +34,11 @@ CORE = ("ops", "model", "checkpoints")
 #: Imported when they are first used, as attributes, where there is Triton.
 KERNELS = ("swin_backbone/ops/triton/", "swin_backbone/ops/triton/kernels/")
 FOLDERS = ("tools", "benchmarks", "docs", "examples")
-OWN = {"swin_backbone", *(path.stem for name in FOLDERS for path in (ROOT / name).iterdir())}
+#: With what tests share, which figures of the docs use.
+OWN = {
+    "swin_backbone",
+    *(path.stem for name in (*FOLDERS, "tests") for path in (ROOT / name).iterdir()),
+}
 FILES = sorted(path for name in ("swin_backbone", *FOLDERS) for path in (ROOT / name).rglob("*.py"))
 
 
