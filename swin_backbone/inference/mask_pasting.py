@@ -22,8 +22,6 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
     pasted = torch.zeros((len(boxes), *size), dtype=torch.bool)
     for mask, box, canvas in zip(masks, boxes.tolist(), pasted, strict=True):
         left, top, right, bottom = box
-        if right <= left or bottom <= top:
-            continue
         x, columns = _pixels(left, right, size[1])
         y, rows = _pixels(top, bottom, size[0])
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)
@@ -34,7 +32,10 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
 
 def _pixels(begin: float, end: float, size: int) -> tuple[Tensor, slice]:
     """Places of the pixels in and beside a side of a box, from -1 to 1 within it, and which these
-    pixels are."""
+    pixels are; all in the middle of a side without length."""
     first, last = max(int(begin // 1) - 1, 0), min(int(-(-end // 1)) + 1, size)
     centres = torch.arange(first, max(last, first), dtype=torch.float32) + 0.5
-    return (centres - begin) / (end - begin) * 2 - 1, slice(first, max(last, first))
+    pixels = slice(first, first + len(centres))
+    if end <= begin:
+        return torch.zeros_like(centres), pixels
+    return (centres - begin) / (end - begin) * 2 - 1, pixels

@@ -63,6 +63,38 @@ class TracedDeformableAttention(nn.Module):
         return self.output_proj(by_grid_sample(value, spatial_shapes, places, weights)) + identity
 
 
+class TracedSinePositions(nn.Module):
+    """mmdet's ``SinePositionalEncoding`` of an image without padding, where the last row and
+    column are known without being looked for.
+
+    Args:
+        encoding: mmdet's.
+    """
+
+    def __init__(self, encoding: nn.Module):
+        super().__init__()
+        self.num_feats, self.temperature = encoding.num_feats, encoding.temperature
+        self.normalize, self.scale = encoding.normalize, encoding.scale
+        self.eps, self.offset = encoding.eps, encoding.offset
+
+    def forward(self, mask: None, input: Tensor) -> Tensor:
+        """(1, C, H, W) to (1, 2 * num_feats, H, W): sines and cosines of the row, then of the
+        column."""
+        height, width = input.shape[2:]
+        rows = self._waves(height, input)[:, :, None].expand(-1, -1, width)
+        columns = self._waves(width, input)[:, None, :].expand(-1, height, -1)
+        return torch.cat([rows, columns])[None]
+
+    def _waves(self, count: int, like: Tensor) -> Tensor:
+        """(num_feats, count)."""
+        place = torch.arange(count, device=like.device).to(like.dtype) + 1
+        if self.normalize:
+            place = (place + self.offset) / (count + self.eps) * self.scale
+        number = torch.arange(self.num_feats, device=like.device).to(like.dtype)
+        angles = place / (self.temperature ** (2 * (number // 2) / self.num_feats))[:, None]
+        return torch.where((number % 2 == 0)[:, None], angles.sin(), angles.cos())
+
+
 def _pair(first: int, second: int, like: Tensor) -> Tensor:
     """(2,) of numbers that may be symbols."""
     return torch.cat([like.new_ones(1) * first, like.new_ones(1) * second])
@@ -195,5 +227,9 @@ def _centres(height: int, width: int, like: Tensor) -> Tensor:
 def dino_replacements() -> dict:
     """Stand-ins for modules of DINO, by their type."""
     from mmcv.ops import MultiScaleDeformableAttention
+    from mmdet.models.layers import SinePositionalEncoding
 
-    return {MultiScaleDeformableAttention: TracedDeformableAttention}
+    return {
+        MultiScaleDeformableAttention: TracedDeformableAttention,
+        SinePositionalEncoding: TracedSinePositions,
+    }
