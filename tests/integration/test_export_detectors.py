@@ -16,12 +16,7 @@ pytest.importorskip("mmdet")
 from helpers.tiny_detectors import CLASSES, CONFIGS, tiny_config, tiny_detector
 
 from swin_backbone.cli import export as export_tool
-from swin_backbone.inference.export import (
-    ModelCard,
-    detections,
-    load,
-    write_program,
-)
+from swin_backbone.inference.export import ModelCard, detections, load, write_program
 from swin_backbone.inference.export.detection_ops import keep_best, pool_regions
 from swin_backbone.inference.export.detector import mmdet_replacements
 from swin_backbone.inference.export.detector_check import (
@@ -248,37 +243,41 @@ def test_a_file_that_is_wrong_is_found(kind):
         assert agreement(detector, Shifted(detector, **change), sizes).strays > 0, change
 
 
-def changed(kind, **options):
+@pytest.mark.parametrize(
+    ("kind", "setting", "value", "message"),
+    [
+        ("RetinaNet", "test_cfg.nms.type", "soft_nms", "test_cfg.nms must be of type 'nms'"),
+        ("MaskRCNN", "test_cfg.rpn.nms.max_num", 9, "test_cfg.rpn.nms must be"),
+        ("RetinaNet", "backbone.mask_padding", True, "mask_padding=False"),
+        ("RetinaNet", "bbox_head.bbox_coder.add_ctr_clamp", True, "with add_ctr_clamp"),
+        ("RetinaNet", "bbox_head.loss_cls",
+         {"type": "CrossEntropyLoss"}, "bbox_head must score by the sigmoid"),
+        ("DINO", "data_preprocessor.pad_size_divisor", 32, "pad_size_divisor of a DINO must be 1"),
+    ],
+)  # fmt: skip
+def test_settings_that_the_file_would_not_follow_are_refused(kind, setting, value, message):
     cfg = tiny_config(kind)
-
-    for name, value in options.items():
-        *path, last = name.split(".")
-        part = cfg.model
-        for key in path:
-            part = part[key]
-        part[last] = value
-    return tiny_detector(cfg)
+    *path, last = setting.split(".")
+    part = cfg.model
+    for key in path:
+        part = part[key]
+    part[last] = value
+    with pytest.raises(ValueError, match=message):
+        detections(tiny_detector(cfg))
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "message"),
+    ("part", "name", "message"),
     [
-        ("RetinaNet", {"test_cfg.nms": {"type": "soft_nms", "iou_threshold": 0.5}},
-         "of type 'nms'"),
-        ("MaskRCNN", {"test_cfg.rpn.nms": {"type": "nms", "iou_threshold": 0.7, "max_num": 9}},
-         "test_cfg.rpn.nms must be"),
-        ("RetinaNet", {"backbone.mask_padding": True}, "mask_padding=False"),
-        ("RetinaNet", {"bbox_head.type": "ATSSHead"}, "must be RetinaHead"),
-        ("RetinaNet", {"type": "ATSS"}, r"one of \['DINO'.*got ATSS.*--part backbone"),
-        ("DINO", {"data_preprocessor.pad_size_divisor": 32}, "pad_size_divisor of a DINO"),
+        ("", "ATSS", r"one of \['DINO', 'FasterRCNN', .*got ATSS: .*--part backbone"),
+        ("bbox_head", "ATSSHead", "bbox_head of a RetinaNet must be RetinaHead .*, got ATSSHead"),
     ],
-)  # fmt: skip
-def test_what_the_file_would_not_follow_is_refused(kind, options, message):
-    detector = changed(kind, **options) if "type" not in str(list(options)) else None
-    if detector is None:
-        detector = tiny_detector(tiny_config(kind))
-        part = detector.bbox_head if "bbox_head.type" in options else detector
-        part.__class__ = type(next(iter(options.values())), (type(part),), {})
+)
+def test_other_models_are_refused(part, name, message):
+    """Also those that are made from what can be exported, and override a step."""
+    detector = tiny_detector(tiny_config("RetinaNet"))
+    module = detector.get_submodule(part)
+    module.__class__ = type(name, (type(module),), {})
     with pytest.raises(ValueError, match=message):
         detections(detector)
 
