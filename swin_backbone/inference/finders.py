@@ -6,7 +6,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from ..openmmlab.whole_models import load_whole_model
@@ -68,6 +67,7 @@ class CheckpointFinder:
 
     def objects(self, image: np.ndarray) -> Objects:
         from mmdet.apis import inference_detector
+        from mmengine.registry import DefaultScope
 
         with DefaultScope.overwrite_default_scope("mmdet"):
             found = inference_detector(self.network, image).pred_instances.cpu()
