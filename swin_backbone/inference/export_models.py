@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -76,6 +76,11 @@ def whole_model_and_card(
         **_preprocessing(model.cfg),
     }
     if is_detector(cfg):
+        from mmdet.utils import get_test_pipeline_cfg
+
+        # mmdet prepares an image as the data of its test, which may differ from the variable.
+        if "test_dataloader" in cfg:
+            fields |= _resize(get_test_pipeline_cfg(cfg))
         fields["mask_threshold"] = _mask_threshold(model)
         return model, ModelCard(kind="detector", strides=(), output_channels=(), **fields)
     channels = model.decode_head.out_channels
@@ -112,7 +117,13 @@ def _backbone_config(source: str, options: Mapping) -> Mapping:
 def _preprocessing(cfg: Mapping) -> dict:
     """Fields of the card that say how an image becomes the input."""
     fields = {**preprocessing_of(cfg)._asdict(), "version": __version__}
-    for step in cfg.get("test_pipeline", []):
+    return fields | _resize(cfg.get("test_pipeline", []))
+
+
+def _resize(pipeline: Sequence[Mapping]) -> dict:
+    """Fields of the card that say how a test pipeline resizes an image."""
+    fields = {}
+    for step in pipeline:
         if step["type"] == "Resize":
             fields["resize"] = tuple(step["scale"])
             fields["keep_aspect"] = bool(step.get("keep_ratio", False))
