@@ -99,8 +99,9 @@ def config(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{problem}, and {error}") from error
 
 
-class ConfigAndCheckpoint(argparse.Action):
-    """Pairs of a config, or its name, and a checkpoint: ``[(config, checkpoint), ...]``."""
+class ModelFiles(argparse.Action):
+    """Pairs of a config, or its name, and a checkpoint, and exported models among them:
+    ``[(config, checkpoint), (model, None), ...]``."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         """Pair the words.
@@ -108,13 +109,20 @@ class ConfigAndCheckpoint(argparse.Action):
         Raises:
             argparse.ArgumentError: if one is left over, or a config is not there.
         """
-        if len(values) % 2:
-            raise argparse.ArgumentError(self, "each CONFIG needs its CHECKPOINT")
-        try:
-            configs = [config(text) for text in values[::2]]
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentError(self, str(error)) from error
-        setattr(namespace, self.dest, list(zip(configs, values[1::2], strict=True)))
+        pairs: list[tuple[str, str | None]] = []
+        words = iter(values)
+        for word in words:
+            if word.endswith(".onnx"):
+                pairs.append((word, None))
+                continue
+            checkpoint = next(words, None)
+            if checkpoint is None:
+                raise argparse.ArgumentError(self, "each CONFIG needs its CHECKPOINT")
+            try:
+                pairs.append((config(word), checkpoint))
+            except argparse.ArgumentTypeError as error:
+                raise argparse.ArgumentError(self, str(error)) from error
+        setattr(namespace, self.dest, pairs)
 
 
 def backbone(text: str) -> str:

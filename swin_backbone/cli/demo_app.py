@@ -1,9 +1,10 @@
 """A page on which a dropped image shows what a model makes of it.
 
-    swin-backbone demo-app CONFIG CHECKPOINT [CONFIG CHECKPOINT ...]
+    swin-backbone demo-app (CONFIG CHECKPOINT | MODEL.onnx) [...]
 
 Opens on http://127.0.0.1:7860, for this machine alone. Segmentors and detectors; the page shows the
-prediction, the principal components of each stage and the time of each step.
+prediction, the principal components of each stage (not of an exported model, which has no maps to
+look at) and the time of each step.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from torch import nn
 
 from ..device_memory import give_back_memory, is_out_of_memory
 from ..extras import from_extra
+from ..inference.finders import CheckpointFinder
 from ..inference.hosts import HostCheck
-from ..inference.painters import Detector, Segmentor, Share
+from ..inference.painters import Detector, Segmentor, Share, exported_painter
 from ..inference.predictors import Sliding
 from ..inference.preprocessing import preprocessing_of
 from ..inference.uploads import Limits, RefusedError, open_upload, smaller_copy
 from ..inference.visualization.feature_maps import principal_colours
 from ..openmmlab.mmengine_configs import read_config
 from ..openmmlab.whole_models import is_detector
-from .argument_types import ConfigAndCheckpoint, number, port
+from .argument_types import ModelFiles, number, port
 from .argument_types import device as device_type
 from .commands import Parser, command
 
@@ -50,14 +52,17 @@ KEPT = 600
 
 
 def load_model(
-    config: str, checkpoint: str, device: str, allow_missing: bool = False
+    config: str, checkpoint: str | None, device: str, allow_missing: bool = False
 ) -> Segmentor | Detector:
-    """The model of a config, of mmdet's scope or else of mmseg's."""
+    """The model of a config, of mmdet's scope or else of mmseg's; without a checkpoint, of an
+    exported file."""
+    if checkpoint is None:
+        return exported_painter(config, TILES)
     for name, path in (("config", config), ("checkpoint", checkpoint)):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
     if is_detector(read_config(config)):
-        return Detector(config, checkpoint, device, allow_missing=allow_missing)
+        return Detector(CheckpointFinder(config, checkpoint, device, allow_missing))
     return Segmentor.from_checkpoint(config, checkpoint, device, TILES, allow_missing)
 
 
@@ -126,6 +131,8 @@ class Page:
         """Prediction and pictures of the stages, and how long each took."""
         bgr = np.ascontiguousarray(image[..., ::-1])
         seen = _timed(times, "prediction", lambda: model.look(bgr))
+        if model.network is None:
+            return seen, []
         copy = smaller_copy(image, PICTURED)
         return seen, _timed(times, "features", lambda: stage_pictures(model.network, copy))
 
@@ -189,9 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "models",
         nargs="+",
-        action=ConfigAndCheckpoint,
+        action=ModelFiles,
         metavar="CONFIG CHECKPOINT",
-        help="pairs of a config, or its name, and a checkpoint",
+        help="pairs of a config, or its name, and a checkpoint, and exported models, .onnx",
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     parser.add_argument("--port", type=port, default=7860)
@@ -221,13 +228,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     _gradio()  # missed before the models are loaded
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     models = {
-        f"{Path(config).stem}, {Path(checkpoint).name}": load_model(
-            config, checkpoint, device, arguments.allow_missing
-        )
+        _title(config, checkpoint): load_model(config, checkpoint, device, arguments.allow_missing)
         for config, checkpoint in arguments.models
     }
     limits = Limits(arguments.max_megabytes, arguments.max_megapixels, arguments.work_megapixels)
     serve(Page(models, limits), arguments)
+
+
+def _title(config: str, checkpoint: str | None) -> str:
+    """What the page calls a model."""
+    if checkpoint is None:
+        return Path(config).name
+    return f"{Path(config).stem}, {Path(checkpoint).name}"
 
 
 def serve(page: Page, arguments: argparse.Namespace) -> None:

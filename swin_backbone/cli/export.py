@@ -4,10 +4,11 @@
     swin-backbone export tiny --part backbone --out swin.onnx
     swin-backbone export CONFIG CHECKPOINT --format aot-inductor --out model.pt2
 
-Batch, height and width of the input stay free, from 1. The file is then compared with PyTorch on
-sizes that it was not made with; the exit status is 1 if an output differs by more than 1e-4 of the
-largest value, beyond what PyTorch itself is off by. Preprocessing, classes and strides are written
-into the file's metadata.
+Batch, height and width of the input stay free, from 1; a detector takes one image, and is exported
+as ONNX alone. The file is then compared with PyTorch on sizes that it was not made with; the exit
+status is 1 if an output differs by more than 1e-4 of the largest value, or a detector's boxes by
+more than 1e-3 pixels or their scores by more than 1e-4, beyond what PyTorch itself is off by.
+Preprocessing, classes and strides are written into the file's metadata.
 """
 
 from __future__ import annotations
@@ -24,8 +25,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..inference.export import FORMATS, ExportedModel, check_format, load, trace, write_program
-from ..inference.export_models import backbone_and_card, segmentor_and_card
+from ..inference.export import (
+    FORMATS,
+    ExportedModel,
+    check_format,
+    detections,
+    load,
+    trace,
+    write_program,
+)
+from ..inference.export.detector_check import PIXELS, SCORE, agreement, stock_boxes
+from ..inference.export_models import backbone_and_card, whole_model_and_card
 from .argument_types import backbone, positive
 from .commands import Parser, command
 from .config_options import add_config_options
@@ -61,27 +71,51 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    make = backbone_and_card if arguments.part == "backbone" else segmentor_and_card
+    make = backbone_and_card if arguments.part == "backbone" else whole_model_and_card
     file_format = arguments.format or _format_of(arguments.out)
     check_format(file_format, arguments.out)
     model, card = make(
         arguments.config, arguments.checkpoint, arguments.cfg_options, arguments.allow_missing
     )
+    check_format(file_format, arguments.out, card.kind)
+    traced = detections(model) if card.kind == "detector" else model
     if arguments.checkpoint is None and getattr(model, "backbone", model).init_cfg is None:
         say("no checkpoint: the weights are random")
     say("tracing")
-    program = trace(model)
+    program = trace(traced)
     say(f"writing {file_format}")
     write_program(program, card, arguments.out, file_format)
     exported = load(arguments.out)
-    error, excess = largest_difference(model, exported)
-    say(f"wrote {arguments.out}: differs from PyTorch by {error:.1e} at most, relatively")
+    check = check_boxes if card.kind == "detector" else check_outputs
+    same = check(model, exported, arguments.out)
     if arguments.time:
-        print_times(model, exported, tuple(arguments.time))
-    if not excess <= TOLERANCE:
+        run = stock_boxes if card.kind == "detector" else _outputs
+        print_times(lambda images: run(model, images), exported, tuple(arguments.time))
+    return 0 if same else 1
+
+
+def check_outputs(model: nn.Module, exported: ExportedModel, path: Path) -> bool:
+    """Whether the maps or scores are PyTorch's; says how near."""
+    error, excess = largest_difference(model, exported)
+    say(f"wrote {path}: differs from PyTorch by {error:.1e} at most, relatively")
+    same = excess <= TOLERANCE
+    if not same:
         say(f"more than {TOLERANCE:.0e}, rounding aside")
-        return 1
-    return 0
+    return same
+
+
+def check_boxes(detector: nn.Module, exported: ExportedModel, path: Path) -> bool:
+    """Whether the boxes are those of mmdet in PyTorch; says how many were compared."""
+    found, strays = agreement(detector, exported)
+    say(f"wrote {path}: {found} boxes of PyTorch compared on random images")
+    if not found and not strays:
+        say("nothing was found in them, so no box could be compared: look at images of yours")
+    if strays:
+        say(
+            f"{strays} boxes are only in PyTorch's or only in the file's, to {PIXELS:g} pixels and "
+            f"{SCORE:g} of the score, rounding aside"
+        )
+    return not strays
 
 
 def say(text: str) -> None:
@@ -137,10 +171,12 @@ def _outputs(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
-def print_times(model: nn.Module, exported: ExportedModel, size: tuple[int, int]) -> None:
+def print_times(
+    run: Callable[[Tensor], object], exported: ExportedModel, size: tuple[int, int]
+) -> None:
     """Median time of one image of ``size`` in both, by the clock and of the processor."""
     images = torch.randn(1, len(exported.card.mean), *size)
-    ours, theirs = median_times(lambda: _outputs(model, images), lambda: exported(images))
+    ours, theirs = median_times(lambda: run(images), lambda: exported(images))
     say(
         f"1x{size[0]}x{size[1]}, {torch.get_num_threads()} threads: PyTorch {ours}, "
         f"exported {theirs}"

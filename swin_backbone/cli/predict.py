@@ -25,15 +25,10 @@ from rich.progress import track
 from ..atomic_files import write_whole
 from ..device_memory import is_out_of_memory
 from ..images import UnreadableImageError, read_image
+from ..inference.finders import CheckpointFinder
 from ..inference.media_files import find_files, on_one_line
-from ..inference.painters import LEAST_SCORE, OPACITY, Detector, Segmentor
-from ..inference.predictors import (
-    LARGE,
-    CheckpointPredictor,
-    OnnxPredictor,
-    Sliding,
-    TooManyWindowsError,
-)
+from ..inference.painters import LEAST_SCORE, OPACITY, Detector, Segmentor, exported_painter
+from ..inference.predictors import LARGE, CheckpointPredictor, Sliding, TooManyWindowsError
 from ..openmmlab.mmengine_configs import read_config
 from ..openmmlab.whole_models import is_detector
 from .argument_types import config as config_type
@@ -138,20 +133,15 @@ def load_painter(arguments: argparse.Namespace) -> Segmentor | Detector:
     """
     sliding = Sliding(arguments.slide, arguments.window)
     if "model" in arguments.files:
-        return Segmentor(OnnxPredictor(arguments.files["model"], sliding), arguments.opacity)
+        file = arguments.files["model"]
+        return exported_painter(file, sliding, arguments.score, arguments.opacity)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     config, checkpoint = arguments.files["config"], arguments.files["checkpoint"]
     if is_detector(read_config(config)):
         if arguments.slide == "always":
             raise ValueError("--slide always is for segmentors, and the config is a detector's")
-        return Detector(
-            config,
-            checkpoint,
-            device,
-            arguments.score,
-            arguments.opacity,
-            arguments.allow_missing,
-        )
+        finder = CheckpointFinder(config, checkpoint, device, arguments.allow_missing)
+        return Detector(finder, arguments.score, arguments.opacity)
     predictor = CheckpointPredictor(config, checkpoint, device, sliding, arguments.allow_missing)
     return Segmentor(predictor, arguments.opacity)
 

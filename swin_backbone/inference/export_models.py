@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -41,13 +41,14 @@ def backbone_and_card(
     return model, card
 
 
-def segmentor_and_card(
+def whole_model_and_card(
     config: str,
     checkpoint: str | None,
     options: Mapping | None = None,
     allow_missing: bool = False,
 ) -> tuple[nn.Module, ModelCard]:
-    """The whole model of a config of mmsegmentation, from images to scores.
+    """The whole model of a config: of mmsegmentation's from images to scores, of mmdetection's its
+    detector, which :func:`swin_backbone.inference.export.detections` makes exportable.
 
     Args:
         config: its path.
@@ -57,7 +58,7 @@ def segmentor_and_card(
 
     Raises:
         FileNotFoundError: if the config or checkpoint is not there.
-        ValueError: if the config is a detector's, or its head has one output.
+        ValueError: if a segmentor's head has one output, or the classes are not known.
     """
     from ..openmmlab.mmengine_configs import read_config
     from ..openmmlab.whole_models import is_detector, load_whole_model
@@ -66,23 +67,34 @@ def segmentor_and_card(
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"{name} {path!r} is not a file")
     cfg = read_config(config, options)
+    model = load_whole_model(cfg, checkpoint, allow_missing=allow_missing)
+    meta = model.dataset_meta
+    fields = {
+        "name": Path(config).stem,
+        "classes": tuple(meta.get("classes", ())),
+        "palette": tuple(map(tuple, meta.get("palette", ()))),
+        **_preprocessing(model.cfg),
+    }
     if is_detector(cfg):
-        raise ValueError(f"{config} is a detector's: export its backbone, --part backbone")
-    segmentor = load_whole_model(cfg, checkpoint, allow_missing=allow_missing)
-    if segmentor.decode_head.out_channels < 2:
+        from mmdet.utils import get_test_pipeline_cfg
+
+        # mmdet prepares an image as the data of its test, which may differ from the variable.
+        if "test_dataloader" in cfg:
+            fields |= _resize(get_test_pipeline_cfg(cfg))
+        fields["mask_threshold"] = _mask_threshold(model)
+        return model, ModelCard(kind="detector", strides=(), output_channels=(), **fields)
+    channels = model.decode_head.out_channels
+    if channels < 2:
         raise ValueError(f"the decode head of {config} must have at least two output channels")
-    meta = segmentor.dataset_meta
-    model = SegmentorLogits(segmentor).eval()
-    card = ModelCard(
-        name=Path(config).stem,
-        kind="segmentor",
-        strides=((1, 1),),
-        output_channels=(segmentor.decode_head.out_channels,),
-        classes=tuple(meta.get("classes", ())),
-        palette=tuple(map(tuple, meta.get("palette", ()))),
-        **_preprocessing(segmentor.cfg),
-    )
-    return model, card
+    card = ModelCard(kind="segmentor", strides=((1, 1),), output_channels=(channels,), **fields)
+    return SegmentorLogits(model).eval(), card
+
+
+def _mask_threshold(detector: nn.Module) -> float | None:
+    """Probability from which a pixel belongs to an object; ``None`` without masks."""
+    if not getattr(detector, "with_mask", False):
+        return None
+    return float(detector.roi_head.test_cfg["mask_thr_binary"])
 
 
 def _backbone_config(source: str, options: Mapping) -> Mapping:
@@ -105,7 +117,13 @@ def _backbone_config(source: str, options: Mapping) -> Mapping:
 def _preprocessing(cfg: Mapping) -> dict:
     """Fields of the card that say how an image becomes the input."""
     fields = {**preprocessing_of(cfg)._asdict(), "version": __version__}
-    for step in cfg.get("test_pipeline", []):
+    return fields | _resize(cfg.get("test_pipeline", []))
+
+
+def _resize(pipeline: Sequence[Mapping]) -> dict:
+    """Fields of the card that say how a test pipeline resizes an image."""
+    fields = {}
+    for step in pipeline:
         if step["type"] == "Resize":
             fields["resize"] = tuple(step["scale"])
             fields["keep_aspect"] = bool(step.get("keep_ratio", False))

@@ -14,8 +14,9 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import nn
 
-from ..openmmlab.whole_models import load_whole_model
-from .predictors import CheckpointPredictor, Predictor, Sliding
+from .export import load
+from .finders import Finder, Objects, OnnxFinder
+from .predictors import CheckpointPredictor, OnnxPredictor, Predictor, Sliding
 from .visualization import add_legend, paint_instances, paint_overlay
 from .visualization.colours import distinct_colour
 
@@ -78,9 +79,10 @@ class Segmentor:
         return cls(CheckpointPredictor(config, checkpoint, device, sliding, allow_missing))
 
     @property
-    def network(self) -> nn.Module:
-        """The model of a checkpoint."""
-        return self.predictor.model
+    def network(self) -> nn.Module | None:
+        """The model of a checkpoint, ``None`` for an exported one."""
+        model = self.predictor.model
+        return model if isinstance(model, nn.Module) else None
 
     def paint(self, image: np.ndarray) -> Image.Image:
         """The picture of one image (H, W, 3) uint8 BGR: overlay, and a legend of what was found."""
@@ -108,31 +110,23 @@ class Segmentor:
 
 
 class Detector:
-    """A model of mmdet, and how its predictions are painted.
+    """What finds objects, and how they are painted.
 
     Args:
-        config: its config.
-        checkpoint: its checkpoint.
-        device: where it runs.
+        finder: a checkpoint's or an exported model's.
         score: least score of an object.
         opacity: of masks, from 0 to 1.
-        allow_missing: go on with tensors that the checkpoint does not have.
     """
 
-    def __init__(
-        self,
-        config: str,
-        checkpoint: str,
-        device: str,
-        score: float = LEAST_SCORE,
-        opacity: float = OPACITY,
-        allow_missing: bool = False,
-    ):
-        self.network = load_whole_model(
-            config, checkpoint, device, kind="detector", allow_missing=allow_missing
-        )
+    def __init__(self, finder: Finder, score: float = LEAST_SCORE, opacity: float = OPACITY):
+        self.finder = finder
         self.score = score
         self.opacity = opacity
+
+    @property
+    def network(self) -> nn.Module | None:
+        """The model of a checkpoint, ``None`` for an exported one."""
+        return self.finder.network
 
     def paint(self, image: np.ndarray) -> Image.Image:
         """The picture of one image (H, W, 3) uint8 BGR: masks, boxes, names and scores."""
@@ -140,23 +134,20 @@ class Detector:
 
     def look(self, image: np.ndarray) -> Seen:
         """One image (H, W, 3) uint8 BGR, painted over, and what its objects of each class cover."""
-        from mmdet.apis import inference_detector
-
-        with DefaultScope.overwrite_default_scope("mmdet"):
-            found = inference_detector(self.network, image).pred_instances.cpu()
+        found = self.finder.objects(image)
         found = found[found.scores >= self.score]
         found = found[found.scores.argsort(descending=True)]
-        names, labels = self.network.dataset_meta["classes"], found.labels.tolist()
+        names, labels = self.finder.classes, found.labels.tolist()
         # Classes have colours of their own; where there is but one, its objects have.
         keys = labels if len(names) > 1 else range(len(labels))
         painted = paint_instances(
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
-            found.bboxes.numpy(),
+            found.boxes.numpy(),
             [f"{names[i]} {score:.2f}" for i, score in zip(labels, found.scores, strict=True)]
             if len(names) > 1
             else [""] * len(labels),
             [distinct_colour(key) for key in keys],
-            found.masks.numpy() if "masks" in found else None,
+            None if found.masks is None else found.masks.numpy(),
             self.opacity,
         )
         shares = [
@@ -166,13 +157,36 @@ class Detector:
         return Seen(Image.fromarray(painted), _largest_first(shares))
 
 
-def _covered(found, size: tuple[int, int]) -> dict[int, float]:
+def exported_painter(
+    path: str, sliding: Sliding, score: float = LEAST_SCORE, opacity: float = OPACITY
+) -> Segmentor | Detector:
+    """The painter of an ONNX file that ``swin-backbone export`` wrote.
+
+    Args:
+        path: the file.
+        sliding: which images a segmentor sees in windows.
+        score: least score of an object.
+        opacity: of the colours, from 0 to 1.
+
+    Raises:
+        ValueError: if the file is no exported segmentor or detector, or a detector is to see images
+            in windows.
+    """
+    model = load(path)
+    if model.card.kind != "detector":
+        return Segmentor(OnnxPredictor(model, sliding), opacity)
+    if sliding.mode == "always":
+        raise ValueError(f"--slide always is for segmentors, and {path} is a detector's")
+    return Detector(OnnxFinder(model), score, opacity)
+
+
+def _covered(found: Objects, size: tuple[int, int]) -> dict[int, float]:
     """The share of an image's pixels within masks, or boxes, of objects of each class."""
     covered: dict[int, np.ndarray] = {}
-    boxes = found.bboxes.round().int().clamp(min=0).tolist()
+    boxes = found.boxes.round().int().clamp(min=0).tolist()
     for index, label in enumerate(found.labels.tolist()):
         canvas = covered.setdefault(label, np.zeros(size, bool))
-        if "masks" in found:
+        if found.masks is not None:
             canvas |= found.masks[index].numpy().astype(bool)
         else:
             left, top, right, bottom = boxes[index]

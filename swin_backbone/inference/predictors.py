@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..acceleration import accelerate
 from ..openmmlab.whole_models import load_whole_model
-from .export import ModelCard, load
+from .export import ExportedModel, ModelCard, load
 
 #: Images with more pixels than this are cut into windows, unless told otherwise.
 LARGE = 2048 * 1024
@@ -145,16 +145,17 @@ class OnnxPredictor:
     """An exported segmentor, run by onnxruntime; its card says how images are prepared.
 
     Args:
-        path: the file.
+        file: its path, or what :func:`swin_backbone.inference.export.load` made of it.
         sliding: when to cut images into windows.
 
     Raises:
         ValueError: if the file is no exported segmentor.
     """
 
-    def __init__(self, path: str, sliding: Sliding):
-        self.model = load(path)
+    def __init__(self, file: str | ExportedModel, sliding: Sliding):
+        self.model = file if isinstance(file, ExportedModel) else load(file)
         card = self.model.card
+        path = card.name if isinstance(file, ExportedModel) else file
         if card.kind != "segmentor":
             raise ValueError(f"{path} is a {card.kind}, which has no classes to paint")
         if not card.classes or len(card.classes) != len(card.palette):

@@ -189,7 +189,7 @@ def grid():
         ("predict", ["{S}", "{d}", "{I}", "--out", "{O}"], "error: checkpoint "),
         ("predict", ["{F}/text.onnx", "{I}", "--out", "{O}"], "text.onnx"),
         ("predict", ["{S}", "{s}", "{I}", "--out", "{I}"], "image.png"),
-        ("export", ["{D}", "{d}", "--out", "{O}/m.onnx"], "is a detector's"),
+        ("export", ["{D}", "{d}", "--out", "{O}/m.pt2"], "in format 'onnx' alone"),
         ("export", ["{S}", "{s}", "--out", "{O}/m.txt"], "must end in"),
         ("export", ["{S}", "{s}", "--out", "{O}/m.pt2", "--format", "onnx"], "must end in"),
         ("export", ["nothing", "--part", "backbone", "--out", "{O}/m.pt2"], "nothing"),

@@ -31,7 +31,7 @@ from swin_backbone.inference.export.trace import example_size
 from mmseg.registry import MODELS
 
 from swin_backbone.cli import export as export_tool
-from swin_backbone.inference.export_models import backbone_and_card, segmentor_and_card
+from swin_backbone.inference.export_models import backbone_and_card, whole_model_and_card
 from swin_backbone.inference.predictors import (
     CheckpointPredictor,
     OnnxPredictor,
@@ -274,7 +274,7 @@ def upernet(tmp_path_factory):
     model = randomise(MODELS.build(Config.fromfile(folder / "config.py").model))
     torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / "checkpoint.pth")
     config, checkpoint = str(folder / "config.py"), str(folder / "checkpoint.pth")
-    logits, card = segmentor_and_card(config, checkpoint)
+    logits, card = whole_model_and_card(config, checkpoint)
     path = write_program(trace(logits), card, folder / "model.onnx", "onnx")
     return config, checkpoint, str(path), logits
 
@@ -293,12 +293,6 @@ def test_settings_of_a_backbone_may_be_changed():
     )
     assert (model.mask_padding, model.depths) == (True, (1, 1, 1, 1))
     assert card.output_channels == (96, 192, 384, 768)
-
-
-def test_a_whole_detector_is_refused():
-    config = next((ROOT / "configs" / "swin_det").glob("retinanet_swin-t*.py"))
-    with pytest.raises(ValueError, match="is a detector's: export its backbone"):
-        segmentor_and_card(str(config), None)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Models that leave Python: one traced program for every batch, height and width."""
 
 from .card import ModelCard
+from .detector import detections
 from .formats import FORMATS, check_format, write_program
 from .runtime import ExportedModel, load
 from .segmentor import SegmentorLogits
@@ -12,6 +13,7 @@ __all__ = [
     "ModelCard",
     "SegmentorLogits",
     "check_format",
+    "detections",
     "load",
     "trace",
     "write_program",

@@ -17,12 +17,13 @@ class ModelCard:
 
     Args:
         name: the config or architecture it was made from.
-        kind: ``'backbone'`` (maps of features) or ``'segmentor'`` (scores of classes).
+        kind: ``'backbone'`` (maps of features), ``'segmentor'`` (scores of classes) or
+            ``'detector'`` (boxes, their scores and labels, and masks).
         mean: of each channel, in the units of the image (0 to 255), to be subtracted.
         std: of each channel, to divide by afterwards.
         channels: order of the channels, ``'RGB'`` or ``'BGR'``.
-        strides: pixels of the image per row and column of each output.
-        output_channels: channels of each output.
+        strides: pixels of the image per row and column of each output; empty for a detector.
+        output_channels: channels of each output; empty for a detector.
         classes: names of the classes; empty for a backbone.
         palette: RGB colour of each class, 0 to 255.
         resize: width and height to which the test pipeline resizes an image (with
@@ -31,6 +32,8 @@ class ModelCard:
         keep_aspect: whether resizing keeps the aspect of the image.
         inputs: names of the inputs, in order: ``'images'``, and ``'valid_sizes'`` where the
             backbone has ``mask_padding``.
+        mask_threshold: probability from which a pixel belongs to an object; ``None`` for all but
+            detectors with masks.
         version: of this package, that wrote it.
     """
 
@@ -46,6 +49,7 @@ class ModelCard:
     resize: tuple[int, int] | None = None
     keep_aspect: bool = True
     inputs: tuple[str, ...] = ("images",)
+    mask_threshold: float | None = None
     version: str = ""
 
     def to_json(self) -> str:

@@ -13,6 +13,7 @@ from ...atomic_files import write_whole
 from ...extras import from_extra
 from ...ops.torch_internals.packaging import compile_package
 from .card import KEY, ModelCard
+from .detection_ops import onnx_translations
 
 #: Inputs of exported models, and which of their axes are free; the second where padding is masked.
 INPUTS = {
@@ -39,11 +40,11 @@ def write_program(
         The path.
 
     Raises:
-        ValueError: if the format is unknown, the suffix is not the format's, or the weights are
-            too large for one ONNX file.
+        ValueError: if the format is unknown or not for this kind of model, the suffix is not the
+            format's, or the weights are too large for one ONNX file.
     """
     path = Path(path)
-    check_format(file_format, path)
+    check_format(file_format, path, card.kind)
     _, write = FORMATS[file_format]
     inputs = tuple(INPUTS)[: len(program.graph_signature.user_inputs)]
     card = dataclasses.replace(card, inputs=inputs)
@@ -51,17 +52,24 @@ def write_program(
     return path
 
 
-def check_format(file_format: str, path: Path) -> None:
-    """Raise ``ValueError`` if a format is unknown, or the file's suffix is not the format's."""
+def check_format(file_format: str, path: Path, kind: str = "backbone") -> None:
+    """Raise ``ValueError`` if a format is unknown or not for this kind of model, or the file's
+    suffix is not the format's."""
     if file_format not in FORMATS:
         raise ValueError(f"file_format must be one of {list(FORMATS)}, got {file_format!r}")
     suffix, _ = FORMATS[file_format]
     if path.suffix != suffix:
         raise ValueError(f"a file of format {file_format!r} must end in {suffix!r}, got {path}")
+    if kind == "detector" and file_format != "onnx":
+        # The others would need this package's operators to run.
+        raise ValueError(f"a detector is exported in format 'onnx' alone, got {file_format!r}")
 
 
 def output_names(card: ModelCard) -> list[str]:
-    """``features0``, ``features1``, ... or ``scores``."""
+    """``features0``, ``features1``, ... or ``scores``, or those of a detector."""
+    if card.kind == "detector":
+        masks = [] if card.mask_threshold is None else ["masks"]
+        return ["boxes", "scores", "labels", *masks]
     if card.kind == "segmentor":
         return ["scores"]
     return [f"features{index}" for index in range(len(card.strides))]
@@ -79,6 +87,7 @@ def write_onnx(program: ExportedProgram, card: ModelCard, unfinished: Path) -> N
         input_names=list(card.inputs),
         output_names=output_names(card),
         dynamic_shapes=tuple(INPUTS[name] for name in card.inputs),
+        custom_translation_table=onnx_translations(),
         verbose=False,
     )
     written.model.metadata_props[KEY] = card.to_json()

@@ -7,12 +7,14 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ...ops.torch_internals.packaging import size_one_is_ordinary
+from .detector import DETECTIONS, mmdet_replacements
 from .exportable_modules import average_pooling, prepare
 from .segmentor import SegmentorLogits, mmseg_replacements
 
 
 def trace(model: nn.Module) -> ExportedProgram:
-    """Trace a backbone, or a :class:`SegmentorLogits`, once for every size.
+    """Trace a backbone, a :class:`SegmentorLogits` or what :func:`detections` gives, once for
+    every size.
 
     Args:
         model: stays as it is. With ``mask_padding`` the program's second input are the
@@ -21,7 +23,8 @@ def trace(model: nn.Module) -> ExportedProgram:
             program computes it as without.
 
     Returns:
-        The program, whose batch, height and width may be any number from 1.
+        The program, whose batch, height and width may be any number from 1; a detector's batch is
+        of one image.
 
     Raises:
         RuntimeError: if the model would depend on a size in a way that no trace can keep.
@@ -29,13 +32,16 @@ def trace(model: nn.Module) -> ExportedProgram:
     replacements = {nn.AdaptiveAvgPool2d: average_pooling}
     if isinstance(model, SegmentorLogits):
         replacements |= mmseg_replacements()
+    one_image = isinstance(model, DETECTIONS)
+    if one_image:
+        replacements |= mmdet_replacements()
     model = prepare(model, replacements)
     weight = next(model.parameters())
     backbone = getattr(model, "backbone", model)
     size = example_size(backbone)
     any_size = Dim.DYNAMIC(min=1)
-    inputs = [weight.new_zeros(2, backbone.in_channels, *size)]
-    dynamic = [{0: any_size, 2: any_size, 3: any_size}]
+    inputs = [weight.new_zeros(1 if one_image else 2, backbone.in_channels, *size)]
+    dynamic = [{2: any_size, 3: any_size} | ({} if one_image else {0: any_size})]
     if backbone.mask_padding:
         inputs.append(torch.tensor([size, (size[0] // 2, size[1] // 3)], device=weight.device))
         dynamic.append({0: any_size})
