@@ -29,17 +29,17 @@ _MADE = {
         {"neck": {"in_channels": [96, 192, 384, 768]}},
     ),
     "mask2former_swin-b-p4-w12-384_8xb2-lsj-50e_coco": (
-        "mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco",
+        "mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
         ("mask2former_swin-b-p4-w12-384_8xb2-lsj-50e_coco-panoptic", {}),
         {"panoptic_head": {"in_channels": [128, 256, 512, 1024]}},
     ),
     "mask2former_swin-b-p4-w12-384-in21k_8xb2-lsj-50e_coco": (
-        "mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco",
+        "mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
         ("mask2former_swin-b-p4-w12-384-in21k_8xb2-lsj-50e_coco-panoptic", {}),
         {"panoptic_head": {"in_channels": [128, 256, 512, 1024]}},
     ),
     "mask2former_swin-l-p4-w12-384-in21k_16xb1-lsj-100e_coco": (
-        "mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco",
+        "mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
         ("mask2former_swin-l-p4-w12-384-in21k_16xb1-lsj-100e_coco-panoptic", {}),
         {"panoptic_head": {"in_channels": [192, 384, 768, 1536], "num_queries": 200}},
     ),
