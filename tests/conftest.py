@@ -54,6 +54,17 @@ def give_back_memory():
         torch.cuda.empty_cache()
 
 
+@pytest.fixture(autouse=True)
+def global_settings():
+    """A test that leaves PyTorch's gradients switched off, or another dtype, would break later ones;
+    so would what it calls break a user's process."""
+    yield
+    left = torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_autocast_enabled("cpu")
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    assert left == (True, torch.float32, False), "left switched: gradients, dtype, autocast"
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """Folder of a small generated segmentation data set of many sizes; not to be changed."""

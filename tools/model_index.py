@@ -43,6 +43,7 @@ TASKS = {
     "Semantic Segmentation": {"mIoU": ("mIoU", "mIoU(ms+flip)")},
     "Object Detection": {"box": ("box AP",)},
     "Instance Segmentation": {"mask": ("mask AP",)},
+    "Panoptic Segmentation": {"PQ": ("PQ",)},
 }
 
 

@@ -89,11 +89,11 @@ def as_line(row: Stats, counts: list[str], published: dict) -> str:
 def as_published(source: str, numbers: dict) -> str:
     """One source's numbers, after a link to it."""
     sizes = "{parameters} M, {gflops} G, ".format(**numbers) if "gflops" in numbers else ""
-    if "box" in numbers:
-        mask = f", mask AP {numbers['mask']:.1f}" if "mask" in numbers else ""
-        return f"[{source}]: {sizes}box AP {numbers['box']:.1f}{mask}"
-    single, several = numbers["mIoU"]
-    return f"[{source}]: {sizes}mIoU {single:.2f} / {several:.2f}"
+    if "mIoU" in numbers:  # with one scale, and where it was published with several
+        return f"[{source}]: {sizes}mIoU {' / '.join(f'{value:.2f}' for value in numbers['mIoU'])}"
+    names = {"PQ": "PQ", "box": "box AP", "mask": "mask AP"}
+    scores = [f"{word} {numbers[key]:.1f}" for key, word in names.items() if key in numbers]
+    return f"[{source}]: {sizes}{', '.join(scores)}"
 
 
 def replace_table(document: str, table: str) -> str:

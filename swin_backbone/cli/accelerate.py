@@ -15,7 +15,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..acceleration import accelerate
@@ -36,7 +35,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "model", metavar="MODEL", help="a folder with config.json, org/name, or timm:name"
     )
     args = parser.parse_args(argv)
-    torch.set_grad_enabled(False)
     model = build(args.model)
     print(f"{type(model).__name__}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M")
     print(accelerate(model))

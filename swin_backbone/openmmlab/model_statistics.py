@@ -33,7 +33,7 @@ class Stats(NamedTuple):
         path: the config.
         parameters: number of parameters.
         crop: rows and columns of a training crop; ``None`` for a detector.
-        crop_flops: multiply-adds for one image of that size.
+        crop_flops: multiply-adds for one image of that size; ``None`` where they are not counted.
         test: rows and columns to which test images are resized at most, ``None`` if they are not;
             of a detector, the size at which FLOPs are published.
         test_flops: multiply-adds for one image of that size; ``None`` where they are not counted.
@@ -58,23 +58,26 @@ def measure(path: Path) -> Stats:
     kind = kind_of(cfg, f"config {str(path)!r}")
     model = build_on_meta(cfg)
     if kind == "detector":
+        size = detection_size(cfg)
         return Stats(
             path=Path(path),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             crop=None,
             crop_flops=None,
-            test=DETECTION_SIZE,
-            test_flops=count_detector_flops(model, DETECTION_SIZE),
+            test=size,
+            test_flops=count_detector_flops(model, size),
         )
     crop = tuple(cfg.model.data_preprocessor.size)
     test = test_size(cfg)
+    # Mask transformers compute masks on the host.
+    count = (lambda *_: None) if hasattr(model.decode_head, "pixel_decoder") else count_flops
     return Stats(
         path=Path(path),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         crop=crop,
-        crop_flops=count_flops(model, crop),
+        crop_flops=count(model, crop),
         test=test,
-        test_flops=count_flops(model, test) if test else None,
+        test_flops=count(model, test) if test else None,
     )
 
 
@@ -85,6 +88,13 @@ def build_on_meta(cfg: Config) -> torch.nn.Module:
     init_default_scope(scope)
     with torch.device("meta"):
         return models.build(cfg.model).eval()
+
+
+def detection_size(cfg: Config) -> tuple[int, int]:
+    """The size at which FLOPs are published, in whole pixels of the backbone's last stage."""
+    coarsest = 2 ** (max(len(cfg.model.backbone.get("depths", ())), 4) + 1)
+    rows, columns = (-(-side // coarsest) * coarsest for side in DETECTION_SIZE)
+    return rows, columns
 
 
 def test_size(cfg: Config) -> tuple[int, int] | None:
@@ -104,7 +114,8 @@ def count_flops(model: torch.nn.Module, size: tuple[int, int]) -> int:
 
 def count_detector_flops(model: torch.nn.Module, size: tuple[int, int]) -> int | None:
     """Multiply-adds for one RGB image, or ``None`` if the model cannot be run without values."""
-    if hasattr(model, "encoder"):  # DETR and its kin compute masks and positions on the host
+    # DETR and its kin, and mask transformers, compute masks and positions on the host.
+    if hasattr(model, "encoder") or hasattr(model, "panoptic_head"):
         return None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         maps = model.extract_feat(torch.empty(1, 3, *size, device="meta"))

@@ -168,6 +168,8 @@ WRITING |= {"save_file", "write_table", "mkstemp", "NamedTemporaryFile"}
 ALLOWED = {
     "swin_backbone/ops/triton/autograd_op.py": "what a backward pass needs is saved, in no file",
     "swin_backbone/ops/triton/tuning_cache.py": "a lock, which holds nothing",
+    "swin_backbone/model/hub.py": "save_pretrained, which uses the one",
+    "benchmarks/benchmarking/data_sets.py": "write_data, which uses the one",
     "benchmarks/benchmark_backbones.py": "Benchmark.save, which uses the one",
     "benchmarks/benchmark_scaling.py": "a line for each setting, added while it runs",
     "swin_backbone/cli/convert_checkpoint.py": "torch.save into the unfinished file, opened before",
