@@ -56,8 +56,8 @@ def give_back_memory():
 
 @pytest.fixture(autouse=True)
 def global_settings():
-    """A test that leaves PyTorch's gradients switched off, or another dtype, would break later ones;
-    so would what it calls break a user's process."""
+    """A test that leaves gradients switched off, or another dtype, would break later ones; so would
+    what it calls break a user's process."""
     yield
     left = torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_autocast_enabled("cpu")
     torch.set_grad_enabled(True)
