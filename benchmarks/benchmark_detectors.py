@@ -18,6 +18,8 @@ import logging
 import pstats
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,10 +41,23 @@ WARM_UP = 5
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)  # mmengine tells how each weight begins
-    console = Console(width=150)
-    if options.device == "cuda":
-        torch.backends.cudnn.benchmark = True
+    with quiet():
+        return run(options, Console(width=150))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """mmengine tells how each weight begins."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    # Without cudnn.benchmark, which tries anew for each number of regions.
     if options.profile:
         show_profile(options, console)
         return 0

@@ -1,5 +1,6 @@
 """Fixtures for all tests; what is collected without a GPU; what a run says at its end."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -59,10 +60,11 @@ def global_settings():
     """A test that leaves gradients switched off, or another dtype, would break later ones; so would
     what it calls break a user's process."""
     yield
-    left = torch.is_grad_enabled(), torch.get_default_dtype(), torch.is_autocast_enabled("cpu")
+    left = torch.is_grad_enabled(), torch.get_default_dtype(), logging.root.manager.disable
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
-    assert left == (True, torch.float32, False), "left switched: gradients, dtype, autocast"
+    logging.disable(logging.NOTSET)
+    assert left == (True, torch.float32, 0), "left as they were not: gradients, dtype, logging"
 
 
 @pytest.fixture(scope="session")

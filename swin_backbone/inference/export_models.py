@@ -125,6 +125,11 @@ def _resize(pipeline: Sequence[Mapping]) -> dict:
     fields = {}
     for step in pipeline:
         if step["type"] == "Resize":
-            fields["resize"] = tuple(step["scale"])
+            factor = step.get("scale_factor")
+            if factor is not None:
+                pair = isinstance(factor, (tuple, list))
+                fields["resize_factor"] = tuple(factor) if pair else (factor, factor)
+            else:
+                fields["resize"] = tuple(step["scale"])
             fields["keep_aspect"] = bool(step.get("keep_ratio", False))
     return fields

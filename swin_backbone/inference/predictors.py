@@ -206,7 +206,11 @@ def _tested_size(cfg: ConfigDict, height: int, width: int) -> tuple[int, int]:
 
 def resize_as_tested(image: np.ndarray, card: ModelCard) -> np.ndarray:
     """(H, W, C) resized as the card says."""
-    if card.resize is None:
+    size = card.resize
+    if card.resize_factor is not None:  # rounded as mmcv's Resize rounds
+        sides = zip(image.shape[1::-1], card.resize_factor, strict=True)
+        size = tuple(int(side * factor + 0.5) for side, factor in sides)
+    if size is None:
         return image
     resize = mmcv.imrescale if card.keep_aspect else mmcv.imresize
-    return resize(image, card.resize)
+    return resize(image, size)

@@ -28,7 +28,8 @@ class ModelCard:
         palette: RGB colour of each class, 0 to 255.
         resize: width and height to which the test pipeline resizes an image (with
             ``keep_aspect``, the longer and shorter side that it must fit into); ``None`` to leave
-            it as it is.
+            it as it is, or to follow ``resize_factor``.
+        resize_factor: of width and height, by which it resizes an image of any size.
         keep_aspect: whether resizing keeps the aspect of the image.
         inputs: names of the inputs, in order: ``'images'``, and ``'valid_sizes'`` where the
             backbone has ``mask_padding``.
@@ -47,6 +48,7 @@ class ModelCard:
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     resize: tuple[int, int] | None = None
+    resize_factor: tuple[float, float] | None = None
     keep_aspect: bool = True
     inputs: tuple[str, ...] = ("images",)
     mask_threshold: float | None = None
