@@ -12,7 +12,7 @@ from .retinanet import RetinaNetDetections
 DETECTIONS = (DinoDetections, RegionDetections, RetinaNetDetections)
 
 #: By the name of mmdet's class: what overrides a step of it would not be exported as it is.
-BY_MODEL = {
+BY_MODEL: dict[str, type[nn.Module]] = {
     "DINO": DinoDetections,
     "FasterRCNN": RegionDetections,
     "MaskRCNN": RegionDetections,
