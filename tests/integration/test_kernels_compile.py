@@ -22,6 +22,8 @@ CASES += ("detector:7:bfloat16", "detector:14:float32")
 def run(folder, *arguments, interpreted=False):
     environment = {**os.environ, "TRITON_INTERPRET": "1" if interpreted else "0"}
     environment["TRITON_CACHE_DIR"] = str(folder / "cache")
+    paths = [str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")]  # for helpers of the tests
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
