@@ -102,7 +102,7 @@ def core_modules(package):
     one entry says what to install, and those that need a GPU's compiler."""
     names = [module.name for module in pkgutil.walk_packages(package.__path__, "swin_backbone.",
                                                              lambda name: None)]  # fmt: skip
-    served = r"openmmlab|inference\.(painters|predictors|uploads|hosts)|own_data"
+    served = r"openmmlab|inference\.(painters|predictors|finders|uploads|hosts)|own_data"
     others = rf"\.({served}|ops\.triton|cli\.(?!entry))"
     return [name for name in names if not re.search(others, name)]
 

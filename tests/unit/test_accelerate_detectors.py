@@ -16,6 +16,7 @@ from mmdet.models.roi_heads import FCNMaskHead, SingleRoIExtractor  # noqa: E402
 from mmdet.models.task_modules import AssignResult, MaxIoUAssigner, RandomSampler  # noqa: E402
 from mmdet.structures.mask import BitmapMasks, PolygonMasks  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 
@@ -26,6 +27,13 @@ def random_boxes(count, side):
 
 def rewrites(report):
     return {row.rewrite: row.modules for row in report.replaced if row.rewrite != "channels_last"}
+
+
+@pytest.fixture(autouse=True)
+def scope_of_mmdet():
+    """Whatever scope earlier tests left."""
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
 
 
 @pytest.fixture(autouse=True)

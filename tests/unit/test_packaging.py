@@ -155,7 +155,7 @@ def test_the_index_of_models_lists_every_config_with_what_was_published():
         numbers = [
             value
             for source in published.get(name, {}).values()
-            for key in ("mIoU", "box", "mask")
+            for key in ("mIoU", "box", "mask", "PQ")
             for value in (source.get(key, []) if key == "mIoU" else [source.get(key)])
             if value is not None
         ]
