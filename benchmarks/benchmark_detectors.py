@@ -26,12 +26,13 @@ import torch
 from benchmark_models import as_line, plot, show, write_csv
 from benchmarking.detectors import CONFIGS, WAYS, detector_runner
 from benchmarking.profiling import as_table, take_apart
-from benchmarking.segmentors import Runner, Task
+from benchmarking.runners import Runner, forget_models, take_turns
+from benchmarking.segmentors import Task
 from rich.console import Console
 
 from swin_backbone.cli.commands import Parser, command
-from swin_backbone.device_memory import give_back_memory, peak_on_gpu
-from swin_backbone.inference.timing import Deadline, interleave, wall_seconds
+from swin_backbone.device_memory import peak_on_gpu
+from swin_backbone.inference.timing import Deadline, wall_seconds
 
 TASKS = ("mask-rcnn:2:train", "mask-rcnn:8:train", "mask-rcnn:1:predict")
 WARM_UP = 5
@@ -126,12 +127,8 @@ MODES = ("train", "predict")
 def measure(task: Task, options: argparse.Namespace, deadline: Deadline) -> list[Runner]:
     """Build, warm up and time each way of a task."""
     runners = [prepare(name, task, options.device) for name in options.ways]
-    ready = [runner for runner in runners if runner.reason is None]
-    for _ in interleave(ready, options.device, options.repeats, deadline):
-        pass
-    for runner in runners:  # their models are not needed any more
-        runner.model = runner.step = runner.images = None
-    give_back_memory()
+    take_turns(runners, options.device, options.repeats, deadline)
+    forget_models(runners)
     return runners
 
 

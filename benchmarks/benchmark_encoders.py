@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import io
 import statistics
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 import torch
 from benchmarking.profiling import as_table, take_apart
 from benchmarking.results import describe_device, environment_versions, now
-from benchmarking.segmentors import Runner
+from benchmarking.runners import Runner, forget_models, take_turns
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -36,7 +35,7 @@ from swin_backbone import accelerate
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.device_memory import peak_on_gpu
-from swin_backbone.inference.timing import Deadline, interleave, wall_seconds
+from swin_backbone.inference.timing import Deadline, wall_seconds
 
 WAYS = ("untouched", "accelerated", "compiled")
 MODES = ("forward", "train")
@@ -151,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
                     wall = statistics.median(runner.samples)
                     taken = take_apart(runner.step, options.device, wall, title, 3)
                     console.print(as_table(taken, 40))
-            forget(runners, options.device)
+            forget_models(runners)
             if options.csv:
                 write_csv(options.csv, lines)
     return 0
@@ -184,9 +183,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def measure(name: str, mode: str, options, deadline: Deadline) -> list[Runner]:
     """Build, warm up and time each way of a case."""
     runners = [prepare(name, mode, way, options) for way in options.ways]
-    ready = [runner for runner in runners if runner.reason is None]
-    for _ in interleave(ready, options.device, options.repeats, deadline):
-        pass
+    take_turns(runners, options.device, options.repeats, deadline)
     return runners
 
 
@@ -268,14 +265,6 @@ def show(name: str, mode: str, runners: list[Runner], device: str, console: Cons
         table.add_row(runner.name, line["ms"] or line["reason"], line["times"], line["peak_gb"])
     console.print(table)
     return lines
-
-
-def forget(runners: list[Runner], device: str) -> None:
-    for runner in runners:
-        runner.model = runner.step = runner.images = None
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
 
 
 def write_csv(path: Path, lines: list[dict]) -> None:

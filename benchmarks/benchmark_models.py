@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import io
 import re
 import statistics
@@ -27,14 +26,15 @@ from pathlib import Path
 import torch
 from benchmarking.profiling import as_table, take_apart
 from benchmarking.results import describe_device, environment_versions, now
-from benchmarking.segmentors import NAMES, Runner, Task, make_runner
+from benchmarking.runners import Runner, forget_models, take_turns
+from benchmarking.segmentors import NAMES, Task, make_runner
 from rich.console import Console
 from rich.table import Table
 
 from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.device_memory import peak_on_gpu
-from swin_backbone.inference.timing import Deadline, interleave, seconds, wall_seconds
+from swin_backbone.inference.timing import Deadline, seconds, wall_seconds
 from swin_backbone.model.arguments import ARCHITECTURES
 
 TASKS = ("T16train", "T2train", "B8train", "T1predict", "T8predict")
@@ -114,14 +114,8 @@ def measure(task: Task, options: argparse.Namespace, deadline: Deadline, console
             continue
         console.print(f"{task.title}: {name} ({deadline.elapsed:.0f} s)", markup=False)
         runners.append(prepare(name, task, options.device))
-    ready = [runner for runner in runners if runner.reason is None]
-    for _ in interleave(ready, options.device, options.repeats, deadline):
-        pass
-    for runner in runners:  # their models are not needed any more
-        runner.model = runner.step = runner.images = None
-    gc.collect()
-    if options.device == "cuda":
-        torch.cuda.empty_cache()
+    take_turns(runners, options.device, options.repeats, deadline)
+    forget_models(runners)
     return runners
 
 

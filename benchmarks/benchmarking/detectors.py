@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from swin_backbone import accelerate
 
-from .segmentors import Runner, Task, train_step
+from .runners import Runner
+from .segmentors import Task, train_step
 
 ROOT = Path(__file__).parents[2]
 #: By name, the config that is measured; with random weights.

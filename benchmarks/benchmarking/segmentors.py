@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
@@ -13,10 +13,11 @@ from swin_backbone import accelerate, compile_kernels, graph_predictions
 from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
 
+from .runners import Runner, Step
+
 CLASSES = 150
 #: Labels are constant in squares of so many pixels, as objects make them.
 LABEL_SQUARE = 32
-Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -39,39 +40,6 @@ class Task:
     def title(self) -> str:
         rows, columns = self.size
         return f"UPerNet Swin-{self.arch[0].upper()} {rows}x{columns} b{self.batch} {self.mode}"
-
-
-@dataclass
-class Runner:
-    """One way of running a task, ready to be timed.
-
-    Attributes:
-        name: of the way.
-        model: what runs.
-        images: what it gets.
-        step: one call.
-        samples: seconds of the timed calls.
-        reason: why there is no measurement.
-        peak_bytes: of memory on a GPU.
-        held_bytes: of memory that stays between steps, beside weights: that of graphs.
-    """
-
-    name: str
-    model: nn.Module
-    images: Tensor
-    step: Step
-    calls: int = 1
-    in_a_row: bool = True
-    samples: list[float] = field(default_factory=list)
-    reason: str | None = None
-    peak_bytes: int | None = None
-    held_bytes: Callable[[], int] = lambda: 0
-
-    def fail(self, error: Exception) -> None:
-        self.reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-
-    def release(self) -> None:
-        self.model.zero_grad(set_to_none=True)
 
 
 def build_upernet(arch: str, backbone: str) -> nn.Module:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,16 +34,13 @@ class Collected:
 
     Attributes:
         kernels: variants of kernels that were compiled.
-        seconds: from the first launch until the last kernel was compiled.
     """
 
     def __init__(self, executor: ThreadPoolExecutor):
         self._executor = executor
         self._lock = threading.Lock()  # a backward pass runs in threads of its own
         self._futures: dict[tuple, Future] = {}
-        self._began = time.monotonic()
         self.kernels = 0
-        self.seconds = 0.0
 
     def add(self, started: launch.Launch, device: int, tensors: tuple[Tensor, ...]) -> None:
         """Compile the kernel of a launch, unless that was begun."""
@@ -63,7 +59,6 @@ class Collected:
         for future in self._futures.values():
             future.result()
         self.kernels = len(self._futures)
-        self.seconds = time.monotonic() - self._began
 
 
 def _compile(started: launch.Launch, device: int, dtypes: tuple[torch.dtype, ...]) -> None:
