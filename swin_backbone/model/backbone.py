@@ -21,7 +21,6 @@ from ..ops import (
     TokenLayout,
     clear_padding,
     compute_dtype,
-    dispatch,
     map_layouts,
     pack_pyramid,
 )
@@ -29,7 +28,6 @@ from ..ops.argument_checks import Optional, Pair, is_sequence, show
 from ..ops.geometry.valid_sizes import check_valid_sizes
 from ..ops.torch_internals.module_contents import before_loading
 from . import arguments
-from .block import SwinBlock
 from .block_v2 import SwinBlockV2
 from .feature_info import FeatureInfo, describe_features
 from .hub import HubMethods
@@ -398,14 +396,7 @@ class SwinBackbone(HubMethods, nn.Module):
             return None
         run = list(self.stages)[: self.num_run_stages]
         blocks = [block for stage in run for block in stage.blocks]
-        # Where V2's are not fused, its layers cast their own.
-        fused = SwinBlock if dispatch.why_unproven(x) else (SwinBlock, SwinBlockV2)
-        weights = [
-            weight
-            for block in blocks
-            if isinstance(block, fused)
-            for weight in block.linear_weights()
-        ]
+        weights = [weight for block in blocks for weight in block.linear_weights()]
         return LowPrecisionCopies(weights, compute_dtype(x))
 
     def _check_images(self, x: Tensor) -> None:
