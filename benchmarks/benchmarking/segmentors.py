@@ -239,7 +239,7 @@ WAYS = {
     "SwinBackbone": ("SwinBackbone", False, "eager"),
     "SwinBackbone, accelerated": ("SwinBackbone", True, "eager"),
     "SwinBackbone, accelerated, graphs": ("SwinBackbone", True, "graphs"),
-    "SwinBackbone, accelerated, graphed backbone": ("SwinBackbone", True, "backbone graphs"),
+    "SwinBackbone, accelerated, graphs of the backbone": ("SwinBackbone", True, "backbone graphs"),
     "SwinBackbone, accelerated, compiled": ("SwinBackbone", True, "compiled"),
 }
 #: Whether transformers' model is compiled.
