@@ -97,8 +97,7 @@ class GraphedBackbone:
     def run(self, args: tuple, kwargs: dict) -> object:
         """What the model's own method gives, by a graph from the second call of a shape on."""
         graph = tensors = None
-        # What records this call with others, or compiles it, wants the operators themselves.
-        if starts_kernels() and not (is_keeping() or torch.compiler.is_compiling()):
+        if starts_kernels() and not _is_part_of_more():
             tensors, structure = self._taken_apart(args, kwargs)
         if tensors and self._may_replay(tensors):
             graph = self._graph(tensors, structure)
@@ -290,3 +289,10 @@ def _synchronises(model: nn.Module) -> bool:
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
     return any(isinstance(m, nn.SyncBatchNorm) and m.training for m in model.modules())
+
+
+def _is_part_of_more() -> bool:
+    """Whether this call is recorded or compiled with others, which takes the operators."""
+    if is_keeping() or torch.compiler.is_compiling():
+        return True
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -99,8 +99,8 @@ class StandIns:
 
 class Signature:
     """What a recorded step takes for granted of a model: which modules and tensors it consists of,
-    where these lie, which of them are trained, which modules are in training mode, and that no hook
-    waits for a call.
+    where these lie, which of them are trained, which modules are in training mode, and how many
+    hooks wait for calls.
 
     Args:
         model: the model.
@@ -129,7 +129,7 @@ class Signature:
             [tensor.data_ptr() for tensor in tensors],
             [tensor.requires_grad for tensor in tensors],
             self.modes() if self._with_modes else (),
-            any(self._hooks),
+            sum(map(len, self._hooks)),
         )
 
     def modes(self) -> tuple[bool, ...]:

@@ -275,6 +275,20 @@ def test_what_waits_for_the_gpu_runs_without():
     assert "synchroniz" in said[0]
 
 
+def test_a_capture_of_the_users_own_holds_the_operators():
+    model = made().eval().requires_grad_(False)
+    graph_backbone(model)
+    x, graph = images(), torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        for _ in range(3):
+            model(x)
+        with torch.cuda.graph(graph):
+            found = model(x)
+        x.copy_(images(1))
+        graph.replay()
+        assert all(map(torch.equal, found, model(images(1))))
+
+
 def test_accelerate():
     model = made()
     stock = copy.deepcopy(model)
