@@ -67,16 +67,16 @@ class ModuleGraph(RecordedPasses):
         super().__init__(compute, inputs, model, recorder, strict=True, learns=learns)
 
     def _rehearse_backward(self) -> None:
-        leaves = [_leaves(result) for result in self._live]
+        leaves = [_leaves(result) for result in self.live]
         super()._rehearse_backward()
-        stand_ins = {id(one): index for index, one in enumerate(self._stand_ins.others)}
+        stand_ins = {id(one): index for index, one in enumerate(self.stand_ins.others)}
         known = {*stand_ins, *map(id, self.inputs)}
         if any(id(leaf) not in known for found in leaves for leaf in found):
             raise CaptureError("it reads parameters that are none of its own modules'")
         found = set().union(*leaves)
         #: What some of the results depend on, and not all, has no gradient without these.
         self._reached = [{id(leaf) for leaf in of_one} for of_one in leaves]
-        self._always = {id(one) for one in self._used if one not in found}
+        self._always = {id(one) for one in self.used if one not in found}
 
     def record(self, gradients: StaticGradients | None) -> None:
         """As :meth:`RecordedPasses.record`."""
@@ -86,7 +86,7 @@ class ModuleGraph(RecordedPasses):
         bucket_of = {
             id(view): number for number, b in enumerate(gradients.buckets) for view in b.views
         }
-        views = [gradients.views[id(owner)] for owner in self._owners]
+        views = [gradients.views[id(owner)] for owner in self.owners]
         self._places = [
             (bucket_of[id(view)], view.shape, view.stride(), view.storage_offset())
             for view in views
@@ -105,15 +105,15 @@ class ModuleGraph(RecordedPasses):
         if not self.learns:
             return put_together(self._results, self.run_forward(tensors)), None
         waiting = Pass()
-        found = _Replayed.apply(self, waiting, *tensors, *self._owners)
+        found = _Replayed.apply(self, waiting, *tensors, *self.owners)
         return put_together(self._results, found), waiting
 
     def run_forward(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Replay the forward pass."""
         copy_all(self.inputs, tensors)
-        self._replay_forward()
-        outputs = [torch.empty_like(value) for value in self._values]
-        copy_all(outputs, self._values)
+        self.replay_forward()
+        outputs = [torch.empty_like(value) for value in self.values]
+        copy_all(outputs, self.values)
         return outputs
 
     def run_backward(self, waiting: Pass, grads: Sequence[Tensor | None]) -> Iterator:
@@ -136,17 +136,17 @@ class ModuleGraph(RecordedPasses):
             )
         waiting.is_done = True
         of_live = [grad for grad, trained in zip(grads, self.trained, strict=True) if trained]
-        for place, grad in zip(self._grads, of_live, strict=True):
+        for place, grad in zip(self.grads, of_live, strict=True):
             if grad is None:
                 place.zero_()
-        there = [pair for pair in zip(self._grads, of_live, strict=True) if pair[1] is not None]
+        there = [pair for pair in zip(self.grads, of_live, strict=True) if pair[1] is not None]
         copy_all(*map(list, zip(*there, strict=True)))
-        self._replay_backward()
+        self.replay_backward()
         given = zip(of_live, self._reached, strict=True)
         reached = self._always.union(*(leaves for grad, leaves in given if grad is not None))
         yield from self._gradients_of_inputs(reached)
-        flats = [bucket.flat.clone() for bucket in self._gradients.buckets]
-        for one, (bucket, *place) in zip(self._used, self._places, strict=True):
+        flats = [bucket.flat.clone() for bucket in self.gradients.buckets]
+        for one, (bucket, *place) in zip(self.used, self._places, strict=True):
             yield flats[bucket].as_strided(*place) if id(one) in reached else None
 
     def _gradients_of_inputs(self, reached: set[int]) -> Iterator[Tensor | None]:

@@ -28,6 +28,18 @@ class RecordedPasses:
         strict: whether the rehearsal may tell what makes the host wait.
         learns: whether there is a backward pass.
 
+    Attributes:
+        values: the results, in the memory that a replay fills.
+        live: while passes are recorded, those that depend on what gets gradients.
+        trained: for each result, whether it does.
+        grads: of those results, in memory that a backward pass reads.
+        stand_ins: for the model's parameters.
+        used: those of them that get a gradient, in the order in which gradients come.
+        owners: the model's parameters in the place of ``used``.
+        gradients: where the backward pass leaves gradients.
+        replay_forward: runs the recorded pass.
+        replay_backward: likewise.
+
     Raises:
         CaptureError: if the passes cannot be recorded; nothing has changed then.
     """
@@ -43,11 +55,10 @@ class RecordedPasses:
     ):
         self.inputs, self.learns = list(inputs), learns
         self._compute, self._recorder = compute, recorder
-        self._stand_ins = StandIns(model) if learns else None
+        self.stand_ins = StandIns(model) if learns else None
         self._tables: list = []
-        self._live: list[Tensor] = []
-        self._values: list[Tensor] = []
-        #: For each result, whether it depends on what gets gradients.
+        self.live: list[Tensor] = []
+        self.values: list[Tensor] = []
         self.trained: list[bool] = []
         device = self.inputs[0].device
         kind, dtype = device.type, torch.get_autocast_dtype(device.type)
@@ -76,38 +87,38 @@ class RecordedPasses:
             raise CaptureError(f"random numbers are drawn by {drawn}, on the host")
 
     def _let_go(self) -> None:
-        self._live, self._values = [], []
-        for one in (*self.inputs, *(self._stand_ins.others if self.learns else ())):
+        self.live, self.values = [], []
+        for one in (*self.inputs, *(self.stand_ins.others if self.learns else ())):
             one.grad = None
 
     def _rehearse_backward(self) -> None:
         order: list[int] = []
-        others = [one for one in self._stand_ins.others if one.requires_grad]
+        others = [one for one in self.stand_ins.others if one.requires_grad]
         handles = [
             one.register_post_accumulate_grad_hook(lambda found: order.append(id(found)))
             for one in others
         ]
-        self._grads = [torch.zeros_like(result) for result in self._live]
-        with self._stand_ins.in_place():
-            torch.autograd.backward(self._live, self._grads)
+        self.grads = [torch.zeros_like(result) for result in self.live]
+        with self.stand_ins.in_place():
+            torch.autograd.backward(self.live, self.grads)
         for handle in handles:
             handle.remove()
         for one in others:
             one.grad = None
         place = {number: index for index, number in enumerate(order)}
         used = sorted((one for one in others if id(one) in place), key=lambda one: place[id(one)])
-        self._used = used
+        self.used = used
         self._unused = [one for one in others if id(one) not in place]
 
     def parameters_in_order(self) -> list[nn.Parameter]:
         """The model's parameters that are trained, those whose gradients come first at first, and
         those without any in this step last."""
-        return self._own([*self._used, *self._unused])
+        return self._own([*self.used, *self._unused])
 
     def _own(self, stand_ins: Sequence[nn.Parameter]) -> list[nn.Parameter]:
         own = {
             id(other): own
-            for own, other in zip(self._stand_ins.own, self._stand_ins.others, strict=True)
+            for own, other in zip(self.stand_ins.own, self.stand_ins.others, strict=True)
         }
         return [own[id(one)] for one in stand_ins]
 
@@ -121,15 +132,15 @@ class RecordedPasses:
             CaptureError: if they cannot be recorded.
         """
         if self.learns:
-            self._gradients = gradients
-            others = dict(zip(map(id, self._stand_ins.own), self._stand_ins.others, strict=True))
+            self.gradients = gradients
+            others = dict(zip(map(id, self.stand_ins.own), self.stand_ins.others, strict=True))
             self._collector = Collector(gradients, [others[id(p)] for p in gradients.parameters])
-            self._owners = self._own(self._used)
+            self.owners = self._own(self.used)
         with keeping(self._tables):
             try:
-                self._replay_forward = self._recorder.record(self._forward)
+                self.replay_forward = self._recorder.record(self._forward)
                 if self.learns:
-                    self._replay_backward = self._recorder.record(self._backward)
+                    self.replay_backward = self._recorder.record(self._backward)
             except BaseException:
                 self._let_go()
                 raise
@@ -142,19 +153,19 @@ class RecordedPasses:
             if not self.learns:
                 yield
                 return
-            with self._stand_ins.in_place(), torch.enable_grad():
+            with self.stand_ins.in_place(), torch.enable_grad():
                 yield
 
     def _forward(self) -> None:
         with self._as_the_model():
             found = self._compute()
         self.trained = [one.requires_grad for one in found]
-        self._live = [one for one in found if one.requires_grad]
-        self._values = [one.detach() for one in found]
-        if self.learns and not self._live:
+        self.live = [one for one in found if one.requires_grad]
+        self.values = [one.detach() for one in found]
+        if self.learns and not self.live:
             raise CaptureError("nothing that is computed depends on a parameter that is trained")
 
     def _backward(self) -> None:
-        with self._stand_ins.in_place(), self._collector.collecting(self._used):
-            torch.autograd.backward(self._live, self._grads)
-        self._live = []
+        with self.stand_ins.in_place(), self._collector.collecting(self.used):
+            torch.autograd.backward(self.live, self.grads)
+        self.live = []

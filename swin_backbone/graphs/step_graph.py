@@ -81,9 +81,9 @@ class StepGraph(RecordedPasses):
 
     def run_forward(self) -> tuple[int, list[Tensor]]:
         """Replay the forward pass: whose turn it is now, and the values of all losses."""
-        self._replay_forward()
+        self.replay_forward()
         self._turns.now += 1
-        return self._turns.now, [value.clone() for value in self._values]
+        return self._turns.now, [value.clone() for value in self.values]
 
     def run_backward(self, turn: int, grads: Sequence[Tensor]) -> None:
         """Replay the backward pass of the forward pass that was replayed in ``turn``.
@@ -102,8 +102,8 @@ class StepGraph(RecordedPasses):
             )
         self._turns.now += 1
         of_live = [grad for grad, trained in zip(grads, self.trained, strict=True) if trained]
-        copy_all(self._grads, of_live)
-        self._gradients.replay(self._replay_backward, self._owners)
+        copy_all(self.grads, of_live)
+        self.gradients.replay(self.replay_backward, self.owners)
 
 
 class _Replayed(torch.autograd.Function):
