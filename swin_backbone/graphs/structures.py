@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 #: What is the same whenever it is equal, and is not changed in place.
@@ -92,5 +93,6 @@ def _put(structure: Structure | None, tensors: Iterator[Tensor]) -> object:
         for name, part in zip(structure.names, parts, strict=True):
             made[name] = part
         return made
-    named = hasattr(structure.kind, "_fields")
-    return structure.kind(*parts) if named else structure.kind(parts)
+    if structure.kind in (tuple, list, torch.Size) or issubclass(structure.kind, list):
+        return structure.kind(parts)
+    return structure.kind(*parts)  # a named tuple
