@@ -155,9 +155,8 @@ class GraphedBackbone:
 
     def _graph(self, tensors: Sequence[Tensor], structure: Structure) -> ModuleGraph | None:
         """The graph of calls of this kind, or ``None`` where they have none."""
-        learns = torch.is_grad_enabled() and any(
-            one.requires_grad for one in (*tensors, *self._part.parameters())
-        )
+        trained = self._signature.is_trained() or any(one.requires_grad for one in tensors)
+        learns = torch.is_grad_enabled() and trained
         key = (learns, structure, self._signature.modes(), *_circumstances(tensors, learns))
         graph = self._graphs.get(key)
         if graph is None and key in self._seen:

@@ -136,6 +136,10 @@ class Signature:
         """Of each module, whether it is in training mode."""
         return tuple([module.training for module in self._modules])
 
+    def is_trained(self) -> bool:
+        """Whether any parameter was trained when this was last asked for changes."""
+        return any(self._known[2])
+
     def has_changed(self) -> bool:
         """Whether anything of it differs from when it was last asked for."""
         before, now = self._known, self._read()
