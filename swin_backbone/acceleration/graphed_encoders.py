@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ..framework import framework
 from ..graphs import graph_backbone
 from ..model.backbone import SwinBackbone
 from .acceleration_report import Row
@@ -25,7 +26,7 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
         module = model.get_submodule(name)
         kind = type(module).__name__
         try:
-            undos.append(graph_backbone(module).revert)
+            undos.append(graph_backbone(module, say=framework().log).revert)
         except ValueError as error:
             rows.append(Row(NAME, (name,), kind, reason=str(error)))
         else:

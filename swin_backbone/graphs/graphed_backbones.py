@@ -20,11 +20,17 @@ from .structures import Structure, take_apart
 from .training_state import Signature
 
 LOG = logging.getLogger(__name__)
+#: Takes a message, and its level as of :mod:`logging`.
+Say = Callable[[str, int], None]
 #: MiB of gradients that are moved together.
 BUCKET_BYTES = 64 * 2**20
 #: A model that changes more often than this runs as it is.
 MOST_CHANGES = 8
 WITHOUT = "run without a CUDA graph"
+
+
+def log(message: str, level: int) -> None:
+    LOG.log(level, message)
 
 
 def recorder_on(device: torch.device) -> Recorder | str:
@@ -52,7 +58,7 @@ class GraphedBackbone:
         model: nn.Module,
         most: int,
         record_on: Callable[[torch.device], Recorder | str],
-        say: Callable[[str], None],
+        say: Say,
     ):
         self.model, self.most = model, most
         self.reason: str | None = None
@@ -89,10 +95,10 @@ class GraphedBackbone:
                 own[self._method] = self._had
         self._forget()
 
-    def say_once(self, message: str) -> None:
+    def say_once(self, message: str, level: int = logging.WARNING) -> None:
         if message not in self._said:
             self._said.add(message)
-            self._say(message)
+            self._say(message, level)
 
     def run(self, args: tuple, kwargs: dict) -> object:
         """What the model's own method gives, by a graph from the second call of a shape on."""
@@ -187,7 +193,8 @@ class GraphedBackbone:
         held += 0 if self._gradients is None else self._gradients.bytes_held()
         self.say_once(
             f"CUDA graphs replay the backbone for {self.shapes} shapes of images, and hold "
-            f"{held / 2**20:.0f} MiB"
+            f"{held / 2**20:.0f} MiB",
+            logging.INFO,
         )
         return graph
 
@@ -231,7 +238,7 @@ def graph_backbone(
     model: nn.Module,
     most_shapes: int = 4,
     record_on: Callable[[torch.device], Recorder | str] = recorder_on,
-    say: Callable[[str], None] = LOG.info,
+    say: Say = log,
 ) -> GraphedBackbone:
     """Replay a backbone's forward and backward pass as CUDA graphs, for sizes that come again.
 
@@ -251,7 +258,8 @@ def graph_backbone(
         most_shapes: calls of so many shapes get a graph in training, and as many in predictions,
             each when it comes a second time.
         record_on: gives the recorder of a device; by default CUDA's.
-        say: gets each message, once.
+        say: gets each message, once, and its level as of :mod:`logging`; by default this module's
+            logger.
 
     Returns:
         What takes it back, with the reason if nothing can be captured.

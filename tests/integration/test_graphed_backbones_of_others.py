@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from helpers.models_with_swin import IMAGE, make_case
 from helpers.segmentors import batch, segmentor
 
 import swin_backbone
+from swin_backbone.cli import launching
 
 #: What accelerate graphs in each, by the name of its class.
 ENCODERS = {
@@ -63,7 +65,7 @@ def test_an_encoder(name):
     recorders, said, stock = Recorders(), [], copy.deepcopy(model)
     for one in (model, stock):
         swin_backbone.accelerate(one)
-    graphs = swin_backbone.graph_backbone(part, 2, recorders, said.append)
+    graphs = swin_backbone.graph_backbone(part, 2, recorders, lambda line, level: said.append(line))
     for seed in range(6):
         images = torch.randn(1, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(seed))
         with torch.set_grad_enabled(seed < 3):
@@ -134,6 +136,26 @@ def test_backbone_of_a_segmentor():
     model = segmentor("UPer").double().train()
     assert graphed_by_accelerate(model) == [""]
     assert_the_same_training(model, copy.deepcopy(model), lambda seed: batch((64, 64), seed=seed))
+
+
+def test_one_line_of_a_config(capsys):
+    from mmengine.config import Config
+    from mmengine.logging import MMLogger
+    from mmengine.registry import HOOKS
+
+    cfg = Config({"model": {"type": "EncoderDecoder"}, "default_hooks": {}})
+    launching.apply_options(cfg, ["fast", "backbone_graphs"])
+    hook = HOOKS.build(cfg.default_hooks.accelerate)
+    model = segmentor("UPer").double()
+    MMLogger.get_instance("backbone_graphs")
+    hook.before_run(SimpleNamespace(model=model))
+    assert "extract_feat" in vars(model)
+    images, samples = batch((64, 64))
+    for _ in range(3):
+        model.loss(images, samples)
+    printed = capsys.readouterr()
+    line = "the backbone goes on without CUDA graphs: the model is on a cpu"
+    assert (printed.out + printed.err).count(line) == 1
 
 
 def test_graphs_of_a_segmentors_predictions_hold_the_operators_themselves():

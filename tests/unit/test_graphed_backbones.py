@@ -184,7 +184,7 @@ def test_results_and_gradients_are_nobody_elses(recorders):
 def test_calls_before_the_backward_pass_of_another_are_right(recorders):
     said, model = [], pyramid()
     stock = copy.deepcopy(model)
-    graph_backbone(model, 2, recorders, said.append)
+    graph_backbone(model, 2, recorders, lambda line, level: said.append(line))
     for one in (model, stock):
         for _ in range(2):
             step(one, images())
@@ -250,7 +250,7 @@ def test_predictions(recorders):
 
 def test_shapes_get_a_graph_when_they_come_again_and_only_so_many(recorders):
     said, model = [], pyramid()
-    graphs = graph_backbone(model, 2, recorders, said.append)
+    graphs = graph_backbone(model, 2, recorders, lambda line, level: said.append(line))
     for size in (8, 12, 16, 20, 8, 12, 16, 20, 8):
         step(model, images(size=size))
         with torch.no_grad():
@@ -307,7 +307,7 @@ def test_a_changed_model_is_recorded_again(recorders, change, recorded):
 
 def test_hooks_inside_are_called(recorders):
     said, seen, model = [], [], pyramid()
-    graphs = graph_backbone(model, 2, recorders, said.append)
+    graphs = graph_backbone(model, 2, recorders, lambda line, level: said.append(line))
     for _ in range(2):
         step(model, images())
     handle = model.last.register_forward_hook(lambda *_: seen.append(1))
@@ -353,7 +353,7 @@ class Unknown(Pyramid):
 def test_what_cannot_be_recorded_says_why_once(recorders, kind, words):
     torch.manual_seed(0)
     said, model = [], kind().double()
-    graphs = graph_backbone(model, 2, recorders, said.append)
+    graphs = graph_backbone(model, 2, recorders, lambda line, level: said.append(line))
     for index in range(4):
         torch.manual_seed(index)
         maps = model(images(seed=index))
@@ -400,7 +400,7 @@ def test_arguments_by_name_and_results_in_mappings(recorders):
 def test_variable_length_runs_without(recorders):
     said = []
     model = swin(mask_padding=True)
-    graph_backbone(model, 2, recorders, said.append)
+    graph_backbone(model, 2, recorders, lambda line, level: said.append(line))
     x = images()
     x.valid_sizes = torch.tensor([[16, 16], [8, 12]])
     for _ in range(3):
@@ -434,7 +434,7 @@ def test_copies_pickles_and_names(recorders):
 def test_on_a_cpu_it_says_why_and_changes_nothing():
     said, model = [], pyramid()
     stock = copy.deepcopy(model)
-    graphs = graph_backbone(model, say=said.append)
+    graphs = graph_backbone(model, say=lambda line, level: said.append(line))
     for index in range(3):
         for one in (model, stock):
             step(one, images(seed=index), index)
