@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.graph_recorders import RunsAgain
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from swin_backbone import SwinBackbone, accelerate, graph_backbone
@@ -226,6 +227,48 @@ def test_hooks_of_parameters_are_called(recorders):
         step(model, images())
     assert seen == ["model", "tensor", "accumulated"] * 3
     assert recorders.total("replays") == 4
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    where = f"file://{tmp_path / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("find_unused", [True, False])
+def test_distributed_data_parallel(recorders, one_process, find_unused):
+    model = pyramid()
+    stock = copy.deepcopy(model)
+    graph_backbone(model, 2, recorders)
+    options = {"find_unused_parameters": find_unused, "bucket_cap_mb": 1e-4}
+    wrapped = [DistributedDataParallel(one, **options) for one in (model, stock)]
+    for index in range(5):
+        for one in wrapped:
+            one.zero_grad(set_to_none=index % 2 == 0)
+            if index == 3:
+                with one.no_sync():
+                    step(one, images(seed=7), 7)
+            step(one, images(seed=index), index, (1.0, 0.0) if find_unused else (1.0, 2.0))
+        same(model, stock)
+    assert recorders.total("replays") >= 8
+
+
+def test_norms_that_wait_for_other_processes_are_not_recorded(recorders, one_process):
+    said, model = [], nn.SyncBatchNorm.convert_sync_batchnorm(pyramid())
+    graph_backbone(model, 2, recorders, lambda line, level: said.append(line))
+    model.eval()
+    model.drop.train()
+    for _ in range(3):
+        step(model, images())
+    assert recorders.total("replays") == 4
+    model.norm.train()
+    model.norm.forward = lambda x: x
+    for _ in range(3):
+        step(model, images())
+    assert recorders.total("replays") == 4
+    assert "SyncBatchNorm waits for other processes" in said[-1]
 
 
 def test_predictions(recorders):
