@@ -12,6 +12,7 @@ from ..ops import dispatch
 from . import (
     channels_last,
     deformable_attention,
+    graphed_encoders,
     mmcv_convolutions,
     mmdet_assigners,
     mmdet_mask_targets,
@@ -53,7 +54,7 @@ REWRITES = (
 )
 
 
-def accelerate(model: nn.Module, **switches: bool) -> Report:
+def accelerate(model: nn.Module, *, graphs: bool = False, **switches: bool) -> Report:
     """Replace what a model computes by faster ways to the same results, where it is known how.
 
         report = swin_backbone.accelerate(model)
@@ -66,6 +67,8 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
 
     Args:
         model: any module; what is not known in it stays as it is.
+        graphs: whether the backbone (and neck) is replayed as CUDA graphs, too
+            (:func:`swin_backbone.graph_backbone`).
         switches: for each rewrite, by its name in :data:`REWRITES`, whether to use it. All are
             used unless set to ``False``.
 
@@ -78,7 +81,7 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    _check(switches)
+    _check({**switches, graphed_encoders.NAME: graphs})
     rows, undos = [], []
     for rewrite in REWRITES:
         if not switches.get(rewrite.name, True):
@@ -90,6 +93,9 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
                 rows.append(Row(rewrite.name, (name,), type(module).__name__, what, reason or ""))
                 if reason is None:
                     undos.append(rewrite.apply(module))
+    if graphs:
+        for found, into in zip(graphed_encoders.apply_graphs(model), (rows, undos), strict=True):
+            into += found
     return Report(rows, undos)
 
 
@@ -100,7 +106,7 @@ def _why_unproven(rewrite: Rewrite) -> str | None:
 
 
 def _check(switches: dict[str, bool]) -> None:
-    known = list(dict.fromkeys(rewrite.name for rewrite in REWRITES))
+    known = [*dict.fromkeys(rewrite.name for rewrite in REWRITES), graphed_encoders.NAME]
     for name, value in switches.items():
         if name not in known:
             raise ValueError(f"accelerate has the switches {', '.join(known)}, got {name!r}")
