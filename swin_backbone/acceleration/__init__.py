@@ -19,6 +19,7 @@ from . import (
     mmdet_proposals,
     mmdet_roi_extractors,
     mmdet_rpn_losses,
+    mmdet_rpn_samples,
     mmdet_samplers,
     mmseg_losses,
     mmseg_predictions,
@@ -44,6 +45,7 @@ REWRITES = (
     deformable_attention.REWRITE,
     mmdet_roi_extractors.REWRITE,
     mmdet_mask_targets.REWRITE,
+    mmdet_rpn_samples.REWRITE,
     mmdet_rpn_losses.REWRITE,
     mmdet_proposals.REWRITE,
     mmdet_assigners.REWRITE,
@@ -94,8 +96,9 @@ def accelerate(model: nn.Module, *, graphs: bool = False, **switches: bool) -> R
                 if reason is None:
                     undos.append(rewrite.apply(module))
     if graphs:
-        for found, into in zip(graphed_encoders.apply_graphs(model), (rows, undos), strict=True):
-            into += found
+        more_rows, more_undos = graphed_encoders.apply_graphs(model)
+        rows += more_rows
+        undos += more_undos
     return Report(rows, undos)
 
 
