@@ -1,4 +1,4 @@
-"""Accelerated encoders of other libraries in DDP, FSDP and fully_shard: two processes on the CPU."""
+"""Accelerated encoders of other libraries in DDP, FSDP and fully_shard, in two processes."""
 
 import json
 import subprocess
