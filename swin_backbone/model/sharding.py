@@ -151,12 +151,12 @@ def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, the same in each process, as ``like`` is spread, if that is and fits."""
     if not _is_sharded(like) or _is_sharded(tensor) or tensor.shape != like.shape:
         return tensor
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, Replicate
 
-    # Each process takes its part of its own: all have read the same.
-    return distribute_tensor(
-        tensor.detach().to(like.device), like.device_mesh, like.placements, src_data_rank=None
-    )
+    # All have read the same, so that each process takes its part without a message.
+    mesh, tensor = like.device_mesh, tensor.detach().to(like.device)
+    copies = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return copies.redistribute(mesh, like.placements)
 
 
 def _spread_whole_tensors(module: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:

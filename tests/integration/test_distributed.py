@@ -94,10 +94,11 @@ def read(work_dir, step):
 
 
 @pytest.mark.slow
-def test_fsdp_saves_whole_checkpoints_and_resumes(tiny_file, tmp_path):
+@pytest.mark.parametrize("option", ["fsdp", "fsdp2"])
+def test_fsdp_saves_whole_checkpoints_and_resumes(option, tiny_file, tmp_path):
     """Interrupted after 4 of 6 steps and resumed, it reaches the weights of an unbroken run."""
     config = tiny_file()
-    fsdp = ["--with", "fsdp", "--cfg-options"]
+    fsdp = ["--with", option, "--cfg-options"]
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     run_tool("dist_train.sh", config, 2, "--work-dir", unbroken, *fsdp[:2], PORT="29620")
     run_tool(

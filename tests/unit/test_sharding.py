@@ -96,6 +96,16 @@ def test_one_process_computes_and_saves_the_same(joined, version, unit_mb):
         spread_optimizer_state(optimizers[0], moments)
 
 
+@pytest.mark.parametrize("options", [{"mask_padding": True}, {"packed": True}], ids=str)
+@pytest.mark.filterwarnings("error:no valid_sizes")
+def test_sizes_of_images_get_through(joined, options):
+    model = Means(SwinBackbone(**SMALL, **options))
+    images = torch.randn(2, 3, 20, 28)
+    images.valid_sizes = torch.tensor([(20, 13), (9, 28)])
+    expected = model(images)
+    assert torch.equal(shard(model)(images), expected)
+
+
 def test_weights_of_other_memory_formats_and_buffers(joined):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(
         memory_format=torch.channels_last
