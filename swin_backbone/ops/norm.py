@@ -12,7 +12,7 @@ from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing
 from .geometry.token_layout import MAPS, TokenLayout
 from .geometry.windows import as_kernels_read, clear_padding
-from .layer_parameters import LinearParameters, NormParameters, compute_dtype
+from .layer_parameters import LinearParameters, NormParameters, compute_dtype, plain_layer_norm
 from .linear import norm_linear
 
 
@@ -33,7 +33,7 @@ def layer_norm(
         (..., C): float32 under autocast, as torch's own, else in the dtype of ``x``.
     """
     if dispatch.layer_norm(x, x.shape[-1]) != "triton":
-        return clear_padding(F.layer_norm(x, weight.shape, weight, bias, eps), valid_sizes)
+        return clear_padding(plain_layer_norm(x, weight, bias, eps), valid_sizes)
     return triton.norm_op.layer_norm(
         x.contiguous(), weight, bias, eps, False, norm_dtype(x), as_kernels_read(valid_sizes)
     )
