@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from swin_backbone.atomic_files import write_text
 from swin_backbone.inference.timing import seconds
 
-from .cases import Architecture, Case, matmul_precision
+from .cases import Case, matmul_precision
 from .implementations import Implementation
 from .steps import EAGER, Step, make_step
 
@@ -86,7 +86,7 @@ class Profile:
 
 def profile_case(implementation: Implementation, case: Case, title: str, steps: int = 5) -> Profile:
     """Run and take apart the eager step of one implementation."""
-    model = implementation.build(Architecture.named(case.arch), case.size).to(case.device)
+    model = implementation.build(case.architecture, case.size).to(case.device)
     with matmul_precision(case.dtype):
         step = make_step(model, case.images(), case, EAGER)
         for _ in range(3):

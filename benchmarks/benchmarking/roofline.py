@@ -85,7 +85,7 @@ def _median_seconds(step, device: str, repeats: int) -> float:
 
 def count_floor(case: Case) -> Floor:
     """The least work of one step of ``case``."""
-    arch = Architecture.named(case.arch)
+    arch = case.architecture
     training = case.mode == "train"
     with torch.device("meta"):
         model = IMPLEMENTATIONS["ours:reference"].build(arch, case.size)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from benchmarking import comparison, profiling
 from benchmarking.cases import Case
 from benchmarking.implementations import IMPLEMENTATIONS
-from benchmarking.timing import Deadline
+
+from swin_backbone.inference.timing import Deadline
 
 
 def test_latency_comes_with_a_graph_and_memory_is_measured():
