@@ -21,7 +21,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -241,9 +241,10 @@ def measure(arguments: argparse.Namespace, console: Console) -> Benchmark:
 
 def report_profiles(arguments: argparse.Namespace, console: Console) -> None:
     """Take a forward and a training step apart, or read such profiles, and show them."""
-    profiles = load_profiles(arguments.show) if arguments.show else make_profiles(arguments)
-    for profile in profiles:
+    profiles = []
+    for profile in load_profiles(arguments.show) if arguments.show else make_profiles(arguments):
         console.print(as_table(profile))
+        profiles.append(profile)
     if arguments.json:
         save_profiles(profiles, arguments.json)
         console.print(f"wrote {arguments.json}")
@@ -255,19 +256,17 @@ def report_profiles(arguments: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {arguments.profile}")
 
 
-def make_profiles(arguments: argparse.Namespace) -> list[Profile]:
+def make_profiles(arguments: argparse.Namespace) -> Iterator[Profile]:
     """Profiles of named cases, or of the first architecture and size, but not of latency."""
     implementation = IMPLEMENTATIONS[arguments.implementations[0]]
     device = f"{describe_device(arguments.device)}, torch {torch.__version__}"
+    ceilings = measure_ceilings(arguments.device, arguments.dtype)
     cases = [case for case in make_cases(arguments) if case.mode != "latency"]
     if not arguments.cases:
         cases = [case for case in cases if (case.arch, case.size) == (cases[0].arch, cases[0].size)]
-    return [
-        profile_case(
-            implementation, case, f"{implementation.name}: {case.title}\n{device}, {now()}"
-        )
-        for case in cases
-    ]
+    for case in cases:
+        title = f"{implementation.name}: {case.title}\n{device}, {now()}"
+        yield profile_case(implementation, case, title, ceilings)
 
 
 def command_line() -> str:
