@@ -35,15 +35,6 @@ CHOSEN = {
     "unit/test_variable_length_kernels.py": [
         "test_float32_agrees_with_float64_one_by_one[shift1-True-True]",
     ],
-    "unit/test_block_kernels.py": [
-        *(
-            f"test_halves_agree_with_their_reference[run_{half}-{channels}]"
-            for half in ("attention", "mlp", "post_norm_attention", "post_norm_mlp")
-            for channels in (48, 320)
-        ),
-        "test_mlp_on_chip_by_several_programs[64-False-path_scale1-run_mlp]",
-        "test_mlp_on_chip_by_several_programs[64-False-path_scale1-run_post_norm_mlp]",
-    ],
     "unit/test_norm_and_patch_kernels.py": [
         "test_merging_agrees_with_its_reference[size1-True]",
         "test_patch_embedding_agrees_with_its_reference[24-3-patch0-size0]",
@@ -71,15 +62,28 @@ CHOSEN = {
     ],
     "unit/test_suppression.py": ["test_the_same_boxes[64-200-0.5-triton]"],
 }
-#: And on a card, where products of 16 bits take other instructions and ways through shared memory.
+HALVES = ("attention", "mlp", "post_norm_attention", "post_norm_mlp")
+#: And of a block's halves: in an interpreter, and on a card, where their kernels do not compute in
+#: float32.
+IN_AN_INTERPRETER = {
+    "unit/test_block_kernels.py": [
+        *(
+            f"test_halves_agree_with_their_reference[run_{half}-{channels}]"
+            for half in HALVES
+            for channels in (48, 320)
+        ),
+        "test_mlp_on_chip_by_several_programs[64-False-path_scale1-run_mlp]",
+        "test_mlp_on_chip_by_several_programs[64-False-path_scale1-run_post_norm_mlp]",
+    ],
+}
 ON_A_CARD = {
     "gpu/test_block_grid.py": [
         *(
-            f"test_halves_in_low_precision[run_{half}-96-window_size0-shift_size0-dtype1]"
-            for half in ("attention", "mlp", "post_norm_attention", "post_norm_mlp")
+            f"test_halves_in_low_precision[run_{half}-{channels}-window_size0-shift_size0-dtype1]"
+            for half in HALVES
+            for channels in (96, 384)
         ),
         "test_halves_in_low_precision[run_attention-96-window_size2-shift_size2-dtype1]",
-        "test_halves_in_low_precision[run_mlp-384-window_size0-shift_size0-dtype1]",
     ],
 }
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck", "none")
@@ -116,7 +120,7 @@ def find() -> str | None:
 
 def chosen_tests() -> list[str]:
     """As pytest takes them."""
-    files = CHOSEN | (ON_A_CARD if torch.cuda.is_available() else {})
+    files = CHOSEN | (ON_A_CARD if torch.cuda.is_available() else IN_AN_INTERPRETER)
     return [f"{TESTS / file}::{name}" for file, names in files.items() for name in names]
 
 
