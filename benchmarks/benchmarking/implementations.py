@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import BACKENDS
 
-from .cases import DROP_PATH_RATE, WINDOW, Architecture
+from .cases import DROP_PATH_RATE, Architecture
 
 
 class Implementation(NamedTuple):
@@ -46,7 +46,7 @@ class Implementation(NamedTuple):
 
 def _ours(backend: str) -> Implementation:
     def build(arch: Architecture, size: tuple[int, int]) -> nn.Module:
-        return SwinBackbone(**_in_mmseg_arguments(arch), backend=backend)
+        return SwinBackbone(**_in_mmseg_arguments(arch), backend=backend, version=arch.version)
 
     name = "ours" if backend == "auto" else f"ours:{backend}"
     return Implementation(name, "swin-backbone", build)
@@ -57,18 +57,25 @@ def _in_mmseg_arguments(arch: Architecture) -> dict:
         "embed_dims": arch.embed_dims,
         "depths": arch.depths,
         "num_heads": arch.num_heads,
-        "window_size": WINDOW,
+        "window_size": arch.window,
         "drop_path_rate": DROP_PATH_RATE,
     }
 
 
+def _only_v1(package: str, arch: Architecture) -> None:
+    if arch.version != "v1":
+        raise ValueError(f"{package} has no Swin {arch.version.upper()}")
+
+
 def _build_mmseg(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    _only_v1("mmseg", arch)
     from mmseg.models.backbones import SwinTransformer
 
     return SwinTransformer(**_in_mmseg_arguments(arch))
 
 
 def _build_mmdet(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    _only_v1("mmdet", arch)
     from mmdet.models.backbones import SwinTransformer
 
     return SwinTransformer(**_in_mmseg_arguments(arch))
@@ -81,21 +88,24 @@ def _timm(name: str, fused: bool, note: str) -> Implementation:
 
         # Read when modules are made. Swin's fused attention counts as experimental.
         set_fused_attn(fused, experimental=fused)
+        names = {"v1": "swin_tiny_patch4_window7_224", "v2": "swinv2_tiny_window8_256"}
         try:
             model = timm.create_model(
-                "swin_tiny_patch4_window7_224",
+                names[arch.version],
                 features_only=True,
                 out_indices=(0, 1, 2, 3),
                 img_size=size,
                 embed_dim=arch.embed_dims,
                 depths=arch.depths,
                 num_heads=arch.num_heads,
-                window_size=WINDOW,
+                window_size=arch.window,
                 always_partition=True,  # keep the window where a map is smaller
                 drop_path_rate=DROP_PATH_RATE,
             )
         finally:
             set_fused_attn(True)
+        if fused and not any(getattr(module, "fused_attn", False) for module in model.modules()):
+            raise ValueError(f"timm has no fused attention for Swin {arch.version.upper()}")
         return _ChannelsFirst(model)
 
     return Implementation(name, "timm", build, f"{note}; no output norms; masks stored for a size")
@@ -113,15 +123,22 @@ class _ChannelsFirst(nn.Module):
 
 
 def _build_torchvision(arch: Architecture, size: tuple[int, int]) -> nn.Module:
-    from torchvision.models.swin_transformer import SwinTransformer
+    from torchvision.models import swin_transformer
 
-    model = SwinTransformer(
+    layers = {"block": swin_transformer.SwinTransformerBlock}
+    if arch.version == "v2":
+        layers = {
+            "block": swin_transformer.SwinTransformerBlockV2,
+            "downsample_layer": swin_transformer.PatchMergingV2,
+        }
+    model = swin_transformer.SwinTransformer(
         patch_size=[4, 4],
         embed_dim=arch.embed_dims,
         depths=list(arch.depths),
         num_heads=list(arch.num_heads),
-        window_size=[WINDOW, WINDOW],
+        window_size=[arch.window, arch.window],
         stochastic_depth_prob=DROP_PATH_RATE,
+        **layers,
     )
     return _ChannelsFirst(_StageMaps(model.features))
 
@@ -143,18 +160,19 @@ class _StageMaps(nn.Module):
 
 
 def _build_transformers(arch: Architecture, size: tuple[int, int]) -> nn.Module:
-    from transformers import SwinBackbone as TransformersBackbone
-    from transformers import SwinConfig
+    import transformers
 
-    config = SwinConfig(
+    prefix = {"v1": "Swin", "v2": "Swinv2"}[arch.version]
+    config = getattr(transformers, f"{prefix}Config")(
+        image_size=size,  # V2's windows and shifts follow from it
         embed_dim=arch.embed_dims,
         depths=list(arch.depths),
         num_heads=list(arch.num_heads),
-        window_size=WINDOW,
+        window_size=arch.window,
         drop_path_rate=DROP_PATH_RATE,
         out_features=[f"stage{index}" for index in range(1, 5)],
     )
-    return _FeatureMaps(TransformersBackbone(config))
+    return _FeatureMaps(getattr(transformers, f"{prefix}Backbone")(config))
 
 
 class _FeatureMaps(nn.Module):

@@ -13,7 +13,7 @@ STARTED = set()
 
 
 def all_kernels():
-    """Names of what is started from the host: other functions of the kernels' files begin with an
+    """By name, what is started from the host: other functions of the kernels' files begin with an
     underscore."""
     from swin_backbone.ops.triton import kernels
 
@@ -22,7 +22,7 @@ def all_kernels():
         for module in pkgutil.iter_modules(kernels.__path__)
     ]
     return {
-        name
+        name: value
         for module in modules
         for name, value in vars(module).items()
         if isinstance(value, triton.runtime.KernelInterface) and not name.startswith("_")
@@ -43,7 +43,7 @@ def pytest_configure():
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session):
-    left = sorted(all_kernels() - STARTED)
+    left = sorted(all_kernels().keys() - STARTED)
     print(f"\nstarted {len(STARTED)} kernels; never started: {', '.join(left) or 'none'}")
     if left and session.exitstatus == 0:
         session.exitstatus = 1
