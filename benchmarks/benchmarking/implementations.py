@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from swin_backbone import SwinBackbone
+from swin_backbone import SwinBackbone, graph_backbone
 from swin_backbone.ops import BACKENDS
 
 from .cases import DROP_PATH_RATE, Architecture
@@ -50,6 +50,12 @@ def _ours(backend: str) -> Implementation:
 
     name = "ours" if backend == "auto" else f"ours:{backend}"
     return Implementation(name, "swin-backbone", build)
+
+
+def _ours_by_graphs(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    model = _ours("auto").build(arch, size)
+    graph_backbone(model)
+    return model
 
 
 def _in_mmseg_arguments(arch: Architecture) -> dict:
@@ -197,10 +203,15 @@ _PEERS = (
     ),
 )
 
-#: Every implementation by name: ours with each backend, then the peers.
+#: Every implementation by name: ours, by CUDA graphs too and with each backend, then the peers.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     implementation.name: implementation
-    for implementation in (_ours("auto"), *map(_ours, BACKENDS), *_PEERS)
+    for implementation in (
+        _ours("auto"),
+        Implementation("ours:graphs", "swin-backbone", _ours_by_graphs, "graph_backbone"),
+        *map(_ours, BACKENDS),
+        *_PEERS,
+    )
 }
 #: What is compared unless asked otherwise.
 DEFAULT_IMPLEMENTATIONS = ("ours", *(peer.name for peer in _PEERS))
