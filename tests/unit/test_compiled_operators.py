@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from helpers import compiled_steps as steps
 from helpers.kernels import DEVICE  # skips first where no kernel can run
 from torch import nn
 
-from swin_backbone.ops import LowPrecisionCopies, class_scores, triton
+from swin_backbone.ops import LowPrecisionCopies, class_scores, resized_cross_entropy, triton
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +119,26 @@ def test_class_scores():
     x = last(2, 6, 3, 4)
     learned = [x, conv.weight, conv.bias]
     assert_same(*(outcome(function, [x], learned) for function in (run, compiled(run))))
+
+
+@pytest.mark.parametrize("avg_non_ignore", [True, False])
+def test_losses_of_many_sizes(avg_non_ignore):
+    """A mean over pixels is no reason for a graph of each size."""
+
+    def run(x, labels):
+        options = {"avg_non_ignore": avg_non_ignore, "impl": "triton", "ignore_index": 0}
+        return 2 * resized_cross_entropy(x, labels, **options).loss
+
+    call, graphs = steps.compiled(run)
+    for size, count in [((4, 6), 1), ((5, 8), 2), ((7, 4), 2), ((6, 9), 2)]:
+        x = torch.randn(2, 3, *size, device=DEVICE, requires_grad=True)
+        labels = torch.randint(3, (2, 2 * size[0], 2 * size[1]), device=DEVICE)
+        both = []
+        for function in (run, call):
+            loss = function(x, labels)
+            both.append([loss.detach(), *torch.autograd.grad(loss, [x])])
+        assert_same(*both)
+        assert graphs.frame_count == count
 
 
 def test_weights_are_cast_together():
