@@ -26,6 +26,7 @@ from ..ops import (
 )
 from ..ops.argument_checks import Optional, Pair, is_sequence, show
 from ..ops.geometry.valid_sizes import check_valid_sizes
+from ..ops.symbolic_shapes import is_exporting
 from ..ops.torch_internals.module_contents import before_loading
 from . import arguments
 from .block_v2 import SwinBlockV2
@@ -392,7 +393,7 @@ class SwinBackbone(HubMethods, nn.Module):
 
     def _low_precision_copies(self, x: Tensor) -> LowPrecisionCopies | None:
         """Where the blocks' kernels run in low precision, one cast for all of their weights."""
-        if not x.is_cuda or torch.compiler.is_compiling() or compute_dtype(x) == x.dtype:
+        if not x.is_cuda or is_exporting() or compute_dtype(x) == x.dtype:
             return None
         run = list(self.stages)[: self.num_run_stages]
         blocks = [block for stage in run for block in stage.blocks]

@@ -49,7 +49,7 @@ def norm_beside(
     """
     if not (torch.is_grad_enabled() and x.requires_grad and x.is_contiguous()):
         return layer_norm(x, weight, bias, eps, valid_sizes), x
-    if torch.compiler.is_compiling() or dispatch.layer_norm(x, x.shape[-1]) != "triton":
+    if dispatch.layer_norm(x, x.shape[-1]) != "triton":
         return layer_norm(x, weight, bias, eps, valid_sizes), x
     return triton.norm_op.norm_beside(
         x, weight, bias, eps, norm_dtype(x), as_kernels_read(valid_sizes)
