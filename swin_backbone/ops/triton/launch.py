@@ -93,6 +93,8 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("attention_backward", None): Config(warps=4, stages=2, programs=264),
     ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),
     ("attention_backward_large", None): Config(warps=8, stages=1, programs=1056),
+    ("rows_forward", None): Config(rows=64, warps=4, stages=2, programs=1056),
+    ("rows_backward", None): Config(rows=16, warps=4, stages=2, programs=2112),
     ("streamed_forward", None): Config(warps=4, stages=3, programs=4224),
     ("streamed_forward_small", None): Config(warps=2, stages=2, programs=4224),
     ("streamed_backward", None): Config(warps=4, stages=2, programs=1056),

@@ -21,6 +21,8 @@ CAUTIOUS: dict[str, Config] = {
     "attention_backward": Config(warps=4, stages=2, programs=528),
     "attention_forward_large": Config(warps=8, stages=1, programs=2112),
     "attention_backward_large": Config(warps=8, stages=1, programs=528),
+    "rows_forward": Config(rows=64, warps=4, stages=1, programs=1056),
+    "rows_backward": Config(rows=16, warps=4, stages=1, programs=1056),
     "streamed_forward": Config(warps=4, stages=1, programs=2112),
     "streamed_forward_small": Config(warps=2, stages=1, programs=2112),
     "streamed_backward": Config(warps=4, stages=1, programs=528),
@@ -88,6 +90,14 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     "attention_backward": (Config(warps=4, stages=2, programs=1056),),
     "attention_forward_large": (Config(warps=4, stages=2, programs=2112),),
     "attention_backward_large": (Config(warps=4, stages=2, programs=528),),
+    "rows_forward": (
+        Config(rows=64, warps=4, stages=2, registers=168, programs=2112),
+        Config(rows=32, warps=2, stages=2, programs=2112),
+    ),
+    "rows_backward": (
+        Config(rows=16, warps=4, stages=2, registers=168, programs=2112),
+        Config(rows=32, warps=8, stages=2, programs=1056),
+    ),
     "streamed_forward": (Config(warps=4, stages=2, programs=4224),),
     "streamed_forward_small": (Config(warps=4, stages=3, programs=4224),),
     "streamed_backward": (
