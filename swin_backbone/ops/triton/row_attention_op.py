@@ -1,4 +1,9 @@
-"""Launches of the attention kernels for windows of 65 to 256 tokens, by whole rows of scores."""
+"""Launches of the attention kernels for windows of 65 to 160 tokens, by whole rows of scores.
+
+Of their launch parameters, ``rows`` are the queries of a program, in the backward pass ``columns``
+the keys, and ``depth`` the channels that a head is filled up to there: with 64 of them all
+products are of the size that Hopper's matrix units take from memory on chip, without registers.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,9 @@ from .launch import Launch, precision, remembered
 from .partial_sums import Pairs
 from .tuning import Work, config, tuned
 
-#: Tokens of a window that these kernels take, and bytes of a token's head: wider ones leave too few
-#: registers.
-LEAST_TOKENS, MOST_TOKENS, MOST_BYTES = 65, 256, 2**6
+#: Tokens of a window that these kernels take, and bytes of a token's head. With more of either, as
+#: with 256 tokens, a multiprocessor holds but one program, or registers go to memory.
+LEAST_TOKENS, MOST_TOKENS, MOST_BYTES = 65, 160, 2**6
 
 
 def takes(dtype: torch.dtype, sizes: tuple[int, ...], head_dim: int) -> bool:
@@ -45,25 +50,27 @@ def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *othe
     return _work("rows_forward", shape_of(qkv, packed), sizes, qkv.dtype)
 
 
-def _cut(kernel, shape, heads, sizes, dtype) -> tuple[Cut, dict, dict, tuple[int, int, int]]:
-    """How one call is cut into programs, constants of all kernels, options, and the grid."""
-    chosen = config(*_work(kernel, shape, sizes, dtype))
-    blocks = triton.cdiv(sizes[0] * sizes[1], chosen.rows)
-    cut = cut_windows(shape, heads, sizes, chosen.programs, blocks)
-    left, right = tiles(sizes[0] * sizes[1])
-    constants = {**cut.constants, "BLOCK": chosen.rows, "SIDE": blocks * chosen.rows}
-    constants |= {"LEFT": left, "RIGHT": right, "CHANNELS": head_width(shape[-1], heads)}
+def _cut(shape, heads, sizes, block, programs) -> tuple[Cut, dict, tuple[int, int, int]]:
+    """How one call is cut into programs of ``block`` tokens, constants, and the grid."""
+    tokens = sizes[0] * sizes[1]
+    blocks = triton.cdiv(tokens, block)
+    cut = cut_windows(shape, heads, sizes, programs, blocks)
+    left, right = tiles(tokens)
+    constants = {**cut.constants, "BLOCK": block, "LEFT": left, "RIGHT": right}
     del constants["HEADS"]
-    return cut, constants, chosen.options, (blocks, heads, cut.runs)
+    return cut, constants, (blocks, heads, cut.runs)
 
 
 @remembered
 def _forward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
 ) -> Launch:
-    cut, constants, options, grid = _cut("rows_forward", shape, heads, sizes, dtype)
-    constants |= modes(has_padding, cosine, masked, dropout_p) | {"PRECISION": precision}
-    return Launch(rows_forward, grid, (scale, dropout_p, *cut.numbers, heads), constants, options)
+    chosen = config(*_work("rows_forward", shape, sizes, dtype))
+    cut, constants, grid = _cut(shape, heads, sizes, chosen.rows, chosen.programs)
+    constants |= modes(has_padding, cosine, masked, dropout_p)
+    constants |= {"PRECISION": precision, "CHANNELS": head_width(shape[-1], heads)}
+    numbers = (scale, dropout_p, *cut.numbers, heads)
+    return Launch(rows_forward, grid, numbers, constants, chosen.options)
 
 
 @tuned(_forward_launch.cache_clear, _forward_work)
@@ -89,16 +96,21 @@ def _backward_launches(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
 ) -> tuple[Launch, Launch, Pairs, int]:
     """Of queries, then of keys; what the partial sums of pairs are; and how many windows."""
-    cut, constants, options, grid = _cut("rows_backward", shape, heads, sizes, dtype)
-    constants |= modes(has_padding, cosine, masked, dropout_p)
-    constants |= {"SUM_ALL": sum_all, "PRECISION": precision}
-    numbers = (scale, dropout_p, *cut.numbers, heads)
-    launches = [
-        Launch(kernel, grid, numbers, constants, options)
-        for kernel in (rows_backward_queries, rows_backward_keys)
-    ]
+    chosen = config(*_work("rows_backward", shape, sizes, dtype))
+    width = max(chosen.depth, head_width(shape[-1], heads))
+    side = triton.cdiv(sizes[0] * sizes[1], chosen.rows) * chosen.rows
+    common = {"SUM_ALL": sum_all, "PRECISION": precision, "CHANNELS": width, "SIDE": side}
+    common |= modes(has_padding, cosine, masked, dropout_p)
+    launches = []
+    for kernel, block in (
+        (rows_backward_queries, chosen.rows),
+        (rows_backward_keys, chosen.columns),
+    ):
+        cut, constants, grid = _cut(shape, heads, sizes, block, chosen.programs)
+        numbers = (scale, dropout_p, *cut.numbers, heads)
+        launches.append(Launch(kernel, grid, numbers, constants | common, chosen.options))
     keys = constants["LEFT"] + constants["RIGHT"]
-    return *launches, Pairs(heads, constants["SIDE"] * keys, keys, *sizes[:2]), cut.windows
+    return *launches, Pairs(heads, side * keys, keys, *sizes[:2]), cut.windows
 
 
 def _backward_work(
@@ -119,11 +131,12 @@ def partials(
         valid_sizes is not None, sum_all,
     )  # fmt: skip
     blocks, heads, runs = queries.grid
+    rows = max(blocks * runs, keys.grid[0] * keys.grid[2])
     wide = {"dtype": torch.float32, "device": qkv.device}
     grad_qkv = torch.empty_like(qkv)
     statistics = torch.empty((windows, heads, 2, pairs.pairs // pairs.keys), **wide)
     pair_partials = torch.empty((runs, pairs.columns), **wide)
-    sums = torch.empty((runs * blocks, qkv.shape[-1] + heads), **wide)
+    sums = torch.zeros((rows, qkv.shape[-1] + heads), **wide)  # each kernel has rows of its own
     given = (
         qkv, table, or_else(padding_qkv, qkv), or_else(logit_scale, table),
         or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), grad_out,

@@ -124,6 +124,11 @@ def _factor(seed_pointer, window_head, query_local, key_local, drop, TOKENS: tl.
     return _dropout_factor(tl.load(seed_pointer), position, drop)
 
 
+@triton.jit
+def _add_both(one, other, to_one, to_other):
+    return one + to_one, other + to_other
+
+
 @kernel(*SIZES, "heads")
 def rows_forward(
     qkv,
@@ -362,12 +367,12 @@ def rows_backward_queries(
                     seed_pointer, window_head, local[None, :], right_local[:, None], drop, TOKENS
                 )
         left = tl.exp2(left - highest[None, :])
-        total = tl.sum(left, 0)
-        mean = tl.sum(left * left_grad, 0)
+        total, mean = tl.reduce((left, left * left_grad), 0, _add_both)  # across warps but once
         if RIGHT:
             right = tl.exp2(right - highest[None, :])
-            total += tl.sum(right, 0)
-            mean += tl.sum(right * right_grad, 0)
+            right_total, right_mean = tl.reduce((right, right * right_grad), 0, _add_both)
+            total += right_total
+            mean += right_mean
         total = tl.maximum(total, 1e-30)
         inverse = 1.0 / total
         mean *= inverse
