@@ -10,7 +10,8 @@ from helpers.paths import ROOT
 from swin_backbone import SwinBackbone, list_architectures, list_checkpoints
 from swin_backbone.ops import Windows
 from swin_backbone.ops.dispatch import why_not_fused
-from swin_backbone.ops.triton.attention_op import is_streamed
+from swin_backbone.ops.triton import streamed_attention_op
+from swin_backbone.ops.triton.attention_op import is_streamed, of_large_windows
 from swin_backbone.ops.triton.streamed_attention_op import block_of
 
 ARCHITECTURES = list_architectures()
@@ -40,8 +41,10 @@ def kinds(model):
         qkv = torch.empty(1, 1, 1, 3 * channels, dtype=torch.bfloat16)
         name = "a window at once"
         if is_streamed(qkv, heads, windows.window_size):
-            block = block_of(windows.window_size, 3 * channels, heads, torch.bfloat16)
-            name = f"blocks of {block} tokens"
+            name = "whole rows of scores"
+            if of_large_windows(qkv, heads, windows.window_size) is streamed_attention_op:
+                block = block_of(windows.window_size, 3 * channels, heads, torch.bfloat16)
+                name = f"blocks of {block} tokens"
         found[windows.window_size[0]] = name
     return found
 

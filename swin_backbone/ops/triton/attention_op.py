@@ -53,7 +53,7 @@ def of_large_windows(qkv: Tensor, heads: int, sizes: _Sizes):
     """The module whose kernels compute windows of which :func:`is_streamed` says so: by whole rows
     of scores, :mod:`.row_attention_op`, or else by blocks, :mod:`.streamed_attention_op`."""
     fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads))
-    return by_rows if fits else streamed
+    return by_rows if fits and dispatch.why_unproven(qkv) is None else streamed
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:

@@ -19,15 +19,17 @@ from .launch import Launch, precision, remembered
 from .partial_sums import Pairs
 from .tuning import Work, config, tuned
 
-#: Tokens of a window that these kernels take, and bytes of a token's head. With more of either, as
-#: with 256 tokens, a multiprocessor holds but one program, or registers go to memory.
-LEAST_TOKENS, MOST_TOKENS, MOST_BYTES = 65, 160, 2**6
+#: Tokens of a window that these kernels take, channels of a head, and bytes of an element. With
+#: more of any, as with 256 tokens or float32, a multiprocessor holds but one program, or registers
+#: go to memory: up to 4,240 bytes a thread in float32.
+LEAST_TOKENS, MOST_TOKENS, MOST_CHANNELS, ELEMENT_BYTES = 65, 160, 32, 2
 
 
 def takes(dtype: torch.dtype, sizes: tuple[int, ...], head_dim: int) -> bool:
     """Whether these kernels compute windows of ``sizes`` with ``head_dim`` channels a head."""
     tokens = sizes[0] * sizes[1]
-    return LEAST_TOKENS <= tokens <= MOST_TOKENS and head_dim * dtype.itemsize <= MOST_BYTES
+    narrow = head_dim <= MOST_CHANNELS and dtype.itemsize <= ELEMENT_BYTES
+    return narrow and LEAST_TOKENS <= tokens <= MOST_TOKENS
 
 
 def tiles(tokens: int) -> tuple[int, int]:
