@@ -95,6 +95,7 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
         Config(rows=32, warps=2, stages=2, programs=2112),
     ),
     "rows_backward": (
+        Config(rows=16, columns=32, depth=64, warps=4, stages=2, programs=1056),
         Config(rows=16, columns=16, depth=32, warps=4, stages=2, programs=2112),
         Config(rows=16, columns=32, depth=32, warps=4, stages=2, registers=168, programs=2112),
     ),
