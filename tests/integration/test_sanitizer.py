@@ -21,13 +21,13 @@ def test_names_are_of_tests(files):
 
 
 @pytest.mark.slow
-def test_parameters_are_of_tests():
+def test_parameters_are_of_tests(tmp_path):
     """Every test is found by its whole name: pytest says which is not."""
     names = sanitizer.chosen_tests()
-    command = [*sanitizer.pytest_command(names, ["--collect-only", "-q", "-q"])]
-    done = subprocess.run(
-        command, env=sanitizer.environment(), cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = sanitizer.pytest_command(names, ["--collect-only", "-q", "-q"])
+    variables = sanitizer.environment() | {"SWIN_KERNELS_LEFT": str(tmp_path / "left.txt")}
+    options = {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run(command, env=variables, cwd=ROOT, **options)
     assert done.returncode == 0, done.stdout[-2000:]
 
 
@@ -42,12 +42,30 @@ def test_a_status_is_what_the_tool_says(monkeypatch, capsys):
     """Kernels are compiled first, then each tool runs; one that finds something is the result."""
     ran = []
     monkeypatch.setattr(sanitizer, "find", lambda: sys.executable)
-    monkeypatch.setattr(sanitizer, "compile_all", lambda more: ran.append("compiled"))
     monkeypatch.setattr(
         sanitizer, "run", lambda tool, *_: ran.append(tool) or (tool == "racecheck")
     )
     assert sanitizer.main([]) == 1
-    assert ran == ["compiled", "memcheck", "racecheck"]
+    assert ran == ["none", "memcheck", "racecheck"]
     assert "memcheck: clean" in capsys.readouterr().out
+    assert sanitizer.main(["--tools", "memcheck", "--compiled"]) == 0
     assert sanitizer.main(["--tools", "none"]) == 0
-    assert ran == ["compiled", "memcheck", "racecheck", "none"]
+    assert ran[3:] == ["memcheck", "none"]
+
+
+@pytest.mark.slow
+def test_what_is_left_out_is_told(monkeypatch, capsys):
+    """Two processes that start a few kernels each: all others are named, and that is a failure."""
+    few = {
+        "unit/test_resized_scores_kernels.py": ["test_class_map[geometry0-7]"],
+        "unit/test_norm_and_patch_kernels.py": [
+            "test_patch_embedding_agrees_with_its_reference[24-3-patch0-size0]"
+        ],
+    }
+    for name in ("CHOSEN", "IN_AN_INTERPRETER", "ON_A_CARD"):
+        monkeypatch.setattr(sanitizer, name, few)
+    monkeypatch.setattr(sanitizer.os, "sched_getaffinity", lambda pid: range(4))
+    assert sanitizer.run("none", None, []) == 1
+    left = capsys.readouterr().out.rpartition("never started: ")[2].strip().split(", ")
+    assert "mlp_forward" in left
+    assert not {"argmax", "embed_forward", "embed_backward"} & set(left)
