@@ -1,14 +1,15 @@
 """Run the kernels' tests under NVIDIA's compute-sanitizer: accesses out of bounds, races.
 
     python tests/sanitizer.py                        # memcheck, then racecheck
-    python tests/sanitizer.py --tools memcheck -- -k streamed
+    python tests/sanitizer.py --tools memcheck --compiled -- -k streamed
     python tests/sanitizer.py --tools none           # only whether every kernel is started
 
 The tests are a few of those that compare kernels with references on small shapes, and start every
-kernel of the package, which is checked. First they run without a tool, in several processes at
-once, so that Triton has compiled everything. Needs a GPU and compute-sanitizer, which comes with
-the CUDA toolkit (``none`` needs neither: kernels then run in Triton's interpreter). Ends with 1 if
-a tool found something, a test failed, or a kernel was not started.
+kernel of the package, which is checked unless pytest picks some of them. They are spread over
+processes, and run without a tool first, so that Triton has compiled everything. Needs a GPU and
+compute-sanitizer, which comes with the CUDA toolkit (``none`` needs neither: kernels then run in
+Triton's interpreter). Ends with 1 if a tool found something, a test failed, or a kernel was not
+started.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -87,13 +90,16 @@ ON_A_CARD = {
     ],
 }
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck", "none")
-#: Processes that compile kernels at the same time, each with a context on the card.
+#: Processes at a time, each with a context on the card.
 MOST_PROCESSES = 8
+#: Of pytest, that none of the tests was picked.
+NO_TESTS = 5
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=["memcheck", "racecheck"])
+    parser.add_argument("--compiled", action="store_true", help="kernels were compiled before")
     parser.add_argument("pytest", nargs="*", help="after --: more arguments of pytest")
     arguments = parser.parse_args(argv)
     sanitizer = find()
@@ -102,7 +108,9 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(
                 "compute-sanitizer is neither in PATH nor in CUDA_HOME nor in /usr/local/cuda"
             )
-        compile_all(arguments.pytest)
+        if not arguments.compiled:
+            print("compiling without a tool", flush=True)
+            run("none", None, arguments.pytest)
     results = {tool: run(tool, sanitizer, arguments.pytest) for tool in arguments.tools}
     for tool, status in results.items():
         print(f"{tool}: {'clean' if status == 0 else f'status {status}'}", flush=True)
@@ -140,34 +148,45 @@ def environment() -> dict[str, str]:
 
 
 def pytest_command(tests: list[str], more: list[str]) -> list[str]:
-    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
-    return [*command, *tests, *more]
-
-
-def compile_all(more: list[str]) -> None:
-    """Run the tests without a tool; what fails there is found again, and counted, with one."""
-    start, tests = time.monotonic(), chosen_tests()
-    count = min(MOST_PROCESSES, max(1, len(os.sched_getaffinity(0)) // 2))
-    quiet = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    parts = [pytest_command(tests[i::count], more) for i in range(count)]
-    processes = [subprocess.Popen(part, text=True, **quiet) for part in parts]
-    for process in processes:
-        output, _ = process.communicate()
-        print(output if process.returncode else output.splitlines()[-1], flush=True)
-    print(f"compiled without a tool in {time.monotonic() - start:.0f} s", flush=True)
+    command = [sys.executable, "-m", "pytest", "-v", "--no-header", "--tb=short"]
+    return [*command, "-p", "no:cacheprovider", "-p", "helpers.started_kernels", *tests, *more]
 
 
 def run(tool: str, sanitizer: str | None, more: list[str]) -> int:
-    """Status of the tests under one tool."""
-    start, prefix = time.monotonic(), []
+    """Status of the tests under one tool: the first that is not zero, or 1 if a kernel is left."""
+    start, prefix, tests = time.monotonic(), [], chosen_tests()
     if tool != "none":
         prefix = [sanitizer, "--tool", tool, "--error-exitcode", "99", "--print-limit", "20"]
-    command = pytest_command(chosen_tests(), ["-x", "-p", "helpers.started_kernels", *more])
     # Memory that PyTorch keeps for later hides what lies beyond a tensor's end.
     variables = {**environment(), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    status = subprocess.run([*prefix, *command], env=variables, check=False).returncode
+    count = min(MOST_PROCESSES, max(1, len(os.sched_getaffinity(0)) // 2), len(tests))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(count) as threads:
+        left = [Path(folder) / f"{i}.txt" for i in range(count)]
+        running = [
+            threads.submit(
+                run_part,
+                [*prefix, *pytest_command(tests[i::count], more)],
+                {**variables, "SWIN_KERNELS_LEFT": str(left[i])},
+            )
+            for i in range(count)
+        ]
+        statuses = [part.result() for part in running]
+        never = set.intersection(*(set(path.read_text().split()) for path in left if path.exists()))
     print(f"{tool} took {time.monotonic() - start:.0f} s", flush=True)
-    return status
+    if more:
+        return next((status for status in statuses if status not in (0, NO_TESTS)), 0)
+    print(f"never started: {', '.join(sorted(never)) or 'none'}", flush=True)
+    return next((status for status in statuses if status), int(bool(never)))
+
+
+def run_part(command: list[str], variables: dict[str, str]) -> int:
+    """Status of one process, whose lines are printed whole and as they come."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=variables, **options) as process:
+        for line in process.stdout:
+            if not line.isspace():
+                print(line, end="", flush=True)
+    return process.returncode
 
 
 if __name__ == "__main__":

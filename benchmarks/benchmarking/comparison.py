@@ -71,7 +71,7 @@ def plan(
             [
                 Row(implementation.name, execution, reason=TIME_LIMIT)
                 for implementation in implementations
-                for execution in executions(case, implementation.is_ours, with_compiled)
+                for execution in executions(case, implementation, with_compiled)
             ],
         )
         for case in cases
@@ -124,7 +124,7 @@ def measure_case(
     todo = [
         (Row(implementation.name, execution), implementation)
         for implementation in implementations
-        for execution in executions(case, implementation.is_ours, with_compiled)
+        for execution in executions(case, implementation, with_compiled)
     ]
     todo.sort(key=lambda item: item[0].execution in NEED_COMPILER)  # else in the order given
     try:
@@ -241,7 +241,7 @@ def measure_memory(
 ) -> int | None:
     """Peak bytes where they can be told; a CUDA graph's memory was taken when it was recorded."""
     if case.device == "cuda":
-        has_graph = "graph" in row.execution
+        has_graph = "graph" in row.label
         return None if has_graph else peak_on_gpu(contender.model, images, contender.step)
     if options.cpu_memory and row.execution == EAGER:
         return memory.peak_on_cpu(row.implementation, case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib import metadata
 from typing import NamedTuple
@@ -34,6 +35,11 @@ class Implementation(NamedTuple):
     def is_ours(self) -> bool:
         return self.package == "swin-backbone"
 
+    @property
+    def has_own_graphs(self) -> bool:
+        """Whether a call replays CUDA graphs by itself."""
+        return self.name == "ours:graphs"
+
     def version(self) -> str | None:
         """Version of the installed package, classic and maintained OpenMMLab lines alike."""
         for package in (self.package, f"onedl-{self.package}"):
@@ -53,8 +59,14 @@ def _ours(backend: str) -> Implementation:
 
 
 def _ours_by_graphs(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    """Ours by CUDA graphs, in training too; a call that is not replayed is an error."""
+
+    def say(message: str, level: int) -> None:
+        if level >= logging.WARNING:
+            raise RuntimeError(message)
+
     model = _ours("auto").build(arch, size)
-    graph_backbone(model)
+    graph_backbone(model, say=say)
     return model
 
 

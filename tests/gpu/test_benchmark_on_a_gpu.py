@@ -31,3 +31,17 @@ def test_profile_finds_products_and_launch_gaps():
     floors = [entry for entry in found.entries if entry.floor is not None]
     assert {"attention_forward", "mlp_backward"} <= {entry.name for entry in floors}
     assert all(entry.seconds > entry.floor > 0 for entry in floors)
+
+
+def test_training_by_graphs_is_measured():
+    case, ours = (
+        Case("tiny", (64, 64), 2, "bf16", "train", "cuda"),
+        [IMPLEMENTATIONS["ours:graphs"]],
+    )
+    options = comparison.Options(3, False, False, Deadline(), lambda line: None)
+    (result,) = comparison.plan([case], ours, False)
+    for _ in comparison.measure_all([result], ours, options):
+        pass
+    (row,) = result.rows
+    assert row.reason is None
+    assert row.seconds > 0

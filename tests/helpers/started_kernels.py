@@ -1,12 +1,13 @@
-"""A plugin of pytest: a run fails unless its tests start every kernel of the package.
+"""A plugin of pytest that writes down which kernels of the package its tests never started.
 
-It has no say where tests were picked by hand, as with another ``-k``.
+Their names go to the file that the environment variable ``SWIN_KERNELS_LEFT`` names, one a line.
 """
 
 import importlib
+import os
 import pkgutil
+from pathlib import Path
 
-import pytest
 import triton
 
 STARTED = set()
@@ -41,9 +42,6 @@ def pytest_configure():
     Launch.__call__ = counted
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session):
+def pytest_sessionfinish():
     left = sorted(all_kernels().keys() - STARTED)
-    print(f"\nstarted {len(STARTED)} kernels; never started: {', '.join(left) or 'none'}")
-    if left and session.exitstatus == 0:
-        session.exitstatus = 1
+    Path(os.environ["SWIN_KERNELS_LEFT"]).write_text("\n".join(left))

@@ -156,6 +156,14 @@ def test_timm_runs_the_attention_that_its_name_says(fused):
     assert found == [fused] * 4
 
 
+def test_graphs_that_do_not_replay_are_a_row_with_the_reason():
+    """On a CPU there are none, and what runs without them must not be called by their name."""
+    (result,) = run([IMPLEMENTATIONS["ours:graphs"]])
+    (row,) = result.rows
+    assert row.seconds is None
+    assert "graphs are CUDA's" in row.reason
+
+
 def test_training_step_computes_gradients_anew():
     model = Maps()
     step = steps.make_step(model, SMALL.images(), with_mode("train"), steps.EAGER)
@@ -183,20 +191,21 @@ def test_half_precision_runs_under_autocast(dtype):
 
 
 @pytest.mark.parametrize(
-    ("case", "is_ours", "with_compiled", "expected"),
+    ("case", "name", "with_compiled", "expected"),
     [
-        (("forward", "cuda"), True, False, ["eager"]),
-        (("latency", "cuda"), True, False, ["eager", "graph"]),
-        (("latency", "cuda"), False, False, ["eager"]),
-        (("latency", "cuda"), False, True, ["eager", "compiled+graph"]),
-        (("train", "cuda"), False, True, ["eager", "compiled"]),
-        (("latency", "cpu"), True, True, ["eager", "compiled"]),
+        (("forward", "cuda"), "ours", False, ["eager"]),
+        (("latency", "cuda"), "ours", False, ["eager", "graph"]),
+        (("latency", "cuda"), "mmseg", False, ["eager"]),
+        (("latency", "cuda"), "mmseg", True, ["eager", "compiled+graph"]),
+        (("train", "cuda"), "timm", True, ["eager", "compiled"]),
+        (("latency", "cpu"), "ours", True, ["eager", "compiled"]),
+        (("latency", "cuda"), "ours:graphs", True, ["eager"]),
     ],
 )
-def test_executions(case, is_ours, with_compiled, expected):
+def test_executions(case, name, with_compiled, expected):
     mode, device = case
     case = Case("tiny", (32, 32), 1, "fp32", mode, device)
-    assert steps.executions(case, is_ours, with_compiled) == expected
+    assert steps.executions(case, IMPLEMENTATIONS[name], with_compiled) == expected
 
 
 class Turn:
