@@ -10,6 +10,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from ..ops import dispatch
 from ..ops.kept_tables import is_keeping
 from ..ops.tracing import why_plain_operators
 from .gradients import StaticGradients
@@ -299,7 +300,8 @@ def _synchronises(model: nn.Module) -> bool:
 
 
 def _is_part_of_more() -> bool:
-    """Whether this call is recorded or compiled with others, which takes the operators."""
-    if is_keeping() or torch.compiler.is_compiling():
+    """Whether this call is recorded or compiled with others, or explained, which takes the
+    operators."""
+    if torch.compiler.is_compiling() or is_keeping() or dispatch.listeners:
         return True
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from swin_backbone import SwinBackbone, accelerate, graph_backbone
+from swin_backbone import SwinBackbone, accelerate, explain, graph_backbone
 
 
 class Pyramid(nn.Module):
@@ -501,6 +501,20 @@ def test_torch_gets_to_see_the_operators(recorders):
     tangents = (torch.ones_like(x),)
     (_, found), (_, expected) = (torch.func.jvp(one, (x,), tangents) for one in (model, stock))
     assert torch.equal(found[0], expected[0])
+
+
+def test_a_graphed_backbone_is_explained_and_keeps_its_graphs(recorders):
+    said, model = [], swin().eval()
+    expected = explain(model, images(), show=False)
+    graphs = graph_backbone(model, 2, recorders, lambda line, level: said.append(line))
+    with torch.no_grad():
+        for _ in range(3):
+            model(images())
+    assert explain(model, images(), show=False) == expected
+    with torch.no_grad():
+        model(images())
+    assert graphs.shapes == recorders.total("recorded") == 1
+    assert len(said) == 1
 
 
 def test_arguments_are_checked(recorders):
