@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from types import MethodType
@@ -10,6 +11,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from ..ops import dispatch
 from ..ops.kept_tables import is_keeping
 from ..ops.tracing import why_plain_operators
 from .gradients import StaticGradients
@@ -22,7 +24,7 @@ from .training_state import Signature
 LOG = logging.getLogger(__name__)
 #: Takes a message, and its level as of :mod:`logging`.
 Say = Callable[[str, int], None]
-#: MiB of gradients that are moved together.
+#: Of gradients that are moved together.
 BUCKET_BYTES = 64 * 2**20
 #: A model that changes more often than this runs as it is.
 MOST_CHANGES = 8
@@ -68,6 +70,7 @@ class GraphedBackbone:
         self._function = getattr(model, self._method)
         self._signature = Signature(self._part, with_modes=False)
         self._changes = 0
+        self._lock = threading.Lock()
         #: The last pass whose gradients may come, if anybody still has its results.
         self._waits: Callable[[], Pass | None] = lambda: None
         self._forget()
@@ -80,6 +83,7 @@ class GraphedBackbone:
         self._full: set[bool] = set()
         self._gradients: StaticGradients | None = None
         self._recorder: Recorder | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     @property
     def shapes(self) -> int:
@@ -102,17 +106,27 @@ class GraphedBackbone:
 
     def run(self, args: tuple, kwargs: dict) -> object:
         """What the model's own method gives, by a graph from the second call of a shape on."""
-        graph = tensors = None
-        if starts_kernels() and not _is_part_of_more():
-            tensors, structure = self._taken_apart(args, kwargs)
+        if starts_kernels() and not _is_part_of_more() and self._lock.acquire(blocking=False):
+            try:
+                found = self._replayed(args, kwargs)
+            finally:
+                self._lock.release()
+            if found is not None:
+                return found[0]
+        return self._function(*args, **kwargs)
+
+    def _replayed(self, args: tuple, kwargs: dict) -> tuple[object] | None:
+        """The result, if there is a graph. One thread at a time: a graph has its memory once."""
+        tensors, structure = self._taken_apart(args, kwargs)
+        graph = None
         if tensors and self._may_replay(tensors):
             graph = self._graph(tensors, structure)
         if graph is None:
-            return self._function(*args, **kwargs)
+            return None
         result, waiting = graph(tensors)
         if waiting is not None:
             self._waits = weakref.ref(waiting)
-        return result
+        return (result,)
 
     def _taken_apart(self, args: tuple, kwargs: dict) -> tuple[list[Tensor], Structure | None]:
         try:
@@ -137,11 +151,21 @@ class GraphedBackbone:
             reason = f"a tensor is not on {device}"
         elif any(one.numel() == 0 for one in tensors):
             reason = "there is no image"
+        elif not self._keeps_order(device):
+            reason = "another CUDA stream is current than was at first"
         elif (waiting := self._waits()) is not None and not waiting.is_done:
             reason = "an earlier call's results still wait for their backward pass"
         if reason is not None:
             self.say_once(f"calls {WITHOUT} where {reason}")
         return reason is None
+
+    def _keeps_order(self, device: torch.device) -> bool:
+        """Whether this call's kernels run after those of the calls before it."""
+        if device.type != "cuda":
+            return True
+        current = torch.cuda.current_stream(device)
+        self._stream = self._stream or current
+        return current == self._stream
 
     def _notice(self) -> None:
         """Take note of a model that has changed: what was recorded of it is wrong."""
@@ -299,7 +323,8 @@ def _synchronises(model: nn.Module) -> bool:
 
 
 def _is_part_of_more() -> bool:
-    """Whether this call is recorded or compiled with others, which takes the operators."""
-    if is_keeping() or torch.compiler.is_compiling():
+    """Whether this call is recorded or compiled with others, or explained, which takes the
+    operators."""
+    if torch.compiler.is_compiling() or is_keeping() or dispatch.listeners:
         return True
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -285,6 +285,22 @@ def test_a_capture_of_the_users_own_holds_the_operators():
         assert all(map(torch.equal, found, model(images(1))))
 
 
+def test_another_stream_runs_without():
+    said, model = [], made().eval()
+    graphs = graph_backbone(model, say=lambda line, level: said.append(line))
+    with torch.no_grad():
+        for _ in range(3):
+            expected = model(images())
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            found = model(images())
+        stream.synchronize()
+    assert all(map(torch.equal, found, expected))
+    assert graphs.shapes == 1
+    assert "another CUDA stream" in said[-1]
+
+
 def test_accelerate():
     model = made()
     stock = copy.deepcopy(model)

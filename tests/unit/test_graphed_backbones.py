@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+import threading
 from collections import OrderedDict
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from swin_backbone import SwinBackbone, accelerate, graph_backbone
+from swin_backbone import SwinBackbone, accelerate, explain, graph_backbone
 
 
 class Pyramid(nn.Module):
@@ -501,6 +502,56 @@ def test_torch_gets_to_see_the_operators(recorders):
     tangents = (torch.ones_like(x),)
     (_, found), (_, expected) = (torch.func.jvp(one, (x,), tangents) for one in (model, stock))
     assert torch.equal(found[0], expected[0])
+
+
+def test_a_graphed_backbone_is_explained_and_keeps_its_graphs(recorders):
+    said, model = [], swin().eval()
+    expected = explain(model, images(), show=False)
+    graphs = graph_backbone(model, 2, recorders, lambda line, level: said.append(line))
+    with torch.no_grad():
+        for _ in range(3):
+            model(images())
+    assert explain(model, images(), show=False) == expected
+    with torch.no_grad():
+        model(images())
+    assert graphs.shapes == recorders.total("recorded") == 1
+    assert len(said) == 1
+
+
+def test_threads_do_not_meet_in_a_graph(recorders):
+    model = pyramid().eval()
+    stock, found = copy.deepcopy(model), []
+    graph_backbone(model, 2, recorders)
+
+    def in_a_thread():
+        with torch.no_grad():
+            found.append(model(images(seed=1)))
+
+    with torch.no_grad():
+        for _ in range(2):
+            model(images())
+        model.last.forward = meet = in_between(model.last, in_a_thread)
+        first = model(images())
+        assert torch.equal(first[1], stock(images())[1])
+    assert meet.calls == 2
+    assert torch.equal(found[0][1], stock(images(seed=1))[1])
+    assert recorders.total("replays") == 2
+
+
+def in_between(module, run):
+    """The module's forward, which has ``run`` run by a thread when it is called first."""
+    forward = module.forward
+
+    def call(x):
+        call.calls += 1
+        if call.calls == 1:
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+        return forward(x)
+
+    call.calls = 0
+    return call
 
 
 def test_arguments_are_checked(recorders):
