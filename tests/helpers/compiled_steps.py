@@ -4,6 +4,8 @@ from collections import Counter
 from contextlib import contextmanager
 
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from swin_backbone.ops.triton.launch import Launch
@@ -17,6 +19,20 @@ def compiled(function, **options):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend(BACKEND)
     return torch.compile(function, fullgraph=True, backend=counter, **options), counter
+
+
+def operators_of_step(model, run):
+    """Names of the operators, forward and backward, of a step that ``run(call)`` makes."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append([str(n.target) for n in graph.graph.nodes if n.op == "call_function"])
+        return make_boxed_func(graph.forward)
+
+    run(torch.compile(model, fullgraph=True, backend=aot_autograd(fw_compiler=keep)))
+    forward, backward = graphs
+    return forward, backward
 
 
 @contextmanager

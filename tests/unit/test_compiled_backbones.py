@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.compiled_steps import compiled, kept_bytes, started_kernels
+from helpers.compiled_steps import compiled, kept_bytes, operators_of_step, started_kernels
 from helpers.kernels import DEVICE, let_kernels_run  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
@@ -65,3 +65,15 @@ def test_maps_and_gradients(kind, monkeypatch):
     for ours, eager in zip([*maps, *grads], [*right, *right_grads], strict=True):
         torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in (*maps, *right))
+
+
+def test_gradients_of_a_map_meet_in_a_kernel(monkeypatch):
+    """A stage's map goes into its norm and into merging: no pass adds what comes back."""
+    let_kernels_run(monkeypatch)
+    model = backbone(drop_path_rate=0.0)
+    with started_kernels(run=False):
+        _, backward = operators_of_step(
+            model, lambda call: step(call, model, *images(model, (32, 32)))
+        )
+    assert sum("norm_beside_backward" in name for name in backward) == 1
+    assert not [name for name in backward if name.startswith("aten.add")]
