@@ -1,4 +1,4 @@
-"""Other libraries' models that hold a Swin: as they are, accelerated, and under torch.compile.
+"""Other libraries' models that hold a Swin: as they are, accelerated, with graphs, and compiled.
 
     python benchmarks/benchmark_encoders.py --csv results.csv
     python benchmarks/benchmark_encoders.py --cases timm-B upernet-T --modes train
@@ -42,9 +42,9 @@ from swin_backbone.cli.commands import Parser, command
 from swin_backbone.device_memory import peak_on_gpu
 from swin_backbone.inference.timing import Deadline, wall_seconds
 
-WAYS = ("untouched", "accelerated", "compiled")
+WAYS = ("untouched", "accelerated", "graphs", "compiled")
 MODES = ("forward", "train")
-WARM_UP = 3
+WARM_UP = 4
 COLUMNS = ("date", "device", "torch", "case", "mode", "way", "ms", "times", "peak_gb", "reason")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 #: Channels, depths and heads.
@@ -239,17 +239,28 @@ def prepare(runner: Runner, name: str, mode: str, options) -> None:
         model.to(device).train(mode == "train")
         images = torch.randn(options.batch or case.batch, 3, size, size, device=device)
         run = torch.compile(model) if runner.name == "compiled" else model
-        if runner.name == "accelerated":
-            accelerate(model)
+        if runner.name in ("accelerated", "graphs"):
+            accelerate(model, graphs=runner.name == "graphs")
             compile_kernels(model, make_pass(model, images, mode))
         step = make_step(model, make_pass(run, images, mode), mode)
         runner.model, runner.images, runner.step = model, images, step
         for _ in range(WARM_UP):
             wall_seconds(step, device)
+        if runner.name == "graphs":
+            check_graphs(model)
         if device == "cuda":
             runner.peak_bytes = peak_on_gpu(model, images, step)
     except Exception as error:
         runner.fail(error)
+
+
+def check_graphs(model: nn.Module) -> None:
+    """Raise unless the encoder is replayed by now."""
+    methods = [method for module in model.modules() for method in vars(module).values()]
+    graphed = [method.graphs for method in methods if hasattr(method, "graphs")]
+    reasons = [graphs.reason for graphs in graphed if graphs.reason]
+    if reasons or not any(graphs.shapes for graphs in graphed):
+        raise RuntimeError(f"there are no graphs: {'; '.join(reasons) or 'nothing was captured'}")
 
 
 def make_pass(run: Callable, images: Tensor, mode: str) -> Callable[[], None]:
