@@ -25,6 +25,7 @@ EXPECTED = {
         "samplers",
     },
     "dino": {"deformable_attention"},
+    "mask2former": {"deformable_attention", "mask_losses"},
 }
 
 
@@ -35,13 +36,16 @@ def on_request(monkeypatch):
 
 
 def build(name):
-    from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
-    from mmengine.registry import DefaultScope
+    from mmengine.registry import MODELS, DefaultScope
 
     register_all_modules(init_default_scope=False)
+    if name in detectors.SEMANTIC:
+        from mmseg.utils import register_all_modules as register_all_of_mmseg
+
+        register_all_of_mmseg(init_default_scope=False)
     cfg = small_detector(ROOT / "configs" / detectors.CONFIGS[name])
-    with DefaultScope.overwrite_default_scope("mmdet"):
+    with DefaultScope.overwrite_default_scope("mmseg" if name in detectors.SEMANTIC else "mmdet"):
         model = MODELS.build(cfg.model)
     model.init_weights()
     return model
@@ -64,14 +68,16 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["mask-rcnn", pytest.param("dino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["mask-rcnn", pytest.param("dino", marks=pytest.mark.slow), "mask2former"]
+)
 def test_losses_are_those_of_the_stock_model(name, device, monkeypatch):
     """The rest is the same but for roundings of float32. On a GPU other boxes would be drawn, so
     that there the stock sampler stays."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     stock = build(name).train().to(device)
     task = Task(name, 2, "train", (64, 96))
-    images, samples = torch.randn(2, 3, 64, 96, device=device), detectors.draw_objects(task, device)
+    images, samples = torch.randn(2, 3, 64, 96, device=device), detectors.draw_samples(task, device)
     fast = copy.deepcopy(stock)
     report = swin_backbone.accelerate(fast, samplers=device == "cpu")
     expected_rewrites = EXPECTED[name] - ({"samplers"} if device == "cuda" else set())
