@@ -111,6 +111,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--size", nargs=2, type=int, help="rows and columns of images; else as usual")
     add("--repeats", type=int, default=5, help="rounds")
     add("--time-limit", type=float, metavar="SECONDS", help="later ways are left out")
+    add("--one-by-one", action="store_true", help="compile kernels as they start")
     add("--device", choices=["cuda", "cpu"], default=device)
     add("--csv", type=Path, help="write the results, after each way and round")
     add("--plot", type=Path, metavar="PNG")
@@ -161,7 +162,7 @@ def measure(
     """Build, warm up and time each way of a task; ``save`` gets what there is, again and again."""
     runners: list[Runner] = []
     for name in options.ways:
-        runners.append(prepare(name, task, options.device, deadline))
+        runners.append(prepare(name, task, options, deadline))
         print(f"{name}: {first_words(runners[-1])} ({deadline.elapsed:.0f} s)", flush=True)
         save(runners)
     ready = [runner for runner in runners if runner.reason is None]
@@ -176,12 +177,13 @@ def first_words(runner: Runner) -> str:
     return runner.reason or f"{1e3 * runner.samples[0]:.1f} ms"
 
 
-def prepare(name: str, task: Task, device: str, deadline: Deadline) -> Runner:
+def prepare(name: str, task: Task, options: argparse.Namespace, deadline: Deadline) -> Runner:
     """A runner whose kernels are compiled, with its peak of memory and its first turn."""
+    device = options.device
     try:
         if deadline.passed:
             raise TimeoutError(f"{deadline.limit:.0f} s had passed")
-        runner = detector_runner(name, task, device)
+        runner = detector_runner(name, task, device, not options.one_by_one)
         for _ in range(WARM_UP if device == "cuda" else 1):
             wall_seconds(runner.step, device)
         if device == "cuda":
@@ -198,7 +200,7 @@ def show_profile(options: argparse.Namespace, console: Console) -> None:
     """Kernels of a step, and the functions of Python in which the host spends it."""
     deadline = Deadline(options.time_limit)
     for name in options.ways:
-        runner = prepare(name, options.profile, options.device, deadline)
+        runner = prepare(name, options.profile, options, deadline)
         if runner.reason:
             console.print(f"{name}: {runner.reason}", markup=False)
             continue

@@ -184,8 +184,10 @@ def draw_objects(task: Task, device: str) -> list:
     return samples
 
 
-def detector_runner(name: str, task: Task, device: str) -> Runner:
+def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = True) -> Runner:
     """A :class:`Runner` of one of :data:`WAYS`; the task's architecture is a detector's name.
+
+    Kernels are compiled together unless ``compiles_ahead`` is false, and else as they start.
 
     Raises:
         RuntimeError: if the way needs a compiled mmcv and there is none.
@@ -216,7 +218,8 @@ def detector_runner(name: str, task: Task, device: str) -> Runner:
             loss.backward()
 
     with_ops = pytorch_ops if way.ops == "PyTorch" else nullcontext
-    _compile(model, _within(with_ops, run))
+    if compiles_ahead:
+        _compile(model, _within(with_ops, run))
     return Runner(name, model, images, _within(with_ops, step))
 
 
