@@ -175,3 +175,94 @@ def test_a_loss_that_is_watched_is_called():
     head.loss_dice.register_forward_hook(lambda *_: seen.append(1))
     losses_of(head, objects_of((3, 2)))
     assert len(seen) == 3
+
+
+def test_attention_masks():
+    """The same scores, masks and attention masks, also where a mask is nearly zero."""
+    stock = build_head()
+    fast, report = accelerated(stock)
+    assert "attention_masks" in {row.rewrite for row in report.replaced}
+    channels = stock.decoder_embed_dims
+    out = torch.randn(2, 9, channels)
+    for scale in (1.0, 1e-9):
+        features = scale * torch.randn(2, channels, 12, 16)
+        found, expected = (head._forward_head(out, features, (3, 4)) for head in (fast, stock))
+        for own, right in zip(found, expected, strict=True):
+            assert torch.equal(own, right)
+    assert not found[2].all()
+
+
+def test_attention_without_weights():
+    """Of queries that may not look everywhere, in float64, forward and backward."""
+    from mmcv.cnn.bricks.transformer import MultiheadAttention
+
+    stock = MultiheadAttention(16, 4, batch_first=True).double()
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    assert {row.rewrite for row in report.replaced} == {"attention_weights"}
+    away = torch.rand(8, 5, 7) < 0.5
+    away[..., 0] = False
+    results = []
+    for module in (stock, fast):
+        torch.manual_seed(0)
+        query, key = (torch.randn(2, n, 16, dtype=torch.float64) for n in (5, 7))
+        out = module(query.requires_grad_(), key, key, attn_mask=away)
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), query)])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+    x = torch.randn(5, 2, 16, dtype=torch.float64)
+    assert stock.attn(x, x, x)[1] is not None
+    assert fast.attn(x, x, x)[1] is None
+    assert fast.attn(x, x, x, need_weights=True)[1] is not None
+    report.revert()
+    assert fast.attn(x, x, x)[1] is not None
+
+
+def segmentor():
+    from mmengine.registry import MODELS as ALL
+    from mmseg.utils import register_all_modules as register_all_of_mmseg
+
+    register_all_of_mmseg(init_default_scope=False)
+    config = small_detector(
+        ROOT / "configs" / "swin" / "mask2former_swin-t_8xb2-160k_ade20k-512x512.py"
+    )
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = ALL.build(config.model)
+    model.init_weights()
+    return model.eval()
+
+
+def samples_of(metas):
+    from mmseg.structures import SegDataSample
+
+    return [SegDataSample(metainfo=meta) for meta in metas]
+
+
+@torch.no_grad()
+def test_class_maps_of_queries(monkeypatch):
+    """Of images of other sizes than the network's input, padded and turned round, in bands of a few
+    rows: the stock class maps, but for ties of float32."""
+    from swin_backbone.ops import banded_argmax
+
+    monkeypatch.setattr(banded_argmax, "BAND", 150 * 96 * 7)
+    stock = segmentor()
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    assert "predictions" in {row.rewrite for row in report.replaced}
+    assert not [row for row in report.left if row.rewrite == "predictions"]
+    images = torch.randn(3, 3, 64, 96)
+    size = {"img_shape": (64, 96), "pad_shape": (64, 96)}
+    metas = [
+        {**size, "ori_shape": (64, 96)},
+        {**size, "ori_shape": (101, 50), "flip": True, "flip_direction": "vertical"},
+        {**size, "ori_shape": (40, 77), "padding_size": [0, 20, 0, 5]},
+    ]
+    expected, found = (model.predict(images, samples_of(metas)) for model in (stock, fast))
+    for own, right, meta in zip(found, expected, metas, strict=True):
+        assert own.pred_sem_seg.data.shape == (1, *meta["ori_shape"])
+        assert (own.pred_sem_seg.data == right.pred_sem_seg.data).float().mean() > 0.999
+        assert len(own.pred_sem_seg.data.unique()) > 1
+        assert "seg_logits" not in own
+    fast.test_cfg["keep_logits"] = True
+    assert "seg_logits" in fast.predict(images, samples_of(metas))[0]
+    report.revert()
+    assert "predict" not in fast.__dict__
