@@ -270,3 +270,23 @@ def test_class_maps_of_queries(monkeypatch):
     assert "seg_logits" in fast.predict(images, samples_of(metas))[0]
     report.revert()
     assert "predict" not in fast.__dict__
+
+
+def test_the_pixel_decoder():
+    """The same maps for several sizes, and no wait for those."""
+    stock = build_head().pixel_decoder
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast, deformable_attention=False)
+    assert "pixel_decoders" in {row.rewrite for row in report.replaced}
+    for rows, columns in ((16, 24), (24, 40), (16, 24)):
+        maps = [
+            torch.randn(2, channels, rows >> i, columns >> i)
+            for i, channels in enumerate((8, 16, 32, 64))
+        ]
+        (found, levels), (expected, others) = fast(maps), stock(maps)
+        torch.testing.assert_close([found, *levels], [expected, *others])
+    swin_backbone.accelerate(fast)
+    assert waits(lambda: fast(maps)) == 0
+    assert waits(lambda: stock(maps)) > 10
+    report.revert()
+    assert "forward" not in fast.__dict__
