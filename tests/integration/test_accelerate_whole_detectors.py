@@ -1,6 +1,7 @@
 """Losses of whole detectors, accelerated, against the stock ones."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -152,3 +153,12 @@ def test_losses_of_proposals(change):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9)
     report.revert()
     assert "loss_by_feat" not in fast.__dict__
+
+
+def test_the_hook_turns_cudnns_trials_off_for_detectors(monkeypatch):
+    from swin_backbone.openmmlab.accelerate_hook import AccelerateHook
+
+    for model, expected in ((build("mask-rcnn"), False), (torch.nn.Conv2d(3, 3, 3), True)):
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+        AccelerateHook().before_run(SimpleNamespace(model=model))
+        assert torch.backends.cudnn.benchmark is expected

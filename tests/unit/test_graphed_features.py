@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.graph_recorders import RunsAgain, StandInGraphHook
+from helpers.paths import ROOT
 
 from swin_backbone import accelerate, graph_features, graph_predictions
 
@@ -15,6 +16,8 @@ pytest.importorskip("torchvision")
 from benchmarking.detectors import draw_objects
 from benchmarking.segmentors import Task
 from helpers.tiny_detectors import tiny_config, tiny_detector
+
+CONFIG = "swin_det/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-1x_coco.py"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,26 @@ def test_the_hook_replays_a_detectors_features(stock):
     hook.after_train(runner)
     hook.after_run(runner)
     assert "extract_feat" not in vars(model)
+
+
+def test_few_shapes():
+    """With the option batches are padded to multiples of 128 pixels."""
+    from mmdet.models.data_preprocessors import DetDataPreprocessor
+    from mmengine.config import Config
+
+    config = Config.fromfile(ROOT / "configs" / CONFIG)
+    config.merge_from_dict(
+        Config.fromfile(ROOT / "configs" / "_base_" / "options" / "few_shapes_det.py").to_dict()
+    )
+    options = config.model.data_preprocessor
+    options.pop("type")
+    found = set()
+    for rows, columns in ((800, 1333), (769, 1290), (640, 1100), (700, 1025)):
+        images = [torch.zeros(3, rows, columns, dtype=torch.uint8)]
+        batch = DetDataPreprocessor(**options)({"inputs": images, "data_samples": None})
+        found.add(tuple(batch["inputs"].shape[2:]))
+    assert found == {(896, 1408), (640, 1152), (768, 1152)}
+    assert config.default_hooks.cuda_graphs.most_shapes == 16
 
 
 def test_on_a_cpu_it_says_why(stock):
