@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from swin_backbone import accelerate, compile_kernels, graph_features, graph_predictions, ops
+from swin_backbone import accelerate, compile_kernels, ops
 from swin_backbone.openmmlab.mmcv_ext import EXTENSION, FallbackFinder
 
 from .runners import Runner
@@ -42,13 +42,11 @@ class Way:
         ops: whose ops mmcv calls: ``'PyTorch'``: mmcv's own fallback for deformable attention, and
             torchvision's for boxes unless mmcv is compiled; ``'compiled'``: those of a compiled
             mmcv; ``'installed'``: whatever there is, which is this package's where mmcv has none.
-        graphs: whether backbone and neck are replayed as CUDA graphs.
     """
 
     backbone: str
     is_fast: bool = False
     ops: str = "installed"
-    graphs: bool = False
 
     def called_ops(self) -> str:
         """Whose ops run, for the table."""
@@ -66,7 +64,6 @@ WAYS = {
     "mmdet, accelerated": Way("SwinTransformer", is_fast=True),
     "SwinBackbone": Way("SwinBackbone"),
     "SwinBackbone, accelerated": Way("SwinBackbone", is_fast=True),
-    "SwinBackbone, accelerated, graphs": Way("SwinBackbone", is_fast=True, graphs=True),
 }
 
 
@@ -193,13 +190,11 @@ def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = T
     Kernels are compiled together unless ``compiles_ahead`` is false, and else as they start.
 
     Raises:
-        RuntimeError: if the way needs a compiled mmcv, or a GPU for graphs, and there is none.
+        RuntimeError: if the way needs a compiled mmcv and there is none.
     """
     way = WAYS[name]
     if way.ops == "compiled" and not has_compiled_ops():
         raise RuntimeError("mmcv has no compiled ops here")
-    if way.graphs and device != "cuda":
-        raise RuntimeError("CUDA graphs need a GPU")
     torch.manual_seed(0)
     model = build_detector(task.arch, way.backbone).to(device)
     if way.is_fast:
@@ -225,24 +220,7 @@ def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = T
     with_ops = pytorch_ops if way.ops == "PyTorch" else nullcontext
     if compiles_ahead:
         _compile(model, _within(with_ops, run))
-    step = _within(with_ops, step)
-    return Runner(name, model, images, _replayed(model, step, task) if way.graphs else step)
-
-
-def _replayed(model: nn.Module, step: Callable, task: Task) -> Callable:
-    """The step, which fails where nothing is replayed from the third time on."""
-    graphs = (graph_predictions if task.mode == "predict" else graph_features)(model)
-    calls = 0
-
-    def replayed():
-        nonlocal calls
-        found = step()
-        calls += 1
-        if graphs.reason is not None or (calls > 2 and not graphs.shapes):
-            raise RuntimeError(f"no graphs: {graphs.reason or 'the method is not called'}")
-        return found
-
-    return replayed
+    return Runner(name, model, images, _within(with_ops, step))
 
 
 def _within(context: Callable, function: Callable) -> Callable:

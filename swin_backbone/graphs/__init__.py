@@ -3,7 +3,6 @@
 Nothing here knows of any library's models; what a batch is, the caller says.
 """
 
-from .features import GraphedFeatures, graph_features
 from .graphed_losses import GraphedLosses
 from .predictions import GraphedPredictions, graph_predictions
 from .processes import Agreement, Averaging
@@ -14,10 +13,8 @@ __all__ = [
     "Averaging",
     "CaptureError",
     "CudaRecorder",
-    "GraphedFeatures",
     "GraphedLosses",
     "GraphedPredictions",
     "Recorder",
-    "graph_features",
     "graph_predictions",
 ]

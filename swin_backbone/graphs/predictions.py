@@ -1,4 +1,4 @@
-"""Predictions by graphs: what a model computes of images, for each size of image as one."""
+"""Predictions of mmseg's segmentors by graphs: backbone and heads of each size of image as one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels, why
 from .refusals import why_not_recorded
 from .training_state import Signature, unchanged
 
-#: What gets images, the first that a model has: a segmentor's all, a detector's backbone and neck.
-METHODS = ("encode_decode", "extract_feat")
 #: What a head reads of an image's metadata to resize its scores.
 READ = ("img_shape", "pad_shape")
 #: Passes before the capture.
@@ -27,7 +25,7 @@ class RecordedCall:
     """One function of a tensor, recorded.
 
     Args:
-        function: of a tensor, which gives a tensor or several.
+        function: tensor to tensor.
         example: of the shape that it gets.
         model: which it runs.
         recorder: of the graph.
@@ -38,7 +36,7 @@ class RecordedCall:
 
     def __init__(
         self,
-        function: Callable[[Tensor], Tensor | Sequence[Tensor]],
+        function: Callable[[Tensor], Tensor],
         example: Tensor,
         model: nn.Module,
         recorder: Recorder,
@@ -61,52 +59,33 @@ class RecordedCall:
         # Casts that autocast has in store are of weights as they were.
         with torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False):
             self._output = self._function(self._input)
-        several = isinstance(self._output, tuple | list)
-        if not all(
-            isinstance(one, Tensor) for one in (self._output if several else [self._output])
-        ):
-            raise CaptureError(f"the result is a {type(self._output).__name__}, not a tensor")
+        if not isinstance(self._output, Tensor):
+            raise CaptureError(f"scores are a {type(self._output).__name__}, not a tensor")
 
-    def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def __call__(self, x: Tensor) -> Tensor:
         """What the function gives for ``x``, in memory of its own."""
         self._input.copy_(x)
         self._replay()
-        if isinstance(self._output, Tensor):
-            return self._output.clone()
-        return tuple(one.clone() for one in self._output)
+        return self._output.clone()
 
 
 class GraphedPredictions:
     """What :func:`graph_predictions` did to a model, and the way back.
 
-    Args:
-        model: on one device.
-        recorder: of the graphs.
-        most: shapes that get one.
-        say: gets each message.
-        method: of the model, which gets images, and perhaps their metadata.
-
     Attributes:
         reason: why there are no graphs, or ``None``.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        recorder: Recorder,
-        most: int,
-        say: Callable[[str], None],
-        method: str = "encode_decode",
-    ):
+    def __init__(self, model: nn.Module, recorder: Recorder, most: int, say: Callable[[str], None]):
         self.model, self.recorder, self.most = model, recorder, most
-        self.method, self.reason = method, None
+        self.reason: str | None = None
         self._say = say
-        self._stock = getattr(model, method)
-        self._had = model.__dict__.get(method)
+        self._stock = model.encode_decode
+        self._had = model.__dict__.get("encode_decode")
         self._calls: dict[Hashable, RecordedCall] = {}
         self._seen: set[Hashable] = set()
         self._signature, self._is_watched = Signature(model), False
-        setattr(model, method, MethodType(_by(self), model))
+        model.encode_decode = MethodType(_encode_decode_by(self), model)
 
     @property
     def shapes(self) -> int:
@@ -116,35 +95,34 @@ class GraphedPredictions:
     def revert(self) -> None:
         """Give the model its own method again, and the graphs' memory back."""
         own = self.model.__dict__
-        if getattr(own.get(self.method), "graphs", None) is self:
-            del own[self.method]
+        if getattr(own.get("encode_decode"), "graphs", None) is self:
+            del own["encode_decode"]
             if self._had is not None:
-                own[self.method] = self._had
+                own["encode_decode"] = self._had
         self._calls, self._seen = {}, set()
 
-    def __call__(self, inputs: Tensor, metas: Sequence[dict] | None = None):
-        """The model's result, by a graph from the second batch of a shape on."""
-        given = () if metas is None else (metas,)
+    def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
+        """The model's, by a graph from the second batch of a shape on."""
         if self.reason is not None or not self._may(inputs):
-            return self._stock(inputs, *given)
+            return self._stock(inputs, batch_img_metas)
         if self._signature.has_changed():
             self._calls = {}
             self._is_watched = why_not_recorded(self.model) is not None
         if self._is_watched:
-            return self._stock(inputs, *given)
-        read = [type(some)({k: m[k] for k in READ if k in m} for m in some) for some in given]
-        key = self._key(inputs, *read)
+            return self._stock(inputs, batch_img_metas)
+        metas = type(batch_img_metas)({k: m[k] for k in READ if k in m} for m in batch_img_metas)
+        key = self._key(inputs, metas)
         call = self._calls.get(key)
         if call is None and key in self._seen and self.shapes < self.most:
-            call = self._record(key, inputs, read)
+            call = self._record(key, inputs, metas)
         self._remember(key)
-        return self._stock(inputs, *given) if call is None else call(inputs)
+        return self._stock(inputs, batch_img_metas) if call is None else call(inputs)
 
     def _may(self, inputs: Tensor) -> bool:
         quiet = not (self.model.training or torch.is_grad_enabled())
         return quiet and not hasattr(inputs, "valid_sizes") and starts_kernels()
 
-    def _key(self, inputs: Tensor, metas: Sequence[dict] = ()) -> Hashable:
+    def _key(self, inputs: Tensor, metas: Sequence[dict]) -> Hashable:
         kind = inputs.device.type
         modes = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         # Windows of an image have a torch.Size, which heads tell from a tuple.
@@ -156,9 +134,9 @@ class GraphedPredictions:
         if len(self._seen) < 1024:  # of images of many sizes, most come once
             self._seen.add(key)
 
-    def _record(self, key: Hashable, inputs: Tensor, given: list) -> RecordedCall | None:
+    def _record(self, key: Hashable, inputs: Tensor, metas) -> RecordedCall | None:
         try:
-            call = RecordedCall(lambda x: self._stock(x, *given), inputs, self.model, self.recorder)
+            call = RecordedCall(lambda x: self._stock(x, metas), inputs, self.model, self.recorder)
         except CaptureError as error:
             self.reason, self._calls = str(error), {}
             self._say(f"predictions go on without CUDA graphs: {self.reason}")
@@ -173,16 +151,16 @@ class GraphedPredictions:
         return call
 
 
-def _by(graphs: GraphedPredictions):
+def _encode_decode_by(graphs: GraphedPredictions):
     """A method of the model, which a copy of the model takes over without the graphs."""
 
-    def method(model: nn.Module, *arguments, **options):
-        if model is not graphs.model or options:
-            return getattr(type(model), graphs.method)(model, *arguments, **options)
-        return graphs(*arguments)
+    def encode_decode(model: nn.Module, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
+        if model is not graphs.model:
+            return type(model).encode_decode(model, inputs, batch_img_metas)
+        return graphs.encode_decode(inputs, batch_img_metas)
 
-    method.graphs = graphs
-    return method
+    encode_decode.graphs = graphs
+    return encode_decode
 
 
 def graph_predictions(
@@ -191,17 +169,17 @@ def graph_predictions(
     recorder: Recorder | None = None,
     say: Callable[[str], None] = LOG.info,
 ) -> GraphedPredictions:
-    """Replay predictions as CUDA graphs, for sizes of images that come again.
+    """Replay a segmentor's predictions as CUDA graphs, for sizes of images that come again.
 
         graphs = swin_backbone.graph_predictions(model)   # after swin_backbone.accelerate(model)
         graphs.revert()
 
-    Only what is computed of images is replayed, in evaluation and without gradients: of a segmentor
-    backbone, neck and head, of a detector backbone and neck. Weights may change between
-    predictions. Where nothing can be captured, predictions go on as before.
+    Only what is computed of images (backbone, neck and head) is replayed, in evaluation and without
+    gradients. Weights may change between predictions. Where nothing can be captured, predictions
+    go on as before.
 
     Args:
-        model: a segmentor of mmseg or a detector of mmdet, on a GPU.
+        model: a segmentor of mmseg, on a GPU.
         most_shapes: batches of so many shapes get a graph, each when it comes a second time.
         recorder: of the graphs; by default CUDA's.
         say: gets each message, once.
@@ -210,14 +188,12 @@ def graph_predictions(
         What takes it back, with the reason if nothing can be captured.
 
     Raises:
-        TypeError: if ``model`` is no module with ``encode_decode`` or ``extract_feat``.
+        TypeError: if ``model`` is no module with ``encode_decode``.
         ValueError: if ``most_shapes`` is below 1.
     """
-    methods = [name for name in METHODS if callable(getattr(model, name, None))]
-    if not isinstance(model, nn.Module) or not methods:
+    if not isinstance(model, nn.Module) or not callable(getattr(model, "encode_decode", None)):
         raise TypeError(
-            f"model must be a segmentor of mmseg or a detector of mmdet, with "
-            f"{' or '.join(METHODS)}, got {type(model).__name__}"
+            f"model must be a segmentor of mmseg, with encode_decode, got {type(model).__name__}"
         )
     if isinstance(most_shapes, bool) or not isinstance(most_shapes, int) or most_shapes < 1:
         raise ValueError(f"most_shapes must be an integer of at least 1, got {most_shapes!r}")
@@ -228,7 +204,7 @@ def graph_predictions(
             recorder = CudaRecorder(device)
         else:
             reason = f"the model is on a {device.type}, and graphs are CUDA's"
-    graphs = GraphedPredictions(model, recorder, most_shapes, say, methods[0])
+    graphs = GraphedPredictions(model, recorder, most_shapes, say)
     if reason is not None:
         graphs.reason = reason
         say(f"predictions go on without CUDA graphs: {reason}")

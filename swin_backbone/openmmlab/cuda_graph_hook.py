@@ -1,4 +1,4 @@
-"""Train a run's segmentor or detector by CUDA graphs: one line of a config."""
+"""Train a run's segmentor by CUDA graphs: one line of a config."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from ..graphs import (
     Agreement,
     Averaging,
     CudaRecorder,
-    GraphedFeatures,
     GraphedLosses,
     GraphedPredictions,
     Recorder,
-    graph_features,
     graph_predictions,
 )
 from ..graphs.refusals import why_not_averaged, why_not_recorded
@@ -30,8 +28,7 @@ from .gradient_compression import compressed_dtype
 
 @HOOKS.register_module()
 class CudaGraphHook(Hook):
-    """Replay forward pass, losses and backward pass of a segmentor as CUDA graphs; of a detector
-    those of backbone and neck.
+    """Replay forward pass, losses and backward pass of a segmentor as CUDA graphs.
 
         custom_hooks = [dict(type="CudaGraphHook")]
 
@@ -60,7 +57,6 @@ class CudaGraphHook(Hook):
         self.most_shapes, self.bucket_bytes = most_shapes, int(bucket_mb * 2**20)
         self.predictions = predictions
         self.graphs: GraphedLosses | None = None
-        self.features: GraphedFeatures | None = None
         self.predicting: GraphedPredictions | None = None
         self._undo = self._refused = None
 
@@ -71,11 +67,7 @@ class CudaGraphHook(Hook):
         return CudaRecorder(device)
 
     def before_train(self, runner) -> None:
-        """Give the model a ``forward`` that replays graphs, a detector an ``extract_feat``; weights
-        have been loaded by now."""
-        if _is_detector(_unwrapped(runner.model)):
-            self._graph_features(runner.model)
-            return
+        """Give the model a ``forward`` that replays graphs; weights have been loaded by now."""
         found = self._prepare(runner.model)
         if isinstance(found, str):
             self._refuse(found)
@@ -89,18 +81,6 @@ class CudaGraphHook(Hook):
             self._undo()
             self.graphs.release()
             self._undo = self.graphs = None
-        if self.features is not None:
-            self.features.revert()
-            self.features = None
-
-    def _graph_features(self, model: nn.Module) -> None:
-        recorder = self.recorder(next(model.parameters()).device)
-        if isinstance(recorder, str):
-            self._refuse(recorder)
-        elif not _is_detector(model) or get_world_size() > 1:
-            self._refuse("a detector's are for one process")
-        else:
-            self.features = graph_features(model, self.most_shapes, recorder, _say)
 
     def before_run(self, runner) -> None:
         """Have predictions replayed, in validation, in tests and between them."""
@@ -152,16 +132,10 @@ def _unwrapped(wrapper: nn.Module) -> nn.Module:
 
 
 def _that_predicts(model: nn.Module) -> nn.Module | None:
-    """The segmentor or detector in what wraps it: for several processes, or to see images several
-    times."""
-    while model is not None and not (hasattr(model, "encode_decode") or _is_detector(model)):
+    """The segmentor in what wraps it: for several processes, or to see images several times."""
+    while model is not None and not hasattr(model, "encode_decode"):
         model = getattr(model, "module", None)
     return model
-
-
-def _is_detector(model: nn.Module) -> bool:
-    stock = imported("mmdet.models.detectors.base", "BaseDetector")
-    return stock is not None and isinstance(model, stock)
 
 
 def _why_not(wrapper: nn.Module, model: nn.Module) -> str | None:

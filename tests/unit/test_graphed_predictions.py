@@ -131,5 +131,5 @@ def test_what_cannot_be_recorded_says_why_once(model):
 def test_arguments_are_checked(model, value):
     with pytest.raises(ValueError, match="most_shapes must be an integer of at least 1"):
         graph_predictions(model, value)
-    with pytest.raises(TypeError, match="encode_decode or extract_feat"):
+    with pytest.raises(TypeError, match="must be a segmentor of mmseg"):
         graph_predictions(torch.nn.Linear(1, 1))
