@@ -1,22 +1,25 @@
 """Measure how training scales with the number of GPUs of one machine (or of processes on a CPU).
 
     python benchmarks/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
-        [--batch 2 4 16] [--strategy ddp graphs fsdp] [--size 512] [--norm SyncBN] [--stock]
+        [--batch 2 4 16] [--strategy ddp graphs fsdp fsdp2] [--size 512] [--norm SyncBN] [--stock]
         [--bucket-mb 25] [--gradients bfloat16]
 
 Swin + UPerNet, accelerated (or with ``--stock`` as mmseg builds it), trains on random images that
 are on the GPU already, in bfloat16 (float32 on the CPU), everything else as configured: AdamW,
 SyncBN in the heads (which ``--norm BN`` makes each process's own, to see what it costs).
-``graphs`` is DDP whose steps are replayed as CUDA graphs. For each setting: images a second of all
-processes, efficiency (images a second a process, against one process), the host's own time in a
-step, peak memory of a process, and communication: the time of NCCL's kernels (gloo's calls) in a
-step, whether computation hides it or not. Writes ``OUT/scaling.json``, ``OUT/scaling.md``,
-``OUT/scaling.png``.
+``graphs`` is DDP whose steps are replayed as CUDA graphs; ``fsdp2`` is ``fully_shard``, on GPUs
+with blocks that travel in bfloat16, and gradients in float32 or what ``--gradients`` says. For each
+setting: images a second of all processes, efficiency (images a second a process, against one
+process), the host's own time in a step, peak memory of a process, and communication: the time of
+NCCL's kernels (gloo's calls) in a step, whether computation hides it or not. Prints a row of CSV
+for each setting as soon as it has been measured, and writes ``OUT/scaling.csv``, ``.json``, ``.md``
+and ``.png``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import itertools
 import json
@@ -45,6 +48,7 @@ from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.model.arguments import ARCHITECTURES
+from swin_backbone.model.sharding import UNIT_MB, shard
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
 from swin_backbone.openmmlab.gradient_compression import COMPRESSIONS, CompressGradientsHook
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
@@ -59,7 +63,10 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Channels, depths and heads; 'nano' is for trying this script.
 SIZES = {**ARCHITECTURES, "nano": (8, (1, 1, 1, 1), (1, 1, 2, 2))}
 CUDA = torch.cuda.is_available()
-STRATEGIES = ["ddp", "graphs", "fsdp"]
+STRATEGIES = ["ddp", "graphs", "fsdp", "fsdp2"]
+#: Columns of the table that grows as settings are measured.
+COLUMNS = ["arch", "batch", "strategy", "processes", "images_per_second", "seconds"]
+COLUMNS += ["host_seconds", "communication", "peak_memory_mib", "device", "error"]
 #: Steps that are timed together: the host may run ahead of the GPU, as it does in a training.
 IN_A_ROW = 4
 console = Console(stderr=True, width=160)
@@ -114,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if CUDA and max(numbers) > gpus:
         raise ValueError(f"--processes {max(numbers)}: this machine has {gpus} GPUs")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    add_line(arguments.out / "scaling.csv", COLUMNS, "w")
     rows, failed = [], False
     for number in sorted(numbers):
         found, code = launch(number, arguments, argv)
@@ -166,10 +174,21 @@ def work(arguments: argparse.Namespace) -> None:
         every: list = [None] * dist.get_world_size()
         dist.all_gather_object(every, row)
         if dist.get_rank() == 0:
+            row = together(every)
             with arguments.worker.open("a") as file:
-                file.write(json.dumps(together(every)) + "\n")
+                file.write(json.dumps(row) + "\n")
+            add_line(arguments.out / "scaling.csv", [row.get(name, "") for name in COLUMNS])
     dist.barrier()
     dist.destroy_process_group()
+
+
+def add_line(path: Path, values: Sequence, mode: str = "a") -> None:
+    """A line of CSV, into a file and for who watches."""
+    values = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
+    with path.open(mode, newline="") as file:
+        csv.writer(file).writerow(values)
+    csv.writer(sys.stdout).writerow(values)
+    sys.stdout.flush()
 
 
 def together(every: list[dict]) -> dict:
@@ -189,6 +208,8 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     model = wrap(build(arch, arguments), strategy, device, arguments)
+    if not arguments.stock:
+        accelerate(model)  # on the device, as in a run
     runner = SimpleNamespace(model=model)
     hook = CudaGraphHook(bucket_mb=arguments.bucket_mb, predictions=False)
     if strategy == "graphs":
@@ -239,8 +260,6 @@ def build(arch: str, arguments: argparse.Namespace) -> nn.Module:
     model = MODELS.build(cfg)
     if not CUDA or arguments.norm != "SyncBN":
         model = revert_sync_batchnorm(model)
-    if not arguments.stock:
-        accelerate(model)
     return model
 
 
@@ -248,6 +267,9 @@ def wrap(
     model: nn.Module, strategy: str, device: torch.device, arguments: argparse.Namespace
 ) -> nn.Module:
     """The model, spread over the processes, on this process's device."""
+    if strategy == "fsdp2":
+        types = torch.bfloat16, getattr(torch, arguments.gradients or "float32")
+        return shard(model.to(device), device.type, UNIT_MB, *(types if CUDA else ()))
     if strategy != "fsdp":
         model = DistributedDataParallel(
             model.to(device),
@@ -393,7 +415,7 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.plot(
             *zip(*points, strict=True) if points else ([], []),
             color=colours[arch],
-            linestyle=dict(zip(STRATEGIES, ("-", ":", "--"), strict=True))[strategy],
+            linestyle=dict(zip(STRATEGIES, ("-", ":", "--", "-."), strict=True))[strategy],
             marker="os^v"[batches.index(batch) % 4],
             label=f"{arch}, batch {batch}, {strategy.upper()}",
         )

@@ -4,7 +4,7 @@ from .acceleration import accelerate
 from .acceleration.compile_ahead import compile_kernels
 from .checkpoints import list_checkpoints
 from .config_files import config_path, list_configs
-from .graphs import graph_predictions
+from .graphs import graph_backbone, graph_predictions
 from .model.backbone import SwinBackbone
 from .model.create import create
 from .model.explain import explain
@@ -22,6 +22,7 @@ __all__ = [
     "config_path",
     "create",
     "explain",
+    "graph_backbone",
     "graph_predictions",
     "list_architectures",
     "list_checkpoints",

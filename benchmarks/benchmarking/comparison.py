@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from swin_backbone import compile_kernels
 from swin_backbone.device_memory import peak_on_gpu
 from swin_backbone.inference.timing import Deadline, calls_in_a_turn, interleave, wall_seconds
 
 from . import memory
-from .cases import Architecture, Case, matmul_precision
+from .cases import Case, matmul_precision
 from .implementations import Implementation
+from .interruption import TimeIsUp, interrupted_at
 from .results import TIME_LIMIT, CaseResult, Row
 from .roofline import count_floor
 from .steps import EAGER, NEED_COMPILER, Step, check_maps, executions, make_step
@@ -69,7 +71,7 @@ def plan(
             [
                 Row(implementation.name, execution, reason=TIME_LIMIT)
                 for implementation in implementations
-                for execution in executions(case, implementation.is_ours, with_compiled)
+                for execution in executions(case, implementation, with_compiled)
             ],
         )
         for case in cases
@@ -88,7 +90,7 @@ def measure_all(
         each result as soon as it has changed.
     """
     for with_compiled in (False, True) if options.with_compiled else (False,):
-        by_models = itertools.groupby(results, key=lambda r: (r.case.arch, r.case.size))
+        by_models = itertools.groupby(results, key=lambda r: (r.case.architecture, r.case.size))
         for _, group in by_models:
             models: dict[str, nn.Module | str] = {}
             for result in group:
@@ -122,26 +124,42 @@ def measure_case(
     todo = [
         (Row(implementation.name, execution), implementation)
         for implementation in implementations
-        for execution in executions(case, implementation.is_ours, with_compiled)
+        for execution in executions(case, implementation, with_compiled)
     ]
     todo.sort(key=lambda item: item[0].execution in NEED_COMPILER)  # else in the order given
-    contenders = []
-    with matmul_precision(case.dtype):
-        images = case.images()
-        load_libraries(case)
-        for row, implementation in todo:
-            if options.deadline.passed:
-                row.reason = TIME_LIMIT
-            elif contender := prepare(row, implementation, models, images, case, options):
-                contenders.append(contender)
-            options.say(f"  {row.label}: {row.reason or f'first call {row.first_call:.2f} s'}")
-        start, rounds = options.deadline.elapsed, 0
-        for rounds in interleave(contenders, case.device, options.repeats, options.deadline):
-            options.say(f"  round {rounds} of {options.repeats}")
-        options.say(f"  {rounds} rounds took {options.deadline.elapsed - start:.1f} s")
+    try:
+        with matmul_precision(case.dtype), interrupted_at(options.deadline):
+            take_turns(todo, models, case, options)
+    except TimeIsUp:
+        options.say("  the time limit has passed")
     if with_compiled:
         torch.compiler.reset()  # else the next case would begin with what this one compiled
-    return [row for row, _ in todo]
+    rows = [row for row, _ in todo]
+    for row in rows:
+        if not row.samples and not row.reason:
+            row.reason = TIME_LIMIT
+    return rows
+
+
+def take_turns(
+    todo: Sequence[tuple[Row, Implementation]],
+    models: dict[str, nn.Module | str],
+    case: Case,
+    options: Options,
+) -> None:
+    """Prepare everyone, then time them in rounds; what comes out is in the rows."""
+    contenders, images = [], case.images()
+    load_libraries(case)
+    for row, implementation in todo:
+        if options.deadline.passed:
+            row.reason = TIME_LIMIT
+        elif contender := prepare(row, implementation, models, images, case, options):
+            contenders.append(contender)
+        options.say(f"  {row.label}: {row.reason or f'first call {row.first_call:.2f} s'}")
+    start, rounds = options.deadline.elapsed, 0
+    for rounds in interleave(contenders, case.device, options.repeats, options.deadline):
+        options.say(f"  round {rounds} of {options.repeats}")
+    options.say(f"  {rounds} rounds took {options.deadline.elapsed - start:.1f} s")
 
 
 def load_libraries(case: Case) -> None:
@@ -177,7 +195,7 @@ def prepare(
     row.parameters = sum(parameter.numel() for parameter in model.parameters())
     contender = None
     try:
-        contender = warm_up(row, model, images, case)
+        contender = warm_up(row, model, images, case, implementation.is_ours)
         row.peak_bytes = measure_memory(row, contender, images, case, options)
     except Exception as error:
         row.reason = describe_error(error)
@@ -191,18 +209,23 @@ def prepare(
 def build_or_reason(implementation: Implementation, case: Case) -> nn.Module | str:
     """The model on the device, or why there is none."""
     try:
-        return implementation.build(Architecture.named(case.arch), case.size).to(case.device)
+        return implementation.build(case.architecture, case.size).to(case.device)
     except ImportError as error:
         return f"not installed: {describe_error(error)}"
     except Exception as error:
         return describe_error(error)
 
 
-def warm_up(row: Row, model: nn.Module, images: Tensor, case: Case) -> Contender:
-    """Call often enough that everything is compiled and cached, and check the maps."""
+def warm_up(row: Row, model: nn.Module, images: Tensor, case: Case, is_ours: bool) -> Contender:
+    """Call often enough that everything is compiled and cached, and check the maps.
+
+    Our kernels are compiled together, as training compiles them, in the first call's time.
+    """
 
     def first_call():
         step = make_step(model, images, case, row.execution)
+        if is_ours and row.execution == EAGER:
+            compile_kernels(model, step)
         return step, step()
 
     row.first_call, (step, maps) = wall_seconds(first_call, case.device)
@@ -218,7 +241,7 @@ def measure_memory(
 ) -> int | None:
     """Peak bytes where they can be told; a CUDA graph's memory was taken when it was recorded."""
     if case.device == "cuda":
-        has_graph = "graph" in row.execution
+        has_graph = "graph" in row.label
         return None if has_graph else peak_on_gpu(contender.model, images, contender.step)
     if options.cpu_memory and row.execution == EAGER:
         return memory.peak_on_cpu(row.implementation, case)

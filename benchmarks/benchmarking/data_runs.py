@@ -31,7 +31,13 @@ CONFIGS = {
     "Cityscapes": "swin/swin-tiny-patch4-window7-in1k-pre_upernet_4xb2-80k_cityscapes-512x1024.py",
 }
 #: What a whole run is trained with. Both compute in bfloat16.
-WAYS = {"stock": ("amp_bf16",), "fast": ("fast",), "model": ("fast",), "data": ("amp_bf16",)}
+WAYS = {
+    "stock": ("amp_bf16",),
+    "fast": ("fast",),
+    "graphs": ("fast", "cuda_graphs"),
+    "model": ("fast",),
+    "data": ("amp_bf16",),
+}
 
 
 def measure_runs(arguments: argparse.Namespace) -> Iterator[dict]:

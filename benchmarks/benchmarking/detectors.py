@@ -42,11 +42,13 @@ class Way:
         ops: whose ops mmcv calls: ``'PyTorch'``: mmcv's own fallback for deformable attention, and
             torchvision's for boxes unless mmcv is compiled; ``'compiled'``: those of a compiled
             mmcv; ``'installed'``: whatever there is, which is this package's where mmcv has none.
+        graphs: whether backbone and neck are replayed as CUDA graphs.
     """
 
     backbone: str
     is_fast: bool = False
     ops: str = "installed"
+    graphs: bool = False
 
     def called_ops(self) -> str:
         """Whose ops run, for the table."""
@@ -64,6 +66,7 @@ WAYS = {
     "mmdet, accelerated": Way("SwinTransformer", is_fast=True),
     "SwinBackbone": Way("SwinBackbone"),
     "SwinBackbone, accelerated": Way("SwinBackbone", is_fast=True),
+    "SwinBackbone, accelerated, graphs": Way("SwinBackbone", is_fast=True, graphs=True),
 }
 
 
@@ -190,15 +193,17 @@ def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = T
     Kernels are compiled together unless ``compiles_ahead`` is false, and else as they start.
 
     Raises:
-        RuntimeError: if the way needs a compiled mmcv and there is none.
+        RuntimeError: if the way needs a compiled mmcv, or a GPU for graphs, and there is none.
     """
     way = WAYS[name]
     if way.ops == "compiled" and not has_compiled_ops():
         raise RuntimeError("mmcv has no compiled ops here")
+    if way.graphs and device != "cuda":
+        raise RuntimeError("CUDA graphs need a GPU")
     torch.manual_seed(0)
     model = build_detector(task.arch, way.backbone).to(device)
     if way.is_fast:
-        accelerate(model)
+        accelerate(model, graphs=way.graphs)
     images = torch.randn(task.batch, 3, *task.size, device=device)
     samples = draw_samples(task, device)
     if task.mode == "predict":

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib import metadata
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from swin_backbone import SwinBackbone
+from swin_backbone import SwinBackbone, graph_backbone
 from swin_backbone.ops import BACKENDS
 
-from .cases import DROP_PATH_RATE, WINDOW, Architecture
+from .cases import DROP_PATH_RATE, Architecture
 
 
 class Implementation(NamedTuple):
@@ -34,6 +35,11 @@ class Implementation(NamedTuple):
     def is_ours(self) -> bool:
         return self.package == "swin-backbone"
 
+    @property
+    def has_own_graphs(self) -> bool:
+        """Whether a call replays CUDA graphs by itself."""
+        return self.name == "ours:graphs"
+
     def version(self) -> str | None:
         """Version of the installed package, classic and maintained OpenMMLab lines alike."""
         for package in (self.package, f"onedl-{self.package}"):
@@ -46,10 +52,22 @@ class Implementation(NamedTuple):
 
 def _ours(backend: str) -> Implementation:
     def build(arch: Architecture, size: tuple[int, int]) -> nn.Module:
-        return SwinBackbone(**_in_mmseg_arguments(arch), backend=backend)
+        return SwinBackbone(**_in_mmseg_arguments(arch), backend=backend, version=arch.version)
 
     name = "ours" if backend == "auto" else f"ours:{backend}"
     return Implementation(name, "swin-backbone", build)
+
+
+def _ours_by_graphs(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    """Ours by CUDA graphs, in training too; a call that is not replayed is an error."""
+
+    def say(message: str, level: int) -> None:
+        if level >= logging.WARNING:
+            raise RuntimeError(message)
+
+    model = _ours("auto").build(arch, size)
+    graph_backbone(model, say=say)
+    return model
 
 
 def _in_mmseg_arguments(arch: Architecture) -> dict:
@@ -57,18 +75,25 @@ def _in_mmseg_arguments(arch: Architecture) -> dict:
         "embed_dims": arch.embed_dims,
         "depths": arch.depths,
         "num_heads": arch.num_heads,
-        "window_size": WINDOW,
+        "window_size": arch.window,
         "drop_path_rate": DROP_PATH_RATE,
     }
 
 
+def _only_v1(package: str, arch: Architecture) -> None:
+    if arch.version != "v1":
+        raise ValueError(f"{package} has no Swin {arch.version.upper()}")
+
+
 def _build_mmseg(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    _only_v1("mmseg", arch)
     from mmseg.models.backbones import SwinTransformer
 
     return SwinTransformer(**_in_mmseg_arguments(arch))
 
 
 def _build_mmdet(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    _only_v1("mmdet", arch)
     from mmdet.models.backbones import SwinTransformer
 
     return SwinTransformer(**_in_mmseg_arguments(arch))
@@ -81,21 +106,24 @@ def _timm(name: str, fused: bool, note: str) -> Implementation:
 
         # Read when modules are made. Swin's fused attention counts as experimental.
         set_fused_attn(fused, experimental=fused)
+        names = {"v1": "swin_tiny_patch4_window7_224", "v2": "swinv2_tiny_window8_256"}
         try:
             model = timm.create_model(
-                "swin_tiny_patch4_window7_224",
+                names[arch.version],
                 features_only=True,
                 out_indices=(0, 1, 2, 3),
                 img_size=size,
                 embed_dim=arch.embed_dims,
                 depths=arch.depths,
                 num_heads=arch.num_heads,
-                window_size=WINDOW,
+                window_size=arch.window,
                 always_partition=True,  # keep the window where a map is smaller
                 drop_path_rate=DROP_PATH_RATE,
             )
         finally:
             set_fused_attn(True)
+        if fused and not any(getattr(module, "fused_attn", False) for module in model.modules()):
+            raise ValueError(f"timm has no fused attention for Swin {arch.version.upper()}")
         return _ChannelsFirst(model)
 
     return Implementation(name, "timm", build, f"{note}; no output norms; masks stored for a size")
@@ -113,15 +141,22 @@ class _ChannelsFirst(nn.Module):
 
 
 def _build_torchvision(arch: Architecture, size: tuple[int, int]) -> nn.Module:
-    from torchvision.models.swin_transformer import SwinTransformer
+    from torchvision.models import swin_transformer
 
-    model = SwinTransformer(
+    layers = {"block": swin_transformer.SwinTransformerBlock}
+    if arch.version == "v2":
+        layers = {
+            "block": swin_transformer.SwinTransformerBlockV2,
+            "downsample_layer": swin_transformer.PatchMergingV2,
+        }
+    model = swin_transformer.SwinTransformer(
         patch_size=[4, 4],
         embed_dim=arch.embed_dims,
         depths=list(arch.depths),
         num_heads=list(arch.num_heads),
-        window_size=[WINDOW, WINDOW],
+        window_size=[arch.window, arch.window],
         stochastic_depth_prob=DROP_PATH_RATE,
+        **layers,
     )
     return _ChannelsFirst(_StageMaps(model.features))
 
@@ -143,18 +178,19 @@ class _StageMaps(nn.Module):
 
 
 def _build_transformers(arch: Architecture, size: tuple[int, int]) -> nn.Module:
-    from transformers import SwinBackbone as TransformersBackbone
-    from transformers import SwinConfig
+    import transformers
 
-    config = SwinConfig(
+    prefix = {"v1": "Swin", "v2": "Swinv2"}[arch.version]
+    config = getattr(transformers, f"{prefix}Config")(
+        image_size=size,  # V2's windows and shifts follow from it
         embed_dim=arch.embed_dims,
         depths=list(arch.depths),
         num_heads=list(arch.num_heads),
-        window_size=WINDOW,
+        window_size=arch.window,
         drop_path_rate=DROP_PATH_RATE,
         out_features=[f"stage{index}" for index in range(1, 5)],
     )
-    return _FeatureMaps(TransformersBackbone(config))
+    return _FeatureMaps(getattr(transformers, f"{prefix}Backbone")(config))
 
 
 class _FeatureMaps(nn.Module):
@@ -179,10 +215,15 @@ _PEERS = (
     ),
 )
 
-#: Every implementation by name: ours with each backend, then the peers.
+#: Every implementation by name: ours, by CUDA graphs too and with each backend, then the peers.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     implementation.name: implementation
-    for implementation in (_ours("auto"), *map(_ours, BACKENDS), *_PEERS)
+    for implementation in (
+        _ours("auto"),
+        Implementation("ours:graphs", "swin-backbone", _ours_by_graphs, "graph_backbone"),
+        *map(_ours, BACKENDS),
+        *_PEERS,
+    )
 }
 #: What is compared unless asked otherwise.
 DEFAULT_IMPLEMENTATIONS = ("ours", *(peer.name for peer in _PEERS))

@@ -24,7 +24,7 @@ def peak_on_cpu(name: str, case: Case) -> int:
 def _growth(name: str, case: Case, threads: int) -> int:
     torch.set_num_threads(threads)
     build = IMPLEMENTATIONS[name].build
-    arch = Architecture.named(case.arch)
+    arch = case.architecture
     build(Architecture(8, (1,) * 4, (1,) * 4), (32, 32))  # imports what it needs
     before = _status_bytes("VmRSS")
     step = make_step(build(arch, case.size), case.images(), case, EAGER)

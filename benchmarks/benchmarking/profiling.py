@@ -7,7 +7,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,11 +15,14 @@ from rich.table import Table
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from swin_backbone import compile_kernels
 from swin_backbone.atomic_files import write_text
 from swin_backbone.inference.timing import seconds
 
-from .cases import Architecture, Case, matmul_precision
+from .cases import Case, matmul_precision
 from .implementations import Implementation
+from .kernel_work import floors, flops_of_torch, recorded_work
+from .roofline import Ceilings
 from .steps import EAGER, Step, make_step
 
 #: Kinds of work and what their kernels or operators have in their names; the first match counts.
@@ -46,12 +49,16 @@ class Entry:
         group: a key of :data:`GROUPS`.
         seconds: its own time in one step.
         calls: how often it ran in one step.
+        floor: the least time that the ceilings allow it in one step; ``None`` where it is unknown.
+        bound: what binds it by that.
     """
 
     name: str
     group: str
     seconds: float
     calls: int
+    floor: float | None = None
+    bound: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,14 @@ class Profile:
         wall: median seconds of a step without the profiler.
         busy: seconds of a step in which the device computed.
         entries: kernels or operators, the longest first.
+        products_floor: the least time of PyTorch's own products; ``None`` where it is unknown.
     """
 
     title: str
     wall: float
     busy: float
     entries: list[Entry]
+    products_floor: float | None = None
 
     @property
     def idle(self) -> float:
@@ -83,16 +92,39 @@ class Profile:
         }
         return {name: total for name, total in totals.items() if total}
 
+    def torch_products(self) -> float:
+        """Seconds of products by kernels that are not the package's."""
+        return sum(e.seconds for e in self.entries if e.group == "matmul" and e.floor is None)
 
-def profile_case(implementation: Implementation, case: Case, title: str, steps: int = 5) -> Profile:
-    """Run and take apart the eager step of one implementation."""
-    model = implementation.build(Architecture.named(case.arch), case.size).to(case.device)
+
+def profile_case(
+    implementation: Implementation, case: Case, title: str, ceilings: Ceilings, steps: int = 5
+) -> Profile:
+    """Run and take apart the eager step of one implementation, with the floor of each kernel."""
+    model = implementation.build(case.architecture, case.size).to(case.device)
     with matmul_precision(case.dtype):
         step = make_step(model, case.images(), case, EAGER)
+        if implementation.is_ours:
+            compile_kernels(model, step)
         for _ in range(3):
             step()
         wall = statistics.median(seconds(step, case.device) for _ in range(steps))
-        return take_apart(step, case.device, wall, title, steps)
+        return with_floors(take_apart(step, case.device, wall, title, steps), step, ceilings)
+
+
+def with_floors(found: Profile, step: Step, ceilings: Ceilings) -> Profile:
+    """``found`` with the floors of the kernels that ``step`` starts and of PyTorch's products."""
+    # Shapes cost the host time: not in the profile whose times count.
+    options = {"activities": [ProfilerActivity.CPU], "record_shapes": True, "with_flops": True}
+    with recorded_work() as works, profile(**options) as profiler:
+        step()
+    known = floors(works, ceilings)
+    entries = [
+        replace(entry, floor=known[entry.name].seconds, bound=known[entry.name].bound)
+        if entry.name in known else entry for entry in found.entries
+    ]  # fmt: skip
+    products = flops_of_torch(profiler.events()) / ceilings.product
+    return replace(found, entries=entries, products_floor=products)
 
 
 def take_apart(step: Step, device: str, wall: float, title: str, steps: int) -> Profile:
@@ -164,27 +196,35 @@ def short_name(name: str) -> str:
     return f"{head} [{purposes[0]}]" if purposes else head
 
 
-def as_table(result: Profile, most: int = 25) -> Table:
-    """The longest entries and the groups, for the terminal."""
+def as_table(result: Profile, most: int = 40) -> Table:
+    """The longest entries and the groups, for the terminal; floors where there are any."""
+    has_floors = result.products_floor is not None
     table = Table(title=result.title, title_justify="left")
     table.add_column("kernel or operator")
-    for name in ("group", "ms", "share", "calls"):
+    names = ("group", "ms", "share", "calls", *(("floor, ms", "x floor", "bound by") * has_floors))
+    for name in names:
         table.add_column(name, justify="right")
+
+    def add(name: str, group: str, seconds: float, calls: str = "", floor=None, bound="") -> None:
+        cells = [name, group, f"{1e3 * seconds:.3f}", f"{seconds / result.wall:.1%}", calls]
+        if floor:
+            cells += [f"{1e3 * floor:.3f}", f"{seconds / floor:.1f}", bound]
+        table.add_row(*cells)
+
     for entry in result.entries[:most]:
-        table.add_row(
-            entry.name,
-            entry.group,
-            f"{1e3 * entry.seconds:.3f}",
-            f"{entry.seconds / result.wall:.1%}",
-            str(entry.calls),
-        )
+        add(entry.name, entry.group, entry.seconds, str(entry.calls), entry.floor, entry.bound)
     table.add_section()
     for name, total in result.groups().items():
-        table.add_row(f"all {name}", "", f"{1e3 * total:.3f}", f"{total / result.wall:.1%}", "")
-    table.add_row(
-        "device busy", "", f"{1e3 * result.busy:.3f}", f"{result.busy / result.wall:.1%}", ""
-    )
-    table.add_row("step, without the profiler", "", f"{1e3 * result.wall:.3f}", "100%", "")
+        add(f"all {name}", "", total)
+    if has_floors:
+        add("PyTorch's own products", "", result.torch_products(), "",
+            result.products_floor, "products")  # fmt: skip
+    known = [entry for entry in result.entries if entry.floor]
+    if known:
+        total, floor = (sum(getattr(e, name) for e in known) for name in ("seconds", "floor"))
+        add("all kernels with a floor", "", total, "", floor)
+    add("device busy", "", result.busy)
+    add("step, without the profiler", "", result.wall)
     return table
 
 

@@ -9,11 +9,14 @@ pass: it reads its input once and writes its output once, in the precision of th
 weights are read once, in float32. The backward pass reads each layer's input (what lies between is
 recomputed) and its output's gradient, and writes its input's gradient; images and weights are read
 again, and the gradients of the weights written in float32.
+
+*Exponentials* are of the single kernels of a profile alone (:mod:`.kernel_work`).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -36,6 +39,8 @@ class Ceilings:
         product: operations a second of a large square matrix product of random numbers.
         copy_bytes: bytes of the copied tensor.
         product_size: rows of the matrices.
+        exponentials: a second, by the units that compute nothing else; infinite where there are
+            none.
     """
 
     dtype: str
@@ -43,6 +48,7 @@ class Ceilings:
     product: float
     copy_bytes: int
     product_size: int
+    exponentials: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,19 @@ class Floor:
         return max(self.flops / ceilings.product, self.bytes / ceilings.copy)
 
 
+#: Exponentials a clock of a multiprocessor (CUDA C++ programming guide, throughput of arithmetic
+#: instructions, of compute capability 7.0 to 10.0), and clocks a second where PyTorch names none.
+EXPONENTIALS_A_CLOCK, CLOCK = 16, 1.98e9
+
+
+def _exponentials(device: str) -> float:
+    if device != "cuda":
+        return math.inf
+    properties = torch.cuda.get_device_properties()
+    clock = 1e3 * getattr(properties, "clock_rate", 0) or CLOCK
+    return EXPONENTIALS_A_CLOCK * properties.multi_processor_count * clock
+
+
 def measure_ceilings(device: str, dtype: str, repeats: int = 5) -> Ceilings:
     """Copy and multiply large random tensors; medians after two warm-ups."""
     on_gpu = device == "cuda"
@@ -73,8 +92,9 @@ def measure_ceilings(device: str, dtype: str, repeats: int = 5) -> Ceilings:
     with matmul_precision(dtype):
         product_seconds = _median_seconds(lambda: a @ b, device, repeats)
     return Ceilings(
-        dtype, 2 * copy_bytes / copy_seconds, 2 * size**3 / product_seconds, copy_bytes, size
-    )
+        dtype, 2 * copy_bytes / copy_seconds, 2 * size**3 / product_seconds, copy_bytes, size,
+        _exponentials(device),
+    )  # fmt: skip
 
 
 def _median_seconds(step, device: str, repeats: int) -> float:
@@ -85,7 +105,7 @@ def _median_seconds(step, device: str, repeats: int) -> float:
 
 def count_floor(case: Case) -> Floor:
     """The least work of one step of ``case``."""
-    arch = Architecture.named(case.arch)
+    arch = case.architecture
     training = case.mode == "train"
     with torch.device("meta"):
         model = IMPLEMENTATIONS["ours:reference"].build(arch, case.size)

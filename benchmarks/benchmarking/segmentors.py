@@ -119,11 +119,11 @@ def draw_samples(task: Task, device: str) -> list:
 def mmseg_runner(task: Task, device: str, name: str) -> Runner:
     """A :class:`Runner` of mmseg's segmentor, one of :data:`WAYS`."""
     backbone, is_fast, how = WAYS[name]
-    if how == "graphs" and device != "cuda":
+    if how.endswith("graphs") and device != "cuda":
         raise ValueError("CUDA graphs need a GPU")
     model = build_upernet(task.arch, backbone).to(device)
     if is_fast:
-        accelerate(model)
+        accelerate(model, graphs=how == "backbone graphs")
     images = torch.randn(task.batch, 3, *task.size, device=device)
     samples = draw_samples(task, device)
     if task.mode == "predict":
@@ -239,6 +239,7 @@ WAYS = {
     "SwinBackbone": ("SwinBackbone", False, "eager"),
     "SwinBackbone, accelerated": ("SwinBackbone", True, "eager"),
     "SwinBackbone, accelerated, graphs": ("SwinBackbone", True, "graphs"),
+    "SwinBackbone, accelerated, graphs of the backbone": ("SwinBackbone", True, "backbone graphs"),
     "SwinBackbone, accelerated, compiled": ("SwinBackbone", True, "compiled"),
 }
 #: Whether transformers' model is compiled.

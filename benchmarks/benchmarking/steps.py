@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .cases import Case
+from .implementations import Implementation
 
 #: A step runs once and returns the four maps.
 Step = Callable[[], Sequence[Tensor]]
@@ -15,16 +16,18 @@ EAGER, GRAPH, COMPILED, COMPILED_GRAPH = "eager", "graph", "compiled", "compiled
 NEED_COMPILER = (COMPILED, COMPILED_GRAPH)
 
 
-def executions(case: Case, is_ours: bool, with_compiled: bool) -> list[str]:
+def executions(case: Case, implementation: Implementation, with_compiled: bool) -> list[str]:
     """How one implementation is run in one case.
 
     CUDA graphs save launches, which matter for the latency of one image. Peers get theirs from
     ``torch.compile(mode='reduce-overhead')``, which also fuses their kernels; ours also by plain
-    capture, since its kernels are fused already.
+    capture, since its kernels are fused already. What replays graphs by itself is run as it is.
     """
+    if implementation.has_own_graphs:
+        return [EAGER]
     graphs = case.mode == "latency" and case.device == "cuda"
     names = [EAGER]
-    if graphs and is_ours:
+    if graphs and implementation.is_ours:
         names.append(GRAPH)
     if with_compiled:
         names.append(COMPILED_GRAPH if graphs else COMPILED)

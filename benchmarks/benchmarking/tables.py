@@ -28,11 +28,9 @@ LEGEND = (
 
 
 def show(benchmark: Benchmark, console: Console) -> None:
-    """Print everything."""
+    """Print what is said once for all cases: their tables are :func:`case_table`."""
     for line in heading(benchmark):
         console.print(line, highlight=False)
-    for result in benchmark.cases:
-        console.print(case_table(result, benchmark))
     console.print(peers_table(benchmark))
     console.print(LEGEND, style="dim")
 
@@ -103,16 +101,16 @@ def peers_table(benchmark: Benchmark) -> Table:
 
 
 def peers_cells(benchmark: Benchmark) -> list[list[str]]:
-    """Name, version, parameters in each architecture and notes of each implementation."""
+    """Name, version, parameters of each model and notes of each implementation."""
     table = []
     for peer in benchmark.peers:
         counts = {
-            result.case.arch: row.parameters
+            result.case.model: row.parameters
             for result in benchmark.cases
             for row in result.rows
             if row.implementation == peer.name and row.parameters is not None
         }
-        parameters = ", ".join(f"{arch} {count:,}" for arch, count in counts.items())
+        parameters = "; ".join(f"{model}: {count:,}" for model, count in counts.items())
         table.append([peer.name, peer.version or "-", parameters or "-", peer.note])
     return table
 

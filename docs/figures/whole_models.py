@@ -28,12 +28,15 @@ BARS = {
 
 
 def newest_rows() -> list[dict]:
-    """The rows of ``TASK`` in the newest file of results, by the date in its name."""
+    """The rows of ``TASK`` in the newest file of results, by the date in its name, that has all."""
     files = DOCS.parent.glob("benchmarks/results/models-*.csv")
-    files = sorted(files, key=lambda path: path.stem.split("-", 2)[2])
-    with files[-1].open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["task"] == TASK and row["ms"]]
-    return [row for name in BARS for row in rows if row["way"] == name]
+    for path in sorted(files, key=lambda path: path.stem.split("-", 2)[2], reverse=True):
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [row for row in csv.DictReader(file) if row["task"] == TASK and row["ms"]]
+        rows = {row["way"]: row for row in lines}
+        if BARS.keys() <= rows.keys():
+            return [rows[name] for name in BARS]
+    raise FileNotFoundError(f"no file of results has all of {', '.join(BARS)}")
 
 
 def draw(rows: list[dict]) -> plt.Figure:

@@ -12,6 +12,7 @@ from ..ops import dispatch
 from . import (
     channels_last,
     deformable_attention,
+    graphed_encoders,
     mmcv_attention,
     mmcv_convolutions,
     mmdet_assigners,
@@ -22,6 +23,7 @@ from . import (
     mmdet_proposals,
     mmdet_roi_extractors,
     mmdet_rpn_losses,
+    mmdet_rpn_samples,
     mmdet_samplers,
     mmseg_losses,
     mmseg_mask_predictions,
@@ -53,6 +55,7 @@ REWRITES = (
     mmdet_attention_masks.REWRITE,
     mmdet_pixel_decoders.REWRITE,
     mmcv_attention.REWRITE,
+    mmdet_rpn_samples.REWRITE,
     mmdet_rpn_losses.REWRITE,
     mmdet_proposals.REWRITE,
     mmdet_assigners.REWRITE,
@@ -63,7 +66,7 @@ REWRITES = (
 )
 
 
-def accelerate(model: nn.Module, **switches: bool) -> Report:
+def accelerate(model: nn.Module, *, graphs: bool = False, **switches: bool) -> Report:
     """Replace what a model computes by faster ways to the same results, where it is known how.
 
         report = swin_backbone.accelerate(model)
@@ -76,6 +79,8 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
 
     Args:
         model: any module; what is not known in it stays as it is.
+        graphs: whether the backbone (and neck) is replayed as CUDA graphs, too
+            (:func:`swin_backbone.graph_backbone`).
         switches: for each rewrite, by its name in :data:`REWRITES`, whether to use it. All are
             used unless set to ``False``.
 
@@ -88,7 +93,7 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    _check(switches)
+    _check({**switches, graphed_encoders.NAME: graphs})
     rows, undos = [], []
     for rewrite in REWRITES:
         if not switches.get(rewrite.name, True):
@@ -100,6 +105,10 @@ def accelerate(model: nn.Module, **switches: bool) -> Report:
                 rows.append(Row(rewrite.name, (name,), type(module).__name__, what, reason or ""))
                 if reason is None:
                     undos.append(rewrite.apply(module))
+    if graphs:
+        more_rows, more_undos = graphed_encoders.apply_graphs(model)
+        rows += more_rows
+        undos += more_undos
     return Report(rows, undos)
 
 
@@ -110,7 +119,7 @@ def _why_unproven(rewrite: Rewrite) -> str | None:
 
 
 def _check(switches: dict[str, bool]) -> None:
-    known = list(dict.fromkeys(rewrite.name for rewrite in REWRITES))
+    known = [*dict.fromkeys(rewrite.name for rewrite in REWRITES), graphed_encoders.NAME]
     for name, value in switches.items():
         if name not in known:
             raise ValueError(f"accelerate has the switches {', '.join(known)}, got {name!r}")

@@ -41,8 +41,14 @@ def why_not(module: nn.Module) -> str | None:
         return f"its order is {', '.join(module.order)}"
     if module.with_activation and type(module.activate) is not nn.ReLU:
         return f"its activation is {type(module.activate).__name__}"
-    if module.with_explicit_padding or conv.padding_mode != "zeros" or conv.bias is not None:
-        return "its convolution has a bias, or pads with something else than zeros"
+    named = isinstance(conv.padding, str)
+    if (
+        module.with_explicit_padding
+        or named
+        or conv.padding_mode != "zeros"
+        or conv.bias is not None
+    ):
+        return "its convolution has a bias, or pads with something else than so many zeros"
     if not (norm.affine and norm.track_running_stats) or norm.momentum is None:
         return "its norm has no weight, no running statistics or no momentum"
     return None
@@ -62,17 +68,15 @@ def forward(module: nn.Module, x: Tensor, activate: bool = True, norm: bool = Tr
     dtype = compute_dtype(x)
     x = x.to(dtype)
     if not batch_norm.training:
-        return triton.batch_norm_op.folded_convolution(x, conv, batch_norm, relu)
+        return triton.convolution_norm_op.folded_convolution(x, conv, batch_norm, relu)
     low = conv.weight.detach().to(dtype)
-    return triton.batch_norm_op.convolution_norm(x, low, conv, batch_norm, relu)
+    return triton.convolution_norm_op.convolution_norm(x, low, conv, batch_norm, relu)
 
 
 def _why_plain(module: nn.Module, x: Tensor) -> str | None:
     """Why this call is the class's, or ``None`` if it is not."""
     parts = children(module)
     conv, norm, activate = parts["conv"], parts[module.norm_name], parts.get("activate")
-    if torch.compiler.is_compiling():
-        return "compilers fuse what they see"
     if not (is_bare(conv, nn.Conv2d) and is_bare(norm, nn.BatchNorm2d)):
         return "a part is watched"
     if activate is not None and not is_bare(activate, nn.ReLU):

@@ -37,7 +37,7 @@ def cls_seg(head: nn.Module, feat: Tensor) -> Tensor:
     """``BaseDecodeHead.cls_seg``."""
     conv = head.conv_seg
     dtype = compute_dtype(feat)
-    fast = feat.is_cuda and dtype in LOW and not torch.compiler.is_compiling()
+    fast = feat.is_cuda and dtype in LOW
     fast = fast and is_bare(conv, nn.Conv2d) and is_plain(conv.weight) and is_plain(conv.bias)
     fast = fast and (conv.weight.dtype == feat.dtype or torch.is_autocast_enabled("cuda"))
     if not fast or dispatch.why_not_maps(feat) is not None:

@@ -26,7 +26,7 @@ def forward(pool: nn.Module, x: Tensor) -> Tensor:
     size = pool.output_size
     size = (size, size) if isinstance(size, int) else tuple(size)
     usual = x.is_cuda and x.dim() == 4 and not torch.is_grad_enabled() and None not in size
-    if not usual or torch.compiler.is_compiling() or dispatch.why_not_maps(x) is not None:
+    if not usual or dispatch.why_not_maps(x) is not None:
         return type(pool).forward(pool, x)
     if 0 in (*x.shape, *size) or not triton.memory_formats.is_channels_last(x):
         return type(pool).forward(pool, x)

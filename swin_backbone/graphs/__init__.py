@@ -1,8 +1,9 @@
-"""Training steps and predictions as CUDA graphs: the host starts one graph, not a thousand kernels.
+"""Training steps, predictions and backbones as CUDA graphs: the host starts one graph, not kernels.
 
 Nothing here knows of any library's models; what a batch is, the caller says.
 """
 
+from .graphed_backbones import GraphedBackbone, graph_backbone
 from .graphed_losses import GraphedLosses
 from .predictions import GraphedPredictions, graph_predictions
 from .processes import Agreement, Averaging
@@ -13,8 +14,10 @@ __all__ = [
     "Averaging",
     "CaptureError",
     "CudaRecorder",
+    "GraphedBackbone",
     "GraphedLosses",
     "GraphedPredictions",
     "Recorder",
+    "graph_backbone",
     "graph_predictions",
 ]

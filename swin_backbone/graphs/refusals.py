@@ -9,11 +9,12 @@ from ..ops.torch_internals.distributed_models import has_communication_hook
 from ..ops.torch_internals.module_contents import why_watched
 
 
-def why_not_recorded(model: nn.Module) -> str | None:
-    """Why losses of a model cannot be recorded, or ``None``.
+def why_not_recorded(model: nn.Module, called: nn.Module | None = None) -> str | None:
+    """Why what a model computes cannot be recorded, or ``None``.
 
     Args:
         model: not wrapped for several processes.
+        called: the one module in it whose hooks are run as always, since its call is not recorded.
     """
     parameters = list(model.parameters())
     devices = {tensor.device for tensor in (*parameters, *model.buffers())}
@@ -24,7 +25,7 @@ def why_not_recorded(model: nn.Module) -> str | None:
     if odd is not None:
         return f"parameters are of type {odd}, as sharded ones are"
     for name, module in model.named_modules():
-        watched = why_watched(module)
+        watched = None if module is called else why_watched(module)
         if watched is not None:
             return f"{name or 'the model'} {watched}, which a replay would not call"
     return None

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..ops.kept_tables import keeping
 from ..ops.torch_internals.tensor_views import copy_all
-from .gradients import Collector, StaticGradients
-from .recording import CaptureError, Recorder, why
-from .training_state import StandIns, host_generators, unchanged, who_drew
+from .recorded_passes import RecordedPasses
+from .recording import CaptureError, Recorder
 
 #: Losses by name, each a tensor or a list of tensors.
 Losses = Mapping[str, Tensor | Sequence[Tensor]]
 #: Losses of tensors, which are the same ones at each call.
 Compute = Callable[[], Losses]
-#: Passes before the capture: compilation, choice of algorithms, and one that must not wait.
-WARM_UP = 3
 
 
 class Turns:
@@ -34,7 +29,7 @@ class Turns:
         self.now = 0
 
 
-class StepGraph:
+class StepGraph(RecordedPasses):
     """Forward and backward pass of one shape of batch.
 
     Args:
@@ -58,118 +53,18 @@ class StepGraph:
         turns: Turns,
         strict: bool,
     ):
-        self.inputs = list(inputs)
-        self._compute, self._recorder, self._turns = compute, recorder, turns
-        self._stand_ins = StandIns(model)
-        self._tables: list = []
-        self._live: list[Tensor] = []
-        self._values: list[Tensor] = []
-        device = self.inputs[0].device
+        self._losses, self._turns = compute, turns
         #: A sum of losses needs something to depend on, for its backward pass to come here.
-        self._anchor = torch.zeros((), device=device, requires_grad=True)
-        kind, dtype = device.type, torch.get_autocast_dtype(device.type)
-        self._autocast = (kind, dtype, torch.is_autocast_enabled(kind))
-        with keeping(self._tables), unchanged(model, device):
-            self._rehearse(strict)
+        self._anchor = torch.zeros((), device=inputs[0].device, requires_grad=True)
+        super().__init__(self._in_a_row, inputs, model, recorder, strict)
 
-    def _rehearse(self, strict: bool) -> None:
-        """Run passes that count for nothing; learn what the losses are, and the order in which
-        gradients come."""
-        before = host_generators()
-        try:
-            for index in range(WARM_UP):
-                with self._recorder.rehearsal(strict and index == WARM_UP - 1):
-                    self._forward()
-                    self._rehearse_backward()
-        except CaptureError:
-            raise
-        except Exception as error:
-            raise CaptureError(why(error)) from error
-        finally:
-            self._live, self._values = [], []
-            for one in self._stand_ins.others:
-                one.grad = None
-        drawn = who_drew(before, host_generators(), self.inputs[0].device)
-        if drawn is not None:
-            raise CaptureError(f"the losses draw random numbers by {drawn}, on the host")
-
-    def _rehearse_backward(self) -> None:
-        order: list[int] = []
-        others = [one for one in self._stand_ins.others if one.requires_grad]
-        handles = [
-            one.register_post_accumulate_grad_hook(lambda found: order.append(id(found)))
-            for one in others
-        ]
-        self._grads = [torch.zeros_like(loss) for loss in self._live]
-        with self._stand_ins.in_place():
-            torch.autograd.backward(self._live, self._grads)
-        for handle in handles:
-            handle.remove()
-        for one in others:
-            one.grad = None
-        place = {number: index for index, number in enumerate(order)}
-        used = sorted((one for one in others if id(one) in place), key=lambda one: place[id(one)])
-        self._used = used
-        self._unused = [one for one in others if id(one) not in place]
-
-    def parameters_in_order(self) -> list[nn.Parameter]:
-        """The model's parameters that are trained, those whose gradients come first at first, and
-        those without any in this step last."""
-        return self._own([*self._used, *self._unused])
-
-    def _own(self, stand_ins: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-        own = {
-            id(other): own
-            for own, other in zip(self._stand_ins.own, self._stand_ins.others, strict=True)
-        }
-        return [own[id(one)] for one in stand_ins]
-
-    def record(self, gradients: StaticGradients) -> None:
-        """Record both passes.
-
-        Args:
-            gradients: where the backward pass leaves them.
-
-        Raises:
-            CaptureError: if they cannot be recorded.
-        """
-        self._gradients = gradients
-        others = dict(zip(map(id, self._stand_ins.own), self._stand_ins.others, strict=True))
-        self._collector = Collector(gradients, [others[id(p)] for p in gradients.parameters])
-        self._owners = self._own(self._used)
-        with keeping(self._tables):
-            try:
-                self._replay_forward = self._recorder.record(self._forward)
-                self._replay_backward = self._recorder.record(self._backward)
-            except BaseException:
-                self._live, self._values = [], []
-                for one in self._stand_ins.others:
-                    one.grad = None
-                raise
-
-    @contextmanager
-    def _as_the_model(self) -> Iterator[None]:
-        kind, dtype, enabled = self._autocast
-        # Casts that autocast has in store are of weights as they were.
-        cast = torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
-        with self._stand_ins.in_place(), torch.enable_grad(), cast:
-            yield
-
-    def _forward(self) -> None:
-        with self._as_the_model():
-            losses = self._compute()
+    def _in_a_row(self) -> list[Tensor]:
+        losses = self._losses()
         self._names = {name: _length(name, value) for name, value in losses.items()}
         found = [one for value in losses.values() for one in _listed(value)]
-        self._trained = [one.requires_grad for one in found]
-        self._live = [one for one in found if one.requires_grad]
-        self._values = [one.detach() for one in found]
-        if not self._live:
+        if not any(one.requires_grad for one in found):
             raise CaptureError("no loss depends on a parameter")
-
-    def _backward(self) -> None:
-        with self._stand_ins.in_place(), self._collector.collecting(self._used):
-            torch.autograd.backward(self._live, self._grads)
-        self._live = []
+        return found
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor | list[Tensor]]:
         """Losses of a batch, whose backward pass fills the model's gradients.
@@ -186,9 +81,9 @@ class StepGraph:
 
     def run_forward(self) -> tuple[int, list[Tensor]]:
         """Replay the forward pass: whose turn it is now, and the values of all losses."""
-        self._replay_forward()
+        self.replay_forward()
         self._turns.now += 1
-        return self._turns.now, [value.clone() for value in self._values]
+        return self._turns.now, [value.clone() for value in self.values]
 
     def run_backward(self, turn: int, grads: Sequence[Tensor]) -> None:
         """Replay the backward pass of the forward pass that was replayed in ``turn``.
@@ -206,13 +101,9 @@ class StepGraph:
                 "call backward before the next forward pass, and once; or train without graphs"
             )
         self._turns.now += 1
-        of_live = [grad for grad, trained in zip(grads, self._trained, strict=True) if trained]
-        copy_all(self._grads, of_live)
-        self._gradients.replay(self._replay_backward, self._owners)
-
-    def trained(self) -> list[bool]:
-        """For each loss, whether it depends on parameters."""
-        return self._trained
+        of_live = [grad for grad, trained in zip(grads, self.trained, strict=True) if trained]
+        copy_all(self.grads, of_live)
+        self.gradients.replay(self.replay_backward, self.owners)
 
 
 class _Replayed(torch.autograd.Function):
@@ -222,7 +113,7 @@ class _Replayed(torch.autograd.Function):
     def forward(ctx, anchor: Tensor, step: StepGraph) -> tuple[Tensor, ...]:
         ctx.step = step
         ctx.turn, values = step.run_forward()
-        pairs = zip(values, step.trained(), strict=True)
+        pairs = zip(values, step.trained, strict=True)
         ctx.mark_non_differentiable(*(value for value, trained in pairs if not trained))
         return tuple(values)
 

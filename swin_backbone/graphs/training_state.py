@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.torch_internals.module_contents import hooks_of
+from ..ops.torch_internals.module_contents import buffers, children, hooks_of, parameters
 
 
 @contextmanager
@@ -98,29 +98,53 @@ class StandIns:
 
 
 class Signature:
-    """What a recorded step takes for granted of a model: where its tensors lie, which of them are
-    trained, which modules are in training mode, and that no hook waits for a call.
+    """What a recorded step takes for granted of a model: which modules and tensors it consists of,
+    where these lie, which of them are trained, which modules are in training mode, and how many
+    hooks wait for calls.
 
     Args:
-        model: whose modules and parameters stay the same objects.
+        model: the model.
+        with_modes: whether a module that is put in training or evaluation mode is a change.
     """
 
-    def __init__(self, model: nn.Module):
-        self._parameters: Sequence[nn.Parameter] = list(model.parameters())
-        self._tensors = [*self._parameters, *model.buffers()]
-        self._modules = list(model.modules())
-        self._hooks = [hooks for module in self._modules for hooks in hooks_of(module)]
+    def __init__(self, model: nn.Module, with_modes: bool = True):
+        self._model, self._with_modes = model, with_modes
+        self._look()
         self._known = self._read()
 
+    def _look(self) -> None:
+        self._modules = list(self._model.modules())
+        self._hooks = [hooks for module in self._modules for hooks in hooks_of(module)]
+        kinds = (children, parameters, buffers)
+        all_parts = (own(module) for module in self._modules for own in kinds)
+        #: Dictionaries, as modules have them: what is put into one later is seen.
+        self._parts = [parts for parts in all_parts if parts]
+
     def _read(self) -> tuple:
+        found = [one for parts in self._parts for one in parts.values()]
+        tensors = [one for one in found if isinstance(one, Tensor)]
+        self._found = found  # so that no other object gets the number of one of them
         return (
-            [tensor.data_ptr() for tensor in self._tensors],
-            [parameter.requires_grad for parameter in self._parameters],
-            [module.training for module in self._modules],
-            any(self._hooks),
+            [*map(id, found)],
+            [tensor.data_ptr() for tensor in tensors],
+            [tensor.requires_grad for tensor in tensors],
+            self.modes() if self._with_modes else (),
+            sum(map(len, self._hooks)),
         )
+
+    def modes(self) -> tuple[bool, ...]:
+        """Of each module, whether it is in training mode."""
+        return tuple([module.training for module in self._modules])
+
+    def is_trained(self) -> bool:
+        """Whether any parameter was trained when this was last asked for changes."""
+        return any(self._known[2])
 
     def has_changed(self) -> bool:
         """Whether anything of it differs from when it was last asked for."""
-        before, self._known = self._known, self._read()
-        return before != self._known
+        before, now = self._known, self._read()
+        if before[0] != now[0]:
+            self._look()
+            now = self._read()
+        self._known = now
+        return before != now

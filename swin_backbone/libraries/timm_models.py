@@ -4,7 +4,8 @@
     model = timm.create_model("swin_backbone_tiny", features_only=True, checkpoint="weights.pth")
 
 There is one for each of :func:`swin_backbone.list_architectures`. Libraries that take timm's
-features by name take these too. Tested with timm 1.0.31.
+features by name take these too: segmentation_models_pytorch has ``tu-swin_backbone_tiny``. Tested
+with timm 1.0.31 and segmentation_models_pytorch 0.6.0.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def make_features(
     features_only: bool = False,
     in_chans: int = 3,
     out_indices: tuple[int, ...] = (0, 1, 2, 3),
+    output_stride: int | None = None,
     checkpoint: str | None = None,
     **options: Any,
 ) -> SwinFeatures:
@@ -75,17 +77,20 @@ def make_features(
         features_only: must be true: there is no classifier.
         in_chans: channels of the image.
         out_indices: stages whose maps are returned; negative ones count from the last.
+        output_stride: must be 32, that of the last stage, or ``None``: windows have no dilation.
         checkpoint: path, address or name of weights, as :func:`swin_backbone.create` takes it.
         options: arguments of the backbone.
 
     Raises:
-        ValueError: if a classifier or unnamed weights are asked for.
+        ValueError: if a classifier, unnamed weights or another stride are asked for.
         TypeError: if an option is none of the backbone's.
     """
     if not features_only:
         raise ValueError(f"features_only must be True: {PREFIX}{name} has no classifier")
     if pretrained:
         raise ValueError("pretrained must be False; name weights: checkpoint='path or address'")
+    if output_stride not in (None, 32):
+        raise ValueError(f"output_stride must be 32 for a Swin Transformer, got {output_stride!r}")
     own = {key: value for key, value in options.items() if key not in IGNORED}
     unknown = own.keys() - KINDS.keys()
     if unknown:

@@ -21,15 +21,14 @@ from ..ops import (
     TokenLayout,
     clear_padding,
     compute_dtype,
-    dispatch,
     map_layouts,
     pack_pyramid,
 )
 from ..ops.argument_checks import Optional, Pair, is_sequence, show
 from ..ops.geometry.valid_sizes import check_valid_sizes
+from ..ops.symbolic_shapes import is_exporting
 from ..ops.torch_internals.module_contents import before_loading
 from . import arguments
-from .block import SwinBlock
 from .block_v2 import SwinBlockV2
 from .feature_info import FeatureInfo, describe_features
 from .hub import HubMethods
@@ -394,18 +393,11 @@ class SwinBackbone(HubMethods, nn.Module):
 
     def _low_precision_copies(self, x: Tensor) -> LowPrecisionCopies | None:
         """Where the blocks' kernels run in low precision, one cast for all of their weights."""
-        if not x.is_cuda or torch.compiler.is_compiling() or compute_dtype(x) == x.dtype:
+        if not x.is_cuda or is_exporting() or compute_dtype(x) == x.dtype:
             return None
         run = list(self.stages)[: self.num_run_stages]
         blocks = [block for stage in run for block in stage.blocks]
-        # Where V2's are not fused, its layers cast their own.
-        fused = SwinBlock if dispatch.why_unproven(x) else (SwinBlock, SwinBlockV2)
-        weights = [
-            weight
-            for block in blocks
-            if isinstance(block, fused)
-            for weight in block.linear_weights()
-        ]
+        weights = [weight for block in blocks for weight in block.linear_weights()]
         return LowPrecisionCopies(weights, compute_dtype(x))
 
     def _check_images(self, x: Tensor) -> None:

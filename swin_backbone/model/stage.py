@@ -11,6 +11,7 @@ from ..ops.geometry.token_layout import PathScales
 from .apply_norm import apply_norm, apply_norm_beside
 from .block import SwinBlock
 from .block_v2 import SwinBlockV2
+from .checkpointed_block import CheckpointedBlock
 from .drop_path import DropPath, sample_together
 from .plain_modules import is_bare
 
@@ -68,4 +69,7 @@ class SwinStage(nn.Module):
 
 def _is_drawn_for(block: nn.Module) -> bool:
     """Whether ``block`` takes scales that were drawn for it, and drops as they say."""
-    return type(block) in (SwinBlock, SwinBlockV2) and is_bare(block.drop_path, DropPath)
+    kind = type(block)  # sharding makes classes of its own
+    computes = getattr(kind, "_forward", None) in (SwinBlock._forward, SwinBlockV2._forward)
+    is_ours = computes and kind.forward is CheckpointedBlock.forward
+    return is_ours and is_bare(block.drop_path, DropPath)

@@ -67,6 +67,7 @@ def register_plugins() -> None:
         cuda_graph_hook,
         data_preprocessors,
         fast_data,
+        fully_sharded,
         gradient_compression,
         label_check,
         label_loading,

@@ -18,8 +18,8 @@ class AccelerateHook(Hook):
         custom_hooks = [dict(type="AccelerateHook")]
 
     Args:
-        switches: rewrites to leave out, as of :func:`swin_backbone.accelerate`, for example
-            ``predictions=False``.
+        switches: of :func:`swin_backbone.accelerate`: rewrites to leave out, for example
+            ``predictions=False``, or ``graphs=True``.
     """
 
     priority = "VERY_HIGH"

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..checkpoints import CheckpointError
 from ..checkpoints.checkpoint_report import is_finite, name_some
+from ..model.sharding import own_part
 from ..ops.torch_internals.class_names import unwrapped_name
 from .mmengine_internals import is_resuming, loaded_from
 
@@ -174,6 +175,7 @@ def _unwrap(model: nn.Module) -> nn.Module:
 
 def _is_sound(tensor: Tensor, learned: bool) -> bool:
     """Whether there is no NaN, and in what is learned no infinity either (a mask may have some)."""
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or is_finite(tensor):
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         return True
-    return not learned and not bool(torch.isnan(tensor).any())
+    tensor = own_part(tensor)
+    return is_finite(tensor) or (not learned and not bool(torch.isnan(tensor).any()))

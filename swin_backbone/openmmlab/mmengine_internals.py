@@ -28,19 +28,21 @@ TESTED = ("0.10.7", "0.10.12")
 CATALOGUES = ("modelzoo://", "torchvision://", "open-mmlab://", "openmmlab://", "mmcls://")
 
 
-def fsdp_strategy() -> type:
-    """mmengine's ``FSDPStrategy``, whose module is private, by its registered name.
+def strategy(name: str) -> type:
+    """A strategy of mmengine's, whose modules are private, by its registered name.
 
     Where there is none, a class that says so when it is made: nobody else needs it.
     """
-    return STRATEGIES.get("FSDPStrategy") or _NoStrategy
+    return STRATEGIES.get(name) or _missing_strategy(name)
 
 
-class _NoStrategy:
-    def __init__(self, *args, **kwargs):
+def _missing_strategy(name: str) -> type:
+    def refuse(self, *args, **kwargs):
         raise RuntimeError(
-            f"mmengine {mmengine.__version__} has no FSDPStrategy; tested with {_versions()}"
+            f"mmengine {mmengine.__version__} has no {name}; tested with {_versions()}"
         )
+
+    return type(f"No{name}", (), {"__init__": refuse})
 
 
 def _versions() -> str:

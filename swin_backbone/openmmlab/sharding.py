@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+
 from mmengine.device import get_device
 from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import FUNCTIONS, STRATEGIES
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from ..model import SwinBlock, SwinBlockV2
 from ..ops.torch_internals.optimizers import leave_scaling_to_the_scaler
-from .mmengine_internals import fsdp_strategy
+from .mmengine_internals import strategy
 
 
 @FUNCTIONS.register_module()
@@ -40,8 +43,18 @@ def unfuse(optimizer: Optimizer) -> None:
     leave_scaling_to_the_scaler(optimizer)
 
 
+def _clip_norm_of_all(
+    model: FullyShardedDataParallel,
+    parameters: Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+) -> Tensor:
+    """What ``torch.nn.utils.clip_grad_norm_`` does to a model that is not sharded."""
+    return model.clip_grad_norm_(max_norm, norm_type)
+
+
 @STRATEGIES.register_module()
-class ResumableFSDPStrategy(fsdp_strategy()):
+class ResumableFSDPStrategy(strategy("FSDPStrategy")):
     """mmengine's ``FSDPStrategy``, able to resume.
 
     mmengine hands the optimizer's state to PyTorch in an order of arguments that PyTorch gave up
@@ -51,8 +64,11 @@ class ResumableFSDPStrategy(fsdp_strategy()):
     """
 
     def build_optim_wrapper(self, optim_wrapper, model=None) -> BaseOptimWrapper:
-        """As mmengine's; with loss scaling, without a fused optimizer."""
+        """As mmengine's; with loss scaling, without a fused optimizer, and with gradients clipped
+        by the norm of all of them, where mmengine's takes that of the process's own shards."""
         wrapper = super().build_optim_wrapper(optim_wrapper, model)
+        if getattr(wrapper, "clip_func", None) is nn.utils.clip_grad_norm_:
+            wrapper.clip_func = partial(_clip_norm_of_all, model)
         scaler = getattr(wrapper, "loss_scaler", None)
         if scaler is not None and scaler.is_enabled():
             unfuse(wrapper.optimizer)

@@ -94,11 +94,7 @@ def add_resized(base: Tensor, x: Tensor, align_corners: bool = False) -> Tensor:
 def _take_places(maps: Sequence[Tensor], size: tuple[int, int]) -> bool:
     """Whether kernels can write channels-last maps side by side, or add them."""
     first = maps[0]
-    if (
-        not first.is_cuda
-        or torch.compiler.is_compiling()
-        or size[0] * size[1] > dispatch.MAX_ELEMENTS
-    ):
+    if not first.is_cuda or size[0] * size[1] > dispatch.MAX_ELEMENTS:
         return False
     for x in maps:
         alike = x.dtype == first.dtype and x.device == first.device and len(x) == len(first)

@@ -308,13 +308,7 @@ def _branch_on_cpu(x: Tensor, backend: str, windows: Windows | None, hidden: int
 _BRANCH = (("triton", why_not_fused), ("cpu", _branch_on_cpu), ("torch", _never))
 
 
-def _post_norm_by_triton(
-    x: Tensor, backend: str, windows: Windows | None, hidden: int
-) -> str | None:
-    return why_not_fused(x, backend, windows, hidden) or why_unproven(x)
-
-
-_POST_NORM_BRANCH = (("triton", _post_norm_by_triton), ("torch", _never))
+_POST_NORM_BRANCH = (("triton", why_not_fused), ("torch", _never))
 
 
 # Norms, patch embedding, patch merging
@@ -448,7 +442,7 @@ def _photometric_by_triton(images: Tensor) -> str | None:
         return f"a batch has at most {MAX_IMAGES} images of {MAX_ELEMENTS} elements, got {shape}"
     if not images.numel():
         return "there are no pixels"
-    return why_unproven(images) or why_not_triton(images)
+    return why_not_triton(images)
 
 
 _PHOTOMETRIC = (("triton", _photometric_by_triton), ("torch", _never))

@@ -51,7 +51,8 @@ def differentiable_once(backward: Callable) -> Callable:
 
     @wraps(backward)
     def guarded(ctx, *gradients):
-        if not torch.is_grad_enabled():
+        # Compiled gradients have no derivatives: torch says so itself.
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return backward(ctx, *gradients)
         with torch.no_grad():
             results = backward(ctx, *gradients)

@@ -39,3 +39,8 @@ def keeping(tables: list) -> Iterator[None]:
         yield
     finally:
         _keepers[:] = [keeper for keeper in _keepers if keeper is not tables]
+
+
+def is_keeping() -> bool:
+    """Whether any thread is within :func:`keeping`, as while something is recorded."""
+    return bool(_keepers)

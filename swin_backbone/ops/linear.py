@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layer_parameters import LinearParameters, NormParameters
+from .layer_parameters import LinearParameters, NormParameters, plain_layer_norm
 
 
 def norm_linear(
@@ -19,7 +19,7 @@ def norm_linear(
         layer: inputs to outputs.
         gelu: whether to apply GELU.
     """
-    out = F.linear(F.layer_norm(x, norm.weight.shape, *norm), *layer)
+    out = F.linear(plain_layer_norm(x, *norm), *layer)
     return F.gelu(out) if gelu else out
 
 

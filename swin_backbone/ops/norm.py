@@ -12,7 +12,7 @@ from .geometry.corner_pad import corner_pad
 from .geometry.packing import Packing
 from .geometry.token_layout import MAPS, TokenLayout
 from .geometry.windows import as_kernels_read, clear_padding
-from .layer_parameters import LinearParameters, NormParameters, compute_dtype
+from .layer_parameters import LinearParameters, NormParameters, compute_dtype, plain_layer_norm
 from .linear import norm_linear
 
 
@@ -33,7 +33,7 @@ def layer_norm(
         (..., C): float32 under autocast, as torch's own, else in the dtype of ``x``.
     """
     if dispatch.layer_norm(x, x.shape[-1]) != "triton":
-        return clear_padding(F.layer_norm(x, weight.shape, weight, bias, eps), valid_sizes)
+        return clear_padding(plain_layer_norm(x, weight, bias, eps), valid_sizes)
     return triton.norm_op.layer_norm(
         x.contiguous(), weight, bias, eps, False, norm_dtype(x), as_kernels_read(valid_sizes)
     )
@@ -49,7 +49,7 @@ def norm_beside(
     """
     if not (torch.is_grad_enabled() and x.requires_grad and x.is_contiguous()):
         return layer_norm(x, weight, bias, eps, valid_sizes), x
-    if torch.compiler.is_compiling() or dispatch.layer_norm(x, x.shape[-1]) != "triton":
+    if dispatch.layer_norm(x, x.shape[-1]) != "triton":
         return layer_norm(x, weight, bias, eps, valid_sizes), x
     return triton.norm_op.norm_beside(
         x, weight, bias, eps, norm_dtype(x), as_kernels_read(valid_sizes)

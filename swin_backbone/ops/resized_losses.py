@@ -140,14 +140,15 @@ def _in_kernels(logits, labels, terms: Terms, mean: Mean) -> tuple[Tensor, Tenso
         class_weight = torch.ones(terms.classes, device=logits.device)
     as_read = lambda x: None if x is None else x.contiguous()  # noqa: E731
     divisor, per_pixel = mean.divisor(labels, terms)
-    by_tensor = isinstance(divisor, Tensor)
+    # Compiled, a number that follows from the labels' size would have a graph for each size.
+    afterwards = isinstance(divisor, Tensor) or (torch.compiler.is_compiling() and not per_pixel)
     loss, correct, *_ = triton.resized_losses_op.resized_loss(
         logits.contiguous(), labels.contiguous(), as_read(class_weight),
         as_read(terms.pixel_weight), terms.align_corners, terms.ignore_index,
         terms.label_smoothing, terms.sigmoid, mean.reduction == "none",
-        1.0 if by_tensor else divisor, per_pixel,
+        1.0 if afterwards else divisor, per_pixel,
     )  # fmt: skip
-    return loss / divisor if by_tensor else loss, correct
+    return loss / divisor if afterwards else loss, correct
 
 
 IMPLEMENTATIONS = {

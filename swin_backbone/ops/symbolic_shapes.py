@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 from .tracing import in_functorch
+from .versions import release
+
+#: Whether torch.compile says what it knows of a symbol. Before, each answer has a graph of its own.
+ASKS_COMPILERS = release(torch.__version__)[:2] >= (2, 8)
 
 
 def has_symbols(x: Tensor) -> bool:
@@ -21,6 +25,10 @@ def has_symbols(x: Tensor) -> bool:
 
 def known_zero(*amounts: int) -> bool:
     """Whether all amounts are zero for certain; ``False`` for symbols, whatever they stand for."""
+    if ASKS_COMPILERS and torch.compiler.is_compiling():  # to which a symbol's type is int
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return all(statically_known_true(amount == 0) for amount in amounts)
     return all(type(amount) is int and amount == 0 for amount in amounts)
 
 

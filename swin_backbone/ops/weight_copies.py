@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from . import triton
 from .torch_internals.tensor_views import copy_all, views_like
 
 
@@ -25,25 +26,50 @@ class LowPrecisionCopies:
 
     def __init__(self, weights: Iterable[Tensor], dtype: torch.dtype):
         self.dtype = dtype
-        self._copies: dict[int, Tensor] = {}
-        #: They are compared by identity, which holds as long as they live.
-        self._weights = [w for w in weights if type(w) is nn.Parameter and w.dtype != dtype]
+        weights = [w for w in weights if type(w) is nn.Parameter and w.dtype != dtype]
         alike: dict[tuple, list[Tensor]] = {}
-        for weight in self._weights:
+        for weight in weights:
             alike.setdefault((weight.device, weight.dtype), []).append(weight)
-        for group in alike.values():
-            with torch.no_grad():
-                flat = group[0].new_empty(sum(w.numel() for w in group), dtype=dtype)
-                views = views_like(flat, group)
-                copy_all(views, group)
-            self._copies |= {id(w): view for w, view in zip(group, views, strict=True)}
+        make = _copies_in_a_graph if torch.compiler.is_compiling() else _copies
+        #: Weights, which are compared by identity as long as they live, and their copies.
+        self._pairs = [
+            pair for group in alike.values() for pair in zip(group, make(group, dtype), strict=True)
+        ]
+        self._copies: dict[int, Tensor] = {}
+        if not torch.compiler.is_compiling():  # no compiler tells what the id of a tensor will be
+            self._copies = {id(weight): copy for weight, copy in self._pairs}
 
     def find(self, weight: Tensor | None) -> Tensor | None:
         """The copy of ``weight``, or ``None`` if there is none of it as it is now: a sharded or
         moved parameter may have had another shape or device."""
-        copy = self._copies.get(id(weight))
+        copy = self._find(weight)
         same = copy is not None and copy.shape == weight.shape and copy.device == weight.device
         return copy if same else None
+
+    def _find(self, weight: Tensor | None) -> Tensor | None:
+        if not torch.compiler.is_compiling():
+            return self._copies.get(id(weight))
+        for known, copy in self._pairs:
+            if known is weight:
+                return copy
+        return None
+
+
+def _copies(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """Copies of weights of one device and dtype, views of one tensor."""
+    with torch.no_grad():
+        flat = weights[0].new_empty(sum(w.numel() for w in weights), dtype=dtype)
+        views = views_like(flat, weights)
+        copy_all(views, weights)
+    return views
+
+
+def _copies_in_a_graph(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """The same by an operator that compilers leave as it is: they would make it many kernels."""
+    with torch.no_grad():
+        flat = triton.casts_op.cast_together([w.detach() for w in weights], dtype)
+        parts = flat.split([w.numel() for w in weights])
+        return [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]
 
 
 def in_compute_dtype(

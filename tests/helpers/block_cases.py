@@ -13,7 +13,7 @@ from swin_backbone.ops import (
     residual_mlp,
 )
 
-from .errors import pooled_errors
+from .errors import draws_for, pooled_errors
 from .kernels import DEVICE  # skips first where no kernel can run
 
 
@@ -104,6 +104,13 @@ def run_post_norm_mlp(x, p, windows, path_scale, backend):
 BRANCHES = [run_attention, run_mlp, run_post_norm_attention, run_post_norm_mlp]
 
 
+def draws_of(run, channels, most):
+    """Over how many draws errors are to be pooled: V2's attention has a factor for each head, whose
+    gradient is one number, and in one draw its terms may cancel."""
+    heads = max(1, channels // 32)
+    return min(most, draws_for(heads)) if run is run_post_norm_attention else 1
+
+
 def branch_and_gradients(run, x, parameters, windows, path_scale, backend, dtype, cotangent):
     """What a branch adds to ``x``, and the gradients of ``x`` (through the branch) and parameters.
 
@@ -122,26 +129,35 @@ def branch_and_gradients(run, x, parameters, windows, path_scale, backend, dtype
 
 
 def compare(
-    run,
-    channels,
-    size,
-    window_size,
-    shift_size,
-    dtype,
-    batch=2,
-    drop=(),
-    path_scale=None,
-    norm_bias=0.0,
-):
+    run, channels, size, window_size, shift_size, dtype, batch=2, drop=(), path_scale=None,
+    norm_bias=0.0, most_draws=4,
+):  # fmt: skip
+    """Errors of the kernels and of the reference, pooled over draws: of the result, and of the
+    gradients of ``x`` and of each parameter."""
+    draws = draws_of(run, channels, most_draws)
+    exact, reference, kernels = zip(
+        *[
+            _compared(
+                run, channels, size, window_size, shift_size, dtype, batch, drop, path_scale,
+                norm_bias,
+            )
+            for _ in range(draws)
+        ],
+        strict=True,
+    )  # fmt: skip
+    return [pooled_errors(actual, exact, least_norm=1e-9) for actual in (kernels, reference)]
+
+
+def _compared(
+    run, channels, size, window_size, shift_size, dtype, batch, drop, path_scale, norm_bias
+):  # fmt: skip
     heads = max(1, channels // 32)
     parameters = {k: v for k, v in draw(channels, heads, window_size).items() if k not in drop}
     parameters["norm_bias"] += norm_bias
     x = torch.randn(batch, *size, channels, device=DEVICE)
     cotangent = torch.randn_like(x)
     windows = Windows(heads, window_size, shift_size, (channels // heads) ** -0.5)
-    results = [
+    return [
         branch_and_gradients(run, x, parameters, windows, path_scale, backend, kind, cotangent)
         for backend, kind in (("reference", torch.float64), ("reference", dtype), ("triton", dtype))
     ]
-    exact, reference, kernels = results
-    return [pooled_errors([actual], [exact], least_norm=1e-9) for actual in (kernels, reference)]

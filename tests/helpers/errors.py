@@ -52,14 +52,12 @@ def assert_small(errors, bound):
 
 
 def assert_as_good(kernels, reference, dtype):
-    """float32: 1e-5, as sums over some hundred rounded terms give. Low precision: within 1.5 times
-    the reference's own error in that dtype.
+    """Within 1.5 times the reference's own error in that dtype; 1e-5 is enough in float32, as sums
+    over some hundred rounded terms give.
 
     Args:
         kernels, reference: relative errors of the same tensors.
     """
-    if dtype == torch.float32:
-        assert_small(kernels, 1e-5)
-    else:
-        pairs = zip(kernels, reference, strict=True)
-        assert all(a <= 1.5 * b + 1e-6 for a, b in pairs), (kernels, reference)
+    enough = 1e-5 if dtype == torch.float32 else 0
+    pairs = zip(kernels, reference, strict=True)
+    assert all(a <= max(1.5 * b + 1e-6, enough) for a, b in pairs), (kernels, reference)

@@ -25,16 +25,34 @@ CASES = {
 }
 
 
+#: Pixels that points keep from the lines through the pixels' centers, where derivatives jump: by
+#: rounding alone, one way of sampling finds a point on one side, and the next on the other.
+LEAST_DISTANCE = 1e-3
+
+
 def draw(case, dtype=torch.float64, device="cpu", spread=0.3):
     """Value, shapes, locations (some outside of the maps) and weights, which sum to one."""
     keys = sum(height * width for height, width in case.shapes)
     lead = (case.batch, case.queries, case.heads)
     value = torch.randn(case.batch, keys, case.heads, case.channels, dtype=torch.float64)
     grid = (*lead, len(case.shapes), case.points)
-    locations = torch.rand(*grid, 2, dtype=torch.float64) * (1 + 2 * spread) - spread
+    locations = _between_pixels(case.shapes, grid, spread, dtype)
     weights = torch.randn(*grid, dtype=torch.float64).flatten(3).softmax(-1).view(grid)
     value, locations, weights = (x.to(device, dtype) for x in (value, locations, weights))
     return value, case.shapes, locations, weights
+
+
+def _between_pixels(shapes, grid, spread, dtype):
+    """Locations that keep their distance when they are rounded to ``dtype``."""
+    sides = torch.tensor([(width, height) for height, width in shapes], dtype=torch.float64)
+    locations = torch.full((*grid, 2), torch.nan, dtype=torch.float64)
+    while True:
+        positions = locations.to(dtype).double() * sides[:, None] - 0.5
+        near = ~((positions - positions.round()).abs() > LEAST_DISTANCE)
+        if not near.any():
+            return locations
+        drawn = torch.rand(int(near.sum()), dtype=torch.float64)
+        locations[near] = drawn * (1 + 2 * spread) - spread
 
 
 def with_gradients(function, value, shapes, locations, weights, grad):

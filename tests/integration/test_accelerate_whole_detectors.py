@@ -20,6 +20,7 @@ EXPECTED = {
     "mask-rcnn": {
         "roi_extractors",
         "mask_targets",
+        "rpn_samples",
         "rpn_losses",
         "proposals",
         "assigners",
@@ -91,6 +92,40 @@ def test_losses_are_those_of_the_stock_model(name, device, monkeypatch):
     assert found.keys() == gradients.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_region_proposal_network_shares_ground_truth():
+    """It finds labels of zero in samples of its own, and everything else in nobody's copy."""
+    model = build("mask-rcnn").train()
+    images = torch.randn(2, 3, 64, 96)
+    samples = detectors.draw_objects(Task("mask-rcnn", 2, "train", (64, 96)), "cpu")
+    labels = [sample.gt_instances.labels.clone() for sample in samples]
+    report = swin_backbone.accelerate(model)
+    seen, stock = [], model.rpn_head.loss_and_predict
+
+    def spy(maps, own, **options):
+        seen.extend(own)
+        return stock(maps, own, **options)
+
+    model.rpn_head.loss_and_predict = spy
+    model.loss(images, samples)
+    for own, sample, label in zip(seen, samples, labels, strict=True):
+        assert own is not sample
+        assert not own.gt_instances.labels.any()
+        assert torch.equal(sample.gt_instances.labels, label)
+        assert own.gt_instances.masks is sample.gt_instances.masks
+        assert own.gt_instances.bboxes is sample.gt_instances.bboxes
+        assert own.metainfo == sample.metainfo
+    report.revert()
+    assert "loss" not in vars(model)
+
+
+def test_a_proposal_network_that_is_not_mmdets_gets_a_copy():
+    model = build("mask-rcnn")
+    own = type("OwnHead", (type(model.rpn_head),), {})
+    model.rpn_head.__class__ = own
+    (row,) = [row for row in swin_backbone.accelerate(model).left if row.rewrite == "rpn_samples"]
+    assert "OwnHead is not mmdet's" in row.reason
 
 
 @pytest.mark.parametrize("most", [-1, 7, 1000])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import re
+import signal
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from benchmarking import comparison, profiling, steps, tables
-from benchmarking.cases import DTYPES, MODES, Architecture, Case
+from benchmarking.cases import ALL, DTYPES, MODES, Architecture, Case, named_cases
+from benchmarking.csv_rows import COLUMNS
 from benchmarking.implementations import (
     DEFAULT_IMPLEMENTATIONS,
     IMPLEMENTATIONS,
@@ -20,6 +25,7 @@ from benchmarking.implementations import (
 from benchmarking.results import TIME_LIMIT, Benchmark, CaseResult, Peer, Row
 from benchmarking.roofline import Ceilings, Floor, count_floor, measure_ceilings
 from helpers.tools import call_tool
+from rich.console import Console
 from torch import nn
 
 from swin_backbone.inference import timing
@@ -66,23 +72,78 @@ def run(implementations, cases=(SMALL,), **changes):
     return results
 
 
-@pytest.mark.parametrize("name", DEFAULT_IMPLEMENTATIONS)
-@pytest.mark.parametrize("mode", MODES)
-def test_implementations_return_the_same_maps_from_the_same_weights(name, mode):
-    """Parameters may differ by norms alone: of the maps (missing), of the last map (one more)."""
+#: Versions and windows of what ``--cases all`` measures.
+MODELS = sorted({(c.version, c.window) for name in ALL for c in named_cases(name, "fp32", "cpu")})
+
+
+LACKING = [(name, "v2") for name in ("mmseg", "mmdet", "timm-fused")]
+EVERYONE = [
+    (name, *model)
+    for name in DEFAULT_IMPLEMENTATIONS
+    for model in MODELS
+    if (name, model[0]) not in LACKING
+]
+
+
+def build(name, version="v1", window=7, size=SMALL.size):
+    """A small model."""
     implementation = IMPLEMENTATIONS[name]
     if implementation.version() is None:
         pytest.skip(f"{implementation.package} is not installed")
-    arch = Architecture(8, (1, 1, 1, 1), (1, 1, 1, 1))
-    model = implementation.build(arch, SMALL.size)
-    ours = IMPLEMENTATIONS["ours"].build(arch, SMALL.size)
+    return implementation.build(Architecture(8, (1,) * 4, (1,) * 4, window, version), size)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "window", "mode"),
+    [*((*one, "forward") for one in EVERYONE)]
+    + [(*one, "train") for one in EVERYONE if one[1:] in (("v1", 7), ("v2", 8))],
+)
+def test_implementations_return_the_same_maps_from_the_same_weights(name, version, window, mode):
+    """Parameters may differ by norms alone: of the maps (missing), of the last map (one more); and
+    by a bias of V2's keys, of which softmax takes no notice."""
+    model, ours = (build(one, version, window) for one in (name, "ours"))
     case = with_mode(mode)
     maps = steps.make_step(model, case.images(), case, steps.EAGER)()
     expected = [(b, c // 12, h, w) for b, c, h, w in case.map_shapes()]  # 8 of 96 channels
     assert [tuple(m.shape) for m in maps] == expected
     more = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in ours.parameters())
-    norms = 2 * sum(8 * 2**stage for stage in range(4))
-    assert more in {"transformers": [2 * 64]}.get(name, [0, -norms])
+    keys = sum(8 * 2**stage for stage in range(4))
+    without_norms = dict.fromkeys(("timm", "timm-fused", "torchvision"), -2 * keys)
+    differences = {
+        "v1": {**without_norms, "transformers": 2 * 64},
+        "v2": {**without_norms, "transformers": -2 * keys, "torchvision": keys - 2 * keys},
+    }
+    assert more == differences[version].get(name, 0)
+
+
+@pytest.mark.parametrize(("name", "version", "window"), EVERYONE)
+def test_windows_are_those_of_the_case(name, version, window):
+    model = build(name, version, window, (32 * window, 32 * window))
+    found = [module.window_size for module in model.modules() if hasattr(module, "window_size")]
+    assert {side for one in found for side in ([one] if isinstance(one, int) else one)} == {window}
+
+
+@pytest.mark.parametrize(("name", "version"), LACKING)
+def test_who_lacks_a_version_says_so(name, version):
+    with pytest.raises(ValueError, match=r"has no (fused attention for )?Swin V2"):
+        build(name, version, 8)
+
+
+def test_names_of_cases():
+    forward, train = named_cases("v2-base-w12", "bf16", "cuda")
+    assert forward == Case("base", (512, 512), 32, "bf16", "forward", "cuda", 12, "v2")
+    assert train.title == "V2-B, window 12, 512x512, batch 32, bf16, train"
+    (one,) = named_cases("v1-tiny-w7-b4-800x1344-latency", "fp32", "cpu")
+    assert one == Case("tiny", (800, 1344), 4, "fp32", "latency", "cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny-w7", "v3-tiny-w7", "v1-tiny", "v1-tiny-w0", "v1-tiny-w7-512", "v1-huge-w7",
+             "v1-tiny-w7-b0", "v1-tiny-w7-train-b2", "v1-tiny-w7-predict"],
+)  # fmt: skip
+def test_other_names_of_cases_are_refused(name):
+    with pytest.raises(ValueError, match=f"must be such as v1-tiny-w7.*got '{name}'"):
+        named_cases(name, "fp32", "cpu")
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -93,6 +154,14 @@ def test_timm_runs_the_attention_that_its_name_says(fused):
     attention = timm.models.swin_transformer.WindowAttention
     found = [module.fused_attn for module in model.modules() if isinstance(module, attention)]
     assert found == [fused] * 4
+
+
+def test_graphs_that_do_not_replay_are_a_row_with_the_reason():
+    """On a CPU there are none, and what runs without them must not be called by their name."""
+    (result,) = run([IMPLEMENTATIONS["ours:graphs"]])
+    (row,) = result.rows
+    assert row.seconds is None
+    assert "graphs are CUDA's" in row.reason
 
 
 def test_training_step_computes_gradients_anew():
@@ -122,20 +191,21 @@ def test_half_precision_runs_under_autocast(dtype):
 
 
 @pytest.mark.parametrize(
-    ("case", "is_ours", "with_compiled", "expected"),
+    ("case", "name", "with_compiled", "expected"),
     [
-        (("forward", "cuda"), True, False, ["eager"]),
-        (("latency", "cuda"), True, False, ["eager", "graph"]),
-        (("latency", "cuda"), False, False, ["eager"]),
-        (("latency", "cuda"), False, True, ["eager", "compiled+graph"]),
-        (("train", "cuda"), False, True, ["eager", "compiled"]),
-        (("latency", "cpu"), True, True, ["eager", "compiled"]),
+        (("forward", "cuda"), "ours", False, ["eager"]),
+        (("latency", "cuda"), "ours", False, ["eager", "graph"]),
+        (("latency", "cuda"), "mmseg", False, ["eager"]),
+        (("latency", "cuda"), "mmseg", True, ["eager", "compiled+graph"]),
+        (("train", "cuda"), "timm", True, ["eager", "compiled"]),
+        (("latency", "cpu"), "ours", True, ["eager", "compiled"]),
+        (("latency", "cuda"), "ours:graphs", True, ["eager"]),
     ],
 )
-def test_executions(case, is_ours, with_compiled, expected):
+def test_executions(case, name, with_compiled, expected):
     mode, device = case
     case = Case("tiny", (32, 32), 1, "fp32", mode, device)
-    assert steps.executions(case, is_ours, with_compiled) == expected
+    assert steps.executions(case, IMPLEMENTATIONS[name], with_compiled) == expected
 
 
 class Turn:
@@ -245,6 +315,31 @@ def test_time_limit_keeps_what_was_measured_before():
     result.take([Row("a", "eager", samples=[2.0])])
     assert result.rows[0].seconds == 2.0
     assert result.rows[1:] == before[1:]
+
+
+class Sleeper(Maps):
+    """Takes long, and takes errors for an answer, as compilers do."""
+
+    def forward(self, x):
+        try:
+            time.sleep(60)
+        except Exception:
+            time.sleep(60)
+        return super().forward(x)
+
+
+def test_time_limit_holds_in_what_takes_long():
+    """What was measured before stays; of the case in which it passed, what is left is named."""
+    deadline = timing.Deadline(limit=1e6)
+    found = run([fake("a")], deadline=deadline)
+    deadline.limit = deadline.elapsed + 0.5
+    late = fake("late", lambda arch, size: Sleeper())
+    found += run([fake("a"), late, fake("b")], deadline=deadline)
+    assert deadline.elapsed - deadline.limit < 40  # and not one call of it
+    reasons = [[row.reason for row in result.rows] for result in found]
+    assert reasons == [[None], [TIME_LIMIT] * 3]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)  # nothing rings later
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -406,22 +501,55 @@ def test_profile_accounts_for_the_step():
     assert found.entries == sorted(found.entries, key=lambda entry: -entry.seconds)
 
 
+def test_profile_shows_the_floor_beside_each_kernel(tmp_path):
+    entries = [
+        profiling.Entry("mlp_forward", "matmul", 0.004, 2, floor=0.001, bound="products"),
+        profiling.Entry("nvjet", "matmul", 0.002, 1),
+        profiling.Entry("norm_forward", "norms", 0.003, 1, floor=0.002, bound="bytes"),
+    ]
+    found = profiling.Profile("x", 0.01, 0.009, entries, products_floor=0.0005)
+    console = Console(width=160, file=io.StringIO())
+    console.print(profiling.as_table(found))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]]
+            for line in console.file.getvalue().splitlines() if "│" in line]  # fmt: skip
+    by_name = {name: cells for name, *cells in rows}
+    assert by_name["mlp_forward"] == [
+        "matmul", "4.000", "40.0%", "2", "1.000", "4.0", "products"
+    ]  # fmt: skip
+    assert by_name["nvjet"][-3:] == ["", "", ""]
+    assert by_name["PyTorch's own products"][-3:] == ["0.500", "4.0", "products"]
+    assert by_name["all kernels with a floor"][-3:] == ["3.000", "2.3", ""]
+    path = tmp_path / "profile.json"
+    profiling.save_profiles([found], path)
+    assert profiling.load_profiles(path) == [found]
+
+
 @pytest.mark.slow
 def test_command_line(tmp_path):
     """A whole run, from measuring to the picture; then the picture again from the JSON."""
-    out = {name: tmp_path / f"out.{name}" for name in ("json", "png", "md")}
+    out = {name: tmp_path / f"out.{name}" for name in ("json", "png", "md", "csv")}
+    names = ("v1-tiny-w7-b1-32x32-forward", "v2-tiny-w8-b2-32x64-train")
     done = call_tool(
         "benchmark_backbones.py",
-        *("--device", "cpu", "--sizes", "32x32", "--repeats", 1, "--modes", "forward"),
+        *("--device", "cpu", "--cases", *names, "--repeats", 1, "--csv", out["csv"]),
         *("--implementations", "ours", "ours:reference", "--cpu-memory"),
         *("--json", out["json"], "--plot", out["png"], "--markdown", out["md"]),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    (case,) = json.loads(out["json"].read_text())["cases"]
-    assert [row["implementation"] for row in case["rows"]] == ["ours", "ours:reference"]
-    for row in case["rows"]:
-        assert row["reason"] is None
-        assert row["peak_bytes"] > row["parameters"] * 4  # float32 weights, and more
+    cases = json.loads(out["json"].read_text())["cases"]
+    assert [case["case"]["version"] for case in cases] == ["v1", "v2"]
+    for case in cases:
+        assert [row["implementation"] for row in case["rows"]] == ["ours", "ours:reference"]
+        for row in case["rows"]:
+            assert row["reason"] is None
+            assert row["peak_bytes"] > row["parameters"] * 4  # float32 weights, and more
+    with out["csv"].open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert tuple(lines[0]) == COLUMNS
+    found = [(line["version"], line["window"], line["batch"], line["mode"]) for line in lines]
+    assert found == [("v1", "7", "1", "forward")] * 2 + [("v2", "8", "2", "train")] * 2
+    assert all(float(line["images_per_second"]) > 0 and not line["reason"] for line in lines)
+    assert all("--cases v1-tiny-w7-b1" in line["command"] for line in lines)
     assert out["png"].read_bytes().startswith(b"\x89PNG")
     assert "| ours, eager |" in out["md"].read_text()
     out["png"].unlink()
@@ -447,6 +575,9 @@ def test_profile_from_the_command_line(tmp_path):
     ("arguments", "message"),
     [
         (["--sizes", "512"], "HxW"),
+        (["--cases", "v1-tiny"], "--cases: must be such as v1-tiny-w7"),
+        (["--cases", "v1-tiny-w7", "--batch", "2"], "leave out the options"),
+        (["--cases", "v1-tiny-w7", "--modes", "latency"], "no case of v1-tiny-w7 has them"),
         (["--sizes", "32x32", "--batch", "1", "2"], "--batch takes one number"),
         (["--repeats", "0"], "--repeats: must be an integer >= 1"),
         (["--implementations", "theirs"], "invalid choice: 'theirs'"),

@@ -94,10 +94,11 @@ def read(work_dir, step):
 
 
 @pytest.mark.slow
-def test_fsdp_saves_whole_checkpoints_and_resumes(tiny_file, tmp_path):
+@pytest.mark.parametrize("option", ["fsdp", "fsdp2"])
+def test_fsdp_saves_whole_checkpoints_and_resumes(option, tiny_file, tmp_path):
     """Interrupted after 4 of 6 steps and resumed, it reaches the weights of an unbroken run."""
     config = tiny_file()
-    fsdp = ["--with", "fsdp", "--cfg-options"]
+    fsdp = ["--with", option, "--cfg-options"]
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     run_tool("dist_train.sh", config, 2, "--work-dir", unbroken, *fsdp[:2], PORT="29620")
     run_tool(
@@ -206,7 +207,7 @@ def test_mixed_precision_is_mmengines(name):
     assert scaled == (option.dtype == "float16")
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp_bf16", "deepspeed"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp_bf16", "fsdp2", "fsdp2_bf16", "deepspeed"])
 def test_strategies_are_mmengines(name, scenes, tmp_path):
     """DeepSpeed itself is not installed here: that its strategy takes the settings is shown."""
     cfg = with_option(tiny_config(scenes, tmp_path), name)
@@ -246,14 +247,18 @@ def test_scaling_is_measured(tmp_path):
     )  # fmt: skip
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert [(row["processes"], row["strategy"]) for row in rows] == [
-        (1, "ddp"), (1, "fsdp"), (2, "ddp"), (2, "fsdp")
+        (1, "ddp"), (1, "fsdp"), (1, "fsdp2"), (2, "ddp"), (2, "fsdp"), (2, "fsdp2")
     ]  # fmt: skip
     for row in rows:
         assert row["images_per_second"] == pytest.approx(2 * row["processes"] / row["seconds"])
         assert row["peak_memory_mib"] > 0
     assert rows[0]["efficiency"] == 1
-    expected = rows[2]["images_per_second"] / 2 / rows[0]["images_per_second"]
-    assert rows[2]["efficiency"] == pytest.approx(expected)
-    assert rows[2]["communication"] > 0
+    expected = rows[3]["images_per_second"] / 2 / rows[0]["images_per_second"]
+    assert rows[3]["efficiency"] == pytest.approx(expected)
+    assert all(row["communication"] > 0 for row in rows[3:])
+    lines = (tmp_path / "scaling.csv").read_text().splitlines()
+    assert [line.split(",")[2:4] for line in lines[1:]] == [
+        [row["strategy"], str(row["processes"])] for row in rows
+    ]
     assert "| nano | 2 | ddp | 2 |" in (tmp_path / "scaling.md").read_text()
     assert (tmp_path / "scaling.png").stat().st_size > 0

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from swin_backbone import SwinBackbone
+from swin_backbone import SwinBackbone, create
 from swin_backbone.checkpoints import CheckpointError
 
 SMALL = {"embed_dims": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8), "window_size": 4}
@@ -205,6 +205,48 @@ def test_what_it_cannot_be_in_timm_is_said(options, message):
 
     with pytest.raises((ValueError, TypeError), match=message):
         timm.create_model("swin_backbone_tiny", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "depth"),
+    [("tiny", "Unet", 5), ("swinv2_tiny_window8", "Segformer", 5)],
+)
+def test_segmentation_models_have_it_as_an_encoder(name, architecture, depth, tmp_path):
+    """By timm's name: maps, gradients, weights of a file, and a folder that is read back."""
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="smp is not installed")
+    import swin_backbone.libraries.timm_models  # noqa: F401
+
+    backbone = create(name)
+    torch.save(backbone.state_dict(), tmp_path / "weights.pth")
+    options = {"drop_path_rate": 0.0, "checkpoint": str(tmp_path / "weights.pth")}
+    model = getattr(smp, architecture)(
+        f"tu-swin_backbone_{name}", encoder_weights=None, encoder_depth=depth, in_channels=3,
+        classes=5, **options,
+    )  # fmt: skip
+    assert model.encoder.out_channels == [3, 0, 96, 192, 384, 768][: depth + 1]
+    images = torch.randn(2, 3, 64, 96)
+    assert model(images).shape == (2, 5, 64, 96)
+    maps = model.eval().encoder(images)[2:]
+    for ours, theirs in zip(backbone.eval()(images), maps, strict=False):
+        torch.testing.assert_close(ours, theirs)
+    model(images).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    model.save_pretrained(tmp_path / "saved")
+    again = smp.from_pretrained(tmp_path / "saved").eval()
+    torch.testing.assert_close(again(images), model(images))
+
+
+def test_what_segmentation_models_cannot_have_is_said():
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="smp is not installed")
+    import swin_backbone.libraries.timm_models  # noqa: F401
+
+    with pytest.raises(ValueError, match="output_stride must be 32 for a Swin Transformer"):
+        smp.DeepLabV3Plus("tu-swin_backbone_tiny", encoder_weights=None)
+    with (
+        pytest.warns(UserWarning, match="encoder_weights"),
+        pytest.raises(ValueError, match="name weights: checkpoint="),
+    ):
+        smp.Unet("tu-swin_backbone_tiny")
 
 
 def test_the_command_prints_the_report(tmp_path, capsys):

@@ -20,6 +20,7 @@ from helpers.kernels import (  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import shifted_window_attention
+from swin_backbone.ops.triton import row_attention_op
 from swin_backbone.ops.triton.attention_op import window_attention
 
 #: For what runs in either place, so that ``-m gpu`` finds it where there is a GPU.
@@ -62,6 +63,46 @@ def test_windows_larger_than_what_is_on_chip(window_size, shift_size, cosine):
         cosine=cosine, draws=4 if cosine and window_size == (9, 9) else 1,
     )  # fmt: skip
     assert_small(kernels[:4], 1e-5)  # of the one factor of cosines nearly all cancels
+
+
+@pytest.mark.parametrize(("window_size", "shift_size"), [((9, 9), (4, 4)), ((8, 9), (0, 0))])
+@pytest.mark.parametrize(("cosine", "masked"), [(False, False), *OPTIONS])
+def test_windows_by_whole_rows_of_scores(monkeypatch, window_size, shift_size, cosine, masked):
+    """Tiles of 64 and 32, and of 64 and 16 tokens; in float32, which is taken in 16 bits only."""
+    monkeypatch.setattr(row_attention_op, "ELEMENT_BYTES", 4)
+    kernels, _ = compare(
+        (7, 10), window_size, shift_size, torch.float32, heads=1, cosine=cosine, masked=masked
+    )
+    assert_small(kernels[:4], 1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_whole_rows_agree_with_blocks(monkeypatch, packed):
+    """Whose dropout drops the same weights; in maps of one size and of several. 1e-5 as above."""
+    monkeypatch.setattr(row_attention_op, "ELEMENT_BYTES", 4)
+    qkv, table, padding = make_inputs((10, 8), (9, 9), heads=1, batch=1)
+    maps, shape = None, qkv.shape
+    if packed:  # two maps of 4 x 10 tokens, a window each: first token, rows, columns, number
+        maps = torch.tensor([[0, 4, 10, 0], [0, 4, 10, 1], [40, 4, 10, 0], [40, 4, 10, 1]])
+        maps, shape = maps.to(DEVICE, torch.int32), (80, qkv.shape[-1])
+    tensors = [
+        qkv.reshape(shape).requires_grad_(),
+        table.requires_grad_(),
+        padding.requires_grad_(),
+    ]
+    seed = torch.tensor(5, device=DEVICE)
+    cotangent = torch.randn(*shape[:-1], 16, device=DEVICE)
+
+    def differentiate():
+        sizes = [9, 9, 4, 4]
+        out = window_attention(*tensors, None, None, maps, seed, sizes, 0.25, 0.4)
+        return [out.detach(), *torch.autograd.grad(out, tensors, cotangent)]
+
+    by_rows = differentiate()
+    assert all(map(torch.equal, by_rows, differentiate()))  # the same bits again
+    monkeypatch.setattr(row_attention_op, "MOST_TOKENS", 0)
+    for one, other in zip(by_rows, differentiate(), strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
 
 
 def test_heads_wider_than_what_is_on_chip():

@@ -68,7 +68,7 @@ def train(function, x, conv, norm, grad):
 def by_kernels(relu, dtype):
     def function(x, conv, norm):
         low = conv.weight.detach().to(dtype)
-        return triton.batch_norm_op.convolution_norm(x.to(dtype), low, conv, norm, relu)
+        return triton.convolution_norm_op.convolution_norm(x.to(dtype), low, conv, norm, relu)
 
     return function
 
@@ -112,7 +112,7 @@ def test_a_mean_that_is_large_beside_the_spread():
     torch.manual_seed(0)
     conv, norm = layers(8, 1)
     x = draw((2, 40, 30), mean=100.0)
-    out = triton.batch_norm_op.convolution_norm(x, conv.weight.detach(), conv, norm, False)
+    out = triton.convolution_norm_op.convolution_norm(x, conv.weight.detach(), conv, norm, False)
     right = copy.deepcopy(norm).double()
     right.reset_running_stats()
     wanted = right(copy.deepcopy(conv).double()(x.double()))
@@ -145,7 +145,7 @@ def test_prediction(kernel_size, relu, dtype):
     x = draw((2, 17, 9))
     norm.eval()
     with torch.no_grad():
-        ours = triton.batch_norm_op.folded_convolution(x.to(dtype), conv, norm, relu)
+        ours = triton.convolution_norm_op.folded_convolution(x.to(dtype), conv, norm, relu)
         with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):
             theirs = plain(x, conv, norm, relu)
         right = plain(x.double(), conv.double(), norm.double(), relu)

@@ -8,6 +8,7 @@ from helpers.points import CASES, draw, with_gradients
 
 from swin_backbone import ops
 from swin_backbone.ops import triton
+from swin_backbone.ops.triton import deformable_attention_op  # noqa: F401  (registers the operator)
 
 #: Triton's interpreter cuts bfloat16 off instead of rounding.
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if HAS_GPU else [])]

@@ -22,7 +22,8 @@ from swin_backbone.openmmlab.served_ops import torchvision_internals
 def test_here_all_of_it_is_there():
     """Or the tests below would only show what is done instead."""
     assert mmengine.__version__ in internals.TESTED
-    assert internals.fsdp_strategy().__name__ == "FSDPStrategy"
+    for name in ("FSDPStrategy", "DDPStrategy"):
+        assert internals.strategy(name).__name__ == name
     assert hasattr(Registry("test"), "_add_child")
     assert hasattr(mmengine_loading, "load_from_http")
     assert internals.SAVES_BY_STEP
@@ -31,7 +32,7 @@ def test_here_all_of_it_is_there():
 
 def test_without_its_strategy_only_using_it_is_an_error(monkeypatch):
     monkeypatch.setattr(STRATEGIES, "get", lambda name: None)
-    strategy = type("Ours", (internals.fsdp_strategy(),), {})
+    strategy = type("Ours", (internals.strategy("FSDPStrategy"),), {})
     with pytest.raises(RuntimeError, match=f"{mmengine.__version__} has no FSDPStrategy"):
         strategy(model_wrapper={})
 

@@ -1,16 +1,22 @@
 """Which kernels each published architecture takes: none is without them, and the docs say which."""
 
+import functools
 import re
 
 import pytest
 import torch
-from helpers.kernels import DEVICE, take_unproven  # skips first where no kernel can run
+from helpers.kernels import (  # skips first where no kernel can run
+    DEVICE,
+    let_kernels_run,
+    take_unproven,
+)
 from helpers.paths import ROOT
 
 from swin_backbone import SwinBackbone, list_architectures, list_checkpoints
-from swin_backbone.ops import Windows
+from swin_backbone.ops import Windows, dispatch
 from swin_backbone.ops.dispatch import why_not_fused
-from swin_backbone.ops.triton.attention_op import is_streamed
+from swin_backbone.ops.triton import streamed_attention_op
+from swin_backbone.ops.triton.attention_op import is_streamed, of_large_windows
 from swin_backbone.ops.triton.streamed_attention_op import block_of
 
 ARCHITECTURES = list_architectures()
@@ -20,9 +26,10 @@ PAGE = (ROOT / "docs" / "performance.md").read_text()
 ROW = re.compile(r"^\| (\d+)\D\1 \| ([\w ]+) \| (.+) \|$", re.MULTILINE)
 
 
-def build(config):
+@functools.cache
+def build(name):
     with torch.device("meta"):
-        return SwinBackbone(**{k: v for k, v in config.items() if k != "init_cfg"})
+        return SwinBackbone(**{k: v for k, v in CONFIGS[name].items() if k != "init_cfg"})
 
 
 def windows_of(block):
@@ -40,8 +47,10 @@ def kinds(model):
         qkv = torch.empty(1, 1, 1, 3 * channels, dtype=torch.bfloat16)
         name = "a window at once"
         if is_streamed(qkv, heads, windows.window_size):
-            block = block_of(windows.window_size, 3 * channels, heads, torch.bfloat16)
-            name = f"blocks of {block} tokens"
+            name = "whole rows of scores"
+            if of_large_windows(qkv, heads, windows.window_size) is streamed_attention_op:
+                block = block_of(windows.window_size, 3 * channels, heads, torch.bfloat16)
+                name = f"blocks of {block} tokens"
         found[windows.window_size[0]] = name
     return found
 
@@ -49,12 +58,17 @@ def kinds(model):
 @pytest.fixture(autouse=True)
 def all_kernels_run(monkeypatch):
     take_unproven(monkeypatch)
+    # Without, a card has no matrix units for float32, and kernels leave it to PyTorch.
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_branches_of_every_block_are_fused(dtype):
-    for name, config in CONFIGS.items():
-        for stage in build(config).stages:
+    for name in CONFIGS:
+        for stage in build(name).stages:
             block = stage.blocks[0]
             (channels,), hidden = block.norm1.normalized_shape, block.mlp.fc1.out_features
             x = torch.zeros(1, 2, 2, channels, dtype=dtype, device=DEVICE)
@@ -62,12 +76,27 @@ def test_both_branches_of_every_block_are_fused(dtype):
             assert why_not_fused(x, "triton", hidden=hidden) is None, name
 
 
+def test_what_lies_between_blocks_is_fused(monkeypatch):
+    """Patch embedding and merging, of every architecture as it is trained: in 16 bits."""
+    let_kernels_run(monkeypatch)
+    for name in CONFIGS:
+        model = build(name)
+        weight = model.patch_embed.projection.weight
+        weight = torch.empty(weight.shape, dtype=torch.bfloat16, device=DEVICE)
+        image = torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16, device=DEVICE)
+        assert dispatch.patch_embedding(image, weight) == "triton", name
+        for stage in model.stages[1:]:
+            channels = 2 * stage.blocks[0].norm1.normalized_shape[0]
+            x = torch.zeros(1, 2, 2, channels // 4, dtype=torch.bfloat16, device=DEVICE)
+            assert dispatch.patch_merging(x, channels) == "triton", name
+
+
 def test_the_docs_say_which_kernels():
     rows = {int(side): (kind, set(re.findall(r"`(\w+)`", names)))
             for side, kind, names in ROW.findall(PAGE)}  # fmt: skip
     expected = {}
-    for name, config in ARCHITECTURES.items():
-        for side, kind in kinds(build(config)).items():
+    for name in ARCHITECTURES:
+        for side, kind in kinds(build(name)).items():
             assert expected.setdefault(side, (kind, set()))[0] == kind
             expected[side][1].add(name)
     assert rows == expected

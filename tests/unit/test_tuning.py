@@ -23,7 +23,7 @@ from swin_backbone.ops import (
     residual_attention,
     residual_mlp,
 )
-from swin_backbone.ops.triton import launch, tuning
+from swin_backbone.ops.triton import launch, row_attention_op, tuning
 from swin_backbone.ops.triton import linear_op as products
 from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
 from swin_backbone.ops.triton.launch import Config
@@ -184,8 +184,10 @@ def test_every_kernel_with_candidates_is_tuned(install, monkeypatch):
     monkeypatch.setattr(products, "ENOUGH_PROGRAMS", 2)
     monkeypatch.setattr(fused_mlp, "writes_hidden", lambda *_: False)  # as for half precision
     monkeypatch.setattr(tuning, "CANDIDATES", dict.fromkeys(tuning.CANDIDATES, ()))
-    for channels, heads, window in ((32, 2, (4, 4)), (320, 10, (9, 8)), (32, 2, (9, 8))):
-        if (channels, window) == (32, (9, 8)):  # what runs on a card unless it is asked for more
+    large = [(320, 10, (8, 10)), (64, 2, (8, 16)), (32, 2, (9, 8))]  # blocks of 32, of 64, rows
+    for channels, heads, window in ((32, 2, (4, 4)), *large, (32, 2, (8, 9))):
+        monkeypatch.setattr(row_attention_op, "ELEMENT_BYTES", 4 if window == (9, 8) else 2)
+        if window == (8, 9):  # what runs on a card unless it is asked for more
             take_measured(monkeypatch)
 
         def parameters(outputs, inputs):
@@ -272,9 +274,9 @@ def test_blocks_that_fit(monkeypatch):
             assert chosen.stages >= 2, kernel
         for chosen in (*candidates, tuning.CAUTIOUS[kernel]):
             side = chosen.columns if kernel == "mlp_weight_gradients" else chosen.rows
-            assert kernel.startswith(("attention", "streamed")) or side // chosen.warps >= 16, (
-                kernel
-            )
+            assert (
+                kernel.startswith(("attention", "rows", "streamed")) or side // chosen.warps >= 16
+            ), kernel
             assert 128 % chosen.columns == 0
     work = Work("gelu_backward", 384, 100, torch.bfloat16)
     assert {c.depth for c in tuning.candidates_for(work)} == {32, 64}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...model.plain_modules import is_bare
 from ...ops.torch_internals.module_contents import children, parameters
 from ..rewrite import Rewrite, Undo, imported, replace_methods
-from .same_results import Calls, why_different
+from .same_results import Calls, why_different, why_sharded
 
 #: The switch of all of them.
 NAME = "swin_blocks"
@@ -39,7 +39,7 @@ def block_rewrite(
     def reason(block: nn.Module) -> str | None:
         if "forward" in block.__dict__:
             return "its forward was replaced"
-        return why_not(block) or why_different(block, forward, calls)
+        return why_sharded(block) or why_not(block) or why_different(block, forward, calls)
 
     def apply(block: nn.Module) -> Undo:
         return replace_methods(block, {"forward": forward})

@@ -16,7 +16,7 @@ from ...ops.torch_internals.module_contents import children
 from ..rewrite import Rewrite, Undo, replace_methods
 from .block_rewrite import NAME, is_usual_call
 from .halves import linear
-from .same_results import why_different
+from .same_results import why_different, why_sharded
 
 
 def finds(module: nn.Module) -> bool:
@@ -33,6 +33,9 @@ def finds(module: nn.Module) -> bool:
 def why_not(merging: nn.Module) -> str | None:
     if "forward" in merging.__dict__:
         return "its forward was replaced"
+    reason = why_sharded(merging)
+    if reason is not None:
+        return reason
     own = children(merging)
     if norm_parameters(own["norm"]) is None or not is_bare(own["reduction"], nn.Linear):
         return "its norm or projection is more than torch's, or watched"

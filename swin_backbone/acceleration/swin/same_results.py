@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...ops.torch_internals.module_contents import children
+from ...model.plain_modules import is_plain
+from ...ops.torch_internals.module_contents import children, parameters
 
 #: Relative difference up to which results are the same: coordinates of V2 may be float32.
 TOLERANCE = 1e-6
@@ -21,6 +22,20 @@ TOLERANCE = 1e-6
 Calls = Callable[[nn.Module, Callable[..., Tensor]], list[tuple[tuple, dict]]]
 
 _FOUND: dict[tuple, str | None] = {}
+
+
+def why_sharded(module: nn.Module) -> str | None:
+    """Why a module cannot be tried, as its weights are in other processes, or ``None``.
+
+    FSDP leaves its layers with parts of one flat tensor, ``fully_shard`` with distributed ones.
+    """
+    for layer in module.modules():
+        if type(layer) is nn.Linear:
+            weight = parameters(layer).get("weight")
+            whole = layer.out_features, layer.in_features
+            if weight is not None and not (is_plain(weight) and weight.shape == whole):
+                return "its weights are sharded: accelerate first, and shard then"
+    return None
 
 
 def why_different(block: nn.Module, forward: Callable, calls: Calls) -> str | None:

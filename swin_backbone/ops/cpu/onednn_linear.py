@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..double_backward import plain_gradients
-from ..layer_parameters import LinearParameters, NormParameters, compute_dtype
+from ..layer_parameters import LinearParameters, NormParameters, compute_dtype, plain_layer_norm
 from ..linear import broadcast_scale
 from ..torch_internals.cpu_operators import has_onednn_linear, onednn_linear, onednn_linear_add
 
@@ -27,7 +27,7 @@ def norm_linear(
         gelu: whether to apply GELU.
     """
     dtype = compute_dtype(x)
-    normed = F.layer_norm(x, norm.weight.shape, *norm).to(dtype)
+    normed = plain_layer_norm(x, *norm).to(dtype)
     weight, bias = _cast(layer, dtype)
     if gelu and _runs_on_onednn(dtype) and not torch.is_grad_enabled():
         return onednn_linear(normed, weight, bias, gelu=True)

@@ -190,6 +190,9 @@ def before_loading(module: nn.Module, hook: Callable) -> None:
         module._register_load_state_dict_pre_hook(hook, with_module=True)
 
 
+#: Whose hooks are a model's own: they collect what is computed within the call that they are in,
+#: and do nothing else.
+COLLECTORS = ("transformers.utils.output_capturing",)
 #: Kinds of hooks that a module's call runs.
 KINDS = ("forward", "forward_pre", "backward", "backward_pre")
 
@@ -202,9 +205,9 @@ def hooks_of(module: nn.Module) -> list[Mapping]:
 
 
 def why_watched(module: nn.Module) -> str | None:
-    """What is called beside a module's ``forward``, or ``None``: hooks of its own, or its compiled
-    form."""
+    """What is called beside a module's ``forward``, or ``None``: hooks of its own, but for those of
+    :data:`COLLECTORS`, or its compiled form."""
     for kind, hooks in zip(KINDS, hooks_of(module), strict=True):
-        if hooks:
+        if any(getattr(hook, "__module__", None) not in COLLECTORS for hook in hooks.values()):
             return f"has a {kind.replace('_', '-')} hook"
     return "is compiled" if module.__dict__.get("_compiled_call_impl") is not None else None

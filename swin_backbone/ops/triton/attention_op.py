@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 
 from .. import dispatch
+from . import row_attention_op as by_rows
 from . import streamed_attention_op as streamed
 from .attention_cut import cut_windows, head_width, modes, or_else, shape_of
 from .autograd_op import Differentiable, register
@@ -40,12 +41,19 @@ def _work(kernel: str, shape, sizes, dtype: torch.dtype) -> Work:
 
 
 def is_streamed(qkv: Tensor, heads: int, sizes: _Sizes) -> bool:
-    """Whether keys pass by in blocks, :mod:`.streamed_attention_op`: of windows that do not fit on
-    chip, and of all large ones where kernels are taken that no card has measured yet."""
+    """Whether large windows have kernels of their own, :func:`of_large_windows`: those that do not
+    fit on chip, and all of them where kernels are taken that no card has measured yet."""
     tokens = sizes[0] * sizes[1]
     if dispatch.is_beyond_chip(qkv.dtype, tokens, qkv.shape[-1] // (3 * heads)):
         return True
     return tokens > QUERY_BLOCK and dispatch.why_unproven(qkv) is None
+
+
+def of_large_windows(qkv: Tensor, heads: int, sizes: _Sizes):
+    """The module whose kernels compute windows of which :func:`is_streamed` says so: by whole rows
+    of scores, :mod:`.row_attention_op`, or else by blocks, :mod:`.streamed_attention_op`."""
+    fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads))
+    return by_rows if fits and dispatch.why_unproven(qkv) is None else streamed
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
@@ -88,7 +96,7 @@ def attend(
         (B, H, W, C), or (T, C), in the dtype of ``qkv``.
     """
     if is_streamed(qkv, table.shape[1], sizes):
-        return streamed.attend(
+        return of_large_windows(qkv, table.shape[1], sizes).attend(
             qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
         )
     launch = _forward_launch(
@@ -141,7 +149,7 @@ def attention_partials(
         what they are of pairs, and where these are if not among them.
     """
     if is_streamed(qkv, table.shape[1], sizes):
-        return streamed.partials(
+        return of_large_windows(qkv, table.shape[1], sizes).partials(
             grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
             dropout_p, sum_all,
         )  # fmt: skip

@@ -93,8 +93,16 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("attention_backward", None): Config(warps=4, stages=2, programs=264),
     ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),
     ("attention_backward_large", None): Config(warps=8, stages=1, programs=1056),
-    ("streamed_forward", None): Config(warps=4, stages=2, programs=4224),
+    ("rows_forward", None): Config(rows=64, warps=4, stages=2, programs=1056),
+    ("rows_backward", None): Config(
+        rows=32, columns=32, depth=64, warps=4, stages=2, programs=1056
+    ),
+    ("streamed_forward", None): Config(warps=4, stages=3, programs=4224),
+    ("streamed_forward_small", None): Config(warps=2, stages=2, programs=4224),
     ("streamed_backward", None): Config(warps=4, stages=2, programs=1056),
+    ("streamed_backward", 96): Config(warps=4, stages=2, programs=264),
+    ("streamed_backward", 192): Config(warps=4, stages=2, programs=264),
+    ("streamed_backward_small", None): Config(warps=2, stages=2, programs=1056),
 }
 
 

@@ -304,6 +304,46 @@ def norm_beside(
     """The norm of ``x`` in ``dtype``, and ``x``, whose gradients its backward kernel adds up.
 
     The norm, not the map, is zero outside ``valid_sizes``, see :func:`layer_norm`.
-    For eager use: an operator for compilers must not return what it was given.
+    An operator must not return what it was given, so compilers look into a function of operators.
     """
-    return _NormBeside.apply(x, weight, bias, eps, dtype, valid_sizes)
+    function = _NormBesideInAGraph if torch.compiler.is_compiling() else _NormBeside
+    return function.apply(x, weight, bias, eps, dtype, valid_sizes)
+
+
+def _gradients_beside(
+    grad_normed: Tensor,
+    grad_beside: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    valid_sizes: _Maybe,
+) -> List[Tensor]:  # noqa: UP006
+    """Gradients of :func:`norm_beside` for ``x``, ``weight`` and ``bias``."""
+    return norm_gradients(
+        _readable(grad_normed), x, weight, bias, eps, grad_residual=grad_beside.contiguous(),
+        valid_sizes=valid_sizes,
+    )  # fmt: skip
+
+
+_norm_beside_backward = register("norm_beside_backward", _gradients_beside)
+
+
+@_norm_beside_backward.register_fake
+def _(grad_normed, grad_beside, x, weight, bias, eps, valid_sizes):
+    wide = [torch.empty_like(p, dtype=torch.float32) for p in (weight, bias)]
+    return [torch.empty_like(x), *wide]
+
+
+class _NormBesideInAGraph(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps, dtype, valid_sizes):
+        ctx.save_for_backward(x, weight, bias, valid_sizes)
+        ctx.eps = eps
+        return _layer_norm(x, weight, bias, eps, False, dtype, valid_sizes), x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad_normed, grad_beside):
+        *tensors, valid_sizes = ctx.saved_tensors
+        grads = _norm_beside_backward(grad_normed, grad_beside, *tensors, ctx.eps, valid_sizes)
+        return *_like(grads, tensors), None, None, None

@@ -1,6 +1,7 @@
 """Bilinear resizing as an operator of torch."""
 
 from collections.abc import Sequence
+from typing import List  # noqa: UP035
 
 import torch
 import triton
@@ -157,26 +158,40 @@ resize = Differentiable(
 )
 
 
-class _Added(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, base, x, align_corners):
-        ctx.low, ctx.align_corners = x.shape[2:], align_corners
-        out = torch.empty_like(base)
-        _write(x, out, align_corners, base)
-        return out
+def _add_forward(base: Tensor, x: Tensor, align_corners: bool) -> Tensor:
+    """``base`` plus ``x`` at its size, both channels-last."""
+    out = torch.empty_like(base)
+    _write(x, out, align_corners, base)
+    return out
 
-    @staticmethod
-    @differentiable_once
-    def backward(ctx, grad_out):
+
+_add = register("add_resized", _add_forward)
+_add.register_fake(lambda base, x, align_corners: torch.empty_like(base))
+
+
+def _save_added(ctx, inputs, output):
+    _, x, ctx.align_corners = inputs
+    ctx.low = x.shape[2:]
+
+
+def _differentiate_added_by(gradient):
+    def differentiate(ctx, grad_out):
         grad_x = None
         if ctx.needs_input_grad[1]:
-            grad_x = _backward(grad_out, *ctx.low, ctx.align_corners)
+            grad_x = gradient(grad_out, *ctx.low, ctx.align_corners)
         return grad_out, grad_x, None
 
+    return differentiate
 
-def add(base: Tensor, x: Tensor, align_corners: bool) -> Tensor:
-    """``base`` plus ``x`` at its size, both channels-last. For eager use."""
-    return _Added.apply(base, x, align_corners)
+
+#: Resizing and a sum; arguments and result as of :func:`_add_forward`.
+add = Differentiable(
+    _add,
+    _add_forward,
+    _save_added,
+    _differentiate_added_by(_resize_backward),
+    _differentiate_added_by(_backward),
+)
 
 
 def _copy(x: Tensor, part: Tensor) -> None:
@@ -190,37 +205,69 @@ def _copy(x: Tensor, part: Tensor) -> None:
     part.copy_(x)
 
 
+def _concatenated_like(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    first = maps[0]
+    shape = (first.shape[0], sum(x.shape[1] for x in maps), *size)
+    return torch.empty(
+        shape, dtype=first.dtype, device=first.device, memory_format=torch.channels_last
+    )
+
+
+def _concatenate(
+    maps: Sequence[Tensor],
+    size: List[int],  # noqa: UP006
+    align_corners: bool,
+) -> Tensor:
+    """Channels-last maps (B, C_i, h_i, w_i), resized into their parts of (B, sum of C_i, *size)."""
+    out = _concatenated_like(maps, size)
+    for x, part in zip(maps, out.split([x.shape[1] for x in maps], 1), strict=True):
+        if list(x.shape[2:]) == list(size):
+            _copy(x, part)
+        else:
+            _write(x, part, align_corners)
+    return out
+
+
+def _parts(grad_out: Tensor, shapes: Sequence[Sequence[int]], align_corners: bool, gradient):
+    """Gradients of :func:`_concatenate` for its maps, of ``shapes`` (C_i, h_i, w_i)."""
+    size = grad_out.shape[2:]
+    parts = grad_out.split([channels for channels, _, _ in shapes], 1)
+    return [
+        part if shape[1:] == size else gradient(part, *shape[1:], align_corners)
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
+
+
 class _Concatenated(torch.autograd.Function):
     @staticmethod
     def forward(ctx, size, align_corners, *maps):
         ctx.align_corners, ctx.shapes = align_corners, [x.shape[1:] for x in maps]
-        channels = sum(x.shape[1] for x in maps)
-        shape = (maps[0].shape[0], channels, *size)
-        out = torch.empty(
-            shape, dtype=maps[0].dtype, device=maps[0].device, memory_format=torch.channels_last
-        )
-        for x, part in zip(maps, out.split([x.shape[1] for x in maps], 1), strict=True):
-            if x.shape[2:] == size:
-                _copy(x, part)
-            else:
-                _write(x, part, align_corners)
-        return out
+        return _concatenate(maps, size, align_corners)
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad_out):
-        size = grad_out.shape[2:]
-        parts = grad_out.split([channels for channels, _, _ in ctx.shapes], 1)
-        grads = [
-            part if shape[1:] == size else _backward(part, *shape[1:], ctx.align_corners)
-            for part, shape in zip(parts, ctx.shapes, strict=True)
-        ]
-        return None, None, *grads
+        return None, None, *_parts(grad_out, ctx.shapes, ctx.align_corners, _backward)
+
+
+_concatenate_resized = register("concatenate_resized", _concatenate)
+_concatenate_resized.register_fake(lambda maps, size, align_corners: _concatenated_like(maps, size))
+
+
+def _save_shapes(ctx, inputs, output):
+    maps, _, ctx.align_corners = inputs
+    ctx.shapes = [x.shape[1:] for x in maps]
+
+
+def _differentiate_concatenated(ctx, grad_out):
+    return _parts(grad_out, ctx.shapes, ctx.align_corners, _resize_backward), None, None
+
+
+_concatenate_resized.register_autograd(_differentiate_concatenated, setup_context=_save_shapes)
 
 
 def concatenate(maps: Sequence[Tensor], size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Channels-last maps (B, C_i, h_i, w_i), each resized into its part of (B, sum of C_i, *size).
-
-    For eager use.
-    """
+    """As :func:`_concatenate`."""
+    if torch.compiler.is_compiling():
+        return _concatenate_resized(list(maps), list(size), align_corners)
     return _Concatenated.apply(torch.Size(size), align_corners, *maps)

@@ -39,14 +39,15 @@ def side_of(sizes: tuple[int, ...], block: int) -> int:
     return triton.cdiv(sizes[0] * sizes[1], block) * block
 
 
-def _work(kernel: str, qkv: Tensor, packed: Tensor | None, sizes) -> Work:
-    shape = shape_of(qkv, packed)
+def _work(kernel: str, shape: tuple[int, ...], heads: int, sizes, dtype: torch.dtype) -> Work:
+    """For a launch cut for ``shape``, see :func:`.attention_cut.shape_of`, and ``sizes``."""
     rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
-    return Work(kernel, shape[-1] // 3, rows, qkv.dtype)
+    small = block_of(tuple(sizes), shape[-1], heads, dtype) < BLOCK
+    return Work(f"{kernel}_small" if small else kernel, shape[-1] // 3, rows, dtype)
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work:
-    return _work("streamed_forward", qkv, packed, sizes)
+    return _work("streamed_forward", shape_of(qkv, packed), table.shape[1], sizes, qkv.dtype)
 
 
 @remembered
@@ -71,8 +72,7 @@ def _cut(kernel, shape, heads, sizes, dtype, most_runs) -> tuple[Cut, dict, dict
     """How one call is cut into programs, constants of all kernels, options, and blocks."""
     block = block_of(sizes, shape[-1], heads, dtype)
     side = side_of(sizes, block)
-    rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
-    chosen = config(kernel, shape[-1] // 3, rows, dtype)
+    chosen = config(*_work(kernel, shape, heads, sizes, dtype))
     cut = cut_windows(shape, heads, sizes, chosen.programs, side // block, most_runs(side))
     constants = {**cut.constants, "BLOCK": block, "SIDE": side}
     del constants["HEADS"]
@@ -137,7 +137,7 @@ def _backward_launches(
 def _backward_work(
     grad_out, qkv, table, padding, scales, valid, packed, seed, sizes, *others
 ) -> Work:
-    return _work("streamed_backward", qkv, packed, sizes)
+    return _work("streamed_backward", shape_of(qkv, packed), table.shape[1], sizes, qkv.dtype)
 
 
 @tuned(_backward_launches.cache_clear, _backward_work)

@@ -21,8 +21,12 @@ CAUTIOUS: dict[str, Config] = {
     "attention_backward": Config(warps=4, stages=2, programs=528),
     "attention_forward_large": Config(warps=8, stages=1, programs=2112),
     "attention_backward_large": Config(warps=8, stages=1, programs=528),
+    "rows_forward": Config(rows=64, warps=4, stages=1, programs=1056),
+    "rows_backward": Config(rows=16, columns=16, depth=32, warps=4, stages=1, programs=1056),
     "streamed_forward": Config(warps=4, stages=1, programs=2112),
+    "streamed_forward_small": Config(warps=2, stages=1, programs=2112),
     "streamed_backward": Config(warps=4, stages=1, programs=528),
+    "streamed_backward_small": Config(warps=2, stages=1, programs=528),
 }
 #: What is tried besides what would be taken untried. Triton 3.6 reads illegal addresses on an H100
 #: with one stage, and with fewer than 16 rows a warp (of weights' gradients: columns, which are the
@@ -86,6 +90,20 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     "attention_backward": (Config(warps=4, stages=2, programs=1056),),
     "attention_forward_large": (Config(warps=4, stages=2, programs=2112),),
     "attention_backward_large": (Config(warps=4, stages=2, programs=528),),
-    "streamed_forward": (Config(warps=8, stages=2, programs=2112),),
-    "streamed_backward": (Config(warps=8, stages=2, programs=528),),
+    "rows_forward": (
+        Config(rows=64, warps=4, stages=2, registers=168, programs=2112),
+        Config(rows=32, warps=2, stages=2, programs=2112),
+    ),
+    "rows_backward": (
+        Config(rows=16, columns=32, depth=64, warps=4, stages=2, programs=1056),
+        Config(rows=16, columns=16, depth=32, warps=4, stages=2, programs=2112),
+        Config(rows=16, columns=32, depth=32, warps=4, stages=2, registers=168, programs=2112),
+    ),
+    "streamed_forward": (Config(warps=4, stages=2, programs=4224),),
+    "streamed_forward_small": (Config(warps=4, stages=3, programs=4224),),
+    "streamed_backward": (
+        Config(warps=4, stages=2, programs=264),
+        Config(warps=4, stages=2, programs=1056),
+    ),
+    "streamed_backward_small": (Config(warps=4, stages=2, programs=1056),),
 }

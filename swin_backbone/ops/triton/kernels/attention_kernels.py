@@ -176,7 +176,7 @@ def _bias(
     head,
     query_local,
     key_local,
-    HEADS: tl.constexpr,
+    heads,
     WINDOW_H: tl.constexpr,
     WINDOW_W: tl.constexpr,
 ):
@@ -187,7 +187,7 @@ def _bias(
     key = key_local // WINDOW_W * WIDTH + key_local % WINDOW_W
     index = query[:, None] - key[None, :] + (WINDOW_H - 1) * WIDTH + WINDOW_W - 1
     inside = (query_local < TOKENS)[:, None] & (key_local < TOKENS)[None, :]
-    bias = tl.load(table + index * HEADS + head, mask=inside, other=0.0).to(tl.float32) * LOG2E
+    bias = tl.load(table + index * heads + head, mask=inside, other=0.0).to(tl.float32) * LOG2E
     return tl.where((key_local < TOKENS)[None, :], bias, float("-inf"))
 
 

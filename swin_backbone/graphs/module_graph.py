@@ -1,0 +1,194 @@
+"""Forward and backward pass of a part of a model, recorded for inputs of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.torch_internals.tensor_views import copy_all
+from .gradients import StaticGradients
+from .recorded_passes import RecordedPasses
+from .recording import CaptureError, Recorder
+from .structures import Structure, put_together, take_apart
+
+
+class Pass:
+    """A forward pass that was replayed: what it left for its backward pass is in the graphs' memory
+    until that has come, or until nobody can ask for it.
+
+    Attributes:
+        is_done: whether its backward pass has come.
+    """
+
+    def __init__(self):
+        self.is_done = False
+
+
+class ModuleGraph(RecordedPasses):
+    """What a function of tensors returns, by a graph, and its gradients by another.
+
+    Args:
+        function: takes what ``structure`` says.
+        examples: tensors of the shapes, strides and dtypes that it gets.
+        structure: of its arguments, which are a tuple and a dictionary.
+        model: the modules that it runs.
+        recorder: of the graphs.
+        learns: whether there is a backward pass.
+
+    Raises:
+        CaptureError: if it cannot be recorded.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        examples: Sequence[Tensor],
+        structure: Structure,
+        model: nn.Module,
+        recorder: Recorder,
+        learns: bool,
+    ):
+        inputs = [
+            one.detach().clone().requires_grad_(learns and one.requires_grad) for one in examples
+        ]
+
+        def compute() -> list[Tensor]:
+            args, kwargs = put_together(structure, inputs)
+            try:
+                found, self._results = take_apart(function(*args, **kwargs))
+            except ValueError as error:
+                raise CaptureError(f"of the result: {error}") from error
+            return found
+
+        self._learned_inputs = [one for one in inputs if one.requires_grad]
+        self._input_grads = [torch.zeros_like(one) for one in self._learned_inputs]
+        super().__init__(compute, inputs, model, recorder, strict=True, learns=learns)
+
+    def _rehearse_backward(self) -> None:
+        leaves = [_leaves(result) for result in self.live]
+        super()._rehearse_backward()
+        stand_ins = {id(one): index for index, one in enumerate(self.stand_ins.others)}
+        known = {*stand_ins, *map(id, self.inputs)}
+        if any(id(leaf) not in known for found in leaves for leaf in found):
+            raise CaptureError("it reads parameters that are none of its own modules'")
+        found = set().union(*leaves)
+        #: What some of the results depend on, and not all, has no gradient without these.
+        self._reached = [{id(leaf) for leaf in of_one} for of_one in leaves]
+        self._always = {id(one) for one in self.used if one not in found}
+
+    def record(self, gradients: StaticGradients | None) -> None:
+        """As :meth:`RecordedPasses.record`."""
+        super().record(gradients)
+        if not self.learns:
+            return
+        bucket_of = {
+            id(view): number for number, b in enumerate(gradients.buckets) for view in b.views
+        }
+        views = [gradients.views[id(owner)] for owner in self.owners]
+        self._places = [
+            (bucket_of[id(view)], view.shape, view.stride(), view.storage_offset())
+            for view in views
+        ]
+
+    def _backward(self) -> None:
+        super()._backward()
+        for place, one in zip(self._input_grads, self._learned_inputs, strict=True):
+            if one.grad is not None:
+                place.copy_(one.grad)
+            one.grad = None
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[object, Pass | None]:
+        """What the function returns for these tensors, in memory of its own, and the pass that
+        waits for gradients."""
+        if not self.learns:
+            return put_together(self._results, self.run_forward(tensors)), None
+        waiting = Pass()
+        found = _Replayed.apply(self, waiting, *tensors, *self.owners)
+        return put_together(self._results, found), waiting
+
+    def run_forward(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Replay the forward pass."""
+        copy_all(self.inputs, tensors)
+        self.replay_forward()
+        outputs = [torch.empty_like(value) for value in self.values]
+        copy_all(outputs, self.values)
+        return outputs
+
+    def run_backward(self, waiting: Pass, grads: Sequence[Tensor | None]) -> Iterator:
+        """Replay the backward pass.
+
+        Args:
+            waiting: of the forward pass.
+            grads: of all results.
+
+        Returns:
+            Gradients of all inputs, then those of the parameters, in memory of their own.
+
+        Raises:
+            RuntimeError: if this pass's backward pass was replayed before.
+        """
+        if waiting.is_done:
+            raise RuntimeError(
+                "a CUDA graph has computed these gradients already, and what it needs for them is "
+                "gone: call backward once for what one call of a graphed backbone gave"
+            )
+        waiting.is_done = True
+        of_live = [grad for grad, trained in zip(grads, self.trained, strict=True) if trained]
+        for place, grad in zip(self.grads, of_live, strict=True):
+            if grad is None:
+                place.zero_()
+        there = [pair for pair in zip(self.grads, of_live, strict=True) if pair[1] is not None]
+        copy_all(*map(list, zip(*there, strict=True)))
+        self.replay_backward()
+        given = zip(of_live, self._reached, strict=True)
+        reached = self._always.union(*(leaves for grad, leaves in given if grad is not None))
+        yield from self._gradients_of_inputs(reached)
+        flats = [bucket.flat.clone() for bucket in self.gradients.buckets]
+        for one, (bucket, *place) in zip(self.used, self._places, strict=True):
+            yield flats[bucket].as_strided(*place) if id(one) in reached else None
+
+    def _gradients_of_inputs(self, reached: set[int]) -> Iterator[Tensor | None]:
+        grads = dict(zip(map(id, self._learned_inputs), self._input_grads, strict=True))
+        for one in self.inputs:
+            grad = grads.get(id(one)) if id(one) in reached else None
+            yield None if grad is None else grad.clone()
+
+
+class _Replayed(torch.autograd.Function):
+    """Results from a graph, as autograd sees them."""
+
+    @staticmethod
+    def forward(ctx, graph: ModuleGraph, waiting: Pass, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.graph, ctx.waiting = graph, waiting
+        ctx.set_materialize_grads(False)
+        values = graph.run_forward(tensors[: len(graph.inputs)])
+        pairs = zip(values, graph.trained, strict=True)
+        ctx.mark_non_differentiable(*(value for value, trained in pairs if not trained))
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor | None):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "gradients from a CUDA graph have no derivative: for create_graph=True take the "
+                "graphs off the model (revert)"
+            )
+        return None, None, *ctx.graph.run_backward(ctx.waiting, grads)
+
+
+def _leaves(result: Tensor) -> set[Tensor]:
+    """Leaves of autograd's graph that a tensor depends on, as far as the graph shows them."""
+    if result.grad_fn is None:
+        return {result}
+    found, seen, left = set(), set(), [result.grad_fn]
+    while left:
+        node = left.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        left += [parent for parent, _ in node.next_functions if parent is not None]
+    return found

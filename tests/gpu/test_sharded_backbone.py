@@ -1,0 +1,68 @@
+"""Blocks whose parameters fully_shard hands over in bfloat16, by the kernels, on one GPU."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from swin_backbone import SwinBackbone
+from swin_backbone.model.sharding import shard, whole
+
+pytestmark = pytest.mark.gpu
+SETTINGS = {"embed_dims": 96, "depths": (2, 2), "num_heads": (3, 6), "strides": (4, 2)}
+SETTINGS |= {"out_indices": (0, 1), "drop_path_rate": 0.2}
+
+
+class Means(nn.Module):
+    """A backbone and a mean over its maps that no norm makes trivial."""
+
+    def __init__(self, backbone, weights):
+        super().__init__()
+        self.backbone, self.weights = backbone, weights
+
+    def forward(self, images):
+        maps = self.backbone(images)
+        return sum((x.double() * w).mean() for x, w in zip(maps, self.weights, strict=True))
+
+
+@pytest.fixture
+def joined(tmp_path):
+    torch.cuda.set_device(0)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def gradients(model, images, low):
+    torch.manual_seed(1)
+    with torch.autocast("cuda", torch.bfloat16, enabled=low):
+        loss = model(images)
+    loss.backward()
+    return [loss.detach()] + [whole(p.grad).double() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize("with_cp", [False, True])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_gradients_are_those_of_autocast(joined, version, with_cp, low):
+    """In float32 the same; parameters in bfloat16 are as near to float32 as autocast's casts,
+    within a factor for norms and tables, which autocast leaves alone."""
+    torch.manual_seed(0)
+    backbone = SwinBackbone(**SETTINGS, version=version, with_cp=with_cp).cuda()
+    for parameter in backbone.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    images = torch.randn(2, 3, 90, 120, device="cuda")
+    shapes = [(96, 23, 30), (192, 12, 15)]
+    model = Means(backbone, [torch.randn(s, device="cuda", dtype=torch.float64) for s in shapes])
+    other = copy.deepcopy(model)
+    exact = gradients(copy.deepcopy(model), images, low=False)
+    expected = gradients(other, images, low)
+    shard(model, param_dtype=torch.bfloat16 if low else None, reduce_dtype=torch.float32)
+    found = gradients(model, images, low)
+    for value, plain, wide in zip(found, expected, exact, strict=True):
+        if low:
+            assert (value - wide).norm() <= 3 * (plain - wide).norm() + 0.01 * wide.norm()
+        else:
+            torch.testing.assert_close(value, plain, rtol=1e-5, atol=1e-5 * float(wide.abs().max()))

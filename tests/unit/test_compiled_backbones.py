@@ -1,0 +1,79 @@
+"""torch.compile takes the kernels that eager use takes, keeps no more, and knows all sizes."""
+
+import pytest
+import torch
+from helpers.compiled_steps import compiled, kept_bytes, operators_of_step, started_kernels
+from helpers.kernels import DEVICE, let_kernels_run  # skips first where no kernel can run
+
+from swin_backbone import SwinBackbone
+
+SMALL = {"embed_dims": 32, "depths": (1, 1), "num_heads": (1, 2), "strides": (4, 2)}
+KINDS = {
+    "v1": {},
+    "v1, masked": {"mask_padding": True},
+    "v1, absolute positions": {"use_abs_pos_embed": True},
+    "v1, frozen": {"frozen_stages": 1},
+    "v2": {"version": "v2"},
+}
+
+
+def backbone(**options):
+    options = {**SMALL, "out_indices": (0, 1), "window_size": 4, "backend": "triton", **options}
+    return SwinBackbone(**options).train().to(DEVICE)
+
+
+def images(model, size, batch=2):
+    x = torch.randn(batch, 3, *size, device=DEVICE)
+    sizes = torch.tensor([size, (size[0] // 2, size[1])]) if model.mask_padding else None
+    return x, sizes
+
+
+def step(call, model, x, sizes):
+    """The maps, and the gradients of what is trained."""
+    maps = call(x, sizes)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return maps, torch.autograd.grad(sum(m.float().sin().sum() for m in maps), learned)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_memory_and_graphs(kind, monkeypatch):
+    """Each size starts what an eager step starts; two graphs serve all of them."""
+    let_kernels_run(monkeypatch)
+    model = backbone(drop_path_rate=0.2, **KINDS[kind])
+    call, graphs = compiled(model)
+    for size, count in [((64, 64), 1), ((48, 80), 2), ((72, 36), 2), ((61, 95), 2)]:
+        x, sizes = images(model, size)
+        found = []
+        for run in (model, call):
+            with started_kernels(run=False) as kernels, kept_bytes(model.parameters()) as kept:
+                step(run, model, x, sizes)
+            found.append((kernels, sum(kept.values())))
+        (eager_kernels, eager_bytes), (kernels, held) = found
+        assert kernels == eager_kernels
+        assert eager_kernels
+        assert held <= 1.01 * eager_bytes  # what is small may lie alone instead of side by side
+        assert graphs.frame_count == count
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_maps_and_gradients(kind, monkeypatch):
+    let_kernels_run(monkeypatch)
+    model = backbone(drop_path_rate=0.0, **KINDS[kind])
+    call, _ = compiled(model)
+    x, sizes = images(model, (20, 28), batch=1)
+    (maps, grads), (right, right_grads) = (step(run, model, x, sizes) for run in (call, model))
+    for ours, eager in zip([*maps, *grads], [*right, *right_grads], strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
+    assert all(m.is_contiguous(memory_format=torch.channels_last) for m in (*maps, *right))
+
+
+def test_gradients_of_a_map_meet_in_a_kernel(monkeypatch):
+    """A stage's map goes into its norm and into merging: no pass adds what comes back."""
+    let_kernels_run(monkeypatch)
+    model = backbone(drop_path_rate=0.0)
+    with started_kernels(run=False):
+        _, backward = operators_of_step(
+            model, lambda call: step(call, model, *images(model, (32, 32)))
+        )
+    assert sum("norm_beside_backward" in name for name in backward) == 1
+    assert not [name for name in backward if name.startswith("aten.add")]

@@ -1,0 +1,138 @@
+"""Parameters spread by fully_shard: what goes together, and one process that has all of them."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from swin_backbone import SwinBackbone, create
+from swin_backbone.model.sharding import (
+    own_part,
+    shard,
+    spread_optimizer_state,
+    units,
+    whole_optimizer_state,
+    whole_state_dict,
+)
+
+SMALL = {"embed_dims": 8, "depths": (1, 2), "num_heads": (1, 2), "strides": (4, 2)}
+SMALL |= {"out_indices": (0, 1), "window_size": 3}
+MIB = 2**20
+
+
+class Means(nn.Module):
+    """A backbone and the mean of its squared maps."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images, sizes=None):
+        return sum(x.square().mean() for x in self.backbone(images, sizes))
+
+
+@pytest.fixture
+def joined(tmp_path):
+    """A group of this process alone."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def bytes_of(module):
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["tiny", "large", "swinv2_base_window8"])
+@pytest.mark.parametrize("unit_mb", [1e-6, 10, 25, 1e6])
+def test_units_are_neighbours_and_just_full(architecture, unit_mb):
+    with torch.device("meta"):
+        backbone = create(architecture)
+    found = [unit for unit, _ in units(nn.Sequential(backbone), unit_mb)]
+    blocks = [block for stage in backbone.stages for block in stage.blocks]
+    assert [block for unit in found for block in unit] == blocks
+    for unit in found[:-1]:
+        held = [bytes_of(block) for block in unit]
+        assert sum(held) >= unit_mb * MIB > sum(held[:-1])
+
+
+def test_stages_that_do_not_run_are_apart():
+    """Or what follows would be gathered for nothing, and never freed."""
+    backbone = SwinBackbone(**{**SMALL, "out_indices": (0,)})
+    found = list(units(backbone, 1e6))
+    assert found == [
+        ([*backbone.stages[0].blocks], True),
+        ([*backbone.stages[1].blocks], False),
+    ]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("unit_mb", [1e-6, 25])
+def test_one_process_computes_and_saves_the_same(joined, version, unit_mb):
+    torch.manual_seed(0)
+    model = Means(SwinBackbone(**SMALL, version=version, drop_path_rate=0.5))
+    other = copy.deepcopy(model)
+    shard(model, unit_mb=unit_mb)
+    images = torch.randn(3, 3, 20, 28)
+    optimizers = [torch.optim.AdamW(m.parameters(), 1e-2, fused=True) for m in (model, other)]
+    for _ in range(2):
+        for each, optimizer in zip((model, other), optimizers, strict=True):
+            torch.manual_seed(1)  # drop path draws the same, whoever is sharded
+            optimizer.zero_grad()
+            each(images).backward()
+            optimizer.step()
+    state, expected = whole_state_dict(model), other.state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    moments, expected = whole_optimizer_state(optimizers[0]), optimizers[1].state_dict()
+    torch.testing.assert_close(moments, expected, rtol=0, atol=0)
+    assert whole_state_dict(model, keep=False) == {}
+    optimizers[0].load_state_dict(spread_optimizer_state(optimizers[0], moments))
+    assert whole_optimizer_state(optimizers[0])["state"].keys() == moments["state"].keys()
+    del moments["param_groups"][0]["params"][0]
+    with pytest.raises(ValueError, match=r"is of \d+ parameters, not of"):
+        spread_optimizer_state(optimizers[0], moments)
+
+
+@pytest.mark.parametrize("options", [{"mask_padding": True}, {"packed": True}], ids=str)
+@pytest.mark.filterwarnings("error:no valid_sizes")
+def test_sizes_of_images_get_through(joined, options):
+    model = Means(SwinBackbone(**SMALL, **options)).eval()
+    images = torch.randn(2, 3, 20, 28)
+    images.valid_sizes = torch.tensor([(20, 13), (9, 28)])
+    expected, whole_batch = model(images), model(images, torch.tensor([(20, 28), (20, 28)]))
+    torch.testing.assert_close(shard(model)(images), expected)
+    assert (whole_batch - expected).abs() > 1e-2, "sizes change nothing"
+
+
+def test_weights_of_other_memory_formats_and_buffers(joined):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(
+        memory_format=torch.channels_last
+    )
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    shard(model)
+    assert type(model[0].weight) is not nn.Parameter
+    assert type(own_part(model[0].weight)) is torch.Tensor
+    model.load_state_dict({name: tensor + 1 for name, tensor in expected.items()})
+    for name, tensor in whole_state_dict(model).items():
+        assert torch.equal(tensor, expected[name] + 1)
+
+
+def test_what_cannot_be_spread_is_refused(joined):
+    model = nn.Linear(2, 2)
+    model.scale = nn.Parameter(torch.ones(()))
+    with pytest.raises(ValueError, match="scale has none: train this model with DDP"):
+        shard(model)
+    for size in (0, -1.0, "25", True, float("nan")):
+        with pytest.raises(ValueError, match="unit_mb must be a number above 0"):
+            shard(nn.Linear(2, 2), unit_mb=size)
+
+
+def test_without_processes_it_says_how_to_start(monkeypatch):
+    with pytest.raises(RuntimeError, match=r"start with a launcher, as tools/dist_train\.sh"):
+        shard(nn.Linear(2, 2))
+    monkeypatch.delattr("torch.distributed.fsdp.fully_shard")
+    with pytest.raises(RuntimeError, match=r"fully_shard needs PyTorch 2\.6"):
+        shard(nn.Linear(2, 2))
