@@ -1,13 +1,15 @@
-"""Compare whole detectors: a training step and a prediction of Mask R-CNN and DINO.
+"""Compare whole detectors: training steps and predictions of Mask R-CNN, DINO and Mask2Former.
 
     python benchmarks/benchmark_detectors.py --csv results.csv --plot results.png
     python benchmarks/benchmark_detectors.py --tasks mask-rcnn:2:train --ways mmdet
     python benchmarks/benchmark_detectors.py --profile mask-rcnn:2:train
 
 The detectors of this project's configs with mmdet's backbone and with ours, each stock and
-accelerated: random weights and images, 12 objects an image with bitmap masks, AdamW, and bfloat16
-autocast on a GPU. A task is a detector, the batch and what is done. In each round every way has a
-turn; medians are reported. What fails is a row with the reason.
+accelerated: random weights and images, 12 objects an image with bitmap masks, or 12 classes, AdamW,
+and bfloat16 autocast on a GPU. Stock mmdet runs deformable attention by mmcv's PyTorch function,
+and once more by compiled ops where mmcv has them; the column ``ops`` says whose ran. A task is a
+detector, the batch and what is done. Each way has a turn as soon as it is ready, and then one in
+each round; medians are reported. What fails, or comes too late, is a row with the reason.
 """
 
 from __future__ import annotations
@@ -18,24 +20,33 @@ import logging
 import pstats
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
-from benchmark_models import as_line, plot, show, write_csv
-from benchmarking.detectors import CONFIGS, WAYS, detector_runner
+from benchmark_models import COLUMNS, as_line, plot, show, write_csv
+from benchmarking.detectors import CONFIGS, SIZES, WAYS, detector_runner
 from benchmarking.profiling import as_table, take_apart
-from benchmarking.runners import Runner, forget_models, take_turns
+from benchmarking.runners import Runner, forget_models
 from benchmarking.segmentors import Task
 from rich.console import Console
 
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.device_memory import peak_on_gpu
-from swin_backbone.inference.timing import Deadline, wall_seconds
+from swin_backbone.inference.timing import Deadline, interleave, turn_of, wall_seconds
 
-TASKS = ("mask-rcnn:2:train", "mask-rcnn:8:train", "mask-rcnn:1:predict")
-WARM_UP = 5
+TASKS = tuple(
+    f"{name}:{rest}"
+    for name, modes in {
+        "mask-rcnn": ("2:train", "8:train", "1:predict"),
+        "dino": ("2:train", "1:predict"),
+        "mask2former": ("2:train", "8:train", "1:predict"),
+    }.items()
+    for rest in modes
+)
+WARM_UP = 4
 
 
 @command
@@ -64,14 +75,29 @@ def run(options: argparse.Namespace, console: Console) -> int:
         return 0
     deadline, lines = Deadline(options.time_limit), []
     for task in options.tasks:
-        runners = measure(task, options, deadline)
+        console.print(f"{task.title} ({deadline.elapsed:.0f} s)", markup=False)
+        save = partial(with_rows_of, options, task, lines)
+        runners = measure(task, options, deadline, save)
         show(task, runners, console)
-        lines += [as_line(task, runner, options.device) for runner in runners]
-        if options.csv:
-            write_csv(options.csv, lines)
+        lines = save(runners)
     if options.plot:
         plot(lines, options.plot)
     return 0
+
+
+def with_rows_of(
+    options: argparse.Namespace, task: Task, lines: list[dict], runners: list[Runner]
+) -> list[dict]:
+    """Rows of earlier tasks and of what there is of this one; they are also written."""
+    lines = lines + [with_ops(as_line(task, runner, options.device)) for runner in runners]
+    if options.csv:
+        write_csv(options.csv, lines, (*COLUMNS, "ops"))
+    return lines
+
+
+def with_ops(line: dict) -> dict:
+    """A row that tells whose ops ran."""
+    return {**line, "ops": "" if line["reason"] else WAYS[line["way"]].called_ops()}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -82,22 +108,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--tasks", nargs="+", type=task, default=[task(name) for name in TASKS])
     add("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    add("--size", nargs=2, type=int, default=(800, 1344), help="rows and columns of the images")
+    add("--size", nargs=2, type=int, help="rows and columns of images; else as usual")
     add("--repeats", type=int, default=5, help="rounds")
-    add("--time-limit", type=float, metavar="SECONDS")
+    add("--time-limit", type=float, metavar="SECONDS", help="later ways are left out")
+    add("--one-by-one", action="store_true", help="compile kernels as they start")
     add("--device", choices=["cuda", "cpu"], default=device)
-    add("--csv", type=Path, help="write the results, after each task")
+    add("--csv", type=Path, help="write the results, after each way and round")
     add("--plot", type=Path, metavar="PNG")
     add("--profile", type=task, metavar="TASK", help="instead: kernels and host of each way's step")
     options = parser.parse_args(arguments)
-    if options.repeats < 1 or min(options.size) < 1:
+    if options.repeats < 1 or min(options.size or (1,)) < 1:
         parser.error("--repeats and --size must be at least 1")
-    size = tuple(options.size)
-    options.tasks = [DetectorTask(t.arch, t.batch, t.mode, size) for t in options.tasks]
-    if options.profile:
-        t = options.profile
-        options.profile = DetectorTask(t.arch, t.batch, t.mode, size)
+    options.tasks = [sized(task, options.size) for task in options.tasks]
+    options.profile = options.profile and sized(options.profile, options.size)
     return options
+
+
+def sized(task: Task, size: list[int] | None) -> DetectorTask:
+    """The task with images of a size, or of its detector's own."""
+    return DetectorTask(task.arch, task.batch, task.mode, tuple(size or SIZES[task.arch]))
 
 
 class DetectorTask(Task):
@@ -124,22 +153,42 @@ def task(text: str) -> DetectorTask:
 MODES = ("train", "predict")
 
 
-def measure(task: Task, options: argparse.Namespace, deadline: Deadline) -> list[Runner]:
-    """Build, warm up and time each way of a task."""
-    runners = [prepare(name, task, options.device) for name in options.ways]
-    take_turns(runners, options.device, options.repeats, deadline)
+def measure(
+    task: Task,
+    options: argparse.Namespace,
+    deadline: Deadline,
+    save: Callable[[list[Runner]], object],
+) -> list[Runner]:
+    """Build, warm up and time each way of a task; ``save`` gets what there is, again and again."""
+    runners: list[Runner] = []
+    for name in options.ways:
+        runners.append(prepare(name, task, options, deadline))
+        print(f"{name}: {first_words(runners[-1])} ({deadline.elapsed:.0f} s)", flush=True)
+        save(runners)
+    ready = [runner for runner in runners if runner.reason is None]
+    for _ in interleave(ready, options.device, options.repeats - 1, deadline, least=0):
+        save(runners)
     forget_models(runners)
     return runners
 
 
-def prepare(name: str, task: Task, device: str) -> Runner:
-    """A runner whose kernels are compiled, with its peak of memory."""
+def first_words(runner: Runner) -> str:
+    """What is known of a way after its first turn."""
+    return runner.reason or f"{1e3 * runner.samples[0]:.1f} ms"
+
+
+def prepare(name: str, task: Task, options: argparse.Namespace, deadline: Deadline) -> Runner:
+    """A runner whose kernels are compiled, with its peak of memory and its first turn."""
+    device = options.device
     try:
-        runner = detector_runner(name, task, device)
-        for _ in range(WARM_UP):
+        if deadline.passed:
+            raise TimeoutError(f"{deadline.limit:.0f} s had passed")
+        runner = detector_runner(name, task, device, not options.one_by_one)
+        for _ in range(WARM_UP if device == "cuda" else 1):
             wall_seconds(runner.step, device)
         if device == "cuda":
             runner.peak_bytes = peak_on_gpu(runner.model, runner.images, runner.step)
+        runner.samples += turn_of(runner, device)
     except Exception as error:
         runner = Runner(name, torch.nn.Identity(), torch.empty(0), lambda: None)
         runner.fail(error)
@@ -149,8 +198,9 @@ def prepare(name: str, task: Task, device: str) -> Runner:
 
 def show_profile(options: argparse.Namespace, console: Console) -> None:
     """Kernels of a step, and the functions of Python in which the host spends it."""
+    deadline = Deadline(options.time_limit)
     for name in options.ways:
-        runner = prepare(name, options.profile, options.device)
+        runner = prepare(name, options.profile, options, deadline)
         if runner.reason:
             console.print(f"{name}: {runner.reason}", markup=False)
             continue

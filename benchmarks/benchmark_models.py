@@ -21,6 +21,7 @@ import re
 import statistics
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -166,9 +167,9 @@ def show(task: Task, runners: list[Runner], console: Console) -> None:
     console.print(table)
 
 
-def write_csv(path: Path, lines: list[dict]) -> None:
+def write_csv(path: Path, lines: list[dict], columns: Sequence[str] = COLUMNS) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
+    writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(lines)
     write_text(path, text.getvalue())

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .rewrite import Rewrite, Undo, replace_methods, with_globals
+from .rewrite import Rewrite, Undo, imported, replace_methods, with_globals
 
+#: Where mmcv's module is.
+MMCV, MMCVS = "mmcv.ops.multi_scale_deform_attn", "MultiScaleDeformableAttention"
 #: What a module without parameters is given that does the sampling alone (transformers).
 SAMPLING = (
     "self",
@@ -99,6 +101,8 @@ def apply(module: nn.Module) -> Undo:
     if _is_sampling(module):
         return replace_methods(module, {"forward": sample})
     names = _called(module) - {UNEVEN}
+    if type(module).forward is getattr(imported(MMCV, MMCVS), "forward", None):
+        return replace_methods(module, {"forward": mmcv_forward})
     return replace_methods(module, {"forward": _with_stand_ins(type(module).forward, names)})
 
 
@@ -121,6 +125,57 @@ def sample(
     return ops.multi_scale_deformable_attention(
         value, value_spatial_shapes_list, sampling_locations, attention_weights
     )
+
+
+def mmcv_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor | None = None,
+    value: Tensor | None = None,
+    identity: Tensor | None = None,
+    query_pos: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    reference_points: Tensor | None = None,
+    spatial_shapes: Tensor | None = None,
+    level_start_index: Tensor | None = None,
+    **kwargs,
+) -> Tensor:
+    """``MultiScaleDeformableAttention.forward`` of mmcv, which asserts that shapes fit the values:
+    on a GPU a wait for it in each layer."""
+    if torch.jit.is_tracing() or "residual" in kwargs:
+        forward = _with_stand_ins(type(module).forward, _called(module) - {UNEVEN})
+        given = {} if identity is None else {"identity": identity}
+        return forward(
+            module, query, key=key, value=value, query_pos=query_pos,
+            key_padding_mask=key_padding_mask, reference_points=reference_points,
+            spatial_shapes=spatial_shapes, level_start_index=level_start_index, **given, **kwargs,
+        )  # fmt: skip
+    value = query if value is None else value
+    identity = query if identity is None else identity
+    query = query if query_pos is None else query + query_pos
+    if not module.batch_first:
+        query, value = query.transpose(0, 1), value.transpose(0, 1)
+    value = module.value_proj(value)
+    if key_padding_mask is not None:
+        value = value.masked_fill(key_padding_mask[..., None], 0.0)
+    value = value.unflatten(-1, (module.num_heads, -1))
+    count = (module.num_heads, module.num_levels, module.num_points)
+    offsets = module.sampling_offsets(query).unflatten(-1, (*count, 2))
+    weights = module.attention_weights(query).unflatten(-1, (module.num_heads, -1)).softmax(-1)
+    reference = reference_points[:, :, None, :, None]
+    if reference.shape[-1] == 2:
+        locations = reference + offsets / spatial_shapes.flip(-1)[:, None]
+    elif reference.shape[-1] == 4:
+        corner, sides = reference.split(2, -1)
+        locations = corner + offsets / module.num_points * sides * 0.5
+    else:
+        raise ValueError(f"reference_points must end in 2 or 4 numbers, got {reference.shape[-1]}")
+    out = ops.multi_scale_deformable_attention(
+        value, spatial_shapes, locations, weights.unflatten(-1, count[1:])
+    )
+    out = module.output_proj(out)
+    out = out if module.batch_first else out.transpose(0, 1)
+    return module.dropout(out) + identity
 
 
 def _with_stand_ins(function: FunctionType, names: set[str]) -> FunctionType:

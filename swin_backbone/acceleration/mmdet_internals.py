@@ -15,6 +15,8 @@ LOSS_METHODS = (
     "_get_targets_single",
     "get_anchors",
 )
+#: Methods of Mask2Former's head that decide what its losses are.
+MASK_LOSSES = ("loss_by_feat", "_loss_by_feat_single", "get_targets", "_get_targets_single")
 #: Methods that decide what its proposals are.
 PROPOSALS = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
 

@@ -24,7 +24,7 @@ class Unresized(list):
     """Metadata of images, handed to a head whose scores are wanted as they are."""
 
 
-def _stock(name: str):
+def stock_model(name: str):
     """A class of mmseg."""
     modules = {
         "EncoderDecoder": "segmentors.encoder_decoder",
@@ -35,21 +35,27 @@ def _stock(name: str):
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock("EncoderDecoder")
-    return stock is not None and isinstance(module, stock)
+    stock = stock_model("EncoderDecoder")
+    return stock is not None and isinstance(module, stock) and not has_mask_head(module)
+
+
+def has_mask_head(model: nn.Module) -> bool:
+    """Whether a segmentor's head predicts masks and their classes."""
+    stock = imported("mmdet.models.dense_heads.maskformer_head", "MaskFormerHead")
+    return stock is not None and isinstance(last_head(model), stock)
 
 
 def why_not(model: nn.Module) -> str | None:
-    cascade = isinstance(model, _stock("CascadeEncoderDecoder") or ())
-    stock = _stock("CascadeEncoderDecoder" if cascade else "EncoderDecoder")
+    cascade = isinstance(model, stock_model("CascadeEncoderDecoder") or ())
+    stock = stock_model("CascadeEncoderDecoder" if cascade else "EncoderDecoder")
     for name in (*METHODS, "encode_decode"):
         reason = own_method(model, name, stock)
         if reason is not None:
             return reason
     head = last_head(model)
-    if not isinstance(head, _stock("BaseDecodeHead")):
+    if not isinstance(head, stock_model("BaseDecodeHead")):
         return f"{type(head).__name__} is no BaseDecodeHead"
-    return own_method(head, "predict_by_feat", _stock("BaseDecodeHead"))
+    return own_method(head, "predict_by_feat", stock_model("BaseDecodeHead"))
 
 
 def apply(model: nn.Module) -> Undo:
@@ -83,10 +89,14 @@ def predict(model: nn.Module, inputs: Tensor, data_samples: list | None = None) 
     """
     if model.test_cfg.get("keep_logits", False):
         return type(model).predict(model, inputs, data_samples)
+    return with_classes(data_samples, class_maps(model, inputs, data_samples))
+
+
+def with_classes(data_samples: list | None, classes: list[Tensor]) -> list:
+    """Data samples with ``pred_sem_seg`` (1, H, W); new ones for ``None``."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    classes = class_maps(model, inputs, data_samples)
     samples = data_samples or [SegDataSample() for _ in classes]
     for sample, labels in zip(samples, classes, strict=True):
         sample.set_data({"pred_sem_seg": PixelData(data=labels[None])})
@@ -127,36 +137,40 @@ def views(model: nn.Module, inputs: Tensor, data_samples: list | None) -> list[V
     if model.test_cfg.get("mode", "whole") != "slide":
         logits, geometries = _whole(model, inputs, data_samples)
         return [View.whole(one[None], own) for one, own in zip(logits, geometries, strict=True)]
-    metas, size = _metas(inputs, data_samples), tuple(inputs.shape[2:])
+    metas, size = metas_of(inputs, data_samples), tuple(inputs.shape[2:])
     return [
-        View(SlidingWindows(model, image[None], meta), _geometry(model, size, own))
-        for image, meta, own in zip(inputs, metas, _own(data_samples, metas), strict=True)
+        View(SlidingWindows(model, image[None], meta), geometry_of(model, size, own))
+        for image, meta, own in zip(inputs, metas, own_metas(data_samples, metas), strict=True)
     ]
 
 
 def _whole(model, inputs: Tensor, data_samples) -> tuple[Tensor, list[Geometry]]:
-    metas = _metas(inputs, data_samples)
+    metas = metas_of(inputs, data_samples)
     logits = model.encode_decode(inputs, Unresized(metas))
     first = metas[0]
     # As predict_by_feat has it: one size for the batch, that of the first image.
     is_window = isinstance(first["img_shape"], torch.Size)
     size = first["img_shape"] if is_window else first.get("pad_shape", first["img_shape"])
-    return logits, [_geometry(model, tuple(size[:2]), meta) for meta in _own(data_samples, metas)]
+    return logits, [
+        geometry_of(model, tuple(size[:2]), meta) for meta in own_metas(data_samples, metas)
+    ]
 
 
-def _metas(inputs: Tensor, data_samples: list | None) -> list[dict]:
+def metas_of(inputs: Tensor, data_samples: list | None) -> list[dict]:
+    """Metadata of images; of those without data samples, their size."""
     if data_samples is not None:
         return [sample.metainfo for sample in data_samples]
     shape = inputs.shape[2:]
     return [{"ori_shape": shape, "img_shape": shape, "pad_shape": shape}] * len(inputs)
 
 
-def _own(data_samples, metas: list[dict]) -> list[dict]:
+def own_metas(data_samples, metas: list[dict]) -> list[dict]:
     """Metadata that says how to go on from the network's input: none without data samples."""
     return metas if data_samples is not None else [{}] * len(metas)
 
 
-def _geometry(model: nn.Module, size: tuple[int, int], meta: dict) -> Geometry:
+def geometry_of(model: nn.Module, size: tuple[int, int], meta: dict) -> Geometry:
+    """From the network's input of a size to the original image."""
     padding = meta.get("img_padding_size", meta.get("padding_size", (0, 0, 0, 0)))
     flip = meta.get("flip_direction") if meta.get("flip") else None
     out_size = meta.get("ori_shape")

@@ -99,7 +99,11 @@ def calls_in_a_turn(step_seconds: float, turn: float = 0.02, most: int = 20) -> 
 
 
 def interleave(
-    timed: Iterable[Timed], device: str, repeats: int, deadline: Deadline
+    timed: Iterable[Timed],
+    device: str,
+    repeats: int,
+    deadline: Deadline,
+    least: int = LEAST_ROUNDS,
 ) -> Iterator[int]:
     """Rounds of one turn each, so that a drift of clock or temperature meets all alike.
 
@@ -107,14 +111,14 @@ def interleave(
     they are in a loop of one implementation.
 
     Yields:
-        the number of rounds done, after each round; stops early, but not before
-        :data:`LEAST_ROUNDS`, when the deadline has passed.
+        the number of rounds done, after each round; stops early, but not before ``least`` of
+        them, when the deadline has passed.
     """
     running = list(timed)
     for done in range(repeats):
-        if done >= LEAST_ROUNDS and deadline.passed:
-            return
         for one in list(running):
+            if done >= least and deadline.passed:
+                return
             try:
                 if device == "cuda":
                     one.step()

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
 from ..acceleration import accelerate
+from ..acceleration.rewrite import imported
 
 
 @HOOKS.register_module()
@@ -27,7 +28,14 @@ class AccelerateHook(Hook):
         self.switches = switches
 
     def before_run(self, runner) -> None:
-        """Rewrite the model's methods; before weights are loaded."""
+        """Rewrite the model's methods; before weights are loaded.
+
+        A detector has other numbers of regions in each step, and often other sizes of images:
+        ``cudnn.benchmark``, which tries anew for each, makes it ten times as slow.
+        """
+        if torch.backends.cudnn.benchmark and is_detector(runner.model):
+            torch.backends.cudnn.benchmark = False
+            print_log("cudnn.benchmark is off: the shapes of a detector change", "current")
         print_log(f"accelerated model:\n{accelerate(runner.model, **self.switches)}", "current")
 
     def before_train(self, runner) -> None:
@@ -39,6 +47,12 @@ class AccelerateHook(Hook):
         optimizer = getattr(getattr(runner, "optim_wrapper", None), "optimizer", None)
         if optimizer is not None:
             match_memory_format(optimizer)
+
+
+def is_detector(model: torch.nn.Module) -> bool:
+    """Whether a model is one of mmdet's, also wrapped for several processes."""
+    stock = imported("mmdet.models.detectors.base", "BaseDetector")
+    return stock is not None and isinstance(getattr(model, "module", model), stock)
 
 
 def match_memory_format(optimizer: torch.optim.Optimizer) -> None:

@@ -132,7 +132,9 @@ def _padded_scores(view: View, rows: slice, dtype: torch.dtype) -> Tensor:
     width, align_corners = view.geometry.size[1], view.geometry.align_corners
     windows = view.windows_at(rows)
     if len(windows) == 1 and windows[0].width == width:
-        return _window_scores(windows[0], rows, align_corners, dtype)
+        top = windows[0].top
+        own = slice(rows.start - top, rows.stop - top)
+        return _window_scores(windows[0], own, align_corners, dtype)
     first = windows[0].logits
     total = first.new_zeros(*first.shape[:2], rows.stop - rows.start, width, dtype=dtype)
     count = first.new_zeros(rows.stop - rows.start, width, dtype=dtype)

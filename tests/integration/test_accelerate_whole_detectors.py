@@ -1,6 +1,7 @@
 """Losses of whole detectors, accelerated, against the stock ones."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ EXPECTED = {
         "samplers",
     },
     "dino": {"deformable_attention"},
+    "mask2former": {"deformable_attention", "mask_losses"},
 }
 
 
@@ -36,13 +38,16 @@ def on_request(monkeypatch):
 
 
 def build(name):
-    from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
-    from mmengine.registry import DefaultScope
+    from mmengine.registry import MODELS, DefaultScope
 
     register_all_modules(init_default_scope=False)
-    cfg = small_detector(ROOT / "configs" / "swin_det" / detectors.CONFIGS[name])
-    with DefaultScope.overwrite_default_scope("mmdet"):
+    if name in detectors.SEMANTIC:
+        from mmseg.utils import register_all_modules as register_all_of_mmseg
+
+        register_all_of_mmseg(init_default_scope=False)
+    cfg = small_detector(ROOT / "configs" / detectors.CONFIGS[name])
+    with DefaultScope.overwrite_default_scope("mmseg" if name in detectors.SEMANTIC else "mmdet"):
         model = MODELS.build(cfg.model)
     model.init_weights()
     return model
@@ -61,14 +66,24 @@ def losses_and_gradients(model, images, samples):
     return {name: value.detach() for name, value in losses.items()}, grads
 
 
-@pytest.mark.parametrize("name", ["mask-rcnn", pytest.param("dino", marks=pytest.mark.slow)])
-def test_losses_are_those_of_the_stock_model(name):
-    """On a CPU the same boxes are drawn; the rest is the same but for roundings of float32."""
-    stock = build(name).train()
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "name", ["mask-rcnn", pytest.param("dino", marks=pytest.mark.slow), "mask2former"]
+)
+def test_losses_are_those_of_the_stock_model(name, device, monkeypatch):
+    """The rest is the same but for roundings of float32. On a GPU other boxes would be drawn, so
+    that there the stock sampler stays."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    stock = build(name).train().to(device)
     task = Task(name, 2, "train", (64, 96))
-    images, samples = torch.randn(2, 3, 64, 96), detectors.draw_objects(task, "cpu")
+    images, samples = torch.randn(2, 3, 64, 96, device=device), detectors.draw_samples(task, device)
     fast = copy.deepcopy(stock)
-    assert EXPECTED[name] <= {row.rewrite for row in swin_backbone.accelerate(fast).replaced}
+    report = swin_backbone.accelerate(fast, samplers=device == "cpu")
+    expected_rewrites = EXPECTED[name] - ({"samplers"} if device == "cuda" else set())
+    assert expected_rewrites <= {row.rewrite for row in report.replaced}
     (expected, gradients), (losses, found) = (
         losses_and_gradients(model, images, samples) for model in (stock, fast)
     )
@@ -173,3 +188,12 @@ def test_losses_of_proposals(change):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9)
     report.revert()
     assert "loss_by_feat" not in fast.__dict__
+
+
+def test_the_hook_turns_cudnns_trials_off_for_detectors(monkeypatch):
+    from swin_backbone.openmmlab.accelerate_hook import AccelerateHook
+
+    for model, expected in ((build("mask-rcnn"), False), (torch.nn.Conv2d(3, 3, 3), True)):
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+        AccelerateHook().before_run(SimpleNamespace(model=model))
+        assert torch.backends.cudnn.benchmark is expected

@@ -5,6 +5,7 @@ import csv
 import benchmark_detector_ops
 import benchmark_detectors
 import pytest
+import torch
 
 pytest.importorskip("mmcv")
 pytest.importorskip("torchvision")
@@ -30,6 +31,104 @@ def test_a_task_that_is_none_is_named(text, capsys):
     with pytest.raises(SystemExit):
         benchmark_detectors.main(["--tasks", text])
     assert text in capsys.readouterr().err
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Detectors of a few channels."""
+    pytest.importorskip("mmdet")
+    from benchmarking import detectors
+    from helpers.paths import ROOT
+    from helpers.small_detector import small_detector
+
+    paths = {name: ROOT / "configs" / path for name, path in detectors.CONFIGS.items()}
+    monkeypatch.setattr(detectors, "read_config", lambda name: small_detector(paths[name]))
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.open()))
+
+
+TINY = ("--device", "cpu", "--size", "64", "96", "--repeats", "2")
+
+
+@pytest.mark.parametrize(
+    "detector", ["mask-rcnn", pytest.param("dino", marks=pytest.mark.slow), "mask2former"]
+)
+def test_every_way_of_every_task(small, tmp_path, detector):
+    """Compiled ops that are not there are a row that says so."""
+    path = tmp_path / "x.csv"
+    tasks = [f"{detector}:2:train", f"{detector}:1:predict"]
+    assert benchmark_detectors.main([*TINY, "--tasks", *tasks, "--csv", str(path)]) == 0
+    rows = rows_of(path)
+    assert [row["way"] for row in rows] == 2 * list(benchmark_detectors.WAYS)
+    for row in rows:
+        if row["way"] == "mmdet, compiled ops" and row["reason"]:
+            assert "no compiled ops" in row["reason"]
+        elif "graphs" in row["way"]:
+            assert "need a GPU" in row["reason"]
+        else:
+            assert not row["reason"]
+            assert float(row["ms"]) > 0
+            assert ("PyTorch" in row["ops"]) == (row["way"] == "mmdet")
+
+
+def test_stock_runs_without_our_operators():
+    """Within the stock way, mmcv samples by PyTorch and boxes are torchvision's; then as before."""
+    from benchmarking.detectors import pytorch_ops
+    from helpers.points import PointCase, draw
+    from mmcv.ops import multi_scale_deform_attn as attention
+
+    from swin_backbone.ops import dispatch
+
+    before = attention.MultiScaleDeformableAttnFunction, dispatch.suppression
+    value, shapes, locations, weights = draw(
+        PointCase(1, 9, 2, 4, 3, ((4, 5), (2, 3))), torch.float32, "cpu"
+    )
+    arguments = (value, torch.as_tensor(shapes), locations, weights)
+    with pytorch_ops():
+        apply = attention.MultiScaleDeformableAttnFunction.apply
+        found = apply(arguments[0], arguments[1], None, *arguments[2:], 64)
+        assert dispatch.suppression(torch.rand(3, 4)) != "triton"
+    assert torch.equal(found, attention.multi_scale_deformable_attn_pytorch(*arguments))
+    assert (attention.MultiScaleDeformableAttnFunction, dispatch.suppression) == before
+
+
+def test_a_run_that_is_cut_off_keeps_its_rows(small, monkeypatch, tmp_path):
+    path, prepare = tmp_path / "x.csv", benchmark_detectors.prepare
+
+    def prepare_two(name, *rest):
+        if name == "SwinBackbone":
+            raise KeyboardInterrupt
+        return prepare(name, *rest)
+
+    monkeypatch.setattr(benchmark_detectors, "prepare", prepare_two)
+    ways = ["mmdet", "mmdet, accelerated", "SwinBackbone"]
+    with pytest.raises(KeyboardInterrupt):
+        benchmark_detectors.main(
+            [*TINY, "--tasks", "mask-rcnn:1:predict", "--ways", *ways, "--csv", str(path)]
+        )
+    rows = rows_of(path)
+    assert [row["way"] for row in rows] == ways[:2]
+    assert all(float(row["ms"]) > 0 for row in rows)
+
+
+def test_what_comes_too_late_is_left_out(small, tmp_path):
+    path = tmp_path / "x.csv"
+    tasks = ["mask-rcnn:2:train", "mask2former:1:predict"]
+    limit = ["--time-limit", "0", "--csv", str(path)]
+    assert benchmark_detectors.main([*TINY, "--tasks", *tasks, *limit]) == 0
+    rows = rows_of(path)
+    assert len(rows) == 2 * len(benchmark_detectors.WAYS)
+    assert all("0 s had passed" in row["reason"] for row in rows)
+
+
+def test_a_profile_has_operators_and_functions(small, capsys):
+    options = ["--profile", "mask2former:1:predict", "--ways", "SwinBackbone"]
+    assert benchmark_detectors.main([*TINY, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "aten::" in printed
+    assert "cumulative" in printed
 
 
 def test_what_fails_is_a_row_with_the_reason(monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ from helpers.paths import ROOT
 import swin_backbone  # noqa: F401  (lets mmcv.ops import)
 from swin_backbone.openmmlab import served_ops
 from swin_backbone.openmmlab.mmcv_ext import EXTENSION
-from swin_backbone.openmmlab.served_ops import SERVED, UnsupportedOptionError
+from swin_backbone.openmmlab.served_ops import SERVED, UnsupportedOptionError, suppression
 
 mmcv = pytest.importorskip("mmcv")
 pytest.importorskip("torchvision")
@@ -122,8 +122,10 @@ def slow_soft_nms(boxes, scores, threshold, sigma, min_score, method):
 
 
 @without_ops
+@pytest.mark.parametrize("pairs", [2**24, 100], ids=["at once", "one by one"])
 @pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
-def test_soft_nms(method):
+def test_soft_nms(method, pairs, monkeypatch):
+    monkeypatch.setattr(suppression, "PAIRS", pairs)
     boxes, scores = random_boxes(40), torch.rand(40, dtype=torch.float64)
     found, indices = ops.soft_nms(boxes, scores, 0.3, 0.5, 0.05, method)
     expected = slow_soft_nms(boxes.tolist(), scores.tolist(), 0.3, 0.5, 0.05, method)

@@ -12,6 +12,9 @@ from ... import ops
 from .common import at_least_float32, torchvision_ops
 from .overlaps import overlaps, rotated_overlaps
 
+#: Pairs of boxes whose overlaps are held at once, 64 MiB in float32.
+PAIRS = 2**24
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Indices of the boxes that no better box overlaps by more than ``iou_threshold``.
@@ -60,23 +63,48 @@ def softnms(
     Returns:
         int64 (kept,), indices of the kept boxes.
     """
-    scores, remaining = scores.clone(), torch.arange(len(scores), device=scores.device)
-    kept = []
-    while len(remaining):
-        best = scores[remaining].argmax()
-        chosen = remaining[best]
+    factors = _Factors(boxes, iou_threshold, sigma, method, offset)
+    scores, left = scores.clone(), torch.ones_like(scores, dtype=torch.bool)
+    kept: list[int] = []
+    while len(kept) < len(scores):
+        remaining = scores.masked_fill(~left, -torch.inf)
+        chosen = int(remaining.argmax())
+        if not left[chosen]:
+            break
         dets[len(kept), :4], dets[len(kept), 4] = boxes[chosen], scores[chosen]
         kept.append(chosen)
-        remaining = torch.cat([remaining[:best], remaining[best + 1 :]])
-        overlap = overlaps(boxes[chosen], boxes[remaining], offset)
-        if method == 2:
-            factor = torch.exp(-(overlap**2) / sigma)
-        else:
-            lowered = 1 - overlap if method == 1 else torch.zeros_like(overlap)
-            factor = torch.where(overlap >= iou_threshold, lowered, torch.ones_like(overlap))
-        scores[remaining] *= factor
-        remaining = remaining[scores[remaining] >= min_score]
-    return torch.stack(kept) if kept else remaining
+        left[chosen] = False
+        scores.mul_(factors.of(chosen))
+        left &= scores >= min_score
+    return torch.tensor(kept, dtype=torch.long, device=scores.device)
+
+
+class _Factors:
+    """Factors on the scores of all boxes as one of them is kept; of few boxes, found at once.
+
+    Args:
+        boxes: (N, 4).
+        iou_threshold: as of :func:`softnms`, as are the rest.
+        sigma: likewise.
+        method: likewise.
+        offset: likewise.
+    """
+
+    def __init__(self, boxes: Tensor, iou_threshold: float, sigma: float, method: int, offset: int):
+        self.boxes, self.offset = boxes, offset
+        self.threshold, self.sigma, self.method = iou_threshold, sigma, method
+        self.table = self._of(boxes[:, None]) if len(boxes) ** 2 <= PAIRS else None
+
+    def of(self, chosen: int) -> Tensor:
+        """(N,), of one box."""
+        return self._of(self.boxes[chosen]) if self.table is None else self.table[chosen]
+
+    def _of(self, some: Tensor) -> Tensor:
+        overlap = overlaps(some, self.boxes, self.offset)
+        if self.method == 2:
+            return torch.exp(-(overlap**2) / self.sigma)
+        lowered = 1 - overlap if self.method == 1 else torch.zeros_like(overlap)
+        return torch.where(overlap >= self.threshold, lowered, torch.ones_like(overlap))
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
