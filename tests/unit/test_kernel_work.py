@@ -120,7 +120,11 @@ def test_no_kernel_with_products_is_forgotten():
     kernels = all_kernels()
     assert set(PRODUCTS) <= set(kernels)
     multiply = {name for name, kernel in kernels.items() if is_product(kernel)}
-    assert multiply == set(PRODUCTS)
+    assert multiply == set(PRODUCTS) | WEIGHTED_SUMS
+
+
+#: They take sums of a few weighted pixels by matrix units; bytes are what binds them.
+WEIGHTED_SUMS = {"pool", "pool_backward"}
 
 
 def is_product(kernel):
