@@ -145,26 +145,29 @@ CHANGES = [change_in_place, change_data, change_memory, change_parameters]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", ["timm", "transformers"])
-def test_weights_that_change_are_never_computed_with_as_they_were(name, change):
+def test_weights_that_change_are_never_computed_with_as_they_were(change):
     """After passes that were complete, and after one that ended at its first block."""
-    _, fast = make(name)
-    images, run = torch.randn(1, 3, IMAGE, IMAGE, device=DEVICE), PEERS[name].maps
+    _, fast = make("transformers")
+    images, run = torch.randn(1, 3, IMAGE, IMAGE, device=DEVICE), PEERS["transformers"].maps
     for stops in (False, True):
-        differentiate(run, fast, images)
+        predict(run, fast, images)
         if stops:
             stop_behind_the_first_block(run, fast, images)
         change(fast)
         if stops and change is not change_data:  # which leaves no trace
             run_blocks_but_the_first(fast)
-        again = differentiate(run, fast, images)
-        fresh = differentiate(run, copy.deepcopy(fast), images)
+        again = predict(run, fast, images)
+        fresh = predict(run, copy.deepcopy(fast), images)
         assert all(map(torch.equal, again, fresh))
 
 
+def predict(run, model, images):
+    with torch.no_grad(), torch.autocast(DEVICE, LOW):
+        return run(model, images)
+
+
 def blocks(model):
-    kinds = ("SwinLayer", "SwinTransformerBlock")
-    return [module for module in model.modules() if type(module).__name__ in kinds]
+    return [module for module in model.modules() if type(module).__name__ == "SwinLayer"]
 
 
 def stop_behind_the_first_block(run, model, images):
@@ -172,23 +175,19 @@ def stop_behind_the_first_block(run, model, images):
         raise InterruptedError
 
     handle = blocks(model)[0].register_forward_hook(stop)
-    with pytest.raises(InterruptedError), torch.autocast(DEVICE, LOW):
-        run(model, images)
+    with pytest.raises(InterruptedError):
+        predict(run, model, images)
     handle.remove()
 
 
 def run_blocks_but_the_first(model):
     """What each computes is what its copy does, which has cast nothing yet."""
     for block in blocks(model)[1:]:
-        norm = next(m for m in block.modules() if type(m) is torch.nn.LayerNorm)
-        x = torch.randn(1, 8, 8, len(norm.weight), device=DEVICE)
-        arguments = (x,) if x.dim() == 4 and "timm" in type(block).__module__ else None
-        if arguments is None:
-            arguments = (x.flatten(1, 2), (8, 8))
+        channels = block.layernorm_before.weight.shape[0]
+        x = torch.randn(1, 16, channels, device=DEVICE)
         with torch.no_grad(), torch.autocast(DEVICE, LOW):
-            found, fresh = (one(*arguments) for one in (block, copy.deepcopy(block)))
-        found, fresh = (f if isinstance(f, torch.Tensor) else f[0] for f in (found, fresh))
-        assert torch.equal(found, fresh)
+            found, fresh = (one(x, (4, 4)) for one in (block, copy.deepcopy(block)))
+        assert torch.equal(found[0], fresh[0])
 
 
 def test_blocks_that_recompute_have_the_same_gradients():
@@ -212,7 +211,7 @@ def test_a_model_that_has_run_is_copied_and_pickled():
 
 
 def test_frozen_projections_get_no_gradient():
-    model, fast = make("transformers")
+    model, fast = make("transformers", depths=(1, 1))
     images, run = torch.randn(1, 3, IMAGE, IMAGE, device=DEVICE), PEERS["transformers"].maps
     for one in (model, fast):
         for name, parameter in one.named_parameters():

@@ -99,9 +99,19 @@ def calls(merging: nn.Module, random: Callable[..., Tensor]) -> list[tuple[tuple
     if arguments > 2:
         return [((tokens, (5, 7)), {}) if arguments == 3 else ((tokens, 5, 7), {})]
     if not hasattr(merging, "input_resolution"):
-        return [((tokens.unflatten(1, (5, 7)),), {})]
+        odd = tokens.unflatten(1, (5, 7))
+        return [((odd if _takes(merging, odd) else random(2, 4, 6, width),), {})]
     rows, columns = merging.input_resolution
     return [((random(2, rows * columns, width),), {})]
+
+
+def _takes(merging: nn.Module, x: Tensor) -> bool:
+    """Whether a module takes a map; timm's before 1.0 takes those of even sides alone."""
+    try:
+        type(merging).forward(merging, x)
+    except AssertionError:
+        return False
+    return True
 
 
 REWRITE = Rewrite(NAME, "patch merging in one step, on a GPU", finds, why_not, apply, unproven=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import LinearParameters, compute_dtype
-from ...ops.torch_internals.tensor_views import copy_all, views_like
+from ...ops.torch_internals.tensor_views import copy_all, version_of, views_like
 from ..rewrite import Undo
 
 _PLACE = "_swin_backbone_place"
@@ -93,9 +93,8 @@ def _cast(all_used: Iterable[Used], dtype: torch.dtype) -> list[Sequence[Tensor]
 def _state(used: Used, dtype: torch.dtype) -> tuple | None:
     """What changes when numbers do; and whether a graph is captured, which must cast its own.
     ``None`` where nobody can say."""
-    try:
-        versions = [parameter._version for parameter in used.parameters]
-    except RuntimeError:  # tensors of inference count none
+    versions = [version_of(parameter) for parameter in used.parameters]
+    if None in versions:
         return None
     places = [parameter.data_ptr() for parameter in used.parameters]
     captured = used.parameters[0].is_cuda and torch.cuda.is_current_stream_capturing()
