@@ -46,7 +46,7 @@ docs: $(VENV)/.test-installed  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) .venv-classic .venv-torch-only $(DEMO_OUT) .ci/*_output .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
+	rm -rf $(VENV) .venv-classic .venv-torch-only .venv-oldest $(DEMO_OUT) .ci/*_output .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
 
 $(RUN):
 	$(PYTHON) -m venv $(VENV)

@@ -1,14 +1,17 @@
-"""Other libraries' models that hold a Swin: as they are, accelerated, and under torch.compile.
+"""Other libraries' models that hold a Swin: as they are, accelerated, with graphs, and compiled.
 
     python benchmarks/benchmark_encoders.py --csv results.csv
     python benchmarks/benchmark_encoders.py --cases timm-B upernet-T --modes train
     python benchmarks/benchmark_encoders.py --cases upernet-T --profile
-    python benchmarks/benchmark_encoders.py --ways untouched accelerated compiled
+    python benchmarks/benchmark_encoders.py --ways untouched accelerated compiled --time-limit 600
+    python benchmarks/benchmark_encoders.py --device cpu --size 64 --batch 1 --cases backbone-T
 
 Random weights from configs and random images: nothing is downloaded. A forward pass is one of a
 model in evaluation mode without gradients; a training step is forward, backward and a step of
-AdamW, of a sum of what the model returns. On a GPU both are in bfloat16 autocast. In each round
-every way has a turn; medians are reported, and what fails is a row with the reason.
+AdamW, of a sum of what the model returns. On a GPU both are in bfloat16 autocast, and kernels are
+compiled together beforehand. In each round every way has a turn; medians are reported, and what
+fails is a row with the reason. The CSV file is written after each case and mode; at the time limit
+whatever runs is broken off, and what is left becomes rows that say so.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import signal
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,21 +36,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from swin_backbone import accelerate
+from swin_backbone import accelerate, compile_kernels
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.device_memory import peak_on_gpu
 from swin_backbone.inference.timing import Deadline, wall_seconds
 
-WAYS = ("untouched", "accelerated", "compiled")
+WAYS = ("untouched", "accelerated", "graphs", "compiled")
 MODES = ("forward", "train")
-WARM_UP = 3
+WARM_UP = 4
 COLUMNS = ("date", "device", "torch", "case", "mode", "way", "ms", "times", "peak_gb", "reason")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 #: Channels, depths and heads.
 SIZES = {
     "T": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
     "B": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+    "L": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
 }
 
 
@@ -121,8 +127,10 @@ def mmseg_backbone(size: int) -> nn.Module:
 
 CASES = {
     "backbone-T": Case(alone("SwinBackbone", "T"), 16, 512),
+    "backbone-L": Case(alone("SwinBackbone", "L"), 8, 512),
     "upernet-T": Case(around("UperNetForSemanticSegmentation", "T", num_labels=150), 8, 512),
     "mask2former-T": Case(around("Mask2FormerForUniversalSegmentation", "T"), 4, 512),
+    "mask2former-L": Case(around("Mask2FormerForUniversalSegmentation", "L"), 4, 512),
     "classifier-B": Case(alone("SwinForImageClassification", "B"), 128, 224),
     "timm-B": Case(timm_features("swin_base_patch4_window7_224"), 8, 512),
     "torchvision-v2-T": Case(torchvision_model("swin_v2_t"), 64, 256),
@@ -132,6 +140,10 @@ CASES = {
 }
 
 
+class TimeIsUp(BaseException):
+    """The time limit has passed; no failure of what runs then."""
+
+
 @command
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
@@ -139,21 +151,47 @@ def main(arguments: list[str] | None = None) -> int:
     console, deadline, lines = Console(width=150), Deadline(options.time_limit), []
     for case in options.cases:
         for mode in options.modes:
-            if deadline.passed:
-                console.print(f"{case} {mode}: the time limit has passed", markup=False)
-                continue
             runners = measure(case, mode, options, deadline)
             lines += show(case, mode, runners, options.device, console)
-            if options.profile:
-                for runner in runners:
-                    title = f"{case} {mode} {runner.name}"
-                    wall = statistics.median(runner.samples)
-                    taken = take_apart(runner.step, options.device, wall, title, 3)
-                    console.print(as_table(taken, 40))
-            forget_models(runners)
             if options.csv:
                 write_csv(options.csv, lines)
+            if options.profile:
+                with broken_off(deadline, runners):
+                    profile(case, mode, runners, options.device, console)
+            forget_models(runners)
     return 0
+
+
+@contextmanager
+def broken_off(deadline: Deadline, runners: list[Runner]) -> Iterator[None]:
+    """What runs within ends at the time limit; runners without a time then say so."""
+    try:
+        if deadline.limit is None:
+            yield
+            return
+        previous = signal.signal(signal.SIGALRM, raise_time_is_up)
+        signal.setitimer(signal.ITIMER_REAL, max(deadline.limit - deadline.elapsed, 1e-6))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+    except TimeIsUp:
+        for runner in runners:
+            if not runner.samples:
+                runner.reason = runner.reason or "the time limit has passed"
+
+
+def raise_time_is_up(*_: object) -> None:
+    raise TimeIsUp
+
+
+def profile(case: str, mode: str, runners: list[Runner], device: str, console: Console) -> None:
+    for runner in runners:
+        if runner.samples:
+            wall = statistics.median(runner.samples)
+            taken = take_apart(runner.step, device, wall, f"{case} {mode} {runner.name}", 3)
+            console.print(as_table(taken, 40))
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -168,7 +206,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--batch", type=int, help="images at a time; default: the case's")
     add("--size", type=int, help="rows and columns of the images; default: the case's")
     add("--repeats", type=int, default=5, help="rounds")
-    add("--time-limit", type=float, metavar="SECONDS", help="no case is begun after it")
+    add("--time-limit", type=float, metavar="SECONDS", help="what runs is broken off then")
     add("--device", choices=["cuda", "cpu"], default=device)
     add("--csv", type=Path, help="write the results, after each case")
     add("--profile", action="store_true", help="and the kernels of a step")
@@ -182,50 +220,72 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def measure(name: str, mode: str, options, deadline: Deadline) -> list[Runner]:
     """Build, warm up and time each way of a case."""
-    runners = [prepare(name, mode, way, options) for way in options.ways]
-    take_turns(runners, options.device, options.repeats, deadline)
+    runners = [Runner(way, nn.Identity(), torch.empty(0), lambda: None) for way in options.ways]
+    with broken_off(deadline, runners):
+        for runner in runners:
+            prepare(runner, name, mode, options)
+        take_turns(runners, options.device, options.repeats, deadline)
     return runners
 
 
-def prepare(name: str, mode: str, way: str, options) -> Runner:
-    """A runner whose kernels are compiled, with its peak of memory."""
+def prepare(runner: Runner, name: str, mode: str, options) -> None:
+    """Build a model, compile its kernels, warm it up, and find its peak of memory."""
     case, device = CASES[name], options.device
-    runner = Runner(way, nn.Identity(), torch.empty(0), lambda: None)
     try:
         size = options.size or case.size
         torch.manual_seed(0)
-        model = case.make(size).to(device)
-        model.train(mode == "train")
+        with torch.device(device):
+            model = case.make(size)
+        model.to(device).train(mode == "train")
         images = torch.randn(options.batch or case.batch, 3, size, size, device=device)
-        if way == "accelerated":
-            accelerate(model)
-        step = make_step(model, torch.compile(model) if way == "compiled" else model, images, mode)
-        runner = Runner(way, model, images, step)
+        run = torch.compile(model) if runner.name == "compiled" else model
+        if runner.name in ("accelerated", "graphs"):
+            accelerate(model, graphs=runner.name == "graphs")
+            compile_kernels(model, make_pass(model, images, mode))
+        step = make_step(model, make_pass(run, images, mode), mode)
+        runner.model, runner.images, runner.step = model, images, step
         for _ in range(WARM_UP):
             wall_seconds(step, device)
+        if runner.name == "graphs":
+            check_graphs(model)
         if device == "cuda":
             runner.peak_bytes = peak_on_gpu(model, images, step)
     except Exception as error:
         runner.fail(error)
-    return runner
 
 
-def make_step(model: nn.Module, run: Callable, images: Tensor, mode: str) -> Callable[[], object]:
+def check_graphs(model: nn.Module) -> None:
+    """Raise unless the encoder is replayed by now."""
+    methods = [method for module in model.modules() for method in vars(module).values()]
+    graphed = [method.graphs for method in methods if hasattr(method, "graphs")]
+    reasons = [graphs.reason for graphs in graphed if graphs.reason]
+    if reasons or not any(graphs.shapes for graphs in graphed):
+        raise RuntimeError(f"there are no graphs: {'; '.join(reasons) or 'nothing was captured'}")
+
+
+def make_pass(run: Callable, images: Tensor, mode: str) -> Callable[[], None]:
+    """Forward in evaluation, or forward and backward."""
+
     def forward() -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
             return sum(part.float().mean() for part in floating(run(images)))
 
-    def predict() -> Tensor:
+    def predict() -> None:
         with torch.no_grad():
-            return forward()
+            forward()
 
+    return predict if mode == "forward" else lambda: forward().backward()
+
+
+def make_step(model: nn.Module, one_pass: Callable[[], None], mode: str) -> Callable[[], None]:
     if mode == "forward":
-        return predict
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=images.is_cuda)
+        return one_pass
+    fused = next(model.parameters()).is_cuda
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=fused)
 
     def train() -> None:
         optimizer.zero_grad()
-        forward().backward()
+        one_pass()
         optimizer.step()
 
     return train

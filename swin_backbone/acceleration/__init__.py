@@ -100,6 +100,7 @@ def accelerate(model: nn.Module, *, graphs: bool = False, **switches: bool) -> R
     for rewrite in REWRITES:
         if not switches.get(rewrite.name, True):
             continue
+        done = {}
         for name, module in model.named_modules():
             if rewrite.finds(module):
                 reason = _why_unproven(rewrite) or rewrite.why_not(module)
@@ -107,6 +108,9 @@ def accelerate(model: nn.Module, *, graphs: bool = False, **switches: bool) -> R
                 rows.append(Row(rewrite.name, (name,), type(module).__name__, what, reason or ""))
                 if reason is None:
                     undos.append(rewrite.apply(module))
+                    done[name] = module
+        if rewrite.join is not None:
+            undos += rewrite.join(done)
     if graphs:
         more_rows, more_undos = graphed_encoders.apply_graphs(model)
         rows += more_rows

@@ -24,6 +24,7 @@ class Rewrite:
         why_not: why this module is left alone, or ``None`` if it is rewritten.
         apply: rewrites a module and returns what takes it back.
         unproven: whether no GPU has run it yet. Where there is one, it is then used on request.
+        join: does more with all modules of a model that were rewritten, by their names.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Rewrite:
     why_not: Callable[[nn.Module], str | None]
     apply: Callable[[nn.Module], Undo]
     unproven: bool = False
+    join: Callable[[Mapping[str, nn.Module]], list[Undo]] | None = None
 
 
 def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:

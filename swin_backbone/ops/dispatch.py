@@ -32,10 +32,9 @@ logger = logging.getLogger(__name__)
 
 #: What kernels compute in.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-#: Tokens of a window up to which keys and values fit on chip, those up to which they may pass by in
-#: blocks, and channels of a head. Partial sums of a window's pairs take four bytes each, for every
-#: head.
-TOKENS_ON_CHIP, MAX_TOKENS, MAX_HEAD_DIM = 256, 1024, 128
+#: Tokens of a window, and channels of a head. Partial sums of a window's pairs take four bytes
+#: each, for every head.
+MAX_TOKENS, MAX_HEAD_DIM = 1024, 128
 #: Offsets within an image are 32 bit integers.
 MAX_ELEMENTS = 2**31 - 1
 #: Channels of a row up to which a program of a norm's kernel can hold it.
@@ -261,11 +260,7 @@ def why_not_fused(
     answer = _why_not_kind if torch.compiler.is_compiling() else _remembered_why_not_kind
     dtype, image = compute_dtype(x), x.shape[1:]
     exact = x.is_cuda and dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    reason = answer(x.dtype, dtype, exact, image[-1], image.numel(), windows, hidden)
-    if reason is None and windows is not None:
-        head_dim = image[-1] // windows.num_heads
-        return _why_not_streamed(x, dtype, windows.window_size, head_dim)
-    return reason
+    return answer(x.dtype, dtype, exact, image[-1], image.numel(), windows, hidden)
 
 
 def _why_not_kind(
@@ -588,23 +583,7 @@ def _why_not_qkv(qkv: Tensor, num_heads: int, window_size: tuple[int, int]) -> s
     if qkv.shape[1:].numel() > MAX_ELEMENTS:
         return f"an image has at most {MAX_ELEMENTS} elements of qkv, got {qkv.shape[1:].numel()}"
     head_dim = qkv.shape[-1] // (3 * num_heads)
-    reason = _why_not_windows(window_size, head_dim)
-    return reason or _why_not_streamed(qkv, qkv.dtype, window_size, head_dim)
-
-
-def is_beyond_chip(dtype: torch.dtype, tokens: int, head_dim: int) -> bool:
-    """Whether a window's keys and values do not fit on chip, and have to pass by in blocks."""
-    wide = dtype == torch.float32 and head_dim > MAX_HEAD_DIM // 2 and tokens > TOKENS_ON_CHIP // 2
-    return tokens > TOKENS_ON_CHIP or wide
-
-
-def _why_not_streamed(
-    x: Tensor, dtype: torch.dtype, window_size: tuple[int, int], head_dim: int
-) -> str | None:
-    """Why keys do not pass by in blocks where they have to, or ``None`` if they do."""
-    tokens = window_size[0] * window_size[1]
-    reason = why_unproven(x) if is_beyond_chip(dtype, tokens, head_dim) else None
-    return reason and f"keys of {tokens} tokens of {head_dim} channels do not fit on chip: {reason}"
+    return _why_not_windows(window_size, head_dim)
 
 
 def _why_not_windows(window_size: tuple[int, int], head_dim: int) -> str | None:

@@ -1,7 +1,5 @@
 """The attention kernels over dtypes, windows, sizes and head dimensions, and in whole models."""
 
-import math
-
 import pytest
 import torch
 from helpers.attention_cases import (
@@ -10,26 +8,16 @@ from helpers.attention_cases import (
     compare,
 )
 from helpers.errors import assert_as_good, draws_for, pooled_errors
-from helpers.kernels import DEVICE, take_unproven  # skips first where no kernel can run
+from helpers.kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 
-#: Windows, and whether kernels are taken that no card has measured yet: those of large windows.
-WAYS = [
-    (*window, unproven)
-    for window in ALL_WINDOWS
-    for unproven in (False, True)
-    if (math.prod(window[0]) <= 256 or unproven) and (math.prod(window[0]) > 64 or not unproven)
-]
-
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("window_size", "shift_size", "unproven"), WAYS)
+@pytest.mark.parametrize(("window_size", "shift_size"), ALL_WINDOWS)
 @pytest.mark.parametrize("size", [(1, 1), (6, 7), (15, 29), (64, 65), (128, 128)])
 @pytest.mark.parametrize(("heads", "head_dim"), [(3, 32), (2, 16), (1, 64)])
-def test_full_grid(size, window_size, shift_size, unproven, dtype, heads, head_dim, monkeypatch):
-    if unproven:
-        take_unproven(monkeypatch)
+def test_full_grid(size, window_size, shift_size, dtype, heads, head_dim):
     batch = max(2, draws_for(size[0] * size[1]))
     kernels, reference = compare(size, window_size, shift_size, dtype, heads, head_dim, batch)
     assert_as_good(kernels, reference, dtype)
@@ -37,14 +25,12 @@ def test_full_grid(size, window_size, shift_size, unproven, dtype, heads, head_d
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("cosine", "masked"), OPTIONS)
-@pytest.mark.parametrize(("window_size", "shift_size", "unproven"), WAYS)
+@pytest.mark.parametrize(("window_size", "shift_size"), ALL_WINDOWS)
 @pytest.mark.parametrize("size", [(6, 7), (15, 29), (64, 65)])
 @pytest.mark.parametrize("head_dim", [32, 64])
 def test_cosine_and_valid_sizes_on_a_gpu(
-    size, window_size, shift_size, unproven, dtype, cosine, masked, head_dim, monkeypatch
+    size, window_size, shift_size, dtype, cosine, masked, head_dim
 ):
-    if unproven:
-        take_unproven(monkeypatch)
     heads = 12  # a factor for each is what there is the least of
     kernels, reference = compare(
         size, window_size, shift_size, dtype, heads, head_dim, cosine=cosine, masked=masked,
@@ -95,17 +81,14 @@ def differentiate_drawn_models(version, window_size, mask_padding):
 
 
 @pytest.mark.parametrize("mask_padding", [False, True])
-@pytest.mark.parametrize("unproven", [False, True])
 @pytest.mark.parametrize(
     ("version", "window_size"), [("v1", 7), ("v1", 12), ("v2", 8), ("v2", 16), ("v2", 24)]
 )
 def test_a_whole_model_errs_no_more_than_the_reference_under_autocast(
-    version, window_size, unproven, mask_padding, monkeypatch
+    version, window_size, mask_padding
 ):
     """Maps and gradients within 1.5 times the reference backend's own error in bfloat16, against
     float64; over 64 draws, as all gradients of a draw follow from the same few rounded steps."""
-    if unproven:
-        take_unproven(monkeypatch)
     drawn = [differentiate_drawn_models(version, window_size, mask_padding) for _ in range(64)]
     kernels, reference, exact = (
         [list(results.values()) for results in way] for way in zip(*drawn, strict=True)

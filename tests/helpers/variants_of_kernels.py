@@ -50,7 +50,6 @@ def run_detector_ops(size, dtype):
 def collect(path, cases):
     """Write down each variant that a training step and a prediction start."""
     from swin_backbone import SwinBackbone
-    from swin_backbone.ops import dispatch
     from swin_backbone.ops.triton.launch import Launch
 
     seen = {}
@@ -69,15 +68,7 @@ def collect(path, cases):
         seen.setdefault(json.dumps({**variant, "numbers": []}, default=str), variant)
 
     Launch.__call__ = write_down
-    # What a card takes unless it is asked for more, then what it takes if it is.
-    plain, ways = dispatch.why_unproven, []
     for case in cases:
-        version, window, _ = case.split(":")
-        if version != "detector" and int(window) ** 2 <= dispatch.TOKENS_ON_CHIP:
-            ways += [(case, lambda x: "not asked for")]
-        ways += [(case, plain)]
-    for case, why_unproven in ways:
-        dispatch.why_unproven = why_unproven
         version, window, dtype = case.split(":")
         window, dtype = int(window), getattr(torch, dtype)
         if version == "detector":

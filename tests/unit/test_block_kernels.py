@@ -17,7 +17,6 @@ from helpers.errors import assert_as_good, assert_small, pooled_errors, relative
 from helpers.kernels import (  # skips first where no kernel can run
     DEVICE,
     HAS_GPU,
-    take_unproven,
 )
 
 from swin_backbone.ops import (
@@ -39,12 +38,6 @@ from swin_backbone.ops.triton import residual_attention_op as fused_attention
 from swin_backbone.ops.triton import residual_mlp_op as fused_mlp
 from swin_backbone.ops.triton.launch import forget_launches
 from swin_backbone.ops.triton.norm_op import layer_norm, normed_shape
-
-
-@pytest.fixture(autouse=True)
-def all_kernels_run(monkeypatch):
-    take_unproven(monkeypatch)
-
 
 # Sums of two powers of two: both kinds that stay on chip, and what is passes of its own.
 CHANNELS = [32, 48, 320]

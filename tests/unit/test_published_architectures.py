@@ -8,7 +8,6 @@ import torch
 from helpers.kernels import (  # skips first where no kernel can run
     DEVICE,
     let_kernels_run,
-    take_unproven,
 )
 from helpers.paths import ROOT
 
@@ -16,7 +15,7 @@ from swin_backbone import SwinBackbone, list_architectures, list_checkpoints
 from swin_backbone.ops import Windows, dispatch
 from swin_backbone.ops.dispatch import why_not_fused
 from swin_backbone.ops.triton import streamed_attention_op
-from swin_backbone.ops.triton.attention_op import is_streamed, of_large_windows
+from swin_backbone.ops.triton.attention_op import is_large, of_large_windows
 from swin_backbone.ops.triton.streamed_attention_op import block_of
 
 ARCHITECTURES = list_architectures()
@@ -46,7 +45,7 @@ def kinds(model):
         channels, heads = stage.blocks[0].norm1.normalized_shape[0], windows.num_heads
         qkv = torch.empty(1, 1, 1, 3 * channels, dtype=torch.bfloat16)
         name = "a window at once"
-        if is_streamed(qkv, heads, windows.window_size):
+        if is_large(windows.window_size):
             name = "whole rows of scores"
             if of_large_windows(qkv, heads, windows.window_size) is streamed_attention_op:
                 block = block_of(windows.window_size, 3 * channels, heads, torch.bfloat16)
@@ -56,8 +55,7 @@ def kinds(model):
 
 
 @pytest.fixture(autouse=True)
-def all_kernels_run(monkeypatch):
-    take_unproven(monkeypatch)
+def all_kernels_run():
     # Without, a card has no matrix units for float32, and kernels leave it to PyTorch.
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")

@@ -1,6 +1,7 @@
 """Swin Transformers of other libraries, block by block: each file knows one library's."""
 
 from . import (
+    encoder_norms,
     openmmlab_blocks,
     original_blocks,
     patch_embeddings,
@@ -20,4 +21,5 @@ REWRITES = (
     patch_mergings.REWRITE,
     patch_embeddings.REWRITE,
     transformers_stages.REWRITE,
+    encoder_norms.REWRITE,
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ...model.plain_modules import is_bare
 from ...ops.torch_internals.module_contents import children, parameters
 from ..rewrite import Rewrite, Undo, imported, replace_methods
 from .same_results import Calls, why_different, why_sharded
+from .weights_together import bring_together
 
 #: The switch of all of them.
 NAME = "swin_blocks"
@@ -44,7 +46,15 @@ def block_rewrite(
     def apply(block: nn.Module) -> Undo:
         return replace_methods(block, {"forward": forward})
 
-    return Rewrite(NAME, WHAT, is_block, reason, apply)
+    return Rewrite(NAME, WHAT, is_block, reason, apply, join=_join)
+
+
+def _join(blocks: Mapping[str, nn.Module]) -> list[Undo]:
+    """Blocks whose names differ in numbers alone are those of one encoder."""
+    encoders: dict[str, list[nn.Module]] = {}
+    for name, block in blocks.items():
+        encoders.setdefault(re.sub(r"\d+", "", name), []).append(block)
+    return [bring_together(own) for own in encoders.values()]
 
 
 def is_one_of(module: nn.Module, places: Iterable[Place]) -> bool:
@@ -86,7 +96,12 @@ def _takes(block: nn.Module, x: Tensor) -> bool:
 
 
 def _is_watched(module: nn.Module) -> bool:
-    for child in children(module).values():
-        if child is not None and (not is_bare(child, type(child)) or _is_watched(child)):
-            return True
+    """Whether a module within has hooks or a forward of its own, or all modules have hooks."""
+    waiting = [module]
+    while waiting:
+        for child in children(waiting.pop()).values():
+            if child is not None:
+                if not is_bare(child, type(child)):
+                    return True
+                waiting.append(child)
     return False

@@ -25,8 +25,10 @@ from ...ops import (
     MAPS,
     CosineScores,
     LinearParameters,
+    NormParameters,
     Windows,
     attend,
+    compute_dtype,
     corner_pad,
     dispatch,
     logit_factors,
@@ -35,8 +37,12 @@ from ...ops import (
     residual_attention,
     residual_mlp,
 )
+from ...ops.kept_tables import remembered_tables
 from ...ops.torch_internals.module_contents import children
 from ..rewrite import imported
+from .on_gpu import on_gpu
+from .rolled_first import lay_out, take_back
+from .weights_together import Cast, cast_weights
 
 #: Modules that drop a branch of whole images, by the names of their classes in all libraries.
 DROP_PATHS = frozenset(
@@ -134,21 +140,62 @@ class Mlp(NamedTuple):
     drop_path: nn.Module
 
 
-def pre_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
+class Layers(NamedTuple):
+    """Parameters of both halves; ``None`` for a layer that is not what its class says."""
+
+    norms: tuple[NormParameters | None, NormParameters | None]
+    projections: list[LinearParameters | None]
+    proj: LinearParameters | None
+    up: LinearParameters | None
+    down: LinearParameters | None
+
+    @classmethod
+    def of(cls, attention: Attention, mlp: Mlp) -> Layers:
+        """Those of a block."""
+        return cls(
+            (norm_parameters(attention.norm), norm_parameters(mlp.norm)),
+            [linear(layer) for layer in attention.projections],
+            linear(attention.proj),
+            linear(mlp.up),
+            linear(mlp.down),
+        )
+
+
+def pre_norm(block: nn.Module, x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
     """A block of V1: (B, H, W, C) to the same."""
-    return _mlp_branch(_attention_branch(x, attention), mlp)
+    layers, cast = Layers.of(attention, mlp), None
+    if on_gpu(x) and dispatch.why_not_fused(x, "auto", attention.windows) is None:
+        cast = _cast(block, x, layers)
+    return _mlp_branch(_attention_branch(x, attention, layers, cast), mlp, layers, cast)
 
 
-def post_norm(x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
+def post_norm(block: nn.Module, x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:
     """A block of V2: (B, H, W, C) to the same."""
-    return _post_norm_mlp(_post_norm_attention(x, attention), mlp)
+    layers, cast = Layers.of(attention, mlp), None
+    if is_fused(x, attention.windows):
+        cast = _cast(block, x, layers, with_biases=False)  # which are read as they are
+    return _post_norm_mlp(_post_norm_attention(x, attention, layers, cast), mlp, layers, cast)
 
 
-def _post_norm_attention(x: Tensor, half: Attention) -> Tensor:
+def _cast(block, x: Tensor, layers: Layers, with_biases: bool = True) -> Cast | None:
+    """All weights of a block in the compute dtype, where its layers are what they seem."""
+    projections, others = layers.projections, (layers.proj, layers.up, layers.down)
+    if None in projections or None in others:
+        return None
+    if not with_biases:
+        projections = [LinearParameters(layer.weight, None) for layer in projections]
+    return cast_weights(block, x, projections, others)
+
+
+def _projection(layers: Layers, cast: Cast | None) -> LinearParameters | None:
+    return _joint(layers.projections) if cast is None else cast.projection
+
+
+def _post_norm_attention(x: Tensor, half: Attention, layers: Layers, cast: Cast | None) -> Tensor:
     known = all(map(is_idle, half.after)) and knows_drop_path(half.drop_path)
     known = known and not _is_uneven(x, half)
     if known and is_fused(x, half.windows):
-        norm, proj, qkv = norm_parameters(half.norm), linear(half.proj), _joint(half.projections)
+        norm, proj, qkv = layers.norms[0], layers.proj, _projection(layers, cast)
         scores = half.scores.parameters()
         if None not in (norm, proj, qkv, scores):
             biases = half.scores.biases
@@ -156,16 +203,16 @@ def _post_norm_attention(x: Tensor, half: Attention) -> Tensor:
                 biases = _biases(half.projections)
             scale = path_scale(half.drop_path, x)
             return post_norm_attention(
-                x, qkv.weight, biases, scores, proj, norm, half.windows, scale
+                x, qkv.weight, biases, scores, proj, norm, half.windows, scale, copies=cast
             )
-    return x + half.drop_path(apply_norm(half.norm, _attend(x, half)))
+    return x + half.drop_path(apply_norm(half.norm, _attend(x, half, layers)))
 
 
 def is_fused(x: Tensor, windows: Windows | None = None, hidden: int = 0) -> bool:
     """Whether a half of V2 runs as kernels; else it is computed from the library's own
     coordinates."""
     what = "MLP branch" if windows is None else "attention branch"
-    return x.is_cuda and dispatch.post_norm_branch(what, x, "auto", windows, hidden) == "triton"
+    return on_gpu(x) and dispatch.post_norm_branch(what, x, "auto", windows, hidden) == "triton"
 
 
 def _biases(projections: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor] | None:
@@ -174,36 +221,41 @@ def _biases(projections: tuple[nn.Module, ...]) -> tuple[Tensor, Tensor] | None:
     return None if query is None or value is None else (query, value)
 
 
-def _post_norm_mlp(x: Tensor, half: Mlp) -> Tensor:
-    norm, up, down = norm_parameters(half.norm), linear(half.up), linear(half.down)
+def _post_norm_mlp(x: Tensor, half: Mlp, layers: Layers, cast: Cast | None) -> Tensor:
+    norm, up, down = layers.norms[1], layers.up, layers.down
     known = None not in (norm, up, down) and is_gelu(half.act) and all(map(is_idle, half.drops))
     known = known and knows_drop_path(half.drop_path)
     if known and is_fused(x, hidden=len(up.weight)):
-        return post_norm_mlp(x, up, down, norm, path_scale(half.drop_path, x))
+        return post_norm_mlp(x, up, down, norm, path_scale(half.drop_path, x), copies=cast)
     return x + half.drop_path(apply_norm(half.norm, _call(half.calls, x)))
 
 
-def _attention_branch(x: Tensor, half: Attention) -> Tensor:
-    norm, proj = norm_parameters(half.norm), linear(half.proj)
-    qkv = _joint(half.projections) if not _is_uneven(x, half) else None
-    known = None not in (norm, qkv, proj) and all(map(is_idle, half.after))
-    if known and is_plain(half.scores) and knows_drop_path(half.drop_path):
+def _attention_branch(x: Tensor, half: Attention, layers: Layers, cast: Cast | None) -> Tensor:
+    norm, proj = layers.norms[0], layers.proj
+    known = None not in (norm, proj) and all(map(is_idle, half.after))
+    known = known and is_plain(half.scores) and knows_drop_path(half.drop_path)
+    qkv = _projection(layers, cast) if known and not _is_uneven(x, half) else None
+    if qkv is not None:
         scale = path_scale(half.drop_path, x)
-        return residual_attention(x, norm, qkv, half.scores, proj, half.windows, scale)
-    return x + half.drop_path(_attend(apply_norm(half.norm, x), half))
+        return residual_attention(x, norm, qkv, half.scores, proj, half.windows, scale, copies=cast)
+    return x + half.drop_path(_attend(apply_norm(half.norm, x), half, layers))
 
 
-def _mlp_branch(x: Tensor, half: Mlp) -> Tensor:
-    norm, up, down = norm_parameters(half.norm), linear(half.up), linear(half.down)
+def _mlp_branch(x: Tensor, half: Mlp, layers: Layers, cast: Cast | None) -> Tensor:
+    norm, up, down = layers.norms[1], layers.up, layers.down
     known = None not in (norm, up, down) and is_gelu(half.act) and all(map(is_idle, half.drops))
     if known and knows_drop_path(half.drop_path):
-        return residual_mlp(x, norm, up, down, path_scale(half.drop_path, x))
+        return residual_mlp(x, norm, up, down, path_scale(half.drop_path, x), copies=cast)
     return x + half.drop_path(_call(half.calls, apply_norm(half.norm, x)))
 
 
-def _attend(x: Tensor, half: Attention) -> Tensor:
+def _attend(x: Tensor, half: Attention, layers: Layers) -> Tensor:
     """Projection, attention and projection of (B, H, W, C)."""
-    qkv, padding = _project(x, half)
+    height, width = x.shape[1:3]
+    places = None
+    if _is_uneven(x, half):
+        x, places = lay_out(x.to(compute_dtype(x)), half.windows)
+    qkv, padding = _project(x, half, layers)
     windows = half.windows
     options = {
         "num_heads": windows.num_heads,
@@ -215,54 +267,28 @@ def _attend(x: Tensor, half: Attention) -> Tensor:
         table, options["logit_scale"] = half.scores.table(), logit_factors(half.scores.logit_scale)
     else:
         table, options["scale"] = half.scores, windows.scale
-    if _is_uneven(x, half):
-        attended = _rolled_first(qkv, padding, x, half, table, options)
-    else:
-        attended = attend(qkv, table, MAPS, padding_qkv=padding, **options)
-        if attended.shape[1:3] != x.shape[1:3]:
-            attended = attended[:, : x.shape[1], : x.shape[2]]
+    attended = attend(qkv, table, MAPS, padding_qkv=padding, **options)
+    if places is not None:
+        attended = take_back(attended, places, height, width)
+    elif attended.shape[1:3] != (height, width):
+        attended = attended[:, :height, :width]
     return _call((half.proj, *half.after), attended)
 
 
-def _project(x: Tensor, half: Attention) -> tuple[Tensor, Tensor | None]:
+def _project(x: Tensor, half: Attention, layers: Layers) -> tuple[Tensor, Tensor | None]:
     """Queries, keys and values, and those of a token that only fills up windows.
 
     That of zero is the bias, where layers are what they seem. What another layer makes of a zero,
     only a call can tell: then the map is filled up before.
     """
-    joint = _joint(half.projections)
+    joint = _joint(layers.projections)
     if joint is not None:
         bias = joint.bias
         if isinstance(half.scores, Cosine) and len(half.projections) == 1:
             bias = half.scores.bias()
         return F.linear(x, joint.weight, bias), bias
-    uneven = _is_uneven(x, half)
-    if uneven:
-        x = _pad(torch.roll(x, [-s for s in half.windows.shift_size], (1, 2)), half)
-    else:
-        x = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
+    x = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
     return torch.cat([layer(x) for layer in half.projections], dim=-1), None
-
-
-def _rolled_first(qkv, padding, x, half: Attention, table: Tensor, options) -> Tensor:
-    """Attention of a map that is shifted, and only then filled up at the bottom and right, as timm
-    has it: the operation shifts what is already whole windows, so it gets that map shifted back."""
-    shift = half.windows.shift_size
-    back = [-s for s in shift]
-    if qkv.shape[1:3] == x.shape[1:3]:
-        qkv = _pad(torch.roll(qkv, back, (1, 2)), half, padding)
-    attended = attend(torch.roll(qkv, shift, (1, 2)), table, MAPS, **options)
-    attended = torch.roll(attended, back, (1, 2))[:, : x.shape[1], : x.shape[2]]
-    return torch.roll(attended, shift, (1, 2))
-
-
-def _pad(x: Tensor, half: Attention, fill: Tensor | None = None) -> Tensor:
-    padded = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
-    if fill is None:
-        return padded
-    outside = torch.ones(padded.shape[1:3], dtype=torch.bool, device=x.device)
-    outside[: x.shape[1], : x.shape[2]] = False
-    return torch.where(outside[..., None], fill.to(x.dtype), padded)
 
 
 def _is_uneven(x: Tensor, half: Attention) -> bool:
@@ -272,10 +298,9 @@ def _is_uneven(x: Tensor, half: Attention) -> bool:
     return any(n % w for n, w in zip(x.shape[1:3], half.windows.window_size, strict=True))
 
 
-def _joint(projections: tuple[nn.Module, ...]) -> LinearParameters | None:
+def _joint(layers: list[LinearParameters | None]) -> LinearParameters | None:
     """Weight (3 C, C) and bias (3 C,) of the layers together; ``None`` where one is something
     else."""
-    layers = [linear(layer) for layer in projections]
     if None in layers:
         return None
     if len(layers) == 1:
@@ -296,9 +321,10 @@ def _call(modules: tuple[nn.Module, ...], x: Tensor) -> Tensor:
 
 def linear(layer: nn.Module) -> LinearParameters | None:
     """Parameters of torch's linear layer, or of mmcv's, which also takes empty batches."""
-    found = linear_parameters(layer)
+    if type(layer) is nn.Linear:
+        return linear_parameters(layer)
     mmcv = imported("mmcv.cnn.bricks.wrappers", "Linear")
-    return found if found is not None or mmcv is None else linear_parameters(layer, mmcv)
+    return None if mmcv is None else linear_parameters(layer, mmcv)
 
 
 def is_gelu(act: nn.Module) -> bool:
@@ -326,4 +352,11 @@ def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
     rate = getattr(drop_path, "drop_prob", getattr(drop_path, "p", 0.0))
     if not (drop_path.training and rate):
         return None
-    return drop_path(x.new_ones(len(x), 1, 1)).flatten().float()
+    ones = x.new_ones(1) if torch.compiler.is_compiling() else _one(x.dtype, x.device)
+    return drop_path(ones.expand(x.shape[0], 1, 1)).flatten().float()
+
+
+@remembered_tables
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.ones(1, dtype=dtype, device=device)

@@ -69,8 +69,9 @@ def forward(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     def run(x: Tensor) -> Tensor:
         x = x.unflatten(1, size)
         if not is_v2:
-            return halves.pre_norm(x, _attention(own, shift), _mlp(own)).flatten(1, 2)
-        x = halves.post_norm(x, _cosine_attention(own, shift), _normed_mlp(own)).flatten(1, 2)
+            return halves.pre_norm(block, x, _attention(own, shift), _mlp(own)).flatten(1, 2)
+        halved = _cosine_attention(own, shift), _normed_mlp(own)
+        x = halves.post_norm(block, x, *halved).flatten(1, 2)
         return apply_norm(own["norm3"], x) if "norm3" in own else x
 
     if block.with_cp and x.requires_grad:

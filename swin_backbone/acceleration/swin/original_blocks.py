@@ -69,7 +69,8 @@ def forward(block: nn.Module, x: Tensor, *mask: Tensor | None, **named) -> Tenso
     if not usual or (is_v2 and not is_bare(children(own["attn"])["qkv"], nn.Linear)):
         return type(block).forward(block, x, *mask, **named)
     run = halves.post_norm if is_v2 else halves.pre_norm
-    return run(x.unflatten(1, size), _attention(own, windows, is_v2), _mlp(own)).flatten(1, 2)
+    x = x.unflatten(1, size)
+    return run(block, x, _attention(own, windows, is_v2), _mlp(own)).flatten(1, 2)
 
 
 def _cuts_evenly(windows: Windows, size: tuple[int, int]) -> bool:

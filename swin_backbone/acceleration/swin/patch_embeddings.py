@@ -13,6 +13,7 @@ from ...ops import project_patches
 from ...ops.torch_internals.module_contents import children
 from ..rewrite import Rewrite, Undo, own_method, replace_methods
 from .block_rewrite import NAME
+from .on_gpu import on_gpu
 
 #: Rows and columns of a patch, at most, and channels of an image.
 LARGEST_PATCH, MOST_CHANNELS = 8, 4
@@ -47,7 +48,7 @@ def apply(module: nn.Module) -> Undo:
 
 def forward(convolution: nn.Conv2d, image: Tensor) -> Tensor:
     """``Conv2d.forward``: (B, channels, H, W) to (B, C, H / rows, W / columns)."""
-    usual = type(image) is Tensor and image.is_cuda and image.dim() == 4 and image.numel()
+    usual = type(image) is Tensor and on_gpu(image) and image.dim() == 4 and image.numel()
     if not usual or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return type(convolution).forward(convolution, image)
     if any(side % step for side, step in zip(image.shape[2:], convolution.stride, strict=True)):

@@ -6,6 +6,7 @@ one after the other, columns first, or channel by channel, as ``nn.Unfold`` has 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from ...ops.torch_internals.module_contents import children
 from ..rewrite import Rewrite, Undo, replace_methods
 from .block_rewrite import NAME, is_usual_call
 from .halves import linear
+from .on_gpu import on_gpu
 from .same_results import why_different, why_sharded
 
 
@@ -50,7 +52,7 @@ def apply(merging: nn.Module) -> Undo:
 
 def forward(merging: nn.Module, x: Tensor, *size, **named):
     """The module's own ``forward``: a map (B, H, W, C), or tokens (B, H * W, C) and their size."""
-    if not is_usual_call(merging, x, x.dim()) or not x.is_cuda:
+    if not is_usual_call(merging, x, x.dim()) or not on_gpu(x):
         return type(merging).forward(merging, x, *size, **named)
     return merge(merging, x, *size, **named)
 
@@ -76,7 +78,8 @@ def merge(merging: nn.Module, x: Tensor, *size, **named):
 
 def _by_channel(parameter: Tensor) -> Tensor:
     """(..., 4 C) from neighbour by neighbour, columns first, to channel by channel."""
-    return parameter.unflatten(-1, (2, 2, -1)).transpose(-3, -1).flatten(-3)
+    shape = parameter.shape
+    return parameter.reshape(*shape[:-1], 2, 2, -1).transpose(-3, -1).reshape(shape)
 
 
 def _size(merging: nn.Module, x: Tensor, given: tuple) -> tuple[int, int]:
@@ -91,14 +94,24 @@ def _size(merging: nn.Module, x: Tensor, given: tuple) -> tuple[int, int]:
 def calls(merging: nn.Module, random: Callable[..., Tensor]) -> list[tuple[tuple, dict]]:
     """Whichever the module takes; sides are odd, unless it knows them."""
     width = merging.reduction.in_features // 4
-    if hasattr(merging, "input_resolution"):
-        rows, columns = merging.input_resolution
-        return [((random(2, rows * columns, width),), {})]
-    arguments = type(merging).forward.__code__.co_argcount
+    arguments = inspect.unwrap(type(merging).forward).__code__.co_argcount
     tokens = random(2, 35, width)
-    if arguments == 2:
-        return [((tokens.unflatten(1, (5, 7)),), {})]
-    return [((tokens, (5, 7)), {}) if arguments == 3 else ((tokens, 5, 7), {})]
+    if arguments > 2:
+        return [((tokens, (5, 7)), {}) if arguments == 3 else ((tokens, 5, 7), {})]
+    if not hasattr(merging, "input_resolution"):
+        odd = tokens.unflatten(1, (5, 7))
+        return [((odd if _takes(merging, odd) else random(2, 4, 6, width),), {})]
+    rows, columns = merging.input_resolution
+    return [((random(2, rows * columns, width),), {})]
+
+
+def _takes(merging: nn.Module, x: Tensor) -> bool:
+    """Whether a module takes a map; timm's before 1.0 takes those of even sides alone."""
+    try:
+        type(merging).forward(merging, x)
+    except AssertionError:
+        return False
+    return True
 
 
 REWRITE = Rewrite(NAME, "patch merging in one step, on a GPU", finds, why_not, apply, unproven=True)

@@ -49,7 +49,7 @@ def forward(block: nn.Module, x: Tensor) -> Tensor:
     if is_v2 and not is_bare(own["attn"].qkv, nn.Linear):
         return type(block).forward(block, x)  # which reads the weight of whatever is there
     run = halves.post_norm if is_v2 else halves.pre_norm
-    return run(x, _attention(block, own, is_v2), _mlp(own))
+    return run(block, x, _attention(block, own, is_v2), _mlp(own))
 
 
 def _has_mask_for(block: nn.Module, x: Tensor) -> bool:

@@ -51,7 +51,7 @@ def forward(block: nn.Module, x: Tensor) -> Tensor:
     is_v2 = _is_v2(block)
     run = halves.post_norm if is_v2 else halves.pre_norm
     own = children(block)
-    return run(x, _attention(own, x, is_v2), _mlp(own))
+    return run(block, x, _attention(own, x, is_v2), _mlp(own))
 
 
 def _attention(own: Mapping, x: Tensor, is_v2: bool) -> halves.Attention:

@@ -82,7 +82,8 @@ def forward(layer: nn.Module, hidden_states: Tensor, *arguments, **options):
 
     def run(x: Tensor) -> Tensor:
         run_both = halves.post_norm if is_v2 else halves.pre_norm
-        return run_both(x.unflatten(1, tuple(size)), half, _mlp(own, is_v2)).flatten(1, 2)
+        x = x.unflatten(1, tuple(size))
+        return run_both(layer, x, half, _mlp(own, is_v2)).flatten(1, 2)
 
     wrapped = hasattr(type(layer).forward, "__wrapped__")  # where it recomputes, if it does
     again = wrapped and layer.gradient_checkpointing and layer.training and torch.is_grad_enabled()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..rewrite import Rewrite, Undo, imported, own_method, replace_methods
 from .block_rewrite import NAME
+from .on_gpu import on_gpu
 
 _METHOD = "get_reshaped_hidden_states"
 
@@ -34,7 +35,7 @@ def reshaped(
     stage: nn.Module, after: Tensor, before: Tensor, height: int, width: int, is_before: bool
 ) -> Tensor:
     """``SwinStage.get_reshaped_hidden_states``: (B, C, H, W), channels last in memory."""
-    if not is_before or not before.is_cuda:
+    if not is_before or not on_gpu(before):
         return getattr(type(stage), _METHOD)(stage, after, before, height, width, is_before)
     return before.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 

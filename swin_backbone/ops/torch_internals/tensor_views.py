@@ -68,3 +68,19 @@ def _tells_views(tells: Callable[[Tensor], bool]) -> bool:
 
 
 _is_view = choose("torch.Tensor._is_view", _tells_views, lambda tensor: True)
+
+
+def _counts_changes(version: object) -> bool:
+    tensor = torch.zeros(2, device="cpu")
+    before = version.__get__(tensor)
+    tensor.add_(1.0)
+    return version.__get__(tensor) != before
+
+
+_version = choose("torch.Tensor._version", _counts_changes, None)
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """A number that changes when a tensor is written to, though not through its ``data``; ``None``
+    where nobody counts, as for tensors of inference."""
+    return None if _version is None or tensor.is_inference() else _version.__get__(tensor)

@@ -11,7 +11,6 @@ import torch
 import triton
 from torch import Tensor
 
-from .. import dispatch
 from . import row_attention_op as by_rows
 from . import streamed_attention_op as streamed
 from .attention_cut import cut_windows, head_width, modes, or_else, shape_of
@@ -21,12 +20,12 @@ from .launch import Launch, precision, remembered
 from .partial_sums import Pairs, summed
 from .tuning import Work, config, tuned
 
-#: Queries that a program holds at once; larger windows are cut into blocks of queries.
-QUERY_BLOCK = 64
-#: The same where keys and values leave little room on chip, as wide heads in float32 do.
+#: Tokens of a window up to which a program holds all of its scores at once.
+MOST_TOKENS = 64
+#: Queries that it holds where keys leave little room on chip, as wide heads in float32 do.
 SMALL_QUERY_BLOCK = 16
-#: Bytes of a window's keys, and of one key, up to which there is room.
-KEYS_BYTES, KEY_BYTES = 2**15, 2**8
+#: Bytes of a key up to which there is room.
+KEY_BYTES = 2**8
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -34,30 +33,24 @@ _Maybe = Optional[Tensor]  # noqa: UP045
 
 def _work(kernel: str, shape, sizes, dtype: torch.dtype) -> Work:
     """For a launch cut for ``shape``, see :func:`.attention_cut.shape_of`, and ``sizes``."""
-    tokens = sizes[0] * sizes[1]
-    rows = prod(shape[:-1]) * (tokens if len(shape) == 2 else 1)
-    name = f"{kernel}_large" if tokens > QUERY_BLOCK else kernel
-    return Work(name, shape[-1] // 3, rows, dtype)
+    rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
+    return Work(kernel, shape[-1] // 3, rows, dtype)
 
 
-def is_streamed(qkv: Tensor, heads: int, sizes: _Sizes) -> bool:
-    """Whether large windows have kernels of their own, :func:`of_large_windows`: those that do not
-    fit on chip, and all of them where kernels are taken that no card has measured yet."""
-    tokens = sizes[0] * sizes[1]
-    if dispatch.is_beyond_chip(qkv.dtype, tokens, qkv.shape[-1] // (3 * heads)):
-        return True
-    return tokens > QUERY_BLOCK and dispatch.why_unproven(qkv) is None
+def is_large(sizes: _Sizes) -> bool:
+    """Whether windows are computed by kernels of :func:`of_large_windows`."""
+    return sizes[0] * sizes[1] > MOST_TOKENS
 
 
 def of_large_windows(qkv: Tensor, heads: int, sizes: _Sizes):
-    """The module whose kernels compute windows of which :func:`is_streamed` says so: by whole rows
+    """The module whose kernels compute windows of which :func:`is_large` says so: by whole rows
     of scores, :mod:`.row_attention_op`, or else by blocks, :mod:`.streamed_attention_op`."""
     fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads))
-    return by_rows if fits and dispatch.why_unproven(qkv) is None else streamed
+    return by_rows if fits else streamed
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
-    if is_streamed(qkv, table.shape[1], sizes):
+    if is_large(sizes):
         return None
     return _work("attention_forward", shape_of(qkv, packed), sizes, qkv.dtype)
 
@@ -95,7 +88,7 @@ def attend(
     Returns:
         (B, H, W, C), or (T, C), in the dtype of ``qkv``.
     """
-    if is_streamed(qkv, table.shape[1], sizes):
+    if is_large(sizes):
         return of_large_windows(qkv, table.shape[1], sizes).attend(
             qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
         )
@@ -115,7 +108,7 @@ def attend(
 def _backward_work(
     grad_out, qkv, table, padding, scales, valid, packed, seed, sizes, *others, **options
 ) -> Work | None:
-    if is_streamed(qkv, table.shape[1], sizes):
+    if is_large(sizes):
         return None
     return _work("attention_backward", shape_of(qkv, packed), sizes, qkv.dtype)
 
@@ -148,7 +141,7 @@ def attention_partials(
         :func:`swin_backbone.ops.triton.partial_sums.summed`, which takes them, and after the pieces
         what they are of pairs, and where these are if not among them.
     """
-    if is_streamed(qkv, table.shape[1], sizes):
+    if is_large(sizes):
         return of_large_windows(qkv, table.shape[1], sizes).partials(
             grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
             dropout_p, sum_all,
@@ -275,10 +268,9 @@ class _Plan:
         keys = max(16, triton.next_power_of_2(tokens))
         width = head_width(channels, heads)
         chosen = config(*_work(kernel, shape, sizes, dtype))
-        queries, key_bytes = QUERY_BLOCK, width * dtype.itemsize
-        if key_bytes > KEY_BYTES or keys * key_bytes > KEYS_BYTES:
-            queries, chosen = SMALL_QUERY_BLOCK, chosen._replace(stages=1)
-        queries = min(keys, queries)
+        queries = keys
+        if width * dtype.itemsize > KEY_BYTES:
+            queries, chosen = min(keys, SMALL_QUERY_BLOCK), chosen._replace(stages=1)
         cut = cut_windows(shape, heads, sizes, chosen.programs)
         self.heads = heads
         self.blocks = triton.cdiv(tokens, queries)

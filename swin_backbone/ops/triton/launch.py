@@ -91,8 +91,6 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("post_norm_mlp_backward", 256): Config(rows=128, columns=32, warps=8, stages=2),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
     ("attention_backward", None): Config(warps=4, stages=2, programs=264),
-    ("attention_forward_large", None): Config(warps=8, stages=2, programs=4224),
-    ("attention_backward_large", None): Config(warps=8, stages=1, programs=1056),
     ("rows_forward", None): Config(rows=64, warps=4, stages=2, programs=1056),
     ("rows_backward", None): Config(
         rows=32, columns=32, depth=64, warps=4, stages=2, programs=1056

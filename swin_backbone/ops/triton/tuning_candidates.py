@@ -19,8 +19,6 @@ CAUTIOUS: dict[str, Config] = {
     "post_norm_mlp_backward": Config(rows=32, columns=16, warps=2, stages=2),
     "attention_forward": Config(warps=4, stages=2, programs=2112),
     "attention_backward": Config(warps=4, stages=2, programs=528),
-    "attention_forward_large": Config(warps=8, stages=1, programs=2112),
-    "attention_backward_large": Config(warps=8, stages=1, programs=528),
     "rows_forward": Config(rows=64, warps=4, stages=1, programs=1056),
     "rows_backward": Config(rows=16, columns=16, depth=32, warps=4, stages=1, programs=1056),
     "streamed_forward": Config(warps=4, stages=1, programs=2112),
@@ -88,8 +86,6 @@ CANDIDATES: dict[str, tuple[Config, ...]] = {
     ),
     "attention_forward": (Config(warps=4, stages=2, registers=128, programs=1056),),
     "attention_backward": (Config(warps=4, stages=2, programs=1056),),
-    "attention_forward_large": (Config(warps=4, stages=2, programs=2112),),
-    "attention_backward_large": (Config(warps=4, stages=2, programs=528),),
     "rows_forward": (
         Config(rows=64, warps=4, stages=2, registers=168, programs=2112),
         Config(rows=32, warps=2, stages=2, programs=2112),
