@@ -397,6 +397,14 @@ MUTATIONS = (
         ("integration/test_accelerate_whole_detectors.py::test_losses_of_proposals",),
     ),
     Mutation(
+        "objects of queries",
+        "masks at points are compared with other objects than those they were matched with",
+        "swin_backbone/acceleration/mmdet_mask_losses.py",
+        "transpose(0, 1)[layer, rows.objects]",
+        "transpose(0, 1)[layer, rows.place]",
+        ("unit/test_accelerate_mask2former.py::test_losses",),
+    ),
+    Mutation(
         "bias of three projections",
         "queries and values of other libraries' blocks lose their bias",
         "swin_backbone/acceleration/swin/halves.py",

@@ -180,3 +180,20 @@ def test_every_epoch_has_an_order_of_its_own(small_config):
     runner.train()
     assert [sorted(order) for order in orders] == [list(range(8))] * 3
     assert orders[0] != orders[1] != orders[2]
+
+
+def test_few_shapes():
+    """With the option batches are padded to multiples of 128 pixels."""
+    from mmdet.models.data_preprocessors import DetDataPreprocessor
+
+    folder = ROOT / "configs"
+    config = Config.fromfile(folder / "swin_det/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-1x_coco.py")
+    config.merge_from_dict(Config.fromfile(folder / "_base_/options/few_shapes_det.py").to_dict())
+    options = config.model.data_preprocessor
+    options.pop("type")
+    found = set()
+    for rows, columns in ((800, 1333), (769, 1290), (640, 1100), (700, 1025)):
+        images = [torch.zeros(3, rows, columns, dtype=torch.uint8)]
+        batch = DetDataPreprocessor(**options)({"inputs": images, "data_samples": None})
+        found.add(tuple(batch["inputs"].shape[2:]))
+    assert found == {(896, 1408), (640, 1152), (768, 1152)}

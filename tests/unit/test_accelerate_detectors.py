@@ -7,6 +7,7 @@ import torch
 
 import swin_backbone  # lets mmcv.ops import
 from swin_backbone import ops
+from swin_backbone.acceleration import mmdet_mask_regions
 
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
@@ -128,6 +129,39 @@ def test_mask_targets_of_polygons_are_stock():
     expected = targets_of(head, masks, {"mask_size": 8}, boxes)
     swin_backbone.accelerate(head)
     assert torch.equal(targets_of(head, masks, {"mask_size": 8}, boxes), expected)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65])
+def test_regions_of_masks(monkeypatch, count):
+    """The same masks and gradients in float64, whatever is added; few numbers of regions."""
+    monkeypatch.setattr(
+        mmdet_mask_regions, "empty_regions", lambda x: -len(x) % mmdet_mask_regions.MULTIPLE
+    )
+    stock = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2).double()
+    fast, seen, results = copy.deepcopy(stock), [], []
+    report = swin_backbone.accelerate(fast)
+    assert "mask_regions" in rewrites(report)
+    fast.convs[0].register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
+    for head in (stock, fast):
+        torch.manual_seed(0)
+        x = torch.randn(count, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+        out = head(x)
+        assert len(out) == count
+        results.append(
+            [out.detach(), *torch.autograd.grad((out**2).sum(), [x, *head.parameters()])]
+        )
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+    assert seen == [-(-count // 64) * 64]
+    report.revert()
+    assert "forward" not in fast.__dict__
+
+
+def test_regions_of_masks_with_batch_norms_are_left():
+    head = FCNMaskHead(
+        num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2, norm_cfg={"type": "BN"}
+    )
+    (row,) = [r for r in swin_backbone.accelerate(head).left if r.rewrite == "mask_regions"]
+    assert "statistics of all regions" in row.reason
 
 
 def drawn(sampler, seed=0):

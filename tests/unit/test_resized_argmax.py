@@ -166,3 +166,18 @@ def test_bad_arguments():
         ops.resize_bilinear(torch.zeros(1, 1, 2, 2).long(), (3, 3))
     with pytest.raises(ValueError, match="size must be two numbers"):
         ops.resize_bilinear(torch.zeros(1, 1, 2, 2), (3, 0))
+
+
+def test_bands_within_one_window_of_several(monkeypatch):
+    """Windows as wide as the image, one above the other, that come as rows are asked for: a band
+    may see the second alone."""
+    monkeypatch.setattr(resized_bands, "BAND", 4 * 24 * 3)
+    logits = torch.randn(2, 1, 4, 5, 6, dtype=torch.float64)
+    windows = [ops.Window(one, top, 0, 20, 24) for one, top in zip(logits, (0, 20), strict=True)]
+
+    def reached(rows):
+        return [w for w in windows if w.top < rows.stop and w.top + w.height > rows.start]
+
+    view = ops.View(reached, ops.Geometry((40, 24)))
+    resized = [F.interpolate(one, (20, 24), mode="bilinear") for one in logits]
+    assert torch.equal(ops.merged_argmax([view]).classes, torch.cat(resized, 2).argmax(1))
