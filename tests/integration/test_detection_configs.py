@@ -186,7 +186,7 @@ def test_few_shapes():
     """With the option batches are padded to multiples of 128 pixels."""
     from mmdet.models.data_preprocessors import DetDataPreprocessor
 
-    folder = ROOT / "configs"
+    folder = FOLDER.parent
     config = Config.fromfile(folder / "swin_det/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-1x_coco.py")
     config.merge_from_dict(Config.fromfile(folder / "_base_/options/few_shapes_det.py").to_dict())
     options = config.model.data_preprocessor
