@@ -428,6 +428,22 @@ MUTATIONS = (
         "return True",
         ("integration/test_accelerate_encoders.py::test_hooks_inside_a_block_see_what_they_saw",),
     ),
+    Mutation(
+        "shards",
+        "tensors of a checkpoint are not spread as parameters are",
+        "swin_backbone/model/sharding.py",
+        "return copies.redistribute(mesh, like.placements)",
+        "return tensor",
+        ("unit/test_sharding.py",),
+    ),
+    Mutation(
+        "drop path of shards",
+        "blocks that are sharded draw other random numbers than whole ones",
+        "swin_backbone/model/stage.py",
+        "computes and kind.forward is CheckpointedBlock.forward",
+        "kind in (SwinBlock, SwinBlockV2)",
+        ("unit/test_sharding.py",),
+    ),
 )
 
 

@@ -60,4 +60,4 @@ def rewrite_of_parts(
 
         return undo
 
-    return Rewrite(name, what, finds, why_not, apply, unproven=True)
+    return Rewrite(name, what, finds, why_not, apply)

@@ -93,6 +93,4 @@ def _best(
     return (torch.cat(prior, 1), torch.cat(box, 1)), torch.cat(score, 1), torch.cat(level)
 
 
-REWRITE = Rewrite(
-    "proposals", "proposals of a batch, in float32", finds, why_not, apply, unproven=True
-)
+REWRITE = Rewrite("proposals", "proposals of a batch, in float32", finds, why_not, apply)

@@ -81,5 +81,4 @@ REWRITE = Rewrite(
     finds,
     why_not,
     apply,
-    unproven=True,
 )

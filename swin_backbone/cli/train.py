@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_checkpoint(cfg.load_from)
     watch_weights(cfg, strict=False)
     check_optimizer(cfg)
+    check_averages(cfg)
     build_runner(cfg).train()
     leave_processes()
 
@@ -80,6 +81,18 @@ def check_optimizer(cfg: Config) -> None:
         known = registry.get(kind) is not None
     if not known:
         raise ValueError(f"optim_wrapper.optimizer has type {kind!r}, which is not known")
+
+
+def check_averages(cfg: Config) -> None:
+    """Raise ``ValueError`` if a config averages weights that ``fully_shard`` spreads, before the
+    hook fails to copy the model in each process."""
+    hooks = [*(cfg.get("default_hooks") or {}).values(), *(cfg.get("custom_hooks") or ())]
+    kinds = [hook.get("type") for hook in hooks if isinstance(hook, dict)]
+    if "EMAHook" in kinds and (cfg.get("strategy") or {}).get("type") == "FullyShardStrategy":
+        raise ValueError(
+            "EMAHook averages a copy of the model, and one that fully_shard has spread cannot be "
+            "copied: train with --with ddp, or without averages"
+        )
 
 
 def use_mixed_precision(cfg: Config) -> None:

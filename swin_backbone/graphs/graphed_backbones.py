@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from types import MethodType
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ..ops import dispatch
 from ..ops.kept_tables import is_keeping
 from ..ops.tracing import why_plain_operators
+from .alone import Alone
 from .gradients import StaticGradients
 from .module_graph import ModuleGraph, Pass
 from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels
@@ -70,7 +70,7 @@ class GraphedBackbone:
         self._function = getattr(model, self._method)
         self._signature = Signature(self._part, with_modes=False)
         self._changes = 0
-        self._lock = threading.Lock()
+        self._alone = Alone()
         #: The last pass whose gradients may come, if anybody still has its results.
         self._waits: Callable[[], Pass | None] = lambda: None
         self._forget()
@@ -83,7 +83,6 @@ class GraphedBackbone:
         self._full: set[bool] = set()
         self._gradients: StaticGradients | None = None
         self._recorder: Recorder | None = None
-        self._stream: torch.cuda.Stream | None = None
 
     @property
     def shapes(self) -> int:
@@ -106,17 +105,15 @@ class GraphedBackbone:
 
     def run(self, args: tuple, kwargs: dict) -> object:
         """What the model's own method gives, by a graph from the second call of a shape on."""
-        if starts_kernels() and not _is_part_of_more() and self._lock.acquire(blocking=False):
-            try:
-                found = self._replayed(args, kwargs)
-            finally:
-                self._lock.release()
+        if starts_kernels() and not _is_part_of_more():
+            with self._alone.asked() as alone:
+                found = self._replayed(args, kwargs) if alone else None
             if found is not None:
                 return found[0]
         return self._function(*args, **kwargs)
 
     def _replayed(self, args: tuple, kwargs: dict) -> tuple[object] | None:
-        """The result, if there is a graph. One thread at a time: a graph has its memory once."""
+        """The result, if there is a graph."""
         tensors, structure = self._taken_apart(args, kwargs)
         graph = None
         if tensors and self._may_replay(tensors):
@@ -151,21 +148,13 @@ class GraphedBackbone:
             reason = f"a tensor is not on {device}"
         elif any(one.numel() == 0 for one in tensors):
             reason = "there is no image"
-        elif not self._keeps_order(device):
+        elif not self._alone.keeps_order(device):
             reason = "another CUDA stream is current than was at first"
         elif (waiting := self._waits()) is not None and not waiting.is_done:
             reason = "an earlier call's results still wait for their backward pass"
         if reason is not None:
             self.say_once(f"calls {WITHOUT} where {reason}")
         return reason is None
-
-    def _keeps_order(self, device: torch.device) -> bool:
-        """Whether this call's kernels run after those of the calls before it."""
-        if device.type != "cuda":
-            return True
-        current = torch.cuda.current_stream(device)
-        self._stream = self._stream or current
-        return current == self._stream
 
     def _notice(self) -> None:
         """Take note of a model that has changed: what was recorded of it is wrong."""

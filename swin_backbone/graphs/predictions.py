@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.kept_tables import keeping
+from .alone import Alone
 from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels, why
 from .refusals import why_not_recorded
 from .training_state import Signature, unchanged
@@ -85,6 +86,7 @@ class GraphedPredictions:
         self._calls: dict[Hashable, RecordedCall] = {}
         self._seen: set[Hashable] = set()
         self._signature, self._is_watched = Signature(model), False
+        self._alone = Alone()
         model.encode_decode = MethodType(_encode_decode_by(self), model)
 
     @property
@@ -103,20 +105,25 @@ class GraphedPredictions:
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
         """The model's, by a graph from the second batch of a shape on."""
-        if self.reason is not None or not self._may(inputs):
-            return self._stock(inputs, batch_img_metas)
+        scores = None
+        if self.reason is None and self._may(inputs):
+            with self._alone.asked() as alone:
+                scores = self._replayed(inputs, batch_img_metas) if alone else None
+        return self._stock(inputs, batch_img_metas) if scores is None else scores
+
+    def _replayed(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor | None:
         if self._signature.has_changed():
             self._calls = {}
             self._is_watched = why_not_recorded(self.model) is not None
-        if self._is_watched:
-            return self._stock(inputs, batch_img_metas)
+        if self._is_watched or not self._alone.keeps_order(inputs.device):
+            return None
         metas = type(batch_img_metas)({k: m[k] for k in READ if k in m} for m in batch_img_metas)
         key = self._key(inputs, metas)
         call = self._calls.get(key)
         if call is None and key in self._seen and self.shapes < self.most:
             call = self._record(key, inputs, metas)
         self._remember(key)
-        return self._stock(inputs, batch_img_metas) if call is None else call(inputs)
+        return None if call is None else call(inputs)
 
     def _may(self, inputs: Tensor) -> bool:
         quiet = not (self.model.training or torch.is_grad_enabled())

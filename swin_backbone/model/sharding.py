@@ -49,8 +49,9 @@ def shard(
         ``model``, whose parameters are now ``DTensor``.
 
     Raises:
-        RuntimeError: if PyTorch has no public ``fully_shard``, or processes have not been joined.
-        ValueError: if ``unit_mb`` is not above 0, or a parameter has no axis to spread it along.
+        ImportError: if PyTorch has no public ``fully_shard``.
+        ValueError: if processes have not been joined, ``unit_mb`` is not above 0, or a parameter
+            has no axis to spread it along.
     """
     fsdp = _fsdp()
     _check(model, unit_mb)
@@ -82,9 +83,9 @@ def _fsdp():
     except ImportError:  # a torch that was built without
         fsdp = None
     if not hasattr(fsdp, "fully_shard"):
-        raise RuntimeError(f"fully_shard needs PyTorch 2.6 or newer, this is {torch.__version__}")
+        raise ImportError(f"fully_shard needs PyTorch 2.6 or newer, this is {torch.__version__}")
     if not torch.distributed.is_initialized():
-        raise RuntimeError(
+        raise ValueError(
             "parameters are spread over processes, and none have been joined: start with a "
             "launcher, as tools/dist_train.sh CONFIG 1 does for one GPU"
         )

@@ -122,7 +122,7 @@ def _dtype(name: str, given: str | None) -> torch.dtype | None:
 
 
 def _refuse_copy(memo: dict) -> None:
-    raise RuntimeError(
+    raise TypeError(
         "a model that fully_shard has spread over processes cannot be copied, which averages of "
         "weights (EMAHook) begin with: train with --with ddp for them"
     )

@@ -544,7 +544,7 @@ def _regions_by_triton(maps: Sequence[Tensor], rois: Tensor, size: tuple[int, in
         return "no CUDA device"
     if is_exporting():
         return _EXPORTED
-    return why_unproven(rois) or why_not_regions(maps, rois, size)
+    return why_not_regions(maps, rois, size)
 
 
 _REGIONS = (("triton", _regions_by_triton), ("reference", _never))

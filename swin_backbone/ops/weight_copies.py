@@ -30,14 +30,18 @@ class LowPrecisionCopies:
         alike: dict[tuple, list[Tensor]] = {}
         for weight in weights:
             alike.setdefault((weight.device, weight.dtype), []).append(weight)
-        make = _copies_in_a_graph if torch.compiler.is_compiling() else _copies
-        #: Weights, which are compared by identity as long as they live, and their copies.
-        self._pairs = [
-            pair for group in alike.values() for pair in zip(group, make(group, dtype), strict=True)
-        ]
+        #: Compiled: weights and their copies by shape, as no compiler tells a tensor's id.
+        self._pairs: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self._copies: dict[int, Tensor] = {}
-        if not torch.compiler.is_compiling():  # no compiler tells what the id of a tensor will be
-            self._copies = {id(weight): copy for weight, copy in self._pairs}
+        #: They are compared by identity, which holds as long as they live.
+        self._weights = weights
+        for group in alike.values():
+            if torch.compiler.is_compiling():
+                for weight, copy in zip(group, _copies_in_a_graph(group, dtype), strict=True):
+                    self._pairs.setdefault(tuple(weight.shape), []).append((weight, copy))
+            else:
+                copies = _copies(group, dtype)
+                self._copies |= {id(w): copy for w, copy in zip(group, copies, strict=True)}
 
     def find(self, weight: Tensor | None) -> Tensor | None:
         """The copy of ``weight``, or ``None`` if there is none of it as it is now: a sharded or
@@ -49,7 +53,8 @@ class LowPrecisionCopies:
     def _find(self, weight: Tensor | None) -> Tensor | None:
         if not torch.compiler.is_compiling():
             return self._copies.get(id(weight))
-        for known, copy in self._pairs:
+        pairs = [] if weight is None else self._pairs.get(tuple(weight.shape), [])
+        for known, copy in pairs:
             if known is weight:
                 return copy
         return None

@@ -40,15 +40,19 @@ def gradients(model, images, low):
     with torch.autocast("cuda", torch.bfloat16, enabled=low):
         loss = model(images)
     loss.backward()
-    return [loss.detach()] + [whole(p.grad).double() for p in model.parameters()]
+    return [whole(p.grad).double() for p in model.parameters()]
+
+
+def joined_up(tensors):
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 @pytest.mark.parametrize("low", [False, True])
 @pytest.mark.parametrize("with_cp", [False, True])
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_gradients_are_those_of_autocast(joined, version, with_cp, low):
-    """In float32 the same; parameters in bfloat16 are as near to float32 as autocast's casts,
-    within a factor for norms and tables, which autocast leaves alone."""
+    """In float32 the same. In bfloat16 all gradients together are as near to float32's as those of
+    autocast, within twice that and 1 %, as norms and tables are rounded, too."""
     torch.manual_seed(0)
     backbone = SwinBackbone(**SETTINGS, version=version, with_cp=with_cp).cuda()
     for parameter in backbone.parameters():
@@ -61,8 +65,10 @@ def test_gradients_are_those_of_autocast(joined, version, with_cp, low):
     expected = gradients(other, images, low)
     shard(model, param_dtype=torch.bfloat16 if low else None, reduce_dtype=torch.float32)
     found = gradients(model, images, low)
-    for value, plain, wide in zip(found, expected, exact, strict=True):
-        if low:
-            assert (value - wide).norm() <= 3 * (plain - wide).norm() + 0.01 * wide.norm()
-        else:
-            torch.testing.assert_close(value, plain, rtol=1e-5, atol=1e-5 * float(wide.abs().max()))
+    if low:
+        found, expected, exact = map(joined_up, (found, expected, exact))
+        limit = 2 * (expected - exact).norm() + 0.01 * exact.norm()
+        assert (found - exact).norm() <= limit
+        return
+    for value, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, plain, rtol=1e-5, atol=1e-5 * float(plain.abs().max()))

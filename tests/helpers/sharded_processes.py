@@ -198,7 +198,7 @@ def runs(scenes, out):
     run("fsdp2_bf16", ["fsdp2_bf16"], steps=2, **hooks)
     try:
         run("ema", ["fsdp2", "ema"], steps=1)
-    except RuntimeError as error:
+    except TypeError as error:
         found["ema"] = str(error)
     return found
 

@@ -19,7 +19,10 @@ SIZES = {"embed_dims": 32, "depths": (2, 1), "num_heads": (1, 2), "window_size":
 IMAGE = 16
 #: The interpreter multiplies no bfloat16.
 LOW = torch.bfloat16 if DEVICE == "cuda" else torch.float16
-LIBRARIES = ["mmseg", "timm", "torchvision", "transformers"]
+LIBRARIES = [
+    "transformers",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("mmseg", "timm", "torchvision")),
+]
 ON_GPU = ["encoder_norms", "halves", "patch_embeddings", "patch_mergings", "transformers_stages"]
 
 
@@ -66,6 +69,7 @@ def differentiate(run, model, images, autocast=True):
     """Maps and gradients, float64, flat."""
     images = images.clone().requires_grad_()
     model.zero_grad()
+    torch.manual_seed(0)  # drop path draws the same
     with torch.autocast(DEVICE, LOW, enabled=autocast):
         maps = run(model, images)
     generator = torch.Generator().manual_seed(1)
@@ -202,12 +206,15 @@ def test_blocks_that_recompute_have_the_same_gradients():
 
 
 def test_a_model_that_has_run_is_copied_and_pickled():
+    """A copy computes the same bits; one from a file as its classes do, within rounding."""
     _, fast = make("torchvision")
     images, run = torch.randn(1, 3, IMAGE, IMAGE, device=DEVICE), PEERS["torchvision"].maps
     expected = differentiate(run, fast, images)
-    for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
-        change_data(fast)
-        assert all(map(torch.equal, differentiate(run, again, images), expected))
+    copied, read = copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))
+    change_data(fast)
+    assert all(map(torch.equal, differentiate(run, copied, images), expected))
+    for a, b in zip(differentiate(run, read, images), expected, strict=True):
+        assert relative_error(a, b) <= 1e-2
 
 
 def test_frozen_projections_get_no_gradient():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import sharded_processes
 from helpers.tiny_run import tiny_config
+from helpers.tools import call_tool
 from mmengine.registry import STRATEGIES, DefaultScope
 
 from swin_backbone.checkpoints import read_checkpoint
@@ -122,6 +123,21 @@ def test_accelerated_accumulated_and_in_mixed_precision(results):
 @pytest.mark.slow
 def test_averages_of_weights_are_refused(results):
     assert "cannot be copied, which averages of weights (EMAHook)" in runs(results, "ema")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["fsdp2"], "start with a launcher, as tools/dist_train.sh CONFIG 1 does for one GPU"),
+        (["fsdp2", "ema"], "one that fully_shard has spread cannot be copied: train with"),
+    ],
+)
+def test_what_the_command_cannot_do_is_one_line(options, message, scenes, tmp_path):
+    config = tiny_config(scenes, tmp_path / "work", steps=1, env_cfg={})
+    config.dump(tmp_path / "tiny.py")
+    done = call_tool("train.py", tmp_path / "tiny.py", "--with", *options, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

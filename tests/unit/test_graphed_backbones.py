@@ -3,12 +3,11 @@
 import copy
 import pickle
 import random
-import threading
 from collections import OrderedDict
 
 import pytest
 import torch
-from helpers.graph_recorders import RunsAgain
+from helpers.graph_recorders import RunsAgain, in_between
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -536,22 +535,6 @@ def test_threads_do_not_meet_in_a_graph(recorders):
     assert meet.calls == 2
     assert torch.equal(found[0][1], stock(images(seed=1))[1])
     assert recorders.total("replays") == 2
-
-
-def in_between(module, run):
-    """The module's forward, which has ``run`` run by a thread when it is called first."""
-    forward = module.forward
-
-    def call(x):
-        call.calls += 1
-        if call.calls == 1:
-            thread = threading.Thread(target=run)
-            thread.start()
-            thread.join()
-        return forward(x)
-
-    call.calls = 0
-    return call
 
 
 def test_arguments_are_checked(recorders):

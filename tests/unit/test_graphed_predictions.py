@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.graph_recorders import RunsAgain, StandInGraphHook
+from helpers.graph_recorders import RunsAgain, StandInGraphHook, in_between
 from helpers.segmentors import batch, segmentor
 
 from swin_backbone import accelerate, graph_predictions
@@ -73,6 +73,19 @@ def test_hooks_that_come_later_are_called(model):
     assert (len(seen), recorder.replays) == (2, 2)
     predict(model, images, samples)
     assert (len(seen), recorder.replays) == (2, 3)
+
+
+def test_threads_do_not_meet_in_a_graph(model):
+    stock, recorder, found = copy.deepcopy(model), RunsAgain(), []
+    graph_predictions(model, 4, recorder)
+    one, two = (batch((64, 64), seed=seed) for seed in range(2))
+    for _ in range(2):
+        predict(model, *one)
+    head = model.decode_head
+    head.forward = in_between(head, lambda: found.append(predict(model, *two)))
+    assert torch.equal(predict(model, *one)[0], predict(stock, *one)[0])
+    assert torch.equal(found[0][0], predict(stock, *two)[0])
+    assert recorder.replays == 2
 
 
 def test_images_seen_several_times_go_by_graphs(model):

@@ -57,6 +57,4 @@ def forward(convolution: nn.Conv2d, image: Tensor) -> Tensor:
     return tokens.permute(0, 3, 1, 2)
 
 
-REWRITE = Rewrite(
-    NAME, "the projection of patches as a product, on a GPU", finds, why_not, apply, unproven=True
-)
+REWRITE = Rewrite(NAME, "the projection of patches as a product, on a GPU", finds, why_not, apply)

@@ -114,4 +114,4 @@ def _takes(merging: nn.Module, x: Tensor) -> bool:
     return True
 
 
-REWRITE = Rewrite(NAME, "patch merging in one step, on a GPU", finds, why_not, apply, unproven=True)
+REWRITE = Rewrite(NAME, "patch merging in one step, on a GPU", finds, why_not, apply)

@@ -40,4 +40,4 @@ def reshaped(
     return before.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-REWRITE = Rewrite(NAME, "maps as views of tokens, on a GPU", finds, why_not, apply, unproven=True)
+REWRITE = Rewrite(NAME, "maps as views of tokens, on a GPU", finds, why_not, apply)

@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from .. import dispatch
 from . import row_attention_op as by_rows
 from . import streamed_attention_op as streamed
 from .attention_cut import cut_windows, head_width, modes, or_else, shape_of
@@ -42,11 +43,24 @@ def is_large(sizes: _Sizes) -> bool:
     return sizes[0] * sizes[1] > MOST_TOKENS
 
 
-def of_large_windows(qkv: Tensor, heads: int, sizes: _Sizes):
+def of_large_windows(qkv: Tensor, heads: int, sizes: _Sizes, is_plain: bool = True):
     """The module whose kernels compute windows of which :func:`is_large` says so: by whole rows
-    of scores, :mod:`.row_attention_op`, or else by blocks, :mod:`.streamed_attention_op`."""
+    of scores, :mod:`.row_attention_op`, or else by blocks, :mod:`.streamed_attention_op`.
+
+    Args:
+        qkv: (..., 3 * C).
+        heads: number of heads.
+        sizes: window rows and columns, and more.
+        is_plain: whether there are no cosines, masks and dropped weights: with these, no card has
+            compared rows with their definition yet.
+    """
     fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads))
-    return by_rows if fits else streamed
+    compared = is_plain or dispatch.why_unproven(qkv) is None
+    return by_rows if fits and compared else streamed
+
+
+def _is_plain(logit_scale: _Maybe, valid_sizes: _Maybe, dropout_p: float) -> bool:
+    return logit_scale is None and valid_sizes is None and dropout_p == 0
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
@@ -89,7 +103,8 @@ def attend(
         (B, H, W, C), or (T, C), in the dtype of ``qkv``.
     """
     if is_large(sizes):
-        return of_large_windows(qkv, table.shape[1], sizes).attend(
+        is_plain = _is_plain(logit_scale, valid_sizes, dropout_p)
+        return of_large_windows(qkv, table.shape[1], sizes, is_plain).attend(
             qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
         )
     launch = _forward_launch(
@@ -142,7 +157,8 @@ def attention_partials(
         what they are of pairs, and where these are if not among them.
     """
     if is_large(sizes):
-        return of_large_windows(qkv, table.shape[1], sizes).partials(
+        is_plain = _is_plain(logit_scale, valid_sizes, dropout_p)
+        return of_large_windows(qkv, table.shape[1], sizes, is_plain).partials(
             grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
             dropout_p, sum_all,
         )  # fmt: skip

@@ -100,7 +100,7 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("streamed_backward", None): Config(warps=4, stages=2, programs=1056),
     ("streamed_backward", 96): Config(warps=4, stages=2, programs=264),
     ("streamed_backward", 192): Config(warps=4, stages=2, programs=264),
-    ("streamed_backward_small", None): Config(warps=2, stages=2, programs=1056),
+    ("streamed_backward_small", None): Config(warps=2, stages=3, programs=1056),
 }
 
 
