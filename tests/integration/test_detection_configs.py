@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.kinds import first_of_each_kind
-from helpers.paths import DETECTION_CONFIGS, ROOT
+from helpers.paths import DETECTION_CONFIGS
 from helpers.small_detector import small_detector, write_data
 from helpers.stock_models import has_original
 from mmengine.config import Config
