@@ -89,15 +89,17 @@ def with_rows_of(
     options: argparse.Namespace, task: Task, lines: list[dict], runners: list[Runner]
 ) -> list[dict]:
     """Rows of earlier tasks and of what there is of this one; they are also written."""
-    lines = lines + [with_ops(as_line(task, runner, options.device)) for runner in runners]
+    lines = lines + [
+        with_ops(as_line(task, runner, options.device), options.device) for runner in runners
+    ]
     if options.csv:
         write_csv(options.csv, lines, (*COLUMNS, "ops"))
     return lines
 
 
-def with_ops(line: dict) -> dict:
+def with_ops(line: dict, device: str) -> dict:
     """A row that tells whose ops ran."""
-    return {**line, "ops": "" if line["reason"] else WAYS[line["way"]].called_ops()}
+    return {**line, "ops": "" if line["reason"] else WAYS[line["way"]].called_ops(device)}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -284,8 +284,8 @@ MUTATIONS = (
         "soft-nms",
         "linear soft suppression lowers boxes below the threshold too",
         f"{OPENMMLAB}/served_ops/suppression.py",
-        "factor = torch.where(overlap >= iou_threshold, lowered, torch.ones_like(overlap))",
-        "factor = lowered",
+        "return torch.where(overlap >= self.threshold, lowered, torch.ones_like(overlap))",
+        "return lowered",
         ("unit/test_openmmlab_served_boxes.py", "unit/test_openmmlab_served_ops.py"),
     ),
     Mutation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -50,14 +51,14 @@ class Way:
     ops: str = "installed"
     graphs: bool = False
 
-    def called_ops(self) -> str:
+    def called_ops(self, device: str) -> str:
         """Whose ops run, for the table."""
-        boxes = "compiled mmcv" if has_compiled_ops() else "torchvision"
-        if self.ops == "PyTorch":
-            return f"attention: PyTorch, boxes: {boxes}"
+        ours = "compiled mmcv" if has_compiled_ops() else "swin_backbone"
         if self.is_fast:
             return "swin_backbone"
-        return "compiled mmcv" if has_compiled_ops() else "swin_backbone"
+        by_pytorch = self.ops == "PyTorch" or (device == "cuda" and leaves_16_bits())
+        boxes = "torchvision" if self.ops == "PyTorch" and not has_compiled_ops() else ours
+        return f"attention: {'PyTorch' if by_pytorch else ours}, boxes: {boxes}"
 
 
 WAYS = {
@@ -74,6 +75,13 @@ def has_compiled_ops() -> bool:
     """Whether mmcv's compiled extension is really there, and not served by this package."""
     spec = find_spec(EXTENSION)
     return spec is not None and not isinstance(spec.loader, FallbackFinder)
+
+
+def leaves_16_bits() -> bool:
+    """Whether mmcv takes PyTorch for attention in bfloat16, compiled or not."""
+    from mmcv.ops import MultiScaleDeformableAttention
+
+    return "bfloat16" in inspect.getsource(inspect.unwrap(MultiScaleDeformableAttention.forward))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.kinds import first_of_each_kind
-from helpers.paths import DETECTION_CONFIGS, ROOT
+from helpers.paths import DETECTION_CONFIGS
 from helpers.small_detector import small_detector, write_data
 from helpers.stock_models import has_original
 from mmengine.config import Config
@@ -186,7 +186,7 @@ def test_few_shapes():
     """With the option batches are padded to multiples of 128 pixels."""
     from mmdet.models.data_preprocessors import DetDataPreprocessor
 
-    folder = ROOT / "configs"
+    folder = FOLDER.parent
     config = Config.fromfile(folder / "swin_det/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-1x_coco.py")
     config.merge_from_dict(Config.fromfile(folder / "_base_/options/few_shapes_det.py").to_dict())
     options = config.model.data_preprocessor
