@@ -23,9 +23,9 @@ import signal
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -156,41 +156,40 @@ def main(arguments: list[str] | None = None) -> int:
             if options.csv:
                 write_csv(options.csv, lines)
             if options.profile:
-                with broken_off(deadline, runners):
-                    profile(case, mode, runners, options.device, console)
+                until(deadline, runners, partial(profile, case, mode, runners, options, console))
             forget_models(runners)
     return 0
 
 
-@contextmanager
-def broken_off(deadline: Deadline, runners: list[Runner]) -> Iterator[None]:
-    """What runs within ends at the time limit; runners without a time then say so."""
+def until(deadline: Deadline, runners: list[Runner], run: Callable[[], None]) -> None:
+    """Run something that ends at the time limit; runners without a time then say so."""
     try:
         if deadline.limit is None:
-            yield
-            return
-        previous = signal.signal(signal.SIGALRM, raise_time_is_up)
-        signal.setitimer(signal.ITIMER_REAL, max(deadline.limit - deadline.elapsed, 1e-6))
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
+            run()
+        elif not deadline.passed:
+            previous = signal.signal(signal.SIGALRM, raise_time_is_up)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, max(deadline.limit - deadline.elapsed, 1e-6))
+                run()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, previous)
     except TimeIsUp:
-        for runner in runners:
-            if not runner.samples:
-                runner.reason = runner.reason or "the time limit has passed"
+        pass  # what it had no time for says so
+    for runner in runners:
+        if deadline.passed and not runner.samples:
+            runner.reason = runner.reason or "the time limit has passed"
 
 
 def raise_time_is_up(*_: object) -> None:
     raise TimeIsUp
 
 
-def profile(case: str, mode: str, runners: list[Runner], device: str, console: Console) -> None:
+def profile(case: str, mode: str, runners: list[Runner], options, console: Console) -> None:
     for runner in runners:
         if runner.samples:
             wall = statistics.median(runner.samples)
-            taken = take_apart(runner.step, device, wall, f"{case} {mode} {runner.name}", 3)
+            taken = take_apart(runner.step, options.device, wall, f"{case} {mode} {runner.name}", 3)
             console.print(as_table(taken, 40))
 
 
@@ -221,10 +220,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def measure(name: str, mode: str, options, deadline: Deadline) -> list[Runner]:
     """Build, warm up and time each way of a case."""
     runners = [Runner(way, nn.Identity(), torch.empty(0), lambda: None) for way in options.ways]
-    with broken_off(deadline, runners):
+
+    def run() -> None:
         for runner in runners:
             prepare(runner, name, mode, options)
         take_turns(runners, options.device, options.repeats, deadline)
+
+    until(deadline, runners, run)
     return runners
 
 

@@ -18,6 +18,7 @@ from ..rewrite import Rewrite, Undo, replace_methods
 from . import patch_embeddings, patch_mergings
 from .block_rewrite import NAME
 from .on_gpu import on_gpu
+from .same_results import why_sharded
 
 #: Names of classes that own norms, but not of blocks, which have their own way.
 _OWNERS = re.compile(r"Swin|PatchEmbed|PatchMerging")
@@ -44,8 +45,12 @@ def _norms(module: nn.Module) -> Iterator[nn.LayerNorm]:
 
 
 def why_not(module: nn.Module) -> str | None:
-    if any(norm_parameters(norm) is None for norm in _norms(module)):
-        return "a norm has no weights, or is watched"
+    for norm in _norms(module):
+        reason = why_sharded(norm)
+        if reason is not None:
+            return reason
+        if norm_parameters(norm) is None:
+            return "a norm has no weights, or is watched"
     return None
 
 

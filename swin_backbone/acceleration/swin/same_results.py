@@ -30,9 +30,10 @@ def why_sharded(module: nn.Module) -> str | None:
     FSDP leaves its layers with parts of one flat tensor, ``fully_shard`` with distributed ones.
     """
     for layer in module.modules():
-        if type(layer) is nn.Linear:
+        if type(layer) in (nn.Linear, nn.LayerNorm):
             weight = parameters(layer).get("weight")
-            whole = layer.out_features, layer.in_features
+            is_norm = type(layer) is nn.LayerNorm
+            whole = layer.normalized_shape if is_norm else (layer.out_features, layer.in_features)
             if weight is not None and not (is_plain(weight) and weight.shape == whole):
                 return "its weights are sharded: accelerate first, and shard then"
     return None
