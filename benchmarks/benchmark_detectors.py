@@ -76,10 +76,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     deadline, lines = Deadline(options.time_limit), []
     for task in options.tasks:
         console.print(f"{task.title} ({deadline.elapsed:.0f} s)", markup=False)
-        save = partial(with_rows_of, options, task, lines)
-        runners = measure(task, options, deadline, save)
+        keep = partial(with_rows_of, options, task, lines)
+        runners = measure(task, options, deadline, keep)
         show(task, runners, console)
-        lines = save(runners)
+        lines = keep(runners)
     if options.plot:
         plot(lines, options.plot)
     return 0
@@ -159,17 +159,17 @@ def measure(
     task: Task,
     options: argparse.Namespace,
     deadline: Deadline,
-    save: Callable[[list[Runner]], object],
+    keep: Callable[[list[Runner]], object],
 ) -> list[Runner]:
-    """Build, warm up and time each way of a task; ``save`` gets what there is, again and again."""
+    """Build, warm up and time each way of a task; ``keep`` gets what there is, again and again."""
     runners: list[Runner] = []
     for name in options.ways:
         runners.append(prepare(name, task, options, deadline))
         print(f"{name}: {first_words(runners[-1])} ({deadline.elapsed:.0f} s)", flush=True)
-        save(runners)
+        keep(runners)
     ready = [runner for runner in runners if runner.reason is None]
     for _ in interleave(ready, options.device, options.repeats - 1, deadline, least=0):
-        save(runners)
+        keep(runners)
     forget_models(runners)
     return runners
 

@@ -238,6 +238,7 @@ def grid():
         ("benchmark_data", ["pipelines", "--images", "0"], "--images"),
         ("benchmark_encoders", ["--repeats", "0"], "--repeats"),
         ("benchmark_encoders", ["--cases", "nothing"], "--cases"),
+        ("benchmark_volumes", ["--repeats", "0"], "--repeats"),
         ("benchmark_backbones", ["--plot", "{O}/p.txt"], "--plot"),
     )  # fmt: skip
 

@@ -16,12 +16,12 @@ from swin_backbone.cli import launching
 #: What accelerate graphs in each, by the name of its class.
 ENCODERS = {
     "SwinForImageClassification": "SwinModel",
-    "Mask2Former": "SwinModel",
+    "Mask2Former": "SwinBackbone",
     "UperNet, V2": "Swinv2Backbone",
     "Donut": "DonutSwinModel",
     "timm": "SwinTransformer",
     "timm, features, V2": "FeatureListNet",
-    "torchvision": "Sequential",
+    "torchvision": "SwinTransformer",
     "mmdet": "SwinTransformer",
     "mmpretrain, V2": "SwinTransformerV2",
 }
