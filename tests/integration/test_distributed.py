@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import two_processes
+from helpers.made_once import made_once
 from helpers.paths import CONFIGS
 from helpers.tiny_run import tiny_config
 from helpers.tools import TOOLS, call_tool, run_tool
@@ -42,10 +43,13 @@ def torchrun(script, *arguments, environment):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, script_environment):
     """What both processes found, by rank."""
-    path = tmp_path_factory.mktemp("two") / "results.json"
-    done = torchrun(two_processes.__file__, path, environment=script_environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(path.read_text())
+
+    def make(folder):
+        path = folder / "results.json"
+        done = torchrun(two_processes.__file__, path, environment=script_environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return json.loads((made_once(tmp_path_factory, "two", make) / "results.json").read_text())
 
 
 FROZEN = ["nothing frozen", "patch embedding frozen", "stage frozen"]

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from helpers import sharded_processes
+from helpers.made_once import made_once
 from helpers.tiny_run import tiny_config
 from helpers.tools import call_tool
 from mmengine.registry import STRATEGIES, DefaultScope
@@ -21,13 +22,20 @@ CLOSE = 1e-5
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, scenes, script_environment):
     """What both processes found, by rank, and where they left files."""
-    folder = tmp_path_factory.mktemp("sharded")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [sharded_processes.__file__, folder / "results.json", scenes]
-    done = subprocess.run(
-        list(map(str, command)), env=script_environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+
+    def make(folder):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+        command += ["--standalone", sharded_processes.__file__, folder / "results.json", scenes]
+        done = subprocess.run(
+            list(map(str, command)),
+            env=script_environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    folder = made_once(tmp_path_factory, "sharded", make)
     return json.loads((folder / "results.json").read_text()), folder
 
 

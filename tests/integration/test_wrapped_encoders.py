@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from helpers import wrapped_encoders
+from helpers.made_once import made_once
 from helpers.wrapped_encoders import ENCODERS, ORDERS, WRAPPERS
 
 for package in ("transformers", "timm", "torchvision", "mmseg"):
@@ -16,14 +17,16 @@ SHARDED = "its weights are sharded: accelerate first, and shard then"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, script_environment):
     """What both processes found, by rank."""
-    path = tmp_path_factory.mktemp("wrapped") / "results.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [wrapped_encoders.__file__, str(path)]
-    done = subprocess.run(
-        command, env=script_environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(path.read_text())
+
+    def make(folder):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+        command += ["--standalone", wrapped_encoders.__file__, str(folder / "results.json")]
+        done = subprocess.run(
+            command, env=script_environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return json.loads((made_once(tmp_path_factory, "wrapped", make) / "results.json").read_text())
 
 
 @pytest.mark.slow
