@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .mmdet_mask_targets import finds, stock
+from .rewrite import Rewrite, Undo, own_method, replace_methods
 
 #: Regions come in multiples of so many.
 MULTIPLE = 64
@@ -19,19 +20,10 @@ MULTIPLE = 64
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 
 
-def _stock() -> type | None:
-    return imported("mmdet.models.roi_heads.mask_heads.fcn_mask_head", "FCNMaskHead")
-
-
-def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock)
-
-
 def why_not(head: nn.Module) -> str | None:
     if any(isinstance(module, BATCH_NORMS) for module in head.modules()):
         return "its norms take statistics of all regions"
-    return own_method(head, "forward", _stock())
+    return own_method(head, "forward", stock())
 
 
 def apply(head: nn.Module) -> Undo:

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 
-def _stock() -> type | None:
+def stock() -> type | None:
+    """The class of mmdet's mask heads, once somebody has imported it."""
     return imported("mmdet.models.roi_heads.mask_heads.fcn_mask_head", "FCNMaskHead")
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock)
+    kind = stock()
+    return kind is not None and isinstance(module, kind)
 
 
 def why_not(head: nn.Module) -> str | None:
-    return own_method(head, "get_targets", _stock())
+    return own_method(head, "get_targets", stock())
 
 
 def apply(head: nn.Module) -> Undo:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
+import torch
 import triton
 from torch import Tensor
 
 from ..geometry.windows import WindowGrid
+from .launch import precision
+from .tuning import Work
 
 
 class Cut(NamedTuple):
@@ -65,6 +69,28 @@ def shape_of(qkv: Tensor, packed: Tensor | None) -> tuple[int, ...]:
     return tuple(qkv.shape) if packed is None else (packed.shape[0], qkv.shape[-1])
 
 
+def work_of(kernel: str, shape: tuple[int, ...], sizes, dtype: torch.dtype) -> Work:
+    """What a configuration of ``kernel`` is chosen for; ``shape`` as of :func:`shape_of`."""
+    rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
+    return Work(kernel, shape[-1] // 3, rows, dtype)
+
+
+def kind_of_call(
+    qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
+) -> tuple:
+    """What a launch is made for; arguments as of :func:`.attention_op.attend`.
+
+    Returns:
+        Shape, heads, sizes, scale, probability of dropout, dtype, precision, and whether there are
+        padding, cosines and masks.
+    """
+    return (
+        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
+        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
+        valid_sizes is not None,
+    )  # fmt: skip
+
+
 def head_width(channels: int, heads: int) -> int:
     """Power of two that holds a head's channels, of 3 * C ``channels``."""
     return max(16, triton.next_power_of_2(channels // (3 * heads)))
@@ -83,3 +109,11 @@ def modes(has_padding: bool, cosine: bool, masked: bool, dropout_p: float) -> di
 def or_else(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
     """A pointer for an argument that a kernel is compiled not to read."""
     return stand_in if tensor is None else tensor
+
+
+def stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed) -> tuple:
+    """What every kernel takes beside its own: what there is none of is another tensor, not read."""
+    return (
+        or_else(padding_qkv, qkv), or_else(logit_scale, table), or_else(valid_sizes, table),
+        or_else(packed, table), or_else(seed, table),
+    )  # fmt: skip

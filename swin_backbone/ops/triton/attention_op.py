@@ -4,7 +4,6 @@ torch 2.4 reads the operators' schemas from annotations that are types, not stri
 lists ``typing.List``.
 """
 
-from math import prod
 from typing import List, Optional  # noqa: UP035
 
 import torch
@@ -14,10 +13,18 @@ from torch import Tensor
 from .. import dispatch
 from . import row_attention_op as by_rows
 from . import streamed_attention_op as streamed
-from .attention_cut import cut_windows, head_width, modes, or_else, shape_of
+from .attention_cut import (
+    cut_windows,
+    head_width,
+    kind_of_call,
+    modes,
+    shape_of,
+    stand_ins,
+    work_of,
+)
 from .autograd_op import Differentiable, register
 from .kernels.attention_kernels import attention_backward, attention_forward
-from .launch import Launch, precision, remembered
+from .launch import Launch, remembered
 from .partial_sums import Pairs, summed
 from .tuning import Work, config, tuned
 
@@ -30,12 +37,6 @@ KEY_BYTES = 2**8
 
 _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
-
-
-def _work(kernel: str, shape, sizes, dtype: torch.dtype) -> Work:
-    """For a launch cut for ``shape``, see :func:`.attention_cut.shape_of`, and ``sizes``."""
-    rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
-    return Work(kernel, shape[-1] // 3, rows, dtype)
 
 
 def is_large(sizes: _Sizes) -> bool:
@@ -66,7 +67,7 @@ def _is_plain(logit_scale: _Maybe, valid_sizes: _Maybe, dropout_p: float) -> boo
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
     if is_large(sizes):
         return None
-    return _work("attention_forward", shape_of(qkv, packed), sizes, qkv.dtype)
+    return work_of("attention_forward", shape_of(qkv, packed), sizes, qkv.dtype)
 
 
 @tuned(lambda: _forward_launch.cache_clear(), _forward_work)
@@ -107,16 +108,13 @@ def attend(
         return of_large_windows(qkv, table.shape[1], sizes, is_plain).attend(
             qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
         )
-    launch = _forward_launch(
-        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
-        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
-        valid_sizes is not None,
-    )  # fmt: skip
+    kind = kind_of_call(
+        qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
+    )
+    launch = _forward_launch(*kind)
     out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
-    launch(
-        qkv, table, or_else(padding_qkv, qkv), or_else(logit_scale, table),
-        or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), out,
-    )  # fmt: skip
+    others = stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
+    launch(qkv, table, *others, out)
     return out
 
 
@@ -125,7 +123,7 @@ def _backward_work(
 ) -> Work | None:
     if is_large(sizes):
         return None
-    return _work("attention_backward", shape_of(qkv, packed), sizes, qkv.dtype)
+    return work_of("attention_backward", shape_of(qkv, packed), sizes, qkv.dtype)
 
 
 @tuned(lambda: _backward_launch.cache_clear(), _backward_work)
@@ -162,19 +160,15 @@ def attention_partials(
             grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
             dropout_p, sum_all,
         )  # fmt: skip
-    launch, pairs = _backward_launch(
-        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
-        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
-        valid_sizes is not None, sum_all,
-    )  # fmt: skip
+    kind = kind_of_call(
+        qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
+    )
+    launch, pairs = _backward_launch(*kind, sum_all)
     grad_qkv = torch.empty_like(qkv)
     make = qkv.new_zeros if launch.constants["BLOCKS"] > 1 else qkv.new_empty
     partials = make((launch.grid[0], launch.constants["PITCH"]), dtype=torch.float32)
-    launch(
-        qkv, table, or_else(padding_qkv, qkv), or_else(logit_scale, table),
-        or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), grad_out,
-        grad_qkv, partials,
-    )  # fmt: skip
+    others = stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
+    launch(qkv, table, *others, grad_out, grad_qkv, partials)
     return grad_qkv, partials, (pairs, None)
 
 
@@ -283,7 +277,7 @@ class _Plan:
         tokens, channels = sizes[0] * sizes[1], shape[-1]
         keys = max(16, triton.next_power_of_2(tokens))
         width = head_width(channels, heads)
-        chosen = config(*_work(kernel, shape, sizes, dtype))
+        chosen = config(*work_of(kernel, shape, sizes, dtype))
         queries = keys
         if width * dtype.itemsize > KEY_BYTES:
             queries, chosen = min(keys, SMALL_QUERY_BLOCK), chosen._replace(stages=1)

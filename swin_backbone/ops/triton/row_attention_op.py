@@ -7,15 +7,22 @@ products are of the size that Hopper's matrix units take from memory on chip, wi
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
 import triton
 from torch import Tensor
 
-from .attention_cut import Cut, cut_windows, head_width, modes, or_else, shape_of
+from .attention_cut import (
+    Cut,
+    cut_windows,
+    head_width,
+    kind_of_call,
+    modes,
+    shape_of,
+    stand_ins,
+    work_of,
+)
 from .kernels.row_attention_kernels import rows_backward_keys, rows_backward_queries, rows_forward
-from .launch import Launch, precision, remembered
+from .launch import Launch, remembered
 from .partial_sums import Pairs
 from .tuning import Work, config, tuned
 
@@ -42,14 +49,8 @@ def tiles(tokens: int) -> tuple[int, int]:
     return (2 * left, 0) if right == left else (left, right)
 
 
-def _work(kernel: str, shape: tuple[int, ...], sizes, dtype: torch.dtype) -> Work:
-    """For a launch cut for ``shape``, see :func:`.attention_cut.shape_of`, and ``sizes``."""
-    rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
-    return Work(kernel, shape[-1] // 3, rows, dtype)
-
-
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work:
-    return _work("rows_forward", shape_of(qkv, packed), sizes, qkv.dtype)
+    return work_of("rows_forward", shape_of(qkv, packed), sizes, qkv.dtype)
 
 
 def _cut(shape, heads, sizes, block, programs) -> tuple[Cut, dict, tuple[int, int, int]]:
@@ -67,7 +68,7 @@ def _cut(shape, heads, sizes, block, programs) -> tuple[Cut, dict, tuple[int, in
 def _forward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
 ) -> Launch:
-    chosen = config(*_work("rows_forward", shape, sizes, dtype))
+    chosen = config(*work_of("rows_forward", shape, sizes, dtype))
     cut, constants, grid = _cut(shape, heads, sizes, chosen.rows, chosen.programs)
     constants |= modes(has_padding, cosine, masked, dropout_p)
     constants |= {"PRECISION": precision, "CHANNELS": head_width(shape[-1], heads)}
@@ -80,16 +81,13 @@ def attend(
     qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
 ) -> Tensor:
     """The attended map; arguments as of :func:`.attention_op.attend`."""
-    launch = _forward_launch(
-        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
-        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
-        valid_sizes is not None,
-    )  # fmt: skip
+    kind = kind_of_call(
+        qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
+    )
+    launch = _forward_launch(*kind)
     out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
-    launch(
-        qkv, table, or_else(padding_qkv, qkv), or_else(logit_scale, table),
-        or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), out,
-    )  # fmt: skip
+    others = stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
+    launch(qkv, table, *others, out)
     return out
 
 
@@ -98,7 +96,7 @@ def _backward_launches(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked, sum_all
 ) -> tuple[Launch, Launch, Pairs, int]:
     """Of queries, then of keys; what the partial sums of pairs are; and how many windows."""
-    chosen = config(*_work("rows_backward", shape, sizes, dtype))
+    chosen = config(*work_of("rows_backward", shape, sizes, dtype))
     width = max(chosen.depth, head_width(shape[-1], heads))
     side = triton.cdiv(sizes[0] * sizes[1], chosen.rows) * chosen.rows
     common = {"SUM_ALL": sum_all, "PRECISION": precision, "CHANNELS": width, "SIDE": side}
@@ -118,7 +116,7 @@ def _backward_launches(
 def _backward_work(
     grad_out, qkv, table, padding, scales, valid, packed, seed, sizes, *others
 ) -> Work:
-    return _work("rows_backward", shape_of(qkv, packed), sizes, qkv.dtype)
+    return work_of("rows_backward", shape_of(qkv, packed), sizes, qkv.dtype)
 
 
 @tuned(_backward_launches.cache_clear, _backward_work)
@@ -127,11 +125,10 @@ def partials(
     dropout_p, sum_all,
 ) -> tuple[Tensor, Tensor, tuple[Pairs, Tensor]]:  # fmt: skip
     """Gradients; arguments and results as of :func:`.attention_op.attention_partials`."""
-    queries, keys, pairs, windows = _backward_launches(
-        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
-        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
-        valid_sizes is not None, sum_all,
-    )  # fmt: skip
+    kind = kind_of_call(
+        qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
+    )
+    queries, keys, pairs, windows = _backward_launches(*kind, sum_all)
     blocks, heads, runs = queries.grid
     rows = max(blocks * runs, keys.grid[0] * keys.grid[2])
     wide = {"dtype": torch.float32, "device": qkv.device}
@@ -139,11 +136,8 @@ def partials(
     statistics = torch.empty((windows, heads, 2, pairs.pairs // pairs.keys), **wide)
     pair_partials = torch.empty((runs, pairs.columns), **wide)
     sums = torch.zeros((rows, qkv.shape[-1] + heads), **wide)  # each kernel has rows of its own
-    given = (
-        qkv, table, or_else(padding_qkv, qkv), or_else(logit_scale, table),
-        or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), grad_out,
-        grad_qkv, statistics,
-    )  # fmt: skip
+    others = stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
+    given = (qkv, table, *others, grad_out, grad_qkv, statistics)
     queries(*given, pair_partials, sums)
     keys(*given, sums)
     return grad_qkv, sums, (pairs, pair_partials)

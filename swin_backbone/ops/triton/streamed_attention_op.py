@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
 import triton
 from torch import Tensor
 
-from .attention_cut import Cut, cut_windows, head_width, modes, or_else, shape_of
+from .attention_cut import (
+    Cut,
+    cut_windows,
+    head_width,
+    kind_of_call,
+    modes,
+    shape_of,
+    stand_ins,
+    work_of,
+)
 from .kernels.streamed_attention_kernels import (
     spread_bias,
     streamed_backward_keys,
     streamed_backward_queries,
     streamed_forward,
 )
-from .launch import Launch, precision, remembered
+from .launch import Launch, remembered
 from .partial_sums import Pairs
 from .tuning import Work, config, tuned
 
@@ -41,9 +48,8 @@ def side_of(sizes: tuple[int, ...], block: int) -> int:
 
 def _work(kernel: str, shape: tuple[int, ...], heads: int, sizes, dtype: torch.dtype) -> Work:
     """For a launch cut for ``shape``, see :func:`.attention_cut.shape_of`, and ``sizes``."""
-    rows = prod(shape[:-1]) * (sizes[0] * sizes[1] if len(shape) == 2 else 1)
     small = block_of(tuple(sizes), shape[-1], heads, dtype) < BLOCK
-    return Work(f"{kernel}_small" if small else kernel, shape[-1] // 3, rows, dtype)
+    return work_of(f"{kernel}_small" if small else kernel, shape, sizes, dtype)
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work:
@@ -97,17 +103,14 @@ def attend(
     qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
 ) -> Tensor:
     """The attended map; arguments as of :func:`.attention_op.attend`."""
-    launch = _forward_launch(
-        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
-        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
-        valid_sizes is not None,
-    )  # fmt: skip
+    kind = kind_of_call(
+        qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
+    )
+    launch = _forward_launch(*kind)
     bias, _ = _spread(qkv, table, sizes, False)
     out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
-    launch(
-        qkv, bias, or_else(padding_qkv, qkv), or_else(logit_scale, table),
-        or_else(valid_sizes, table), or_else(packed, table), or_else(seed, table), out,
-    )  # fmt: skip
+    others = stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
+    launch(qkv, bias, *others, out)
     return out
 
 
@@ -146,21 +149,18 @@ def partials(
     dropout_p, sum_all,
 ) -> tuple[Tensor, Tensor, tuple[Pairs, Tensor]]:  # fmt: skip
     """Gradients; arguments and results as of :func:`.attention_op.attention_partials`."""
-    queries, keys, pairs, windows = _backward_launches(
-        shape_of(qkv, packed), table.shape[1], tuple(sizes), scale, dropout_p, qkv.dtype,
-        precision(qkv.dtype), padding_qkv is not None, logit_scale is not None,
-        valid_sizes is not None, sum_all,
-    )  # fmt: skip
+    kind = kind_of_call(
+        qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
+    )
+    queries, keys, pairs, windows = _backward_launches(*kind, sum_all)
     bias, transposed = _spread(qkv, table, sizes, True)
     runs, heads, blocks = queries.grid
     grad_qkv = torch.empty_like(qkv)
     statistics = table.new_empty((windows, heads, 2, pairs.keys), dtype=torch.float32)
     pair_partials = table.new_zeros((runs, pairs.columns), dtype=torch.float32)
     sums = table.new_empty((runs * blocks, qkv.shape[-1] + heads), dtype=torch.float32)
-    beside = (
-        or_else(padding_qkv, qkv), or_else(logit_scale, table), or_else(valid_sizes, table),
-        or_else(packed, table), or_else(seed, table), grad_out, grad_qkv, statistics,
-    )  # fmt: skip
+    others = stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
+    beside = (*others, grad_out, grad_qkv, statistics)
     queries(qkv, bias, *beside, pair_partials, sums)
     keys(qkv, transposed, *beside, sums)
     return grad_qkv, sums, (pairs, pair_partials)
