@@ -14,11 +14,12 @@ from helpers.errors import assert_as_good, assert_small
 from helpers.kernels import (  # skips first where no kernel can run
     DEVICE,
     HAS_GPU,
+    take_measured,
 )
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import shifted_window_attention
-from swin_backbone.ops.triton import row_attention_op
+from swin_backbone.ops.triton import row_attention_op, streamed_attention_op
 from swin_backbone.ops.triton.attention_op import window_attention
 
 #: For what runs in either place, so that ``-m gpu`` finds it where there is a GPU.
@@ -55,6 +56,23 @@ def test_windows_by_whole_rows_of_scores(monkeypatch, window_size, shift_size, c
         (7, 10), window_size, shift_size, torch.float32, heads=1, cosine=cosine, masked=masked
     )
     assert_small(kernels[:4], 1e-5)
+
+
+@pytest.mark.parametrize(("cosine", "masked"), [(False, False), (True, False), (False, True)])
+def test_rows_with_more_than_a_card_has_compared_pass_by_in_blocks(monkeypatch, cosine, masked):
+    """Forward and backward; with neither, they are rows."""
+    take_measured(monkeypatch)
+    monkeypatch.setattr(row_attention_op, "ELEMENT_BYTES", 4)
+    called = []
+    for module in (row_attention_op, streamed_attention_op):
+        for name in ("attend", "partials"):
+            stock = getattr(module, name)
+            monkeypatch.setattr(
+                module, name, lambda *a, stock=stock, m=module: called.append(m) or stock(*a)
+            )
+    compare((7, 10), (8, 9), (0, 0), torch.float32, heads=1, cosine=cosine, masked=masked)
+    assert set(called) == {streamed_attention_op if cosine or masked else row_attention_op}
+    assert len(called) == 2
 
 
 @pytest.mark.parametrize("packed", [False, True])
