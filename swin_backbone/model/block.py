@@ -11,6 +11,7 @@ from ..ops import (
     LinearParameters,
     LowPrecisionCopies,
     NormParameters,
+    ResidualBlock,
     TokenLayout,
     residual_attention,
     residual_mlp,
@@ -102,6 +103,28 @@ class SwinBlock(CheckpointedBlock):
         )
         return None if None in branches else branches
 
+    def as_arguments(self, size: tuple[int, int]) -> ResidualBlock:
+        """What :func:`swin_backbone.ops.residual_blocks` takes for maps of ``size`` tokens, where
+        :meth:`branch_parameters` are not ``None``.
+
+        Compilers read this, so it is short, and reads what a change of is to be seen."""
+        own = children(self)
+        attn, mlp, drop_path = own["attn"], own["mlp"], own["drop_path"]
+        inside, layers = children(attn), children(mlp)
+        windows, table = attn.fit(size)
+        return ResidualBlock(
+            _norm(own["norm1"]),
+            _linear(inside["qkv"]),
+            table,
+            _linear(inside["proj"]),
+            windows,
+            _norm(own["norm2"]),
+            _linear(layers["fc1"]),
+            _linear(layers["fc2"]),
+            attn.backend,
+            drop_path.drop_prob if drop_path.is_dropping() else 0.0,
+        )
+
     def why_by_modules(self) -> str | None:
         """Why :meth:`branches` are ``None``: what is not what the class says, as text."""
         tensors = "has weights that are more than tensors, or lacks some"
@@ -158,3 +181,13 @@ class SwinBlock(CheckpointedBlock):
         first, second = layout.path_scales or (None, None)
         x = x + self.drop_path(self.attn(self.attention_input(x), layout), layout, first)
         return x + self.drop_path(self.mlp(apply_norm(self.norm2, x)), layout, second)
+
+
+def _linear(layer: nn.Linear) -> LinearParameters:
+    own = parameters(layer)
+    return LinearParameters(own["weight"], own["bias"])
+
+
+def _norm(norm: nn.LayerNorm) -> NormParameters:
+    own = parameters(norm)
+    return NormParameters(own["weight"], own["bias"], norm.eps)

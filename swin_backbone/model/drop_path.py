@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import MAPS, TokenLayout, scale_images
+from ..ops import MAPS, TokenLayout, draw_path_scales, scale_images
 from ..ops.geometry.token_layout import PathScales
-from ..ops.symbolic_shapes import has_values
 
 
 class DropPath(nn.Module):
@@ -80,26 +78,7 @@ def sample_together(
     if not rates:
         return [None] * len(drop_paths)
     images = layout.num_images(x)
-    make = _remembered_probabilities if has_values(x) else _probabilities
-    keep_probs, divisors = make(tuple(rates), x.device)
-    # Each branch begins at a multiple of 16 bytes, as kernels want it.
-    kept = torch.bernoulli(keep_probs.expand(-1, -(-images // 4) * 4)).div_(divisors)
+    kept = draw_path_scales(rates, x, None if layout.packing is None else images)
     branches = [layout.spread(branch) for branch in kept[:, :images].unbind()]
     pairs = iter(zip(branches[::2], branches[1::2], strict=True))
     return [next(pairs) if drops else None for drops in dropping]
-
-
-def _probabilities(rates: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """For two branches of each rate, (branches, 1) float32: with which probability they are kept,
-    and what they are then divided by."""
-    keep_probs = [1.0 - rate for rate in rates for _ in range(2)]
-    return _column(keep_probs, device), _column([number or 1.0 for number in keep_probs], device)
-
-
-_remembered_probabilities = lru_cache(maxsize=64)(_probabilities)
-
-
-def _column(numbers: Sequence[float], device: torch.device) -> Tensor:
-    """(N, 1), written by kernels alone: a graph may capture these, but no copy from the host."""
-    wide = {"dtype": torch.float32, "device": device}
-    return torch.stack([torch.full((1,), number, **wide) for number in numbers])

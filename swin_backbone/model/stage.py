@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
-from ..ops import MAPS, LowPrecisionCopies, TokenLayout
+from ..ops import MAPS, LowPrecisionCopies, TokenLayout, residual_blocks, takes_stages
 from ..ops.geometry.token_layout import PathScales
 from .apply_norm import apply_norm, apply_norm_beside
 from .block import SwinBlock
@@ -50,14 +51,36 @@ class SwinStage(nn.Module):
             The stage's own map (B, H, W, C), which only ``norm`` clears outside the valid part,
             and the next stage's input (the map before its norm where no next stage is).
         """
-        for block, scales in zip(self.blocks, self._sample(x, layout), strict=True):
-            x = block(x, layout.with_path_scales(scales), copies)
+        x = self._run_blocks(x, layout, copies)
         if self.downsample is None or not merge:
             return x if norm is None else apply_norm(norm, x, layout.valid_sizes), x
         features = x
         if norm is not None:
             features, x = apply_norm_beside(norm, x, layout.valid_sizes)
         return features, self.downsample(x, layout)
+
+    def _run_blocks(
+        self, x: Tensor, layout: TokenLayout, copies: LowPrecisionCopies | None
+    ) -> Tensor:
+        if takes_stages(layout) and self._is_plain():
+            size = layout.map_size(x)
+            done = residual_blocks(x, [block.as_arguments(size) for block in self.blocks], layout)
+            if done is not None:
+                return done
+        for block, scales in zip(self.blocks, self._sample(x, layout), strict=True):
+            x = block(x, layout.with_path_scales(scales), copies)
+        return x
+
+    # A compiler that reads all of this takes a second, and asks it again at each call.
+    @torch.compiler.assume_constant_result
+    def _is_plain(self) -> bool:
+        """Whether blocks do what their classes say; asked once a graph, as torch asks for hooks."""
+        blocks = list(self.blocks)
+        plain = all(_is_drawn_for(b) and type(b) is SwinBlock and not b.with_cp for b in blocks)
+        parameters = [block.branch_parameters() for block in blocks] if plain else [None]
+        if None in parameters:
+            return False
+        return len({own.qkv.bias is None for own in parameters}) == 1
 
     def _sample(self, x: Tensor, layout: TokenLayout) -> list[PathScales | None]:
         """Stochastic depth of all blocks; ``None`` for those that are left to draw their own."""

@@ -31,12 +31,14 @@ from .norm import (
     norm_beside,
 )
 from .patch_embedding import cut_patches, embed_patches, project, project_patches
+from .path_scales import draw_path_scales
 from .photometric import DISTORTION, distort_images
 from .pointwise import class_scores
 from .position_bias import CosineScores, logit_factors, position_bias, reference_of
 from .post_norm_branches import post_norm_attention, post_norm_mlp
 from .reference.window_steps import AttentionInputs
 from .residual_branches import Windows, residual_attention, residual_mlp
+from .residual_stages import ResidualBlock, residual_blocks, takes_stages
 from .resized_argmax import ClassMap, Geometry, resized_argmax, resized_scores
 from .resized_losses import (
     ResizedLoss,
@@ -65,6 +67,7 @@ __all__ = [
     "LowPrecisionCopies",
     "NormParameters",
     "Packing",
+    "ResidualBlock",
     "ResizedLoss",
     "TokenLayout",
     "View",
@@ -84,6 +87,7 @@ __all__ = [
     "crop_bias_table",
     "cut_patches",
     "distort_images",
+    "draw_path_scales",
     "embed_patches",
     "fit_window",
     "join",
@@ -107,6 +111,7 @@ __all__ = [
     "project_patches",
     "reference_of",
     "residual_attention",
+    "residual_blocks",
     "residual_mlp",
     "resize_bilinear",
     "resized_argmax",
@@ -117,5 +122,6 @@ __all__ = [
     "scale_images",
     "shifted_window_attention",
     "shifted_window_attention_packed",
+    "takes_stages",
     "view_scores",
 ]

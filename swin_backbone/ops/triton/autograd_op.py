@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 
 import torch
 from torch import Tensor
 
 from ..double_backward import differentiable_once
-from ..torch_internals.tensor_views import is_view
+from ..torch_internals.tensor_views import copy_all, is_view
 
 
 class Differentiable:
@@ -69,18 +70,38 @@ class Differentiable:
         return self.forward(*inputs)
 
 
-def register(name: str, function: Callable):
+def register(name: str, function: Callable, random: bool = False):
     """``function`` as the operator ``swin_backbone::name`` of torch.
 
     Its annotations become the operator's schema. Of a list that it returns, views are copied, since
     an operator's outputs share no memory.
+
+    Args:
+        name: of the operator.
+        function: what it computes.
+        random: whether another call with the same arguments gives another result; torch is told
+            so where it takes that.
     """
 
     @wraps(function)
     def on_own_memory(*arguments):
         result = function(*arguments)
-        if isinstance(result, list):
-            return [tensor.clone() if is_view(tensor) else tensor for tensor in result]
-        return result
+        return without_views(result) if isinstance(result, list) else result
 
-    return torch.library.custom_op(f"swin_backbone::{name}", on_own_memory, mutates_args=())
+    options = {"tags": torch.Tag.nondeterministic_seeded} if random and _TAKES_TAGS else {}
+    return torch.library.custom_op(
+        f"swin_backbone::{name}", on_own_memory, mutates_args=(), **options
+    )
+
+
+_TAKES_TAGS = "tags" in signature(torch.library.custom_op).parameters
+
+
+def without_views(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors, and copies of those that are views of others, made together."""
+    views = [tensor for tensor in tensors if is_view(tensor)]
+    copies = [torch.empty_like(view, memory_format=torch.contiguous_format) for view in views]
+    if views:
+        copy_all(copies, views)
+    remaining = iter(copies)
+    return [next(remaining) if is_view(tensor) else tensor for tensor in tensors]

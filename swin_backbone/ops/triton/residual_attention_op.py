@@ -22,7 +22,7 @@ _Sizes = List[int]  # noqa: UP006  (window rows, columns, shift rows, columns)
 _Maybe = Optional[Tensor]  # noqa: UP045
 
 
-def _attention_forward(
+def attention_branch(
     x: Tensor,
     path_scale: _Maybe,
     norm_weight: Tensor,
@@ -61,7 +61,7 @@ def _attention_forward(
     return multiply(attended, low_proj_weight, proj_bias, x, path_scale), qkv, attended
 
 
-def _attention_backward(
+def attention_branch_gradients(
     grad_out: Tensor,
     qkv: Tensor,
     attended: Tensor,
@@ -81,7 +81,7 @@ def _attention_backward(
     scale: float,
     dropout_p: float,
 ) -> List[Tensor]:  # noqa: UP006
-    """Gradients of :func:`_attention_forward` for ``x`` and, in this order and in float32, norm
+    """Gradients of :func:`attention_branch` for ``x`` and, in this order and in float32, norm
     weight and bias, qkv weight and bias, table, projection weight and bias."""
     channels, dtype = x.shape[-1], qkv.dtype
     padding = low_qkv_bias if valid_sizes is None else None
@@ -107,7 +107,7 @@ def _attention_backward(
     ]  # fmt: skip
 
 
-_residual_attention = register("residual_attention", _attention_forward)
+_residual_attention = register("residual_attention", attention_branch)
 
 
 @_residual_attention.register_fake
@@ -117,7 +117,7 @@ def _(x, *arguments):
     return torch.empty_like(x), qkv, torch.empty_like(x, dtype=dtype)
 
 
-_residual_attention_backward = register("residual_attention_backward", _attention_backward)
+_residual_attention_backward = register("residual_attention_backward", attention_branch_gradients)
 
 
 @_residual_attention_backward.register_fake
@@ -165,11 +165,11 @@ def _differentiate_attention_by(gradients):
     return differentiate
 
 
-#: Attention branch; arguments and results as of :func:`_attention_forward`.
+#: Attention branch; arguments and results as of :func:`attention_branch`.
 residual_attention = Differentiable(
     _residual_attention,
-    _attention_forward,
+    attention_branch,
     _save_attention,
     _differentiate_attention_by(_residual_attention_backward),
-    _differentiate_attention_by(_attention_backward),
+    _differentiate_attention_by(attention_branch_gradients),
 )

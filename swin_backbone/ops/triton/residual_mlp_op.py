@@ -65,7 +65,7 @@ def _forward_work(x, *others) -> Work | None:
 
 
 @tuned(_forward_launch.cache_clear, _forward_work)
-def _mlp_forward(
+def mlp_branch(
     x: Tensor,
     path_scale: _Maybe,
     norm_weight: Tensor,
@@ -103,7 +103,7 @@ def _mlp_forward(
     return out
 
 
-def _mlp_backward(
+def mlp_branch_gradients(
     grad_out: Tensor,
     x: Tensor,
     path_scale: _Maybe,
@@ -114,7 +114,7 @@ def _mlp_backward(
     low_down: Tensor,
     eps: float,
 ) -> List[Tensor]:  # noqa: UP006
-    """Gradients of :func:`_mlp_forward` for ``x`` and, in this order and in float32, norm weight
+    """Gradients of :func:`mlp_branch` for ``x`` and, in this order and in float32, norm weight
     and bias, up weight and bias, down weight and bias."""
     on_chip = backward_fits(x.shape[-1], low_up.dtype, x.device)
     gradients = _gradients_on_chip if on_chip else _gradients_by_passes
@@ -298,7 +298,7 @@ def _gradients_by_passes(
     ]  # fmt: skip
 
 
-_residual_mlp = register("residual_mlp", _mlp_forward)
+_residual_mlp = register("residual_mlp", mlp_branch)
 
 
 @_residual_mlp.register_fake
@@ -306,7 +306,7 @@ def _(x, *arguments):
     return torch.empty_like(x)
 
 
-_residual_mlp_backward = register("residual_mlp_backward", _mlp_backward)
+_residual_mlp_backward = register("residual_mlp_backward", mlp_branch_gradients)
 
 
 @_residual_mlp_backward.register_fake
@@ -338,11 +338,11 @@ def _differentiate_mlp_by(gradients):
     return differentiate
 
 
-#: MLP branch; arguments and result as of :func:`_mlp_forward`.
+#: MLP branch; arguments and result as of :func:`mlp_branch`.
 residual_mlp = Differentiable(
     _residual_mlp,
-    _mlp_forward,
+    mlp_branch,
     _save_mlp,
     _differentiate_mlp_by(_residual_mlp_backward),
-    _differentiate_mlp_by(_mlp_backward),
+    _differentiate_mlp_by(mlp_branch_gradients),
 )
