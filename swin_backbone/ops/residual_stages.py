@@ -32,8 +32,8 @@ class ResidualBlock(NamedTuple):
 
 
 def takes_stages(layout: TokenLayout) -> bool:
-    """Whether there is anything to gain by :func:`residual_blocks`: where a compiler looks on (torch
-    >= 2.8), of maps, and of nothing that runs elsewhere."""
+    """Whether there is anything to gain by :func:`residual_blocks`: where a compiler looks on
+    (torch >= 2.8), of maps, and of nothing that runs elsewhere."""
     compiling = ASKS_COMPILERS and torch.compiler.is_compiling() and not is_exporting()
     return compiling and layout.packing is None
 

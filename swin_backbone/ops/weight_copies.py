@@ -30,18 +30,18 @@ class LowPrecisionCopies:
         alike: dict[tuple, list[Tensor]] = {}
         for weight in weights:
             alike.setdefault((weight.device, weight.dtype), []).append(weight)
-        #: Compiled: weights and their copies by shape, as no compiler tells a tensor's id.
-        self._pairs: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        #: Compiled: weights and their copies by shape, as no compiler tells a tensor's id; made
+        #: when one is asked for, as a graph may do without them.
+        self._pairs: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] | None = None
         self._copies: dict[int, Tensor] = {}
+        self._groups = list(alike.values())
         #: They are compared by identity, which holds as long as they live.
         self._weights = weights
-        for group in alike.values():
-            if torch.compiler.is_compiling():
-                for weight, copy in zip(group, _copies_in_a_graph(group, dtype), strict=True):
-                    self._pairs.setdefault(tuple(weight.shape), []).append((weight, copy))
-            else:
-                copies = _copies(group, dtype)
-                self._copies |= {id(w): copy for w, copy in zip(group, copies, strict=True)}
+        if torch.compiler.is_compiling():
+            return
+        for group in self._groups:
+            copies = _copies(group, dtype)
+            self._copies |= {id(w): copy for w, copy in zip(group, copies, strict=True)}
 
     def find(self, weight: Tensor | None) -> Tensor | None:
         """The copy of ``weight``, or ``None`` if there is none of it as it is now: a sharded or
@@ -53,6 +53,11 @@ class LowPrecisionCopies:
     def _find(self, weight: Tensor | None) -> Tensor | None:
         if not torch.compiler.is_compiling():
             return self._copies.get(id(weight))
+        if self._pairs is None:
+            self._pairs = {}
+            for group in self._groups:
+                for known, copy in zip(group, _copies_in_a_graph(group, self.dtype), strict=True):
+                    self._pairs.setdefault(tuple(known.shape), []).append((known, copy))
         pairs = [] if weight is None else self._pairs.get(tuple(weight.shape), [])
         for known, copy in pairs:
             if known is weight:

@@ -77,3 +77,61 @@ def test_gradients_of_a_map_meet_in_a_kernel(monkeypatch):
         )
     assert sum("norm_beside_backward" in name for name in backward) == 1
     assert not [name for name in backward if name.startswith("aten.add")]
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_a_stage_is_one_step(qkv_bias, monkeypatch):
+    """However many blocks: each costs a compiler a second, forward and backward."""
+    let_kernels_run(monkeypatch)
+    model = backbone(depths=(3, 2), drop_path_rate=0.2, qkv_bias=qkv_bias)
+    with started_kernels(run=False):
+        forward, backward = operators_of_step(
+            model, lambda call: step(call, model, *images(model, (32, 32)))
+        )
+    for names, name in [(forward, "residual_blocks."), (backward, "residual_blocks_backward.")]:
+        assert sum(name in operator for operator in names) == 2
+    assert not [name for name in forward if "residual_attention" in name or "residual_mlp" in name]
+    made = [name for name in forward + backward if "getitem" not in name]
+    assert len(made) <= 40
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_drop_path_drops_what_eager_use_drops(qkv_bias, monkeypatch):
+    let_kernels_run(monkeypatch)
+    model = backbone(depths=(2, 2), drop_path_rate=0.6, qkv_bias=qkv_bias)
+    call, _ = compiled(model)
+    x, sizes = images(model, (20, 28), batch=3)
+    found = []
+    for run in (call, model):
+        torch.manual_seed(5)
+        maps, grads = step(run, model, x, sizes)
+        found.append([*maps, *grads])
+    for ours, eager in zip(*found, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_changed_afterwards_is_seen(monkeypatch):
+    """A graph is made anew for another layer, other settings, and evaluation."""
+    let_kernels_run(monkeypatch)
+    model = backbone(drop_path_rate=0.0)
+    call, graphs = compiled(model)
+    x, _ = images(model, (16, 16), batch=1)
+    block = model.stages[0].blocks[0]
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    def change_layer():
+        layer = block.mlp.fc2
+        block.mlp.fc2 = Doubled(layer.in_features, layer.out_features).to(DEVICE)
+
+    def change_eps():
+        block.norm1.eps = 0.5
+
+    for change in (lambda: None, change_eps, model.eval, change_layer):
+        before = graphs.frame_count
+        change()
+        for ours, eager in zip(call(x), model(x), strict=True):
+            torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
+        assert graphs.frame_count > before

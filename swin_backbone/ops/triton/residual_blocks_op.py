@@ -49,7 +49,8 @@ class Parameters(NamedTuple):
 
 #: What branches read in the compute dtype.
 LOW = ("qkv_bias", "qkv_weight", "proj_weight", "up_weight", "down_weight")
-_BIAS = Parameters._fields.index("qkv_bias")
+_NAMES = tuple(Parameters.__annotations__)
+_BIAS = _NAMES.index("qkv_bias")
 
 
 class _Block(NamedTuple):
@@ -75,7 +76,7 @@ def _blocks(
     each = len(parameters) // count
     for index in range(count):
         own = list(parameters[each * index : each * (index + 1)])
-        if each < len(Parameters._fields):
+        if each < len(_NAMES):
             own.insert(_BIAS, None)
         own = Parameters(*own)
         names = [name for name in LOW if getattr(own, name) is not None]
@@ -91,7 +92,7 @@ def _blocks(
 def _to_cast(parameters: Sequence[Tensor], count: int) -> list[Tensor]:
     """What is read in the compute dtype, block by block."""
     each = len(parameters) // count
-    names = [n for n in Parameters._fields if n != "qkv_bias" or each == len(Parameters._fields)]
+    names = [n for n in _NAMES if n != "qkv_bias" or each == len(_NAMES)]
     places = [names.index(name) for name in LOW if name in names]
     return [parameters[each * index + place] for index in range(count) for place in places]
 
