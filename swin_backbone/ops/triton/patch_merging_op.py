@@ -25,10 +25,23 @@ _Maybe = Optional[Tensor]  # noqa: UP045
 
 def copy_by_neighbour(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """``weight`` (N, 4 C) in ``dtype`` with its inputs neighbour by neighbour, without history."""
+    copy = _copy_in_a_graph if torch.compiler.is_compiling() else _copy
+    return copy(weight.detach(), dtype)
+
+
+def _copy(weight: Tensor, dtype: torch.dtype) -> Tensor:
     outputs, inputs = weight.shape
-    out = weight.new_empty(outputs, 4, inputs // 4, dtype=dtype)
-    out.copy_(weight.detach().view(outputs, -1, 4).transpose(1, 2))
-    return out.flatten(1)
+    out = weight.new_empty(outputs, inputs, dtype=dtype)
+    out.view(outputs, 4, -1).copy_(weight.view(outputs, -1, 4).transpose(1, 2))
+    return out
+
+
+_copy_in_a_graph = register("copy_by_neighbour", _copy)
+
+
+@_copy_in_a_graph.register_fake
+def _(weight, dtype):
+    return weight.new_empty(weight.shape, dtype=dtype)
 
 
 def _merge_forward(
