@@ -37,17 +37,12 @@ from ...ops import (
     residual_attention,
     residual_mlp,
 )
-from ...ops.kept_tables import remembered_tables
 from ...ops.rolled_first import lay_out, take_back
 from ...ops.torch_internals.module_contents import children
 from ..rewrite import imported
+from .drop_paths import knows_drop_path, path_scale
 from .on_gpu import on_gpu
 from .weights_together import Cast, cast_weights
-
-#: Modules that drop a branch of whole images, by the names of their classes in all libraries.
-DROP_PATHS = frozenset(
-    f"{owner}DropPath" for owner in ("", "Swin", "Swinv2", "Donut", "DonutSwin", "MaskFormer")
-) | {"MaskFormerSwinDropPath", "ClapDropPath", "ClapAudioDropPath", "Swin2SRDropPath"}
 
 #: What the sigmoid of V2's position bias is multiplied by.
 HIGHEST_BIAS = 16
@@ -326,27 +321,3 @@ def is_gelu(act: nn.Module) -> bool:
         return True
     transformers = imported("transformers.activations", "GELUActivation")
     return transformers is not None and is_bare(act, transformers) and act.act is F.gelu
-
-
-def knows_drop_path(module: nn.Module) -> bool:
-    """Whether a module drops a branch of whole images, or never anything."""
-    name = type(module).__name__
-    if name == "StochasticDepth":
-        return module.mode == "row"
-    return name in DROP_PATHS or type(module) is nn.Identity
-
-
-def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
-    """(B,) float32, what a library's own module multiplies the branch of each image with, drawn by
-    itself; ``None`` for 1."""
-    rate = getattr(drop_path, "drop_prob", getattr(drop_path, "p", 0.0))
-    if not (drop_path.training and rate):
-        return None
-    ones = x.new_ones(1) if torch.compiler.is_compiling() else _one(x.dtype, x.device)
-    return drop_path(ones.expand(x.shape[0], 1, 1)).flatten().float()
-
-
-@remembered_tables
-def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.ones(1, dtype=dtype, device=device)
