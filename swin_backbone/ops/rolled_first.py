@@ -41,7 +41,7 @@ def lay_out(x: Tensor, windows: Windows, filler: Tensor | None = None) -> tuple[
     moved = _Move.apply(x.flatten(1, 2), places.tokens, places.places, places.empty, True)
     if filler is not None:
         rows = filler.to(moved.dtype).expand(len(moved), len(places.empty), -1)
-        moved = moved.index_add(1, places.empty, rows)
+        moved.index_add_(1, places.empty, rows)
     return moved.unflatten(1, places.size), places
 
 
