@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -31,10 +32,9 @@ def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
         return None
     if torch.compiler.is_compiling():
         return _by_module(drop_path, x.new_ones(1), len(x))
-    scales = getattr(drop_path, "scale_by_keep", True)
-    # In float64 a GPU draws other numbers.
-    if x.dtype != torch.float64 and _draws_bernoulli(type(drop_path), scales):
-        return _drawn(rate, len(x), x.device)
+    draw = _draw_of(type(drop_path), getattr(drop_path, "scale_by_keep", True))
+    if draw is not None and x.dtype != torch.float64:  # in which a GPU draws other numbers
+        return draw(1 - rate, len(x), x.dtype, x.device).float()
     return _by_module(drop_path, _one(x.dtype, x.device), len(x))
 
 
@@ -42,33 +42,46 @@ def _by_module(drop_path: nn.Module, one: Tensor, images: int) -> Tensor:
     return drop_path(one.expand(images, 1, 1)).flatten().float()
 
 
-def _drawn(rate: float, images: int, device: torch.device) -> Tensor:
-    """In two launches, where the module takes five."""
-    kept = torch.empty(images, device=device, dtype=torch.float32).bernoulli_(1 - rate)
-    return kept.div_(1 - rate) if rate < 1 else kept
+def _bernoulli(keep: float, images: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As timm and torchvision draw; the numbers are the same in all dtypes."""
+    kept = torch.empty(images, device=device, dtype=torch.float32).bernoulli_(keep)
+    return kept.div_(keep) if keep > 0 else kept
+
+
+def _uniform(keep: float, images: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As transformers and mmcv draw."""
+    return torch.rand(images, device=device, dtype=dtype).add_(keep).floor_().div_(keep)
 
 
 @lru_cache(maxsize=64)
-def _draws_bernoulli(kind: type, scales: bool) -> bool:
-    """Whether modules of a class draw as :func:`_drawn` does: tried once, as versions differ."""
-    if not scales:
-        return False
+def _draw_of(kind: type, scales: bool) -> Callable[..., Tensor] | None:
+    """Which of these, without a module and its passes over ones, draws what modules of a class do;
+    ``None`` for neither. Tried once, as versions differ."""
     arguments = {"mode": "row"} if kind.__name__ == "StochasticDepth" else {}
+    try:
+        modules = [kind(rate, **arguments).train() for rate in (0.3, 0.5)] if scales else []
+    except TypeError:  # it is made otherwise
+        return None
+    for draw in (_bernoulli, _uniform):
+        if modules and all(
+            _draws_so(module, keep, draw) for module, keep in zip(modules, (0.7, 0.5), strict=True)
+        ):
+            return draw
+    return None
+
+
+def _draws_so(module: nn.Module, keep: float, draw: Callable[..., Tensor]) -> bool:
+    """Whether the factors are the same, and as many random numbers were drawn."""
+    cpu = torch.device("cpu")
     with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        for rate in (0.3, 0.5):
-            try:
-                module = kind(rate, **arguments).train()
-            except TypeError:
-                return False  # it is made otherwise, and draws by itself
-            for dtype in (torch.float32, torch.bfloat16):
-                torch.manual_seed(1)
-                theirs = _by_module(module, torch.ones(1, dtype=dtype), 64)
-                left = torch.random.get_rng_state()
-                torch.manual_seed(1)
-                ours = _drawn(rate, 64, torch.device("cpu"))
-                same = torch.equal(left, torch.random.get_rng_state())
-                if not (same and torch.allclose(ours, theirs, rtol=torch.finfo(dtype).eps)):
-                    return False
+        for dtype in (torch.float32, torch.bfloat16):
+            torch.manual_seed(1)
+            theirs, left = _by_module(module, torch.ones(1, dtype=dtype), 64), torch.rand(1)
+            torch.manual_seed(1)
+            ours = draw(keep, 64, dtype, cpu).float()
+            near = torch.allclose(ours, theirs, rtol=torch.finfo(dtype).eps)
+            if not (near and torch.equal(left, torch.rand(1))):
+                return False
     return True
 
 
