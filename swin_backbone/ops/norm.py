@@ -9,6 +9,7 @@ from torch import Tensor
 from . import dispatch, triton
 from .cpu import onednn_linear as cpu_products
 from .geometry.corner_pad import corner_pad
+from .geometry.neighbours import in_unfold_order
 from .geometry.packing import Packing
 from .geometry.token_layout import MAPS, TokenLayout
 from .geometry.windows import as_kernels_read, clear_padding
@@ -109,7 +110,11 @@ def by_neighbour(parameter: Tensor) -> Tensor:
 
 
 def merge_norm_linear(
-    x: Tensor, norm: NormParameters, weight: Tensor, layout: TokenLayout = MAPS
+    x: Tensor,
+    norm: NormParameters,
+    weight: Tensor,
+    layout: TokenLayout = MAPS,
+    by_column: bool = False,
 ) -> Tensor:
     """Join neighbourhoods, normalise and project them: patch merging in one function.
 
@@ -119,18 +124,26 @@ def merge_norm_linear(
         weight: (N, 4 C), in the same order.
         layout: where the tokens lie, of variable length with the tables of a pyramid; what is
             outside the valid part of a map counts as zero.
+        by_column: whether parameters are neighbour by neighbour instead: upper left, lower left,
+            upper right, lower right, as the original repository's.
 
     Returns:
         (B, ceil(H / 2), ceil(W / 2), N), or (T of the next level, N).
     """
+    way = None if layout.packing is not None else dispatch.patch_merging(x, weight.shape[1])
+    if by_column and (way != "triton" or dispatch.why_unproven(x) is not None):
+        by_column = False
+        norm = NormParameters(in_unfold_order(norm.weight), in_unfold_order(norm.bias), norm.eps)
+        weight = in_unfold_order(weight)
     if layout.packing is not None:
         return _merge_variable_length(x, norm, weight, layout.packing)
-    way = dispatch.patch_merging(x, weight.shape[1])
     if way == "triton":
-        low = triton.patch_merging_op.copy_by_neighbour(weight, compute_dtype(x))
+        dtype = compute_dtype(x)
+        copy = triton.patch_merging_op.copy_by_neighbour
+        low = weight.detach().to(dtype) if by_column else copy(weight, dtype)
         return triton.patch_merging_op.merge_reduce(
             x.contiguous(), norm.weight, norm.bias, weight, low,
-            as_kernels_read(layout.valid_sizes), norm.eps,
+            as_kernels_read(layout.valid_sizes), norm.eps, by_column,
         )  # fmt: skip
     return _project(way)(merge_neighbours(layout.clear(x)), norm, LinearParameters(weight, None))
 

@@ -26,7 +26,6 @@ from .position_bias import (
 )
 from .residual_branches import Windows
 from .triton_backend import dropout_seed
-from .variable_length_attention import attend
 from .weight_copies import LowPrecisionCopies, in_compute_dtype
 
 
@@ -77,22 +76,18 @@ def post_norm_attention(
             None if biases is None else bias, proj_weight,
             *layout.kernel_tables(windows.window_size, x.device),
             dropout_seed(windows.dropout_p, x.device), norm.eps,
-            [*windows.window_size, *windows.shift_size], windows.dropout_p,
+            windows.sizes(x, layout), windows.dropout_p,
             _learns(x, qkv, *proj, *norm[:2], *scores.up, query, scores.logit_scale, scores.down),
         )[0]  # fmt: skip
     bias = None
     if biases is not None:
         bias = torch.cat([biases[0], torch.zeros_like(biases[1]), biases[1]])
-    attended = attend(
+    attended = windows.attend(
         F.linear(x, qkv, bias),
         position_bias(scores, windows.window_size),
         layout,
-        num_heads=windows.num_heads,
-        window_size=windows.window_size,
-        shift_size=windows.shift_size,
         logit_scale=logit_factors(scores.logit_scale),
         padding_qkv=bias,
-        dropout_p=windows.dropout_p,
         backend=backend,
     )
     return x + scale_images(layer_norm(F.linear(attended, *proj), *norm), path_scale)

@@ -16,6 +16,7 @@ from .cpu import onednn_linear as cpu_products
 from .cpu.skip_dropped_images import skip_dropped_images
 from .geometry.token_layout import MAPS, TokenLayout
 from .layer_parameters import LinearParameters, NormParameters, compute_dtype
+from .rolled_first import lay_out, take_back
 from .triton_backend import dropout_seed
 from .variable_length_attention import attend
 from .weight_copies import LowPrecisionCopies, in_compute_dtype
@@ -25,13 +26,52 @@ _LINEAR = {"cpu": cpu_products, "torch": plain_products}
 
 
 class Windows(NamedTuple):
-    """How a residual branch attends: see :func:`swin_backbone.ops.shifted_window_attention`."""
+    """How a residual branch attends: see :func:`swin_backbone.ops.shifted_window_attention`.
+
+    ``rolls_first``: whether a map is shifted before it is filled up to whole windows, as timm's
+    are, and not after. It matters to maps that windows do not cover evenly.
+    """
 
     num_heads: int
     window_size: tuple[int, int]
     shift_size: tuple[int, int]
     scale: float
     dropout_p: float = 0.0
+    rolls_first: bool = False
+
+    def is_uneven(self, x: Tensor, layout: TokenLayout) -> bool:
+        """Whether the order of shifting and filling up matters to the maps ``x`` (B, H, W, C).
+
+        Raises:
+            ValueError: where it would have to be another than it is of tokens of ``layout``.
+        """
+        if not self.rolls_first or self.shift_size == (0, 0):
+            return False
+        if layout.packing is not None or layout.valid_sizes is not None:
+            raise ValueError("windows.rolls_first takes whole maps alone, got a layout of parts")
+        return any(n % w for n, w in zip(x.shape[1:3], self.window_size, strict=True))
+
+    def sizes(self, x: Tensor, layout: TokenLayout) -> list[int]:
+        """As kernels take them: window and shift, and 1 where the order matters."""
+        return [*self.window_size, *self.shift_size, *[1] * self.is_uneven(x, layout)]
+
+    def attend(self, qkv: Tensor, bias_table: Tensor, layout: TokenLayout, **options) -> Tensor:
+        """:func:`swin_backbone.ops.attend` within these windows."""
+        is_uneven, places = self.is_uneven(qkv, layout), None
+        if is_uneven:
+            height, width = qkv.shape[1:3]
+            qkv, places = lay_out(qkv, self, options["padding_qkv"])
+        attended = attend(
+            qkv,
+            bias_table,
+            layout,
+            num_heads=self.num_heads,
+            window_size=self.window_size,
+            shift_size=self.shift_size,
+            dropout_p=self.dropout_p,
+            **options,
+        )
+        return take_back(attended, places, height, width) if is_uneven else attended
 
 
 def residual_attention(
@@ -71,22 +111,18 @@ def residual_attention(
         tables = layout.kernel_tables(windows.window_size, x.device)
         return triton.residual_attention_op.residual_attention(
             x.contiguous(), path_scale, norm.weight, norm.bias, *qkv, bias_table.contiguous(),
-            *proj, *low, *tables, seed, norm.eps, [*windows.window_size, *windows.shift_size],
-            windows.scale, windows.dropout_p,
+            *proj, *low, *tables, seed, norm.eps, windows.sizes(x, layout), windows.scale,
+            windows.dropout_p,
         )[0]  # fmt: skip
     products = _LINEAR[way]
 
     def branch(x: Tensor, path_scale: Tensor | None) -> Tensor:
-        attended = attend(
+        attended = windows.attend(
             products.norm_linear(x, norm, qkv),
             bias_table,
             layout,
-            num_heads=windows.num_heads,
-            window_size=windows.window_size,
-            shift_size=windows.shift_size,
             scale=windows.scale,
             padding_qkv=qkv.bias,
-            dropout_p=windows.dropout_p,
             backend=backend,
         )
         return products.linear_add(attended, proj, x, path_scale)

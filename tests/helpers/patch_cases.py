@@ -22,14 +22,14 @@ def draw(channels, outputs):
     return torch.rand(merged, device=DEVICE) + 0.5, norm_bias, weight
 
 
-def merge_by_kernel(x, norm_weight, norm_bias, weight, valid_sizes=None):
-    low = copy_by_neighbour(weight, torch.float32)
-    return merge_reduce(x, norm_weight, norm_bias, weight, low, valid_sizes, 1e-5)
+def merge_by_kernel(x, norm_weight, norm_bias, weight, valid_sizes=None, by_column=False):
+    low = weight.detach() if by_column else copy_by_neighbour(weight, torch.float32)
+    return merge_reduce(x, norm_weight, norm_bias, weight, low, valid_sizes, 1e-5, by_column)
 
 
-def merge_plainly(x, norm_weight, norm_bias, weight, valid_sizes=None):
+def merge_plainly(x, norm_weight, norm_bias, weight, valid_sizes=None, by_column=False):
     norm = NormParameters(norm_weight, norm_bias, 1e-5)
-    return merge_norm_linear(x, norm, weight, TokenLayout(valid_sizes))
+    return merge_norm_linear(x, norm, weight, TokenLayout(valid_sizes), by_column)
 
 
 def differentiate(run, tensors, dtype, cotangent):

@@ -165,7 +165,7 @@ def tensors(model):
 
 @pytest.mark.parametrize(("name", "version"), PAIRS)
 def test_a_training_step_gives_the_same_weights(name, version):
-    """With drop path: the library's own module draws, from the same random numbers."""
+    """With drop path, from the same random numbers."""
     model = make_theirs(name, version)
     for module in model.modules():
         for attribute in ("drop_prob", "p"):

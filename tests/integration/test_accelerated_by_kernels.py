@@ -111,6 +111,11 @@ def count(run, model, images):
     return operators.counts
 
 
+#: Operators that pass over maps or weights.
+COSTLY = {"_to_copy", "add", "cat", "clone", "constant_pad_nd", "mul", "native_layer_norm", "roll"}
+COSTLY |= {"addmm", "index_fill_", "index_select", "linear", "mm", "_foreach_copy_"}
+
+
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_weights_are_cast_once_however_many_blocks_there_are(name):
     images, run = torch.randn(1, 3, IMAGE, IMAGE, device=DEVICE), PEERS[name].maps
@@ -122,6 +127,20 @@ def test_weights_are_cast_once_however_many_blocks_there_are(name):
         assert counts["_foreach_copy_"] == 1
         found.append(counts["cat"] + counts["_to_copy"] + counts["native_layer_norm"])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_maps_that_windows_do_not_cover_take_no_more_operators(version):
+    """timm rolls its maps before it fills them up to windows, which kernels do as they read."""
+    images, run = torch.randn(1, 3, IMAGE, IMAGE, device=DEVICE), PEERS["timm"].maps
+    found = []
+    for window in (2, 3):
+        _, fast = make("timm", version, window_size=window)
+        count(run, fast, images)
+        found.append(count(run, fast, images))
+    even, uneven = (Counter({n: c for n, c in counts.items() if n in COSTLY}) for counts in found)
+    assert uneven == even
+    assert not {"index_select", "index_fill_", "roll"} & found[1].keys()
 
 
 def change_in_place(model):

@@ -38,14 +38,17 @@ def draw_valid_sizes(masked):
     return torch.tensor([[9, 9], [3, 1]], dtype=torch.int32, device=DEVICE) if masked else None
 
 
+@pytest.mark.parametrize("by_column", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
-def test_merging_agrees_with_its_reference(size, masked):
+def test_merging_agrees_with_its_reference(size, masked, by_column):
     """1e-5 in float32: sums over up to 96 inputs and 12 tokens, rounded to 1e-7 each."""
     valid = draw_valid_sizes(masked)
     tensors = [torch.randn(2, *size, 24, device=DEVICE), *draw(24, 40)]
     cotangent = torch.randn(2, -(-size[0] // 2), -(-size[1] // 2), 40, device=DEVICE)
-    run, reference = (partial(f, valid_sizes=valid) for f in (merge_by_kernel, merge_plainly))
+    run, reference = (
+        partial(f, valid_sizes=valid, by_column=by_column) for f in (merge_by_kernel, merge_plainly)
+    )
     actual = differentiate(run, tensors, torch.float32, cotangent)
     exact = differentiate(reference, tensors, torch.float64, cotangent)
     for a, b in zip(actual, exact, strict=True):
@@ -59,7 +62,7 @@ def test_merging_stores_nothing_but_its_input():
     low = copy_by_neighbour(parameters[-1], torch.float32)
     stored = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (stored.append(t), t)[1], lambda t: t):
-        merge_reduce(*tensors, low, None, 1e-5)
+        merge_reduce(*tensors, low, None, 1e-5, False)
     assert {t.data_ptr() for t in stored} == {t.data_ptr() for t in (*tensors, low)}
 
 
@@ -67,7 +70,7 @@ def test_merging_compiles_as_one_operator():
     tensors = [t.requires_grad_() for t in (torch.randn(2, 5, 4, 16, device=DEVICE), *draw(16, 32))]
     low = copy_by_neighbour(tensors[-1], torch.float32)
     for valid in (None, draw_valid_sizes(True)):
-        torch.library.opcheck(merge_reduce.operator, (*tensors, low, valid, 1e-5))
+        torch.library.opcheck(merge_reduce.operator, (*tensors, low, valid, 1e-5, False))
     compiled = torch.compile(merge_by_kernel, fullgraph=True, dynamic=True, backend="aot_eager")
     cotangent = torch.randn(2, 3, 2, 32, device=DEVICE)
     pairs = zip(

@@ -245,7 +245,7 @@ def test_kernels_behind_no_backend_have_second_derivatives():
             lambda *inputs: sum(triton.norm_op.norm_beside(*inputs)),
             (x, *norm, 1e-5, torch.float32, sizes),
         ),
-        (triton.patch_merging_op.merge_reduce, (x, *wide, weight, low, sizes, 1e-5)),
+        (triton.patch_merging_op.merge_reduce, (x, *wide, weight, low, sizes, 1e-5, False)),
         (
             triton.patch_embed_op.patch_embed,
             (image, *patches, *norm, patches[0].detach(), 1e-5, [4, 4], torch.float32),

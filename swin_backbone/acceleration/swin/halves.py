@@ -37,17 +37,12 @@ from ...ops import (
     residual_attention,
     residual_mlp,
 )
-from ...ops.kept_tables import remembered_tables
+from ...ops.rolled_first import lay_out, take_back
 from ...ops.torch_internals.module_contents import children
 from ..rewrite import imported
+from .drop_paths import knows_drop_path, path_scale
 from .on_gpu import on_gpu
-from .rolled_first import lay_out, take_back
 from .weights_together import Cast, cast_weights
-
-#: Modules that drop a branch of whole images, by the names of their classes in all libraries.
-DROP_PATHS = frozenset(
-    f"{owner}DropPath" for owner in ("", "Swin", "Swinv2", "Donut", "DonutSwin", "MaskFormer")
-) | {"MaskFormerSwinDropPath", "ClapDropPath", "ClapAudioDropPath", "Swin2SRDropPath"}
 
 #: What the sigmoid of V2's position bias is multiplied by.
 HIGHEST_BIAS = 16
@@ -102,10 +97,9 @@ class Attention(NamedTuple):
         proj: the linear layer behind attention.
         after: what follows it.
         drop_path: of the branch.
-        windows: geometry; of V2 without ``scale``.
+        windows: geometry, and whether maps are rolled first; of V2 without ``scale``.
         scores: what scores are computed with: relative position bias, a table of
             ((2 M_h - 1) (2 M_w - 1), heads) (V1), or :class:`Cosine` (V2).
-        rolls_first: whether the map is shifted before it is filled up to whole windows.
     """
 
     norm: nn.Module
@@ -115,7 +109,6 @@ class Attention(NamedTuple):
     drop_path: nn.Module
     windows: Windows
     scores: Tensor | Cosine
-    rolls_first: bool = False
 
 
 class Mlp(NamedTuple):
@@ -193,7 +186,6 @@ def _projection(layers: Layers, cast: Cast | None) -> LinearParameters | None:
 
 def _post_norm_attention(x: Tensor, half: Attention, layers: Layers, cast: Cast | None) -> Tensor:
     known = all(map(is_idle, half.after)) and knows_drop_path(half.drop_path)
-    known = known and not _is_uneven(x, half)
     if known and is_fused(x, half.windows):
         norm, proj, qkv = layers.norms[0], layers.proj, _projection(layers, cast)
         scores = half.scores.parameters()
@@ -234,7 +226,7 @@ def _attention_branch(x: Tensor, half: Attention, layers: Layers, cast: Cast | N
     norm, proj = layers.norms[0], layers.proj
     known = None not in (norm, proj) and all(map(is_idle, half.after))
     known = known and is_plain(half.scores) and knows_drop_path(half.drop_path)
-    qkv = _projection(layers, cast) if known and not _is_uneven(x, half) else None
+    qkv = _projection(layers, cast) if known else None
     if qkv is not None:
         scale = path_scale(half.drop_path, x)
         return residual_attention(x, norm, qkv, half.scores, proj, half.windows, scale, copies=cast)
@@ -253,7 +245,7 @@ def _attend(x: Tensor, half: Attention, layers: Layers) -> Tensor:
     """Projection, attention and projection of (B, H, W, C)."""
     height, width = x.shape[1:3]
     places = None
-    if _is_uneven(x, half):
+    if half.windows.is_uneven(x, MAPS):
         x, places = lay_out(x.to(compute_dtype(x)), half.windows)
     qkv, padding = _project(x, half, layers)
     windows = half.windows
@@ -289,13 +281,6 @@ def _project(x: Tensor, half: Attention, layers: Layers) -> tuple[Tensor, Tensor
         return F.linear(x, joint.weight, bias), bias
     x = corner_pad(x, half.windows.window_size, half.windows.window_size, dims=(1, 2))
     return torch.cat([layer(x) for layer in half.projections], dim=-1), None
-
-
-def _is_uneven(x: Tensor, half: Attention) -> bool:
-    """Whether the order of shifting and filling up matters."""
-    if not half.rolls_first or half.windows.shift_size == (0, 0):
-        return False
-    return any(n % w for n, w in zip(x.shape[1:3], half.windows.window_size, strict=True))
 
 
 def _joint(layers: list[LinearParameters | None]) -> LinearParameters | None:
@@ -336,27 +321,3 @@ def is_gelu(act: nn.Module) -> bool:
         return True
     transformers = imported("transformers.activations", "GELUActivation")
     return transformers is not None and is_bare(act, transformers) and act.act is F.gelu
-
-
-def knows_drop_path(module: nn.Module) -> bool:
-    """Whether a module drops a branch of whole images, or never anything."""
-    name = type(module).__name__
-    if name == "StochasticDepth":
-        return module.mode == "row"
-    return name in DROP_PATHS or type(module) is nn.Identity
-
-
-def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
-    """(B,) float32, what a library's own module multiplies the branch of each image with, drawn by
-    itself; ``None`` for 1."""
-    rate = getattr(drop_path, "drop_prob", getattr(drop_path, "p", 0.0))
-    if not (drop_path.training and rate):
-        return None
-    ones = x.new_ones(1) if torch.compiler.is_compiling() else _one(x.dtype, x.device)
-    return drop_path(ones.expand(x.shape[0], 1, 1)).flatten().float()
-
-
-@remembered_tables
-def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.ones(1, dtype=dtype, device=device)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ...model.plain_modules import is_bare, norm_parameters
-from ...ops import NormParameters, merge_norm_linear
+from ...ops import merge_norm_linear
 from ...ops.torch_internals.module_contents import children
 from ..rewrite import Rewrite, Undo, replace_methods
 from .block_rewrite import NAME, is_usual_call
@@ -65,21 +65,12 @@ def merge(merging: nn.Module, x: Tensor, *size, **named):
     if norm is None or layer is None or (x.dim() == 3 and x.shape[1] != rows * columns):
         return type(merging).forward(merging, x, *size, **named)
     by_channel = "sampler" in own
-    weight = layer.weight
-    if not by_channel:
-        norm = NormParameters(_by_channel(norm.weight), _by_channel(norm.bias), norm.eps)
-        weight = _by_channel(weight)
-    merged = merge_norm_linear(x.reshape(-1, rows, columns, x.shape[-1]), norm, weight)
+    x_map = x.reshape(-1, rows, columns, x.shape[-1])
+    merged = merge_norm_linear(x_map, norm, layer.weight, by_column=not by_channel)
     if x.dim() == 4:
         return merged
     tokens = merged.flatten(1, 2)
     return (tokens, tuple(merged.shape[1:3])) if by_channel else tokens
-
-
-def _by_channel(parameter: Tensor) -> Tensor:
-    """(..., 4 C) from neighbour by neighbour, columns first, to channel by channel."""
-    shape = parameter.shape
-    return parameter.reshape(*shape[:-1], 2, 2, -1).transpose(-3, -1).reshape(shape)
 
 
 def _size(merging: nn.Module, x: Tensor, given: tuple) -> tuple[int, int]:

@@ -70,12 +70,13 @@ def _attention(block: nn.Module, own: Mapping, is_v2: bool) -> halves.Attention:
         _pair(block.shift_size),
         1.0 if is_v2 else attention.scale,
         drop.p if drop.training else 0.0,
+        rolls_first=True,
     )
     layers = (own["norm1"], (inside["qkv"],), inside["proj"], (inside["proj_drop"],))
     path = own.get("drop_path1") or own["drop_path"]
     if not is_v2:
         table = numbers["relative_position_bias_table"]
-        return halves.Attention(*layers, path, windows, table, True)
+        return halves.Attention(*layers, path, windows, table)
     query, value = numbers.get("q_bias"), numbers.get("v_bias")
     scores = halves.Cosine(
         numbers["logit_scale"],
@@ -84,7 +85,7 @@ def _attention(block: nn.Module, own: Mapping, is_v2: bool) -> halves.Attention:
         _pair(attention.pretrained_window_size),
         None if query is None else (query, value),
     )
-    return halves.Attention(*layers, path, windows, scores, True)
+    return halves.Attention(*layers, path, windows, scores)
 
 
 def _mlp(own: Mapping) -> halves.Mlp:

@@ -43,7 +43,8 @@ def cut_windows(
     Args:
         shape: see :func:`shape_of`.
         heads: number of heads.
-        sizes: window rows and columns, shift rows and columns.
+        sizes: window rows and columns, shift rows and columns, and 1 for maps that are rolled
+            before they are filled up, as :meth:`.residual_branches.Windows.sizes` says.
         programs: into how many the work is cut, where there is enough of it.
         blocks: of tokens in a window, a program each.
         most_runs: where each leaves something that takes much memory.
@@ -51,7 +52,7 @@ def cut_windows(
     windows, lattice, packed = shape[0], (0, 0, 0, 0), len(shape) == 2
     if not packed:
         batch, height, width, _ = shape
-        grid = WindowGrid(height, width, sizes[:2], sizes[2:])
+        grid = WindowGrid(height, width, sizes[:2], sizes[2:4])
         windows, lattice = batch * grid.rows * grid.columns, (grid.rows, grid.columns)
         lattice += height, width
     per_program = triton.cdiv(windows * heads * blocks, programs)
@@ -59,7 +60,7 @@ def cut_windows(
         per_program = max(per_program, triton.cdiv(windows, most_runs))
     constants = {"HEADS": heads, "HEAD": shape[-1] // (3 * heads), "PACKED": packed}
     constants |= {"WINDOW_H": sizes[0], "WINDOW_W": sizes[1]}
-    constants |= {"SHIFT_H": sizes[2], "SHIFT_W": sizes[3]}
+    constants |= {"SHIFT_H": sizes[2], "SHIFT_W": sizes[3], "ROLLS_FIRST": any(sizes[4:])}
     numbers = (windows, per_program, *lattice)
     return Cut(windows, triton.cdiv(windows, per_program), numbers, constants)
 

@@ -96,7 +96,8 @@ def attend(
         packed: (windows, 4) int32, where the windows of packed maps lie, see
             :meth:`swin_backbone.ops.packed_maps.PackedMaps.windows`; ``None`` for a batch of maps.
         seed: (1,) int64, for dropout; on the device, so that a graph can be replayed with another.
-        sizes: window rows and columns, shift rows and columns, in tokens.
+        sizes: window rows and columns, shift rows and columns, in tokens; and 1 for maps that are
+            rolled before they are filled up.
         scale: factor on q k^T, without ``logit_scale``.
         dropout_p: probability with which an attention weight is dropped.
 

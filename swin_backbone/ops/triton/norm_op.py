@@ -31,18 +31,19 @@ def normed_shape(x: Tensor, merge: bool) -> tuple[int, ...]:
 
 
 @remembered
-def _forward_launch(rows, channels, height, width, eps, merge, masked) -> Launch:
+def _forward_launch(rows, channels, height, width, eps, merge, by_column, masked) -> Launch:
     block, columns, warps = rows_of_warps(channels, FORWARD_ELEMENTS)
     return Launch(
         norm_forward, (-(-rows // block),), (rows, eps, height, width),
-        {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge, "MASKED": masked},
+        {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge, "BY_COLUMN": by_column,
+         "MASKED": masked},
         {"num_warps": warps},
     )  # fmt: skip
 
 
 @remembered
 def _backward_launch(
-    rows, channels, height, width, eps, merge, masked, residual, write, first
+    rows, channels, height, width, eps, merge, by_column, masked, residual, write, first
 ) -> Launch:
     if first:  # rows are neighbours in memory
         (block, columns, warps), factor = rows_of_programs(channels), 1.0
@@ -51,7 +52,12 @@ def _backward_launch(
         factor = 2 * min(1, BACKWARD_ELEMENTS / columns)
     programs, rows_per_program = looped(rows, block, factor)
     constants = {"C": channels, "COLUMNS": columns, "ROWS": block, "MERGE": merge}
-    constants |= {"MASKED": masked, "RESIDUAL": residual, "WRITE_NORMED": write}
+    constants |= {
+        "BY_COLUMN": by_column,
+        "MASKED": masked,
+        "RESIDUAL": residual,
+        "WRITE_NORMED": write,
+    }
     constants |= {"CHANNELS_FIRST": first}
     pixels = height * width if first else 0  # whether rows of 16 are aligned is worth a variant
     numbers = (rows, eps, height, width, pixels, rows_per_program // block)
@@ -77,11 +83,28 @@ def normalise(
     valid_sizes: _Maybe = None,
 ) -> Tensor:
     """Launch the forward kernel; arguments as of :func:`layer_norm`."""
+    return launch_norm(x, weight, bias, eps, merge, False, dtype, valid_sizes)
+
+
+def launch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    merge: bool,
+    by_column: bool,
+    dtype: torch.dtype,
+    valid_sizes: _Maybe,
+) -> Tensor:
+    """:func:`normalise`; with ``by_column`` merged channels and their parameters are neighbour by
+    neighbour: upper left, lower left, upper right, lower right."""
     out = x.new_empty(normed_shape(x, merge), dtype=dtype)
     channels = out.shape[-1]
     masked = valid_sizes is not None
     height, width = (x.shape[1], x.shape[2]) if merge or masked else (0, 0)
-    launch = _forward_launch(out.numel() // channels, channels, height, width, eps, merge, masked)
+    launch = _forward_launch(
+        out.numel() // channels, channels, height, width, eps, merge, by_column, masked
+    )
     launch(x, weight, bias, valid_sizes if masked else x, out)
     return out
 
@@ -96,6 +119,7 @@ def norm_partials(
     grad_residual: _Maybe = None,
     normed_dtype: Optional[torch.dtype] = None,  # noqa: UP045
     valid_sizes: _Maybe = None,
+    by_column: bool = False,
 ) -> tuple[Tensor, Tensor, _Maybe]:
     """Launch the backward kernel.
 
@@ -105,6 +129,7 @@ def norm_partials(
         grad_residual: gradient that reaches ``x`` on another path, to be added.
         normed_dtype: dtype in which the norm's output is written again; ``None`` for not at all.
         valid_sizes: as of :func:`layer_norm`.
+        by_column: as of :func:`launch_norm`.
 
     Returns:
         The gradient for ``x``; each program's partial sums of those for ``weight`` and, beside it,
@@ -115,7 +140,7 @@ def norm_partials(
     first, masked = not grad_normed.is_contiguous(), valid_sizes is not None
     height, width = (x.shape[1], x.shape[2]) if merge or masked or first else (0, 0)
     launch = _backward_launch(
-        grad_normed.numel() // channels, channels, height, width, eps, merge, masked,
+        grad_normed.numel() // channels, channels, height, width, eps, merge, by_column, masked,
         grad_residual is not None, normed_dtype is not None, first,
     )  # fmt: skip
     grad_x = torch.empty_like(x)

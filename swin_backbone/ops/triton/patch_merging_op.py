@@ -4,7 +4,7 @@ Nothing but the map is kept for the backward pass: its merged and normed neighbo
 gradient of the weights needs, are written again by the kernel that computes the norm's gradient.
 
 Merged channels are counted neighbour by neighbour here, which keeps the kernels' reads and writes
-contiguous; parameters and their gradients are in the order of ``nn.Unfold``.
+contiguous; parameters and their gradients are in the order of ``nn.Unfold``, or ``by_column``.
 """
 
 from functools import partial
@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..double_backward import plain_gradients
+from ..geometry.neighbours import in_unfold_order
 from .autograd_op import Differentiable, register
 from .linear_op import like_parameters, weight_gradient
-from .norm_op import norm_partials, normalise, normed_shape, plain_norm
+from .norm_op import launch_norm, norm_partials, normed_shape, plain_norm
 from .partial_sums import summed
 
 _Maybe = Optional[Tensor]  # noqa: UP045
@@ -52,6 +53,7 @@ def _merge_forward(
     low: Tensor,
     valid_sizes: _Maybe,
     eps: float,
+    by_column: bool,
 ) -> Tensor:
     """``norm(merge(x)) @ weight^T``.
 
@@ -59,13 +61,16 @@ def _merge_forward(
         x: (B, H, W, C), contiguous.
         norm_weight: (4 C,), as ``norm_bias``.
         weight: (N, 4 C), for its gradient.
-        low: (N, 4 C), for its values: see :func:`copy_by_neighbour`.
+        low: (N, 4 C), for its values: see :func:`copy_by_neighbour`; as it is with ``by_column``.
         valid_sizes: (B, 2) int32; tokens of the map outside count as zero. ``None`` for no such.
+        by_column: whether parameters are neighbour by neighbour: upper left, lower left, upper
+            right, lower right; else in the order of ``nn.Unfold``.
 
     Returns:
         (B, ceil(H / 2), ceil(W / 2), N) in the dtype of ``low``.
     """
-    return F.linear(normalise(x, norm_weight, norm_bias, eps, True, low.dtype, valid_sizes), low)
+    normed = launch_norm(x, norm_weight, norm_bias, eps, True, by_column, low.dtype, valid_sizes)
+    return F.linear(normed, low)
 
 
 def _merge_backward(
@@ -76,6 +81,7 @@ def _merge_backward(
     low: Tensor,
     valid_sizes: _Maybe,
     eps: float,
+    by_column: bool,
 ) -> List[Tensor]:  # noqa: UP006
     """Gradients of :func:`_merge_forward` for ``x`` and, in this order and in float32, norm weight
     and bias, and weight."""
@@ -83,10 +89,11 @@ def _merge_backward(
     grad_out = grad_out.view(-1, outputs)
     grad_x, partials, normed = norm_partials(
         torch.mm(grad_out, low), x, norm_weight, norm_bias, eps, merge=True,
-        normed_dtype=low.dtype, valid_sizes=valid_sizes,
+        normed_dtype=low.dtype, valid_sizes=valid_sizes, by_column=by_column,
     )  # fmt: skip
-    grad_weight = weight_gradient(grad_out, normed).view(outputs, 4, -1)
-    grad_weight = grad_weight.transpose(1, 2).reshape(outputs, inputs)
+    grad_weight = weight_gradient(grad_out, normed)
+    if not by_column:
+        grad_weight = grad_weight.view(outputs, 4, -1).transpose(1, 2).reshape(outputs, inputs)
     return [grad_x, *summed([partials], [inputs, inputs]), grad_weight]
 
 
@@ -94,7 +101,7 @@ _merge_reduce = register("merge_reduce", _merge_forward)
 
 
 @_merge_reduce.register_fake
-def _(x, norm_weight, norm_bias, weight, low, valid_sizes, eps):
+def _(x, norm_weight, norm_bias, weight, low, valid_sizes, eps, by_column):
     return x.new_empty(*normed_shape(x, True)[:3], low.shape[0], dtype=low.dtype)
 
 
@@ -102,13 +109,13 @@ _merge_reduce_backward = register("merge_reduce_backward", _merge_backward)
 
 
 @_merge_reduce_backward.register_fake
-def _(grad_out, x, norm_weight, norm_bias, low, valid_sizes, eps):
+def _(grad_out, x, norm_weight, norm_bias, low, valid_sizes, eps, by_column):
     wide = [p.new_empty(p.shape, dtype=torch.float32) for p in (norm_weight, norm_bias, low)]
     return [torch.empty_like(x), *wide]
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.eps = inputs
+    *tensors, ctx.eps, ctx.by_column = inputs
     ctx.save_for_backward(*tensors)
 
 
@@ -116,15 +123,18 @@ def _differentiate_by(gradients):
     def differentiate(ctx, grad_out):
         x, norm_weight, norm_bias, weight, low, valid_sizes = ctx.saved_tensors
         grad_x, *grads = gradients(
-            grad_out.contiguous(), x, norm_weight, norm_bias, low, valid_sizes, ctx.eps
-        )
-        return grad_x, *like_parameters(grads, (norm_weight, norm_bias, weight)), *[None] * 3
+            grad_out.contiguous(), x, norm_weight, norm_bias, low, valid_sizes, ctx.eps,
+            ctx.by_column,
+        )  # fmt: skip
+        return grad_x, *like_parameters(grads, (norm_weight, norm_bias, weight)), *[None] * 4
 
     return differentiate
 
 
-def _plain(x, norm_weight, norm_bias, weight, low, valid_sizes, eps) -> Tensor:
+def _plain(x, norm_weight, norm_bias, weight, low, valid_sizes, eps, by_column) -> Tensor:
     """:func:`_merge_forward` by plain operators, from ``weight`` and not from ``low``."""
+    if by_column:
+        norm_weight, norm_bias, weight = map(in_unfold_order, (norm_weight, norm_bias, weight))
     normed = plain_norm(x, norm_weight, norm_bias, eps, True, low.dtype, valid_sizes)
     by_neighbour = weight.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1)
     return F.linear(normed, by_neighbour.to(low.dtype))
@@ -132,8 +142,8 @@ def _plain(x, norm_weight, norm_bias, weight, low, valid_sizes, eps) -> Tensor:
 
 def _differentiate_again(ctx, grad_out):
     *learned, low, valid_sizes = ctx.saved_tensors
-    plain = partial(_plain, low=low, valid_sizes=valid_sizes, eps=ctx.eps)
-    return *plain_gradients(plain, learned, grad_out), *[None] * 3
+    plain = partial(_plain, low=low, valid_sizes=valid_sizes, eps=ctx.eps, by_column=ctx.by_column)
+    return *plain_gradients(plain, learned, grad_out), *[None] * 4
 
 
 #: Patch merging; arguments and result as of :func:`_merge_forward`.

@@ -69,11 +69,13 @@ def _locate(
     columns,
     WINDOW_H: tl.constexpr,
     WINDOW_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
 ):
     """Where the tokens of a window, whose first is at ``first_row, first_column``, lie on the map.
 
     Returns each token's place on the unpadded map, and whether it is on it (and not padding). In
     most windows that is a sum; where the map ends, tokens are rolled over and left out.
+    ``ROLLS_FIRST``: the map itself goes round, and what fills up windows lies behind all of it.
     """
     row = local // WINDOW_W
     column = local % WINDOW_W
@@ -82,9 +84,14 @@ def _locate(
     if is_border:
         row += first_row
         column += first_column
-        row = tl.where(row >= rows * WINDOW_H, row - rows * WINDOW_H, row)
-        column = tl.where(column >= columns * WINDOW_W, column - columns * WINDOW_W, column)
-        on_map = on_map & (row < height) & (column < width)
+        if ROLLS_FIRST:
+            on_map = on_map & (row < height + first_row % WINDOW_H)
+            on_map = on_map & (column < width + first_column % WINDOW_W)
+            row, column = row % height, column % width
+        else:
+            row = tl.where(row >= rows * WINDOW_H, row - rows * WINDOW_H, row)
+            column = tl.where(column >= columns * WINDOW_W, column - columns * WINDOW_W, column)
+            on_map = on_map & (row < height) & (column < width)
         token = row * width + column
     return token, on_map
 
@@ -271,6 +278,7 @@ def attention_forward(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -314,13 +322,13 @@ def attention_forward(
         is_partial = is_border  # whether some of its tokens may be no keys
         key_token, key_on_map = _locate(
             key_local, first_row, first_column, is_border, height, width, rows, columns,
-            WINDOW_H, WINDOW_W,
+            WINDOW_H, WINDOW_W, ROLLS_FIRST,
         )  # fmt: skip
         query_token, query_on_map = key_token, key_on_map
         if QUERIES != KEYS:
             query_token, query_on_map = _locate(
                 query_local, first_row, first_column, is_border, height, width, rows, columns,
-                WINDOW_H, WINDOW_W,
+                WINDOW_H, WINDOW_W, ROLLS_FIRST,
             )  # fmt: skip
         query_seen, key_seen = query_on_map, key_on_map
         if MASKED and not PACKED:  # all of a packed map is valid
@@ -399,6 +407,7 @@ def attention_backward(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -456,7 +465,7 @@ def attention_backward(
         is_partial = is_border  # whether some of its tokens may be no keys
         key_token, key_on_map = _locate(
             key_local, first_row, first_column, is_border, height, width, rows, columns,
-            WINDOW_H, WINDOW_W,
+            WINDOW_H, WINDOW_W, ROLLS_FIRST,
         )  # fmt: skip
         key_fills = (key_local < TOKENS) & (key_on_map == 0)
         key_seen = key_on_map
@@ -497,7 +506,7 @@ def attention_backward(
             if QUERIES != KEYS:
                 query_token, query_on_map = _locate(
                     query_local, first_row, first_column, is_border, height, width, rows, columns,
-                    WINDOW_H, WINDOW_W,
+                    WINDOW_H, WINDOW_W, ROLLS_FIRST,
                 )  # fmt: skip
                 query_seen = query_on_map
                 if MASKED and not PACKED:

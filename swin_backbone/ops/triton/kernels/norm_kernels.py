@@ -37,16 +37,26 @@ def _in_image(row, inside, height, width, valid):
 
 
 @triton.jit
+def _merged_place(column, C: tl.constexpr, BY_COLUMN: tl.constexpr):
+    """Where the parameters of merged channels lie, which are counted neighbour by neighbour."""
+    place = column
+    if not BY_COLUMN:
+        place = column % C * 4 + column // C
+    return place
+
+
+@triton.jit
 def _merged_offset(
-    row, column, inside, height, width, valid, C: tl.constexpr, MASKED: tl.constexpr
-):
+    row, column, inside, height, width, valid, C: tl.constexpr, BY_COLUMN: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
     """Where element ``column`` of merged token ``row`` lies in a map (B, height, width, C).
 
     Merged channels are the four neighbours' channels in the order of ``nn.Unfold``, so element
     ``4 c + 2 i + j`` is channel ``c`` of the neighbour ``i`` rows down and ``j`` columns right.
     Here ``column`` counts neighbour by neighbour, so that neighbouring elements lie side by side.
-    Returns the offset, whether it is on the map, whether it is in its image's own area too, and the
-    element's place in unfold order.
+    ``BY_COLUMN``: so do the parameters, and element ``(2 j + i) C + c`` is that channel. Returns
+    the offset, whether it is on the map, and whether it is in its image's own area too.
     """
     merged_height = (height + 1) // 2
     merged_width = (width + 1) // 2
@@ -55,15 +65,18 @@ def _merged_offset(
     x = row % merged_width * 2
     neighbour = column // C
     channel = column % C
-    y = y[:, None] + (neighbour // 2)[None, :]
-    x = x[:, None] + (neighbour % 2)[None, :]
+    down, right = neighbour // 2, neighbour % 2
+    if BY_COLUMN:
+        down, right = right, down
+    y = y[:, None] + down[None, :]
+    x = x[:, None] + right[None, :]
     on_map = inside[:, None] & (y < height) & (x < width) & (neighbour < 4)[None, :]
     seen = on_map
     if MASKED:
         own_height, own_width = _valid_size(image, inside, valid)
         seen = on_map & (y < own_height[:, None]) & (x < own_width[:, None])
     token = image.to(tl.int64)[:, None] * height * width + y * width + x
-    return token * C + channel[None, :], on_map, seen, channel * 4 + neighbour
+    return token * C + channel[None, :], on_map, seen
 
 
 @kernel("rows", "height", "width")
@@ -81,6 +94,7 @@ def norm_forward(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
     MERGE: tl.constexpr,
+    BY_COLUMN: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     """Norm of rows (rows, C), or, with ``MERGE``, of merged neighbourhoods of a map (.., C / 4).
@@ -92,9 +106,10 @@ def norm_forward(
     column = tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < C)[None, :]
     if MERGE:
-        offset, _, seen, place = _merged_offset(
-            row, column, row < rows, height, width, valid, C // 4, MASKED
+        offset, _, seen = _merged_offset(
+            row, column, row < rows, height, width, valid, C // 4, BY_COLUMN, MASKED
         )
+        place = _merged_place(column, C // 4, BY_COLUMN)
     else:
         offset = row.to(tl.int64)[:, None] * C + column[None, :]
         place = column
@@ -133,6 +148,7 @@ def norm_backward(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
     MERGE: tl.constexpr,
+    BY_COLUMN: tl.constexpr,
     MASKED: tl.constexpr,
     RESIDUAL: tl.constexpr,
     WRITE_NORMED: tl.constexpr,
@@ -146,7 +162,7 @@ def norm_backward(
     """
     column = tl.arange(0, COLUMNS)
     if MERGE:
-        place = column % (C // 4) * 4 + column // (C // 4)
+        place = _merged_place(column, C // 4, BY_COLUMN)
     else:
         place = column
     weight = tl.load(gamma + place, mask=column < C, other=0.0).to(tl.float32)
@@ -160,8 +176,8 @@ def norm_backward(
         inside = (row < rows)[:, None] & (column < C)[None, :]
         flat = row.to(tl.int64)[:, None] * C + column[None, :]
         if MERGE:
-            offset, present, seen, _ = _merged_offset(
-                row, column, row < rows, height, width, valid, C // 4, MASKED
+            offset, present, seen = _merged_offset(
+                row, column, row < rows, height, width, valid, C // 4, BY_COLUMN, MASKED
             )
             given = inside
         else:

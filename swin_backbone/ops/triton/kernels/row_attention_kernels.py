@@ -45,12 +45,13 @@ def _open(
 @triton.jit
 def _tokens(
     local, first_row, first_column, height, width, own_height, own_width, rows, columns,
-    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, ROLLS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Where tokens of a window lie on the map, whether they are on it, are keys, only fill it."""
     token, row, column, on_map, _ = _place(
-        local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
-    )
+        local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W,
+        ROLLS_FIRST,
+    )  # fmt: skip
     seen = on_map & (row < own_height) & (column < own_width)
     return token, on_map, seen, (local < WINDOW_H * WINDOW_W) & (on_map == 0)
 
@@ -59,13 +60,13 @@ def _tokens(
 def _keys(
     local, source, part, pitch, first_row, first_column, height, width, own_height, own_width, rows,
     columns, channel, HEAD: tl.constexpr, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr,
-    HAS_PADDING: tl.constexpr, COSINE: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr, HAS_PADDING: tl.constexpr, COSINE: tl.constexpr,
 ):  # fmt: skip
     """Keys and values of tokens of a window, and which are seen; ``pitch`` lies between queries,
     keys and values."""
     token, _, seen, fills = _tokens(
         local, first_row, first_column, height, width, own_height, own_width, rows, columns,
-        WINDOW_H, WINDOW_W,
+        WINDOW_H, WINDOW_W, ROLLS_FIRST,
     )  # fmt: skip
     key = _gather(
         source + pitch, token, seen, fills, part + pitch, 3 * pitch, channel, HEAD, HAS_PADDING
@@ -83,12 +84,12 @@ def _keys(
 def _queries(
     local, source, grad_source, known, pitch, first_row, first_column, height, width, own_height,
     own_width, rows, columns, channel, SIDE: tl.constexpr, HEAD: tl.constexpr,
-    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, COSINE: tl.constexpr,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, ROLLS_FIRST: tl.constexpr, COSINE: tl.constexpr,
 ):  # fmt: skip
     """Queries of tokens of a window, gradients for what they attended, and their statistics."""
     token, _, seen, _ = _tokens(
         local, first_row, first_column, height, width, own_height, own_width, rows, columns,
-        WINDOW_H, WINDOW_W,
+        WINDOW_H, WINDOW_W, ROLLS_FIRST,
     )  # fmt: skip
     query = _gather(source, token, seen, seen, source, 3 * pitch, channel, HEAD, False)
     grad = _gather(grad_source, token, seen, seen, grad_source, pitch, channel, HEAD, False)
@@ -153,6 +154,7 @@ def rows_forward(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
     BLOCK: tl.constexpr,
     LEFT: tl.constexpr,
     RIGHT: tl.constexpr,
@@ -192,14 +194,14 @@ def rows_forward(
         source = qkv + origin * (3 * pitch) + head * HEAD
         token, on_map, seen, _ = _tokens(
             local, row, column, height, width, own_height, own_width, rows, columns, WINDOW_H,
-            WINDOW_W,
+            WINDOW_W, ROLLS_FIRST,
         )  # fmt: skip
         query = _gather(source, token, seen, seen, part, 3 * pitch, channel, HEAD, False)
         if COSINE:
             query, _ = _unit_rows(query)
         key, left_value, key_seen = _keys(
             left_local, source, part, pitch, row, column, height, width, own_height, own_width,
-            rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, HAS_PADDING, COSINE,
+            rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING, COSINE,
         )  # fmt: skip
         left = _scores(
             query, key, left_bias, scale, local, left_local, key_seen, row, column, is_border,
@@ -209,7 +211,7 @@ def rows_forward(
         if RIGHT:
             key, right_value, key_seen = _keys(
                 right_local, source, part, pitch, row, column, height, width, own_height, own_width,
-                rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, HAS_PADDING, COSINE,
+                rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING, COSINE,
             )  # fmt: skip
             right = _scores(
                 query, key, right_bias, scale, local, right_local, key_seen, row, column, is_border,
@@ -271,6 +273,7 @@ def rows_backward_queries(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
     BLOCK: tl.constexpr,
     SIDE: tl.constexpr,
     LEFT: tl.constexpr,
@@ -326,7 +329,7 @@ def rows_backward_queries(
         grad_source = grad_out + origin * pitch + head * HEAD
         token, on_map, seen, _ = _tokens(
             local, row, column, height, width, own_height, own_width, rows, columns, WINDOW_H,
-            WINDOW_W,
+            WINDOW_W, ROLLS_FIRST,
         )  # fmt: skip
         query = _gather(source, token, seen, seen, part, 3 * pitch, channel, HEAD, False)
         grad_attended = _gather(
@@ -336,7 +339,7 @@ def rows_backward_queries(
             query, query_inverse = _unit_rows(query)
         left_key, value, key_seen = _keys(
             left_local, source, part, pitch, row, column, height, width, own_height, own_width,
-            rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, HAS_PADDING, COSINE,
+            rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING, COSINE,
         )  # fmt: skip
         left = _scores(
             left_key, query, left_bias, scale * LOG2E, left_local, local, key_seen, row, column,
@@ -348,7 +351,7 @@ def rows_backward_queries(
         if RIGHT:
             right_key, value, key_seen = _keys(
                 right_local, source, part, pitch, row, column, height, width, own_height, own_width,
-                rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, HAS_PADDING, COSINE,
+                rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING, COSINE,
             )  # fmt: skip
             right = _scores(
                 right_key, query, right_bias, scale * LOG2E, right_local, local, key_seen, row,
@@ -469,6 +472,7 @@ def rows_backward_keys(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
     BLOCK: tl.constexpr,
     SIDE: tl.constexpr,
     LEFT: tl.constexpr,
@@ -515,7 +519,7 @@ def rows_backward_keys(
         known = statistics + tl.cast(window_head, tl.int64) * (2 * SIDE)
         token, on_map, seen, fills = _tokens(
             local, row, column, height, width, own_height, own_width, rows, columns, WINDOW_H,
-            WINDOW_W,
+            WINDOW_W, ROLLS_FIRST,
         )  # fmt: skip
         key = _gather(
             source + pitch, token, seen, fills, part + pitch, 3 * pitch, channel, HEAD, HAS_PADDING
@@ -530,7 +534,7 @@ def rows_backward_keys(
         grad_value = tl.zeros([CHANNELS, BLOCK], tl.float32)
         query, grad_attended, logarithm, mean = _queries(
             left_local, source, grad_source, known, pitch, row, column, height, width, own_height,
-            own_width, rows, columns, channel, SIDE, HEAD, WINDOW_H, WINDOW_W, COSINE,
+            own_width, rows, columns, channel, SIDE, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, COSINE,
         )  # fmt: skip
         grad_key, grad_value = _key_gradients(
             grad_key, grad_value, query, grad_attended, logarithm, mean, key, value, left_bias,
@@ -542,7 +546,7 @@ def rows_backward_keys(
             query, grad_attended, logarithm, mean = _queries(
                 right_local, source, grad_source, known, pitch, row, column, height, width,
                 own_height, own_width, rows, columns, channel, SIDE, HEAD, WINDOW_H, WINDOW_W,
-                COSINE,
+                ROLLS_FIRST, COSINE,
             )  # fmt: skip
             grad_key, grad_value = _key_gradients(
                 grad_key, grad_value, query, grad_attended, logarithm, mean, key, value, right_bias,

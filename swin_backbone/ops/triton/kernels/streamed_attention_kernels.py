@@ -50,18 +50,26 @@ def _place(
     columns,
     WINDOW_H: tl.constexpr,
     WINDOW_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
 ):
     """Where tokens of a window lie: their place on the map, row, column, whether they are on it,
     and their region: tokens of one see each other, see :func:`.attention_kernels._region`.
+    ``ROLLS_FIRST`` as of :func:`.attention_kernels._locate`.
 
     Without a branch, so that loads of a loop over blocks are started ahead.
     """
     row = first_row + local // WINDOW_W
     column = first_column + local % WINDOW_W
     down, right = row >= rows * WINDOW_H, column >= columns * WINDOW_W
-    row = tl.where(down, row - rows * WINDOW_H, row)
-    column = tl.where(right, column - columns * WINDOW_W, column)
-    on_map = (local < WINDOW_H * WINDOW_W) & (row < height) & (column < width)
+    on_map = local < WINDOW_H * WINDOW_W
+    if ROLLS_FIRST:
+        on_map = on_map & (row < height + first_row % WINDOW_H)
+        on_map = on_map & (column < width + first_column % WINDOW_W)
+        row, column = row % height, column % width
+    else:
+        row = tl.where(down, row - rows * WINDOW_H, row)
+        column = tl.where(right, column - columns * WINDOW_W, column)
+        on_map = on_map & (row < height) & (column < width)
     return row * width + column, row, column, on_map, down.to(tl.int32) * 2 + right.to(tl.int32)
 
 
@@ -139,6 +147,7 @@ def streamed_forward(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
     BLOCK: tl.constexpr,
     SIDE: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -175,8 +184,9 @@ def streamed_forward(
             valid, window // (rows * columns), height, width, MASKED, PACKED
         )
         query_token, row, column, query_on_map, query_region = _place(
-            query_local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
-        )
+            query_local, first_row, first_column, height, width, rows, columns,
+            WINDOW_H, WINDOW_W, ROLLS_FIRST,
+        )  # fmt: skip
         query_seen = query_on_map & (row < own_height) & (column < own_width)
         source = qkv + origin * stride + head * HEAD
         part = padding + head * HEAD
@@ -191,8 +201,9 @@ def streamed_forward(
         for start in range(0, SIDE, BLOCK):
             key_local = start + block
             key_token, row, column, key_on_map, key_region = _place(
-                key_local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
-            )
+                key_local, first_row, first_column, height, width, rows, columns,
+                WINDOW_H, WINDOW_W, ROLLS_FIRST,
+            )  # fmt: skip
             key_seen = key_on_map & (row < own_height) & (column < own_width)
             fills = (key_local < TOKENS) & (key_on_map == 0)
             key = _gather(
@@ -260,6 +271,7 @@ def streamed_backward_queries(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
     BLOCK: tl.constexpr,
     SIDE: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -307,8 +319,9 @@ def streamed_backward_queries(
             valid, window // (rows * columns), height, width, MASKED, PACKED
         )
         query_token, row, column, query_on_map, query_region = _place(
-            query_local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
-        )
+            query_local, first_row, first_column, height, width, rows, columns,
+            WINDOW_H, WINDOW_W, ROLLS_FIRST,
+        )  # fmt: skip
         query_seen = query_on_map & (row < own_height) & (column < own_width)
         source = qkv + origin * stride + head * HEAD
         part = padding + head * HEAD
@@ -327,8 +340,9 @@ def streamed_backward_queries(
         for start in range(0, SIDE, BLOCK):
             key_local = start + block
             key_token, row, column, key_on_map, key_region = _place(
-                key_local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
-            )
+                key_local, first_row, first_column, height, width, rows, columns,
+                WINDOW_H, WINDOW_W, ROLLS_FIRST,
+            )  # fmt: skip
             key_seen = key_on_map & (row < own_height) & (column < own_width)
             fills = (key_local < TOKENS) & (key_on_map == 0)
             key = _gather(
@@ -369,8 +383,9 @@ def streamed_backward_queries(
             key_local = start + block
             before = tl.load(pairs + key_local[None, :])
             key_token, row, column, key_on_map, key_region = _place(
-                key_local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
-            )
+                key_local, first_row, first_column, height, width, rows, columns,
+                WINDOW_H, WINDOW_W, ROLLS_FIRST,
+            )  # fmt: skip
             key_seen = key_on_map & (row < own_height) & (column < own_width)
             fills = (key_local < TOKENS) & (key_on_map == 0)
             key = _gather(
@@ -442,6 +457,7 @@ def streamed_backward_keys(
     WINDOW_W: tl.constexpr,
     SHIFT_H: tl.constexpr,
     SHIFT_W: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr,
     BLOCK: tl.constexpr,
     SIDE: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -482,8 +498,9 @@ def streamed_backward_keys(
             valid, window // (rows * columns), height, width, MASKED, PACKED
         )
         key_token, row, column, key_on_map, key_region = _place(
-            key_local, first_row, first_column, height, width, rows, columns, WINDOW_H, WINDOW_W
-        )
+            key_local, first_row, first_column, height, width, rows, columns,
+            WINDOW_H, WINDOW_W, ROLLS_FIRST,
+        )  # fmt: skip
         key_seen = key_on_map & (row < own_height) & (column < own_width)
         fills = (key_local < TOKENS) & (key_on_map == 0)
         source = qkv + origin * stride + head * HEAD
@@ -505,8 +522,8 @@ def streamed_backward_keys(
         for start in range(0, SIDE, BLOCK):
             query_local = start + block
             query_token, row, column, query_on_map, query_region = _place(
-                query_local, first_row, first_column, height, width, rows, columns, WINDOW_H,
-                WINDOW_W,
+                query_local, first_row, first_column, height, width, rows, columns,
+                WINDOW_H, WINDOW_W, ROLLS_FIRST,
             )  # fmt: skip
             query_seen = query_on_map & (row < own_height) & (column < own_width)
             query = _gather(

@@ -1,18 +1,20 @@
 """Maps that timm shifts before it fills them up to whole windows, where the order matters.
 
 The operation shifts what is already whole windows. So tokens are laid where that gives timm's
-windows: in one pass there, zeros for what only fills up, and in one pass back.
+windows: in one pass there, and in one pass back. The fused kernels do it as they read and write.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...ops import Windows
-from ...ops.kept_tables import remembered_tables
+from .kept_tables import remembered_tables
+
+if TYPE_CHECKING:
+    from .residual_branches import Windows
 
 
 class Places(NamedTuple):
@@ -31,11 +33,15 @@ class Places(NamedTuple):
     places: Tensor
 
 
-def lay_out(x: Tensor, windows: Windows) -> tuple[Tensor, Places]:
-    """(B, H, W, C) to (B, rows, columns, C) of whole windows, which the operation is to shift."""
+def lay_out(x: Tensor, windows: Windows, filler: Tensor | None = None) -> tuple[Tensor, Places]:
+    """(B, H, W, C) to (B, rows, columns, C) of whole windows, which the operation is to shift;
+    ``filler`` (C,), or zeros, is what only fills up."""
     make = _make if torch.compiler.is_compiling() else _remembered
     places = make(*x.shape[1:3], windows.window_size, windows.shift_size, x.device)
     moved = _Move.apply(x.flatten(1, 2), places.tokens, places.places, places.empty, True)
+    if filler is not None:
+        rows = filler.to(moved.dtype).expand(len(moved), len(places.empty), -1)
+        moved.index_add_(1, places.empty, rows)
     return moved.unflatten(1, places.size), places
 
 
