@@ -106,10 +106,14 @@ def _attention_backward(
     grad_z, grad_attended, partials = multiply_norm_gradients(
         attended, low_proj_weight, proj_bias, norm_weight, grad_out, path_scale, eps
     )
+    # Maps are given back once they have been read: the next kernel needs memory for three of them.
+    grad_proj_weight = weight_gradient(grad_z, attended.view(-1, channels))
+    del grad_z
     grad_qkv, qkv_partials, pairs = attention_partials(
         grad_attended, qkv, table, padding, factors, valid_sizes, packed, seed, sizes, 1.0,
         dropout_p, sum_all=low_qkv_bias is not None,
     )  # fmt: skip
+    del grad_attended
     grad_qkv = grad_qkv.view(-1, 3 * channels)
     grad_x = torch.add(grad_out, torch.mm(grad_qkv, low_qkv_weight).view_as(grad_out))
     pieces = [channels, channels, channels, heads, channels, channels, channels, table.numel()]
@@ -119,7 +123,7 @@ def _attention_backward(
     return [
         grad_x, weight_gradient(grad_qkv, low), grad_query, grad_value,
         grad_table.view(table.shape), grad_factors,
-        weight_gradient(grad_z, attended.view(-1, channels)), grad_bias, grad_gamma, grad_beta,
+        grad_proj_weight, grad_bias, grad_gamma, grad_beta,
     ]  # fmt: skip
 
 

@@ -88,10 +88,12 @@ def attention_branch_gradients(
     scaled, proj_partials = scale_and_sum(grad_out, path_scale, dtype)
     grad_attended = torch.mm(scaled, low_proj_weight)
     grad_proj_weight = weight_gradient(scaled, attended.view(-1, channels))
+    del scaled  # maps are given back once they have been read: the next kernel needs three
     grad_qkv, qkv_partials, pairs = attention_partials(
         grad_attended, qkv, table, padding, None, valid_sizes, packed, seed, sizes, scale,
         dropout_p, sum_all=low_qkv_bias is not None,
     )  # fmt: skip
+    del grad_attended
     grad_qkv = grad_qkv.view(-1, 3 * channels)
     grad_x, partials, normed = norm_partials(
         torch.mm(grad_qkv, low_qkv_weight), x, norm_weight, norm_bias, eps, grad_residual=grad_out,
