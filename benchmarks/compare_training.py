@@ -1,7 +1,7 @@
 """Train one config in several variants, everything else being equal, and plot them.
 
     python benchmarks/compare_training.py train CONFIG --work-dir OUT [--seed N ...]
-        [--with OPTION ...] [--variant NAME [KEY=VALUE ...]] ... [--same-start]
+        [--with OPTION ...] [--variant NAME [KEY=VALUE ...]] ... [--same-start | --start-of NAME]
         [--cfg-options KEY=VALUE ...]
     python benchmarks/compare_training.py plot OUT_OR_CSV [...] --to curves.png [--csv curves.csv]
 
@@ -26,12 +26,15 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from benchmarking.detectors import pytorch_ops
 from benchmarking.results import describe_device, now
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
+from mmengine.runner import set_random_seed
 from training_curves import AXES, DESCRIPTION, draw, find_runs, print_means, print_table, write_csv
 
 import swin_backbone  # noqa: F401  (registers SwinBackbone)
@@ -44,7 +47,7 @@ from swin_backbone.cli.launching import add_options, apply_options, build_runner
 from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
 from swin_backbone.openmmlab.mmengine_configs import change_config, read_config
-from swin_backbone.openmmlab.whole_models import kind_of
+from swin_backbone.openmmlab.whole_models import build_whole_model, kind_of
 
 #: Variants that are known by name; what they change in the config. ``{scope}`` is the config's.
 VARIANTS = {
@@ -113,6 +116,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         "must be in a layout that the others read, as mmseg's is for SwinBackbone",
     )
     train.add_argument(
+        "--start-of",
+        choices=list(VARIANTS),
+        help="as --same-start, with the weights that this variant draws, which need not be among "
+        "those trained: so runs of several processes begin with the same",
+    )
+    train.add_argument(
+        "--pytorch-ops",
+        action="store_true",
+        help="let variants of a detector that are not accelerated attend by mmcv's PyTorch "
+        "implementation and suppress boxes by torchvision, and by no kernel of this package",
+    )
+    train.add_argument(
         "--cuda-graphs",
         action="store_true",
         help="replay training steps and predictions as CUDA graphs, so that the GPU and not the "
@@ -151,7 +166,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_training(arguments: argparse.Namespace) -> None:
     variants = arguments.variants or DEFAULT
     for seed in arguments.seeds:
-        start = SameStartHook(next(iter(variants)))
+        start = SameStartHook(arguments.start_of or next(iter(variants)))
+        if arguments.start_of:
+            drawing = make_config(arguments, start.first, VARIANTS[start.first], seed)
+            start.weights = drawn_weights(drawing, seed)
         for name, changes in variants.items():
             cfg = make_config(arguments, name, changes, seed)
             train_variant(arguments, cfg, start, {"variant": name, "seed": seed})
@@ -166,14 +184,16 @@ def train_variant(arguments: argparse.Namespace, cfg: Config, start: Hook, about
     write_text(description, json.dumps(about))
     began = time.perf_counter()
     runner = build_runner(cfg)
-    if arguments.same_start:
+    if arguments.same_start or arguments.start_of:
         start.variant = about["variant"]
         runner.register_hook(start)
     if arguments.channels_last:
         runner.register_hook(ChannelsLastHook())
     if arguments.cuda_graphs:
         runner.register_hook(CudaGraphHook())
-    runner.train()
+    stock = arguments.pytorch_ops and about["variant"] not in OPTIONS_OF
+    with pytorch_ops() if stock else nullcontext():
+        runner.train()
     write_text(description, json.dumps({**about, "run_seconds": time.perf_counter() - began}))
     del runner
     gc.collect()  # runners refer to themselves, and the next run's peak of memory is its own
@@ -224,6 +244,14 @@ def spell_out_arch(backbone: dict) -> dict:
     return backbone
 
 
+def drawn_weights(cfg: Config, seed: int) -> dict[str, torch.Tensor]:
+    """What a config's model draws for a seed, on the CPU."""
+    set_random_seed(seed)
+    model = build_whole_model(cfg)
+    model.init_weights()
+    return model.state_dict()
+
+
 class SameStartHook(Hook):
     """Let runs begin with the weights that the first of them has drawn.
 
@@ -254,7 +282,7 @@ class SameStartHook(Hook):
             runner.model.load_state_dict(self.weights)
         except RuntimeError as error:
             raise ValueError(
-                f"--same-start: {self.variant} does not take the weights of {self.first}: {error}"
+                f"same start: {self.variant} does not take the weights of {self.first}: {error}"
             ) from error
 
 

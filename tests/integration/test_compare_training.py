@@ -179,7 +179,7 @@ def test_a_start_that_does_not_fit_is_an_error_that_names_both():
     start = compare_training.SameStartHook("wide")
     start.before_train(FakeRunner(stage("mmseg.SwinTransformer", width=16)))
     start.variant = "narrow"
-    with pytest.raises(ValueError, match="--same-start: narrow does not take the weights of wide"):
+    with pytest.raises(ValueError, match="same start: narrow does not take the weights of wide"):
         start.before_train(FakeRunner(stage("mmseg.SwinTransformer")))
 
 
