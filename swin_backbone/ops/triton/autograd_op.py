@@ -88,7 +88,8 @@ def register(name: str, function: Callable, random: bool = False):
         result = function(*arguments)
         return without_views(result) if isinstance(result, list) else result
 
-    options = {"tags": torch.Tag.nondeterministic_seeded} if random and _TAKES_TAGS else {}
+    # A sequence: a single tag is taken by the newest torch alone.
+    options = {"tags": (torch.Tag.nondeterministic_seeded,)} if random and _TAKES_TAGS else {}
     return torch.library.custom_op(
         f"swin_backbone::{name}", on_own_memory, mutates_args=(), **options
     )
