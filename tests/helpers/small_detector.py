@@ -23,7 +23,7 @@ CHANNELS_OF_STAGES = (8, 16, 32, 64, 128)
 SIZES = {"scale", "crop_size", "img_scale"}
 #: Of sizes that images are padded to: some necks want whole numbers of their coarsest pixels.
 PADDED = {"size"}
-NUMBERS = {"num", "nms_pre", "max_per_img", "num_queries"}  # of boxes
+NUMBERS = {"num", "nms_pre", "max_per_img", "max_per_image", "num_queries"}  # of boxes
 
 
 def small_detector(path) -> Config:

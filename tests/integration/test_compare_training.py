@@ -23,6 +23,7 @@ specification.loader.exec_module(compare_training)
 import training_curves  # noqa: E402
 
 from swin_backbone.cli import launching  # noqa: E402
+from swin_backbone.ops import dispatch  # noqa: E402
 
 
 def run(monkeypatch, *arguments):
@@ -140,6 +141,44 @@ def test_backends_train_alike_and_are_drawn(monkeypatch, scenes, tmp_path, capsy
     table = capsys.readouterr().out
     assert "| config | sdpa" in table
     assert "| config | reference" in table
+
+
+def test_runs_of_other_processes_start_alike_and_stock_ones_take_no_op_of_ours(
+    monkeypatch, scenes, tmp_path
+):
+    """Whichever variant is trained; ops are PyTorch's in the stock one alone."""
+    from helpers.tiny_run import tiny_config
+    from mmengine.hooks import Hook
+    from mmengine.registry import HOOKS
+
+    starts, ways = {}, {}
+
+    @HOOKS.register_module(name="Start", force=True)
+    class Start(Hook):
+        priority = "LOWEST"
+
+        def before_train(self, runner):
+            key = name, seed
+            weights = runner.model.state_dict()
+            starts[key] = weights["backbone.patch_embed.projection.weight"].clone()
+            ways[key] = dispatch.suppression(torch.zeros(1, 4))
+
+    config = tmp_path / "config.py"
+    tiny = tiny_config(scenes, tmp_path, num_workers=0, steps=1)
+    tiny.train_cfg.val_interval = 10
+    tiny.custom_hooks = [{"type": "Start"}]
+    Config(tiny.to_dict()).dump(config)
+    monkeypatch.setattr(compare_training, "OPTIONS_OF", {"accelerated": ()})  # on any device
+    for name, seed in (("SwinTransformer", 5), ("accelerated", 5), ("accelerated", 6)):
+        run(
+            monkeypatch, "train", config, "--work-dir", tmp_path / "out", "--variant", name,
+            "--seed", seed, "--start-of", "SwinTransformer", "--pytorch-ops",
+        )  # fmt: skip
+    stock, same, other = starts.values()
+    assert torch.equal(stock, same)
+    assert not torch.equal(stock, other)
+    ours = dispatch.suppression(torch.zeros(1, 4))
+    assert list(ways.values()) == ["torchvision", ours, ours]
 
 
 class FakeRunner:
