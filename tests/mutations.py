@@ -99,9 +99,9 @@ MUTATIONS = (
     Mutation(
         "drop-path-scale",
         "what drop path keeps is not scaled, for the blocks of a stage together",
-        f"{MODEL}/drop_path.py",
-        "kept = torch.bernoulli(keep_probs.expand(-1, -(-images // 4) * 4)).div_(divisors)",
-        "kept = torch.bernoulli(keep_probs.expand(-1, -(-images // 4) * 4))",
+        f"{OPS}/path_scales.py",
+        "return torch.bernoulli(keep_probs.expand(-1, _padded(images))).div_(divisors)",
+        "return torch.bernoulli(keep_probs.expand(-1, _padded(images)))",
         ("unit/test_drop_path.py",),
     ),
     Mutation(

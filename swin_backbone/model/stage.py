@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from ..ops import MAPS, LowPrecisionCopies, TokenLayout, residual_blocks, takes_stages
 from ..ops.geometry.token_layout import PathScales
+from ..ops.torch_internals.constant_results import constant_in_a_graph
 from .apply_norm import apply_norm, apply_norm_beside
 from .block import SwinBlock
 from .block_v2 import SwinBlockV2
@@ -72,7 +72,7 @@ class SwinStage(nn.Module):
         return x
 
     # A compiler that reads all of this takes a second, and asks it again at each call.
-    @torch.compiler.assume_constant_result
+    @constant_in_a_graph
     def _is_plain(self) -> bool:
         """Whether blocks do what their classes say; asked once a graph, as torch asks for hooks."""
         blocks = list(self.blocks)
