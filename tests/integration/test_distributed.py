@@ -100,17 +100,16 @@ def read(work_dir, step):
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["fsdp", "fsdp2"])
 def test_fsdp_saves_whole_checkpoints_and_resumes(option, tiny_file, tmp_path):
-    """Interrupted after 4 of 6 steps and resumed, it reaches the weights of an unbroken run."""
-    config = tiny_file()
-    fsdp = ["--with", option, "--cfg-options"]
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    run_tool("dist_train.sh", config, 2, "--work-dir", unbroken, *fsdp[:2], PORT="29620")
+    """Resumed after 4 of 6 steps, it reaches the weights of an unbroken run."""
+    config = tiny_file(**{"default_hooks.checkpoint.max_keep_ckpts": 2})
+    unbroken, resumed, fsdp = tmp_path / "unbroken", tmp_path / "resumed", ["--with", option]
+    run_tool("dist_train.sh", config, 2, "--work-dir", unbroken, *fsdp, PORT="29620")
+    middle = unbroken / "iter_4.pth"
     run_tool(
-        "dist_train.sh", config, 2, "--work-dir", broken, *fsdp, "train_cfg.max_iters=4",
-        PORT="29621",
-    )  # fmt: skip
-    run_tool("dist_train.sh", config, 2, "--work-dir", broken, "--resume", *fsdp[:2], PORT="29622")
-    first, second = read(unbroken, 6), read(broken, 6)
+        "dist_train.sh", config, 2, "--work-dir", resumed, "--resume", middle, *fsdp, PORT="29621"
+    )
+    assert not (resumed / "iter_4.pth").exists(), "it began anew"
+    first, second = read(unbroken, 6), read(resumed, 6)
     model = Runner.from_cfg(Config.fromfile(config)).model
     assert first["state_dict"].keys() == model.state_dict().keys(), "not a whole checkpoint"
     for name, tensor in model.state_dict().items():
