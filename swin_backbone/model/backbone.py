@@ -26,7 +26,7 @@ from ..ops import (
 )
 from ..ops.argument_checks import Optional, Pair, is_sequence, show
 from ..ops.geometry.valid_sizes import check_valid_sizes
-from ..ops.symbolic_shapes import is_exporting
+from ..ops.torch_internals.exporting import is_exporting
 from ..ops.torch_internals.module_contents import before_loading
 from . import arguments
 from .block_v2 import SwinBlockV2

@@ -21,7 +21,8 @@ from torch import Tensor
 from . import triton
 from .argument_checks import OneOf
 from .layer_parameters import compute_dtype
-from .symbolic_shapes import has_symbols, is_exporting
+from .symbolic_shapes import has_symbols
+from .torch_internals.exporting import is_exporting
 from .tracing import counts_flops, in_functorch, why_plain_operators
 
 if TYPE_CHECKING:

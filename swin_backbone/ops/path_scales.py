@@ -7,7 +7,8 @@ from typing import List  # noqa: UP035
 import torch
 from torch import Tensor
 
-from .symbolic_shapes import has_values, is_exporting
+from .symbolic_shapes import has_values
+from .torch_internals.exporting import is_exporting
 from .triton.autograd_op import register
 
 

@@ -13,7 +13,8 @@ from .geometry.token_layout import TokenLayout
 from .layer_parameters import LinearParameters, NormParameters, compute_dtype
 from .path_scales import draw_path_scales
 from .residual_branches import Windows
-from .symbolic_shapes import ASKS_COMPILERS, is_exporting
+from .symbolic_shapes import ASKS_COMPILERS
+from .torch_internals.exporting import is_exporting
 
 
 class ResidualBlock(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import triton
 from .bilinear_resize import chosen_impl
-from .symbolic_shapes import is_exporting
+from .torch_internals.exporting import is_exporting
 
 #: By the name that mmseg gives a flip, the axis of (B, K, H, W) that it turns round.
 FLIPS = {"horizontal": 3, "vertical": 2}

@@ -47,8 +47,3 @@ def has_values(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or type(x) is not Tensor or in_functorch():
         return False  # such as a fake one, or one that only stands for many
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def is_exporting() -> bool:
-    """Whether the model is traced to run elsewhere, where there may be no Triton (torch >= 2.7)."""
-    return getattr(torch.compiler, "is_exporting", lambda: False)()
