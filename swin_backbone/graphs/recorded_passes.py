@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class RecordedPasses:
             for one in others
         ]
         self.grads = [torch.zeros_like(result) for result in self.live]
-        with self.stand_ins.in_place():
+        with self.stand_ins.in_place(), self._without_autocast():
             torch.autograd.backward(self.live, self.grads)
         for handle in handles:
             handle.remove()
@@ -165,7 +165,13 @@ class RecordedPasses:
         if self.learns and not self.live:
             raise CaptureError("nothing that is computed depends on a parameter that is trained")
 
+    def _without_autocast(self) -> AbstractContextManager:
+        """For a backward pass, which is recorded where the forward pass is called, within autocast,
+        and is called outside of it by whoever follows torch's rules."""
+        return torch.autocast(self._autocast[0], enabled=False)
+
     def _backward(self) -> None:
-        with self.stand_ins.in_place(), self._collector.collecting(self.used):
+        collecting = self._collector.collecting(self.used)
+        with self.stand_ins.in_place(), collecting, self._without_autocast():
             torch.autograd.backward(self.live, self.grads)
         self.live = []

@@ -27,8 +27,9 @@ def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
         if own is not None:
             torch.cuda.set_rng_state(own, device)
         with torch.no_grad():
+            # By ``data``: to a backward pass that waits, what is put back has not changed.
             for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
+                buffer.data.copy_(value)
 
 
 def host_generators() -> tuple:

@@ -204,6 +204,53 @@ def test_calls_before_the_backward_pass_of_another_are_right(recorders):
     assert recorders.total("replays") == before + 3
 
 
+def test_a_pass_that_waits_while_another_is_recorded_has_its_backward_pass(recorders):
+    """Its batch norm keeps statistics that a recording puts back."""
+    model = pyramid()
+    stock = copy.deepcopy(model)
+    graphs = graph_backbone(model, 2, recorders)
+    for one in (model, stock):
+        torch.manual_seed(3)
+        first, second = one(images(seed=1)), one(images(seed=2))
+        loss_of(second).backward()
+        loss_of(first).backward()
+    assert graphs.shapes == 1
+    same(model, stock)
+
+
+class Notes(torch.autograd.Function):
+    """Notes whether its backward pass runs within autocast."""
+
+    seen = []
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        Notes.seen.append(torch.is_autocast_enabled("cpu"))
+        return grad
+
+
+class Noting(Pyramid):
+    def forward(self, x):
+        return [Notes.apply(one) for one in super().forward(x)]
+
+
+def test_a_backward_pass_is_recorded_outside_of_autocast(recorders, monkeypatch):
+    """Where it runs without a graph, though the forward pass, which has it recorded, is within."""
+    monkeypatch.setattr(Notes, "seen", [])
+    model = Noting()
+    graphs = graph_backbone(model, 2, recorders)
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = model(images())
+        loss_of(maps).backward()
+    assert graphs.shapes == 1
+    assert not any(Notes.seen)
+
+
 def test_what_cannot_be_differentiated_again_says_so(recorders):
     model = pyramid()
     graph_backbone(model, 2, recorders)
