@@ -54,8 +54,8 @@ def images(seed=0, sizes=(64, 96), number=2):
 
 
 def mean_square(maps):
-    """Whose gradients lie in memory as the maps do. Those of ``mean`` do not, and torch's batch norm
-    then takes another kernel in eager use, and other bits."""
+    """Whose gradients lie in memory as the maps do. Those of ``mean`` do not, and in eager use
+    torch's batch norm then takes another kernel, of other bits."""
     return sum(one.float().square().sum() / one.numel() for one in maps)
 
 

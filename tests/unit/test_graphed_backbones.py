@@ -4,6 +4,7 @@ import copy
 import pickle
 import random
 from collections import OrderedDict
+from typing import ClassVar
 
 import pytest
 import torch
@@ -221,7 +222,7 @@ def test_a_pass_that_waits_while_another_is_recorded_has_its_backward_pass(recor
 class Notes(torch.autograd.Function):
     """Notes whether its backward pass runs within autocast."""
 
-    seen = []
+    seen: ClassVar[list[bool]] = []
 
     @staticmethod
     def forward(ctx, x):
@@ -245,9 +246,10 @@ def test_a_backward_pass_is_recorded_outside_of_autocast(recorders, monkeypatch)
     graphs = graph_backbone(model, 2, recorders)
     for _ in range(3):
         with torch.autocast("cpu", torch.bfloat16):
-            maps = model(images())
+            maps = model(images().float())
         loss_of(maps).backward()
     assert graphs.shapes == 1
+    assert Notes.seen
     assert not any(Notes.seen)
 
 
