@@ -15,6 +15,7 @@ from .geometry.token_layout import MAPS, TokenLayout
 from .geometry.windows import as_kernels_read, clear_padding
 from .layer_parameters import LinearParameters, NormParameters, compute_dtype, plain_layer_norm
 from .linear import norm_linear
+from .weight_copies import cast_weight
 
 
 def layer_norm(
@@ -140,7 +141,7 @@ def merge_norm_linear(
     if way == "triton":
         dtype = compute_dtype(x)
         copy = triton.patch_merging_op.copy_by_neighbour
-        low = weight.detach().to(dtype) if by_column else copy(weight, dtype)
+        low = cast_weight(weight, dtype) if by_column else copy(weight, dtype)
         return triton.patch_merging_op.merge_reduce(
             x.contiguous(), norm.weight, norm.bias, weight, low,
             as_kernels_read(layout.valid_sizes), norm.eps, by_column,

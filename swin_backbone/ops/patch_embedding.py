@@ -10,6 +10,7 @@ from . import dispatch, triton
 from .geometry.corner_pad import corner_pad
 from .layer_parameters import NormParameters, compute_dtype
 from .norm import layer_norm, norm_dtype
+from .weight_copies import cast_weight
 
 
 def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParameters) -> Tensor:
@@ -26,17 +27,11 @@ def embed_patches(image: Tensor, weight: Tensor, bias: Tensor, norm: NormParamet
     """
     if dispatch.patch_embedding(image, weight) != "triton":
         return layer_norm(project_patches(image, weight, bias), *norm)
-    low = _copy(weight, compute_dtype(image)).flatten(1)
+    low = cast_weight(weight, compute_dtype(image)).flatten(1)
     return triton.patch_embed_op.patch_embed(
         image.contiguous(), weight.flatten(1), bias, norm.weight, norm.bias, low.contiguous(),
         norm.eps, list(weight.shape[2:]), norm_dtype(image),
     )  # fmt: skip
-
-
-def _copy(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    if torch.compiler.is_compiling() and weight.dtype != dtype:  # which would make it a kernel
-        return triton.casts_op.cast_together([weight.detach()], dtype).view(weight.shape)
-    return weight.detach().to(dtype)
 
 
 def project_patches(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -93,4 +93,8 @@ def in_compute_dtype(
 
 
 def cast_weight(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """``weight`` in ``dtype``, without its history; in a graph by an operator that compilers leave
+    as it is, as they would make a kernel of it."""
+    if weight is not None and torch.compiler.is_compiling() and weight.dtype != dtype:
+        return _copies_in_a_graph([weight], dtype)[0]
     return None if weight is None else weight.detach().to(dtype)

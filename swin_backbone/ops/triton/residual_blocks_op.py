@@ -132,11 +132,11 @@ def _forward(
     weights = _to_cast(parameters, len(numbers) // NUMBERS)
     same = all(weight.dtype == dtype for weight in weights)
     flat = x.new_empty(0 if same else sum(w.numel() for w in weights), dtype=dtype)
-    low = _read(flat, weights)
+    copies = _read(flat, weights)
     if not same:
-        copy_all(low, weights)
+        copy_all(copies, weights)
     kept = [flat]
-    for block in _blocks(x.shape[0], path_scales, parameters, low, integers, numbers):
+    for block in _blocks(x.shape[0], path_scales, parameters, copies, integers, numbers):
         own, low = block.parameters, block.low
         between, qkv, attended = attention_branch(
             x, block.scales[0], *own[:7], low["qkv_weight"], low.get("qkv_bias"),
@@ -164,8 +164,8 @@ def _backward(
     """Gradients of :func:`_forward` for ``x``, and for ``parameters`` in their dtypes; of ``kept``
     the last map is not needed, and not there."""
     flat, *kept = kept
-    low = _read(flat, _to_cast(parameters, len(numbers) // NUMBERS))
-    blocks = list(_blocks(x.shape[0], path_scales, parameters, low, integers, numbers))
+    copies = _read(flat, _to_cast(parameters, len(numbers) // NUMBERS))
+    blocks = list(_blocks(x.shape[0], path_scales, parameters, copies, integers, numbers))
     grads: list[Tensor] = []
     for index in range(len(blocks) - 1, -1, -1):
         block, place = blocks[index], 4 * index
