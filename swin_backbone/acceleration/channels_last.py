@@ -5,8 +5,12 @@ A convolution in this format needs no copies around it, and cuDNN's 16-bit ones 
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Mapping
+
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .rewrite import Rewrite, Undo
 
@@ -35,4 +39,34 @@ def _set_format(weight: nn.Parameter, memory_format: torch.memory_format) -> Non
         weight.grad = weight.grad.contiguous(memory_format=memory_format)
 
 
-REWRITE = Rewrite("channels_last", "weights in channels-last memory", finds, why_not, apply)
+def match_gradients(convolutions: Mapping[str, nn.Module]) -> list[Undo]:
+    """Before steps of optimizers, give gradients the strides of their weights.
+
+    ``DistributedDataParallel`` with ``gradient_as_bucket_view`` leaves them as weights lay when it
+    was made: until its second step, for which it makes new buckets, or always where it looks for
+    unused parameters. Fused optimizers go through weights and gradients in the order of memory, and
+    refuse.
+    """
+    weights = [weakref.ref(convolution.weight) for convolution in convolutions.values()]
+    if not weights:
+        return []
+
+    differed = False
+
+    def lay_out(*_) -> None:
+        nonlocal differed
+        found = [w for ref in weights if (w := ref()) is not None and w.grad is not None]
+        others = [w for w in found if w.grad.stride() != w.stride()]
+        for weight in others:
+            weight.grad = torch.empty_like(weight, dtype=weight.grad.dtype).copy_(weight.grad)
+        differed |= bool(others)
+        if found and not differed:  # they never will
+            handle.remove()
+
+    handle = register_optimizer_step_pre_hook(lay_out)
+    return [handle.remove]
+
+
+REWRITE = Rewrite(
+    "channels_last", "weights in channels-last memory", finds, why_not, apply, join=match_gradients
+)

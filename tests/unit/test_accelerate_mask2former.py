@@ -177,39 +177,43 @@ def test_a_loss_that_is_watched_is_called():
     assert len(seen) == 3
 
 
-def test_attention_masks():
+@pytest.mark.parametrize("device", DEVICES)
+def test_attention_masks(device):
     """The same scores, masks and attention masks, also where a mask is nearly zero."""
-    stock = build_head()
+    stock = build_head().to(device)
     fast, report = accelerated(stock)
     assert "attention_masks" in {row.rewrite for row in report.replaced}
     channels = stock.decoder_embed_dims
-    out = torch.randn(2, 9, channels)
+    out = torch.randn(2, 9, channels, device=device)
     for scale in (1.0, 1e-9):
-        features = scale * torch.randn(2, channels, 12, 16)
+        features = scale * torch.randn(2, channels, 12, 16, device=device)
         found, expected = (head._forward_head(out, features, (3, 4)) for head in (fast, stock))
         for own, right in zip(found, expected, strict=True):
             assert torch.equal(own, right)
     assert not found[2].all()
 
 
-def test_attention_without_weights():
+@pytest.mark.parametrize("device", DEVICES)
+def test_attention_without_weights(device):
     """Of queries that may not look everywhere, in float64, forward and backward."""
     from mmcv.cnn.bricks.transformer import MultiheadAttention
 
-    stock = MultiheadAttention(16, 4, batch_first=True).double()
+    stock = MultiheadAttention(16, 4, batch_first=True).double().to(device)
     fast = copy.deepcopy(stock)
     report = swin_backbone.accelerate(fast)
     assert {row.rewrite for row in report.replaced} == {"attention_weights"}
-    away = torch.rand(8, 5, 7) < 0.5
+    away = torch.rand(8, 5, 7, device=device) < 0.5
     away[..., 0] = False
     results = []
     for module in (stock, fast):
         torch.manual_seed(0)
-        query, key = (torch.randn(2, n, 16, dtype=torch.float64) for n in (5, 7))
+        query, key = (
+            torch.randn(2, n, 16, dtype=torch.float64, device=device) for n in (5, 7)
+        )
         out = module(query.requires_grad_(), key, key, attn_mask=away)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), query)])
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
-    x = torch.randn(5, 2, 16, dtype=torch.float64)
+    x = torch.randn(5, 2, 16, dtype=torch.float64, device=device)
     assert stock.attn(x, x, x)[1] is not None
     assert fast.attn(x, x, x)[1] is None
     assert fast.attn(x, x, x, need_weights=True)[1] is not None
@@ -237,23 +241,25 @@ def samples_of(metas):
     return [SegDataSample(metainfo=meta) for meta in metas]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @torch.no_grad()
-def test_class_maps_of_queries(monkeypatch):
+def test_class_maps_of_queries(device, monkeypatch):
     """Of images of other sizes than the network's input, padded and turned round, in bands of a few
     rows: the stock class maps, but for ties of float32."""
     from swin_backbone.ops import banded_argmax
 
     monkeypatch.setattr(banded_argmax, "BAND", 150 * 96 * 7)
-    stock = segmentor()
+    stock = segmentor().to(device)
     fast = copy.deepcopy(stock)
     # Of random weights all pixels are of one class.
-    queries = [3 * torch.randn(3, 12, 151)], [5 * torch.randn(3, 12, 16, 24)]
+    scores, masks = torch.randn(3, 12, 151), torch.randn(3, 12, 16, 24)
+    queries = [3 * scores.to(device)], [5 * masks.to(device)]
     for model in (stock, fast):
         monkeypatch.setattr(model.decode_head, "forward", lambda maps, samples: queries)
     report = swin_backbone.accelerate(fast)
     assert "predictions" in {row.rewrite for row in report.replaced}
     assert not [row for row in report.left if row.rewrite == "predictions"]
-    images = torch.randn(3, 3, 64, 96)
+    images = torch.randn(3, 3, 64, 96, device=device)
     size = {"img_shape": (64, 96), "pad_shape": (64, 96)}
     metas = [
         {**size, "ori_shape": (64, 96)},
@@ -272,19 +278,21 @@ def test_class_maps_of_queries(monkeypatch):
     assert "predict" not in fast.__dict__
 
 
-def test_the_pixel_decoder():
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_pixel_decoder(device, monkeypatch):
     """The same maps for several sizes, and no wait for those."""
-    stock = build_head().pixel_decoder
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    stock = build_head().pixel_decoder.to(device)
     fast = copy.deepcopy(stock)
     report = swin_backbone.accelerate(fast, deformable_attention=False)
     assert "pixel_decoders" in {row.rewrite for row in report.replaced}
     for rows, columns in ((16, 24), (24, 40), (16, 24)):
         maps = [
-            torch.randn(2, channels, rows >> i, columns >> i)
+            torch.randn(2, channels, rows >> i, columns >> i, device=device)
             for i, channels in enumerate((8, 16, 32, 64))
         ]
         (found, levels), (expected, others) = fast(maps), stock(maps)
-        torch.testing.assert_close([found, *levels], [expected, *others])
+        torch.testing.assert_close([found, *levels], [expected, *others], rtol=1e-5, atol=1e-5)
     swin_backbone.accelerate(fast)
     assert waits(lambda: fast(maps)) == 0
     assert waits(lambda: stock(maps)) > 10
