@@ -207,9 +207,7 @@ def test_attention_without_weights(device):
     results = []
     for module in (stock, fast):
         torch.manual_seed(0)
-        query, key = (
-            torch.randn(2, n, 16, dtype=torch.float64, device=device) for n in (5, 7)
-        )
+        query, key = (torch.randn(2, n, 16, dtype=torch.float64, device=device) for n in (5, 7))
         out = module(query.requires_grad_(), key, key, attn_mask=away)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), query)])
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
