@@ -94,6 +94,8 @@ def _run_config(way: str, batch: int, work_dir: Path, arguments) -> Config:
             cfg.pop(name)
     cfg.default_hooks.checkpoint = {"type": "CheckpointHook", "interval": -1, "save_last": False}
     cfg.train_dataloader.update(batch_size=batch, num_workers=arguments.workers)
+    if arguments.config is None:  # its own images may be PNGs
+        cfg.train_dataloader.dataset.img_suffix = KINDS[arguments.data].endings[0]
     cfg.work_dir, cfg.log_level = str(work_dir), "WARNING"
     cfg.visualizer.name = work_dir.name
     cfg.experiment_name = work_dir.name

@@ -62,21 +62,33 @@ class ModuleGraph(RecordedPasses):
                 raise CaptureError(f"of the result: {error}") from error
             return found
 
+        #: For each result that gets a gradient, what gets one from it.
+        self._reached: list[set[int]] = []
         self._learned_inputs = [one for one in inputs if one.requires_grad]
         self._input_grads = [torch.zeros_like(one) for one in self._learned_inputs]
         super().__init__(compute, inputs, model, recorder, strict=True, learns=learns)
 
     def _rehearse_backward(self) -> None:
-        leaves = [_leaves(result) for result in self.live]
-        super()._rehearse_backward()
-        stand_ins = {id(one): index for index, one in enumerate(self.stand_ins.others)}
-        known = {*stand_ins, *map(id, self.inputs)}
-        if any(id(leaf) not in known for found in leaves for leaf in found):
+        known = {*map(id, self.stand_ins.others), *map(id, self.inputs)}
+        if any(id(leaf) not in known for result in self.live for leaf in _leaves(result)):
             raise CaptureError("it reads parameters that are none of its own modules'")
-        found = set().union(*leaves)
-        #: What some of the results depend on, and not all, has no gradient without these.
-        self._reached = [{id(leaf) for leaf in of_one} for of_one in leaves]
-        self._always = {id(one) for one in self.used if one not in found}
+        if not self._reached:
+            self._reached = [self._reached_by(index) for index in range(len(self.live))]
+            self._forward()
+        super()._rehearse_backward()
+
+    def _reached_by(self, index: int) -> set[int]:
+        """What has a gradient where only one of the results does. Functions with several results
+        decide that themselves, and so it takes a backward pass to find out."""
+        self._forward()
+        result = self.live[index]
+        with self.stand_ins.in_place(), self._without_autocast():
+            torch.autograd.backward(result, torch.zeros_like(result))
+        leaves = [*self.stand_ins.others, *self.inputs]
+        reached = {id(one) for one in leaves if one.grad is not None}
+        for one in leaves:
+            one.grad = None
+        return reached
 
     def record(self, gradients: StaticGradients | None) -> None:
         """As :meth:`RecordedPasses.record`."""
@@ -143,7 +155,7 @@ class ModuleGraph(RecordedPasses):
         copy_all(*map(list, zip(*there, strict=True)))
         self.replay_backward()
         given = zip(of_live, self._reached, strict=True)
-        reached = self._always.union(*(leaves for grad, leaves in given if grad is not None))
+        reached = set().union(*(leaves for grad, leaves in given if grad is not None))
         yield from self._gradients_of_inputs(reached)
         flats = [bucket.flat.clone() for bucket in self.gradients.buckets]
         for one, (bucket, *place) in zip(self.used, self._places, strict=True):

@@ -145,6 +145,49 @@ def test_a_map_that_no_loss_needs_gives_no_gradients(recorders):
         assert (model.last.weight.grad is None) == (weights == (1, 0))
 
 
+class BothNorms(torch.autograd.Function):
+    """Two products at once. Of one that has no gradient, the factor has none."""
+
+    @staticmethod
+    def forward(ctx, x, one, two):
+        ctx.save_for_backward(x, one, two)
+        ctx.set_materialize_grads(False)
+        return x * one, x * two
+
+    @staticmethod
+    def backward(ctx, to_first, to_second):
+        x, *factors = ctx.saved_tensors
+        grads = [(to, factor) for to, factor in zip((to_first, to_second), factors, strict=True)]
+        to_x = sum(to * factor for to, factor in grads if to is not None)
+        return to_x, *(None if to is None else (to * x).sum() for to, _ in grads)
+
+
+class Joined(nn.Module):
+    """Whose maps come from one function."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.one, self.two = (nn.Parameter(torch.tensor(value)) for value in (0.5, 2.0))
+
+    def forward(self, x):
+        return BothNorms.apply(self.stem(x), self.one, self.two)
+
+
+def test_a_function_of_several_maps_says_itself_what_has_gradients(recorders):
+    model = Joined().double()
+    stock = copy.deepcopy(model)
+    graphs = graph_backbone(model, 2, recorders)
+    for index, weights in enumerate([(1, 2), (1, 2), (1, 0), (0, 1), (1, 2)]):
+        for one in (model, stock):
+            one.zero_grad()
+            step(one, images(seed=index), index, weights)
+        same(model, stock)
+        assert (model.two.grad is None) == (weights == (1, 0))
+        assert (model.one.grad is None) == (weights == (0, 1))
+    assert graphs.shapes == 1
+
+
 def test_gradients_of_images(recorders):
     model = swin(drop_path_rate=0.0)
     stock = copy.deepcopy(model)
