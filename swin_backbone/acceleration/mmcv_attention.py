@@ -39,10 +39,5 @@ def forward(attention: nn.Module, *args, **kwargs) -> tuple[Tensor, Tensor | Non
 
 
 REWRITE = Rewrite(
-    "attention_weights",
-    "attention without the weights that nobody reads",
-    finds,
-    why_not,
-    apply,
-    unproven=True,
+    "attention_weights", "attention without the weights that nobody reads", finds, why_not, apply
 )

@@ -57,10 +57,5 @@ def forward_head(
 
 
 REWRITE = Rewrite(
-    "attention_masks",
-    "attention masks compared once for all heads",
-    finds,
-    why_not,
-    apply,
-    unproven=True,
+    "attention_masks", "attention masks compared once for all heads", finds, why_not, apply
 )

@@ -247,10 +247,5 @@ def _weights(head: nn.Module, weights: Sequence[float], scores: Tensor) -> Tenso
 
 
 REWRITE = Rewrite(
-    "mask_losses",
-    "losses of all layers together, matched with one wait",
-    finds,
-    why_not,
-    apply,
-    unproven=True,
+    "mask_losses", "losses of all layers together, matched with one wait", finds, why_not, apply
 )

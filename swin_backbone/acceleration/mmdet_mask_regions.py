@@ -46,6 +46,4 @@ def forward(head: nn.Module, x: Tensor) -> Tensor:
     return type(head).forward(head, padded)[: len(x)]
 
 
-REWRITE = Rewrite(
-    "mask_regions", "regions in multiples of 64", finds, why_not, apply, unproven=True
-)
+REWRITE = Rewrite("mask_regions", "regions in multiples of 64", finds, why_not, apply)

@@ -96,6 +96,4 @@ def _tables(decoder: nn.Module, sizes: Sequence[tuple], device: torch.device):
     return kept[key]
 
 
-REWRITE = Rewrite(
-    "pixel_decoders", "sizes of maps stay on the host", finds, why_not, apply, unproven=True
-)
+REWRITE = Rewrite("pixel_decoders", "sizes of maps stay on the host", finds, why_not, apply)

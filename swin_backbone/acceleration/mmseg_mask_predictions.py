@@ -98,10 +98,5 @@ class ClassScores:
 
 
 REWRITE = Rewrite(
-    "predictions",
-    "class maps from queries, a band of rows at a time",
-    finds,
-    why_not,
-    apply,
-    unproven=True,
+    "predictions", "class maps from queries, a band of rows at a time", finds, why_not, apply
 )

@@ -255,8 +255,6 @@ def why_not_fused(
     if is_exporting():
         return _EXPORTED
     reason = why_not_triton(x)
-    if reason is None and windows is not None and x.dim() == 4 and windows.rolls_unevenly(x.shape):
-        reason = why_unproven(x)
     if reason is not None:
         return reason
     # The rest is the same for maps of the same kind, and is found out once for each.

@@ -132,7 +132,7 @@ def merge_norm_linear(
         (B, ceil(H / 2), ceil(W / 2), N), or (T of the next level, N).
     """
     way = None if layout.packing is not None else dispatch.patch_merging(x, weight.shape[1])
-    if by_column and (way != "triton" or dispatch.why_unproven(x) is not None):
+    if by_column and way != "triton":
         by_column = False
         norm = NormParameters(in_unfold_order(norm.weight), in_unfold_order(norm.bias), norm.eps)
         weight = in_unfold_order(weight)

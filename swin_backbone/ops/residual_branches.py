@@ -6,7 +6,6 @@ a few passes over memory: norm, bias, activation and residual are fused into its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -49,13 +48,9 @@ class Windows(NamedTuple):
         of_parts = layout.packing is not None or layout.valid_sizes is not None
         if of_parts and self.rolls_first and self.shift_size != (0, 0):
             raise ValueError("windows.rolls_first takes whole maps alone, got a layout of parts")
-        return self.rolls_unevenly(x.shape)
-
-    def rolls_unevenly(self, shape: Sequence[int]) -> bool:
-        """:meth:`is_uneven` of whole maps of a shape (B, H, W, C)."""
         if not self.rolls_first or self.shift_size == (0, 0):
             return False
-        return any(n % w for n, w in zip(shape[1:3], self.window_size, strict=True))
+        return any(n % w for n, w in zip(x.shape[1:3], self.window_size, strict=True))
 
     def sizes(self, x: Tensor, layout: TokenLayout) -> list[int]:
         """As kernels take them: window and shift, and 1 where the order matters."""

@@ -11,7 +11,6 @@ from mmseg.structures import SegDataSample
 
 from swin_backbone import ops
 from swin_backbone.openmmlab.fast_data.deferred_logs import DeferredRuntimeInfoHook
-from swin_backbone.ops import dispatch
 
 pytestmark = pytest.mark.gpu
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -36,11 +35,6 @@ def batch(seed):
         "distortion": rows.pin_memory(),
         "data_samples": [SegDataSample(metainfo={"img_shape": (64, 128)}) for _ in range(2)],
     }
-
-
-@pytest.fixture(autouse=True)
-def unproven(monkeypatch):
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
 class Run:

@@ -32,11 +32,6 @@ def let_kernels_run(monkeypatch):
     return decided
 
 
-def take_unproven(monkeypatch):
-    """Kernels that no card has measured yet run on one, as where the environment asks for them."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
-
-
 def take_measured(monkeypatch):
     """What runs on a card unless the environment asks for more runs here, too."""
     monkeypatch.setattr(dispatch, "why_unproven", lambda x: "not measured on a card yet")

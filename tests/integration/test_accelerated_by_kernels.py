@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers.errors import relative_error
-from helpers.kernels import DEVICE, take_unproven  # skips where none can run
+from helpers.kernels import DEVICE  # skips where none can run
 from helpers.peers import PEERS, make_theirs
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,7 +28,6 @@ ON_GPU = ["encoder_norms", "halves", "patch_embeddings", "patch_mergings", "tran
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
-    take_unproven(monkeypatch)
     if DEVICE == "cuda":
         return
     for name in ON_GPU:

@@ -38,12 +38,6 @@ def scope_of_mmdet():
         yield
 
 
-@pytest.fixture(autouse=True)
-def on_request(monkeypatch):
-    """What no card has measured yet is asked for."""
-    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", True)
-
-
 def test_what_no_card_has_measured_is_left_where_there_is_one(monkeypatch):
     (one,) = [rewrite for rewrite in acceleration.REWRITES if rewrite.name == "roi_extractors"]
     monkeypatch.setattr(acceleration, "REWRITES", (dataclasses.replace(one, unproven=True),))

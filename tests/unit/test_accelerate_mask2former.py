@@ -8,7 +8,6 @@ from helpers.paths import ROOT
 from helpers.small_detector import small_detector
 
 import swin_backbone
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
@@ -20,12 +19,6 @@ from mmengine.structures import InstanceData
 
 CONFIG = ROOT / "configs" / "swin_det" / "mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco.py"
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-@pytest.fixture(autouse=True)
-def on_request(monkeypatch):
-    """What no card has measured yet is asked for."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
 def build_head(**changes):
