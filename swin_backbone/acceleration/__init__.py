@@ -5,16 +5,15 @@ Each file that holds a ``Rewrite`` is one idea: what it finds, why not, what it 
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from ..ops import dispatch
 from . import (
     channels_last,
     deformable_attention,
     graphed_encoders,
     mmcv_attention,
     mmcv_convolutions,
+    mmdet_anchors,
     mmdet_assigners,
     mmdet_attention_masks,
     mmdet_mask_losses,
@@ -36,7 +35,7 @@ from . import (
     swin,
 )
 from .acceleration_report import Report, Row
-from .rewrite import Rewrite
+from .rewrite import Rewrite, why_unproven
 
 __all__ = ["REWRITES", "Report", "Rewrite", "Row", "accelerate"]
 
@@ -58,6 +57,7 @@ REWRITES = (
     mmdet_pixel_decoders.REWRITE,
     mmcv_attention.REWRITE,
     mmdet_rpn_samples.REWRITE,
+    mmdet_anchors.REWRITE,
     mmdet_rpn_losses.REWRITE,
     mmdet_proposals.REWRITE,
     mmdet_assigners.REWRITE,
@@ -103,7 +103,7 @@ def accelerate(model: nn.Module, *, graphs: bool = False, **switches: bool) -> R
         done = {}
         for name, module in model.named_modules():
             if rewrite.finds(module):
-                reason = _why_unproven(rewrite) or rewrite.why_not(module)
+                reason = (rewrite.unproven and why_unproven()) or rewrite.why_not(module)
                 what = "" if reason else rewrite.what
                 rows.append(Row(rewrite.name, (name,), type(module).__name__, what, reason or ""))
                 if reason is None:
@@ -116,12 +116,6 @@ def accelerate(model: nn.Module, *, graphs: bool = False, **switches: bool) -> R
         rows += more_rows
         undos += more_undos
     return Report(rows, undos)
-
-
-def _why_unproven(rewrite: Rewrite) -> str | None:
-    if not rewrite.unproven or dispatch.TAKES_UNPROVEN or not torch.cuda.is_available():
-        return None
-    return f"not measured on a card yet; {dispatch.UNPROVEN_VARIABLE}=1 takes it"
 
 
 def _check(switches: dict[str, bool]) -> None:

@@ -10,28 +10,56 @@ from ..framework import framework
 from ..graphs import graph_backbone
 from ..model.backbone import SwinBackbone
 from .acceleration_report import Row
-from .rewrite import Undo
+from .rewrite import Undo, imported, own_method, why_unproven
 from .swin import REWRITES
 
 #: Its switch in :func:`swin_backbone.accelerate`, which is off unless it is asked for.
 NAME = "graphs"
 WHAT = "CUDA graphs, while it is on a GPU, of sizes that come again"
+WHAT_OF_HEADS = "computed with the maps that it is called with, in their graph"
+#: Heads of mmdet that are convolutions of each map, by the module and name of their classes.
+HEADS = (
+    ("mmdet.models.dense_heads.rpn_head", "RPNHead"),
+    ("mmdet.models.dense_heads.retina_head", "RetinaHead"),
+)
 
 
 def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
-    """Graph backbone and neck of each of OpenMMLab's models that are found in ``model``; where
-    there is none, the smallest module that holds all that is known of Swin Transformers."""
+    """Graph backbone and neck of each of OpenMMLab's models that are found in ``model``, with their
+    dense heads; where there is none, the smallest module that holds all that is known of Swin
+    Transformers."""
     rows, undos = [], []
     for name in _encoders(model):
         module = model.get_submodule(name)
         kind = type(module).__name__
+        head, unproven = dense_head(module), why_unproven()
+        captured = head if unproven is None else None
         try:
-            undos.append(graph_backbone(module, say=framework().log).revert)
+            undos.append(graph_backbone(module, say=framework().log, head=captured).revert)
         except ValueError as error:
             rows.append(Row(NAME, (name,), kind, reason=str(error)))
-        else:
-            rows.append(Row(NAME, (name,), kind, WHAT))
+            continue
+        rows.append(Row(NAME, (name,), kind, WHAT))
+        if head is not None:
+            names = (f"{name}.{head}" if name else head,)
+            what = "" if unproven else WHAT_OF_HEADS
+            kind = type(module.get_submodule(head)).__name__
+            rows.append(Row(NAME, names, kind, what, unproven or ""))
     return rows, undos
+
+
+def dense_head(model: nn.Module) -> str | None:
+    """Name of a detector's head that can be captured with the maps it is called with."""
+    name = "rpn_head" if getattr(model, "rpn_head", None) is not None else "bbox_head"
+    head = dict(model.named_children()).get(name)
+    if head is None or not callable(getattr(model, "extract_feat", None)):
+        return None
+    stocks = (imported(*names) for names in HEADS)
+    found = [stock for stock in stocks if stock is not None and isinstance(head, stock)]
+    methods = [(method, stock) for stock in found for method in ("forward", "forward_single")]
+    if not found or any(own_method(head, *one) is not None for one in methods):
+        return None
+    return name
 
 
 def _encoders(model: nn.Module) -> list[str]:

@@ -25,6 +25,7 @@ def rewrite_of_parts(
     stock: tuple[str, str],
     method: str,
     function: Callable,
+    unproven: bool = False,
 ) -> Rewrite:
     """A rewrite that gives such objects another method.
 
@@ -35,6 +36,7 @@ def rewrite_of_parts(
         stock: module and name of their class.
         method: that is replaced.
         function: what takes its place.
+        unproven: as of a :class:`Rewrite`.
     """
 
     def parts(module: nn.Module) -> list:
@@ -60,4 +62,4 @@ def rewrite_of_parts(
 
         return undo
 
-    return Rewrite(name, what, finds, why_not, apply)
+    return Rewrite(name, what, finds, why_not, apply, unproven)

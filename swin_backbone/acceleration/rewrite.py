@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 
+import torch
 from torch import nn
+
+from ..ops import dispatch
 
 #: Takes back what a rewrite did.
 Undo = Callable[[], None]
@@ -34,6 +37,13 @@ class Rewrite:
     apply: Callable[[nn.Module], Undo]
     unproven: bool = False
     join: Callable[[Mapping[str, nn.Module]], list[Undo]] | None = None
+
+
+def why_unproven() -> str | None:
+    """Why what no GPU has run yet is not used, or ``None`` if it is."""
+    if dispatch.TAKES_UNPROVEN or not torch.cuda.is_available():
+        return None
+    return f"not measured on a card yet; {dispatch.UNPROVEN_VARIABLE}=1 takes it"
 
 
 def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:

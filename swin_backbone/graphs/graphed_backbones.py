@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,13 @@ from ..ops.kept_tables import is_keeping
 from ..ops.tracing import why_plain_operators
 from .alone import Alone
 from .gradients import StaticGradients
+from .graphed_heads import GraphedHead
 from .module_graph import ModuleGraph, Pass
 from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels
 from .refusals import why_not_recorded
+from .replaced_methods import ReplacedMethod, is_replaced
 from .structures import Structure, take_apart
-from .training_state import Signature
+from .training_state import Signature, modes_of_torch
 
 LOG = logging.getLogger(__name__)
 #: Takes a message, and its level as of :mod:`logging`.
@@ -50,6 +51,7 @@ class GraphedBackbone:
         most: shapes that get a graph in training, and as many in predictions.
         record_on: gives a device's recorder, or why there is none.
         say: gets each message once.
+        head: name of a module of the model that is called with the maps, or ``None``.
 
     Attributes:
         reason: why there are no graphs, or ``None``.
@@ -61,13 +63,17 @@ class GraphedBackbone:
         most: int,
         record_on: Callable[[torch.device], Recorder | str],
         say: Say,
+        head: str | None = None,
     ):
         self.model, self.most = model, most
         self.reason: str | None = None
         self._record_on, self._say, self._said = record_on, say, set()
-        self._method, self._part = _what_is_graphed(model)
-        self._had = model.__dict__.get(self._method)
-        self._function = getattr(model, self._method)
+        method, self._part = _what_is_graphed(model, head)
+        self._head, self._called = None, [model]
+        if head is not None:
+            self._head = GraphedHead(self._part[head])
+            self._called.append(self._part[head])
+        self._replaced = ReplacedMethod(model, method, self._run)
         self._signature = Signature(self._part, with_modes=False)
         self._changes = 0
         self._alone = Alone()
@@ -75,7 +81,6 @@ class GraphedBackbone:
         self._waits: Callable[[], Pass | None] = lambda: None
         self._forget()
         self._look()
-        model.__dict__[self._method] = MethodType(_method_by(self), model)
 
     def _forget(self) -> None:
         self._graphs: dict[Hashable, ModuleGraph] = {}
@@ -91,11 +96,9 @@ class GraphedBackbone:
 
     def revert(self) -> None:
         """Give the model its own method again, and the graphs' memory back."""
-        own = self.model.__dict__
-        if getattr(own.get(self._method), "graphs", None) is self:
-            del own[self._method]
-            if self._had is not None:
-                own[self._method] = self._had
+        self._replaced.revert()
+        if self._head is not None:
+            self._head.revert()
         self._forget()
 
     def say_once(self, message: str, level: int = logging.WARNING) -> None:
@@ -103,14 +106,16 @@ class GraphedBackbone:
             self._said.add(message)
             self._say(message, level)
 
-    def run(self, args: tuple, kwargs: dict) -> object:
+    def _run(self, *args, **kwargs) -> object:
         """What the model's own method gives, by a graph from the second call of a shape on."""
+        if self._head is not None:
+            self._head.forget()  # which would else wait for their backward pass
         if starts_kernels() and not _is_part_of_more():
             with self._alone.asked() as alone:
                 found = self._replayed(args, kwargs) if alone else None
             if found is not None:
                 return found[0]
-        return self._function(*args, **kwargs)
+        return self._replaced.function(*args, **kwargs)
 
     def _replayed(self, args: tuple, kwargs: dict) -> tuple[object] | None:
         """The result, if there is a graph."""
@@ -123,6 +128,9 @@ class GraphedBackbone:
         result, waiting = graph(tensors)
         if waiting is not None:
             self._waits = weakref.ref(waiting)
+        if self._head is not None:
+            self._head.keep(*result)
+            result = result[0]
         return (result,)
 
     def _taken_apart(self, args: tuple, kwargs: dict) -> tuple[list[Tensor], Structure | None]:
@@ -165,7 +173,7 @@ class GraphedBackbone:
 
     def _look(self) -> None:
         """Decide whether the model, as it is now, can have graphs at all."""
-        self.reason = why_not_recorded(self._part, self.model)
+        self.reason = why_not_recorded(self._part, self._called)
         if self.reason is None and self._changes > MOST_CHANGES:
             self.reason = "modules, parameters or which of these are trained change again and again"
         if self.reason is None:
@@ -214,37 +222,32 @@ class GraphedBackbone:
     def _made(self, tensors, structure: Structure, learns: bool) -> ModuleGraph:
         if learns and _synchronises(self._part):
             raise CaptureError("SyncBatchNorm waits for other processes, which may not record now")
-        graph = ModuleGraph(self._function, tensors, structure, self._part, self._recorder, learns)
+        function = self._replaced.function
+        if self._head is not None:
+            function = self._head.joined(function)
+        graph = ModuleGraph(function, tensors, structure, self._part, self._recorder, learns)
         if learns and self._gradients is None:
             self._gradients = StaticGradients(graph.parameters_in_order(), BUCKET_BYTES, None)
         graph.record(self._gradients)
         return graph
 
 
-def _what_is_graphed(model: nn.Module) -> tuple[str, nn.Module]:
-    """The name of a method, and the modules that it runs."""
-    if callable(getattr(model, "extract_feat", None)):
-        own = dict(model.named_children())
-        parts = {name: own[name] for name in ("backbone", "neck") if name in own}
-        if parts:
-            return "extract_feat", nn.ModuleDict(parts)
-    return "forward", model
+def _what_is_graphed(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:
+    """The name of a method, and the modules that it runs, and that run after it.
 
-
-def _method_by(graphs: GraphedBackbone):
-    """A method of the model, which a copy of the model takes over without the graphs. Its name is
-    that of the class's, which is what a pickle finds."""
-
-    def method(model: nn.Module, *args, **kwargs):
-        if model is graphs.model:
-            return graphs.run(args, kwargs)
-        function = getattr(type(model), graphs._method)
-        had = getattr(graphs._had, "__func__", None)
-        return (had or function)(model, *args, **kwargs)
-
-    method.__name__ = graphs._method
-    method.graphs = graphs
-    return method
+    Raises:
+        ValueError: if ``head`` is no child of a model with ``extract_feat``.
+    """
+    own = dict(model.named_children())
+    extracts = callable(getattr(model, "extract_feat", None))
+    if head is not None and not (extracts and head in own):
+        raise ValueError(
+            f"head must be the name of a child of a model with extract_feat, got {head!r}"
+        )
+    parts = {name: own[name] for name in ("backbone", "neck") if name in own}
+    if not (extracts and parts):
+        return "forward", model
+    return "extract_feat", nn.ModuleDict(parts if head is None else {**parts, head: own[head]})
 
 
 def graph_backbone(
@@ -252,6 +255,7 @@ def graph_backbone(
     most_shapes: int = 4,
     record_on: Callable[[torch.device], Recorder | str] = recorder_on,
     say: Say = log,
+    head: str | None = None,
 ) -> GraphedBackbone:
     """Replay a backbone's forward and backward pass as CUDA graphs, for sizes that come again.
 
@@ -273,6 +277,9 @@ def graph_backbone(
         record_on: gives the recorder of a device; by default CUDA's.
         say: gets each message, once, and its level as of :mod:`logging`; by default this module's
             logger.
+        head: name of a child of a model with ``extract_feat`` whose ``forward`` is called with what
+            that returns, all maps in a sequence, and computes tensors of shapes that follow from
+            theirs. It is captured with them.
 
     Returns:
         What takes it back, with the reason if nothing can be captured.
@@ -280,28 +287,26 @@ def graph_backbone(
     Raises:
         TypeError: if ``model`` is no module.
         ValueError: if ``most_shapes`` is below 1, or ``model`` has no parameters or has graphs
-            already.
+            already, or ``head`` is not the name of such a child.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(most_shapes, bool) or not isinstance(most_shapes, int) or most_shapes < 1:
         raise ValueError(f"most_shapes must be an integer of at least 1, got {most_shapes!r}")
-    method, part = _what_is_graphed(model)
+    method, part = _what_is_graphed(model, head)
     if next(part.parameters(), None) is None:
         raise ValueError(f"model must have parameters, got a {type(model).__name__} without any")
-    if hasattr(model.__dict__.get(method), "graphs"):
+    if is_replaced(model, method):
         raise ValueError(f"model has graphs in {method} already: revert them first")
-    return GraphedBackbone(model, most_shapes, record_on, say)
+    return GraphedBackbone(model, most_shapes, record_on, say, head)
 
 
 def _circumstances(tensors: Sequence[Tensor], learns: bool) -> tuple:
     """What else decides what a call computes."""
-    kind = tensors[0].device.type
     shapes = [
         (tuple(one.shape), one.stride(), one.dtype, learns and one.requires_grad) for one in tensors
     ]
-    autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return tuple(shapes), autocast, torch.is_inference_mode_enabled()
+    return tuple(shapes), modes_of_torch(tensors[0].device.type)
 
 
 def _synchronises(model: nn.Module) -> bool:

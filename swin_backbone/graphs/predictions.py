@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,8 @@ from ..ops.kept_tables import keeping
 from .alone import Alone
 from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels, why
 from .refusals import why_not_recorded
-from .training_state import Signature, unchanged
+from .replaced_methods import ReplacedMethod
+from .training_state import Signature, modes_of_torch, unchanged
 
 #: What a head reads of an image's metadata to resize its scores.
 READ = ("img_shape", "pad_shape")
@@ -81,13 +81,11 @@ class GraphedPredictions:
         self.model, self.recorder, self.most = model, recorder, most
         self.reason: str | None = None
         self._say = say
-        self._stock = model.encode_decode
-        self._had = model.__dict__.get("encode_decode")
+        self._replaced = ReplacedMethod(model, "encode_decode", self._encode_decode)
         self._calls: dict[Hashable, RecordedCall] = {}
         self._seen: set[Hashable] = set()
         self._signature, self._is_watched = Signature(model), False
         self._alone = Alone()
-        model.encode_decode = MethodType(_encode_decode_by(self), model)
 
     @property
     def shapes(self) -> int:
@@ -96,20 +94,18 @@ class GraphedPredictions:
 
     def revert(self) -> None:
         """Give the model its own method again, and the graphs' memory back."""
-        own = self.model.__dict__
-        if getattr(own.get("encode_decode"), "graphs", None) is self:
-            del own["encode_decode"]
-            if self._had is not None:
-                own["encode_decode"] = self._had
+        self._replaced.revert()
         self._calls, self._seen = {}, set()
 
-    def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
+    def _encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
         """The model's, by a graph from the second batch of a shape on."""
         scores = None
         if self.reason is None and self._may(inputs):
             with self._alone.asked() as alone:
                 scores = self._replayed(inputs, batch_img_metas) if alone else None
-        return self._stock(inputs, batch_img_metas) if scores is None else scores
+        if scores is None:
+            return self._replaced.function(inputs, batch_img_metas)
+        return scores
 
     def _replayed(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor | None:
         if self._signature.has_changed():
@@ -130,12 +126,10 @@ class GraphedPredictions:
         return quiet and not hasattr(inputs, "valid_sizes") and starts_kernels()
 
     def _key(self, inputs: Tensor, metas: Sequence[dict]) -> Hashable:
-        kind = inputs.device.type
-        modes = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         # Windows of an image have a torch.Size, which heads tell from a tuple.
         sizes = [(type(v).__name__, tuple(v)) for m in metas for v in m.values()]
         shape = tuple(inputs.shape), inputs.dtype, inputs.device
-        return shape, modes, torch.is_inference_mode_enabled(), type(metas), tuple(sizes)
+        return shape, modes_of_torch(inputs.device.type), type(metas), tuple(sizes)
 
     def _remember(self, key: Hashable) -> None:
         if len(self._seen) < 1024:  # of images of many sizes, most come once
@@ -143,7 +137,9 @@ class GraphedPredictions:
 
     def _record(self, key: Hashable, inputs: Tensor, metas) -> RecordedCall | None:
         try:
-            call = RecordedCall(lambda x: self._stock(x, metas), inputs, self.model, self.recorder)
+            call = RecordedCall(
+                lambda x: self._replaced.function(x, metas), inputs, self.model, self.recorder
+            )
         except CaptureError as error:
             self.reason, self._calls = str(error), {}
             self._say(f"predictions go on without CUDA graphs: {self.reason}")
@@ -156,18 +152,6 @@ class GraphedPredictions:
                 f"and further ones run without"
             )
         return call
-
-
-def _encode_decode_by(graphs: GraphedPredictions):
-    """A method of the model, which a copy of the model takes over without the graphs."""
-
-    def encode_decode(model: nn.Module, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
-        if model is not graphs.model:
-            return type(model).encode_decode(model, inputs, batch_img_metas)
-        return graphs.encode_decode(inputs, batch_img_metas)
-
-    encode_decode.graphs = graphs
-    return encode_decode
 
 
 def graph_predictions(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -9,12 +11,12 @@ from ..ops.torch_internals.distributed_models import has_communication_hook
 from ..ops.torch_internals.module_contents import why_watched
 
 
-def why_not_recorded(model: nn.Module, called: nn.Module | None = None) -> str | None:
+def why_not_recorded(model: nn.Module, called: Sequence[nn.Module] = ()) -> str | None:
     """Why what a model computes cannot be recorded, or ``None``.
 
     Args:
         model: not wrapped for several processes.
-        called: the one module in it whose hooks are run as always, since its call is not recorded.
+        called: modules in it whose hooks are run as always, since their calls are not recorded.
     """
     parameters = list(model.parameters())
     devices = {tensor.device for tensor in (*parameters, *model.buffers())}
@@ -25,7 +27,7 @@ def why_not_recorded(model: nn.Module, called: nn.Module | None = None) -> str |
     if odd is not None:
         return f"parameters are of type {odd}, as sharded ones are"
     for name, module in model.named_modules():
-        watched = None if module is called else why_watched(module)
+        watched = None if module in called else why_watched(module)
         if watched is not None:
             return f"{name or 'the model'} {watched}, which a replay would not call"
     return None

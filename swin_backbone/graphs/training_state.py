@@ -32,6 +32,12 @@ def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
                 buffer.data.copy_(value)
 
 
+def modes_of_torch(kind: str) -> tuple:
+    """What decides how a kind of device computes: autocast, its dtype, and inference mode."""
+    autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return *autocast, torch.is_inference_mode_enabled()
+
+
 def host_generators() -> tuple:
     """States of the generators of random numbers that run on the host."""
     numpy = sys.modules.get("numpy")

@@ -46,15 +46,16 @@ def losses_of(model, steps):
     return found, [p.grad.clone() for p in model.backbone.parameters() if p.grad is not None]
 
 
+@pytest.mark.parametrize("head", [None, "rpn_head"])
 @pytest.mark.parametrize("fast", [False, True])
-def test_training(stock, fast):
+def test_training(stock, fast, head):
     """Three shapes, two of which come again and have a graph."""
     model, plain = copy.deepcopy(stock), copy.deepcopy(stock)
     if fast:
         accelerate(model)
         accelerate(plain)
     said = []
-    graphs = graph_backbone(model, 2, say=lambda *words: said.append(words))
+    graphs = graph_backbone(model, 2, say=lambda *words: said.append(words), head=head)
     steps = [
         ((64, 96), 0),
         ((64, 96), 1),

@@ -7,10 +7,12 @@ import pytest
 import torch
 from benchmarking import detectors
 from benchmarking.segmentors import Task
+from helpers.graph_recorders import RunsAgain
 from helpers.paths import ROOT
 from helpers.small_detector import small_detector
 
 import swin_backbone
+from swin_backbone.acceleration.graphed_encoders import dense_head
 
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
@@ -21,6 +23,7 @@ EXPECTED = {
         "mask_targets",
         "rpn_samples",
         "rpn_losses",
+        "anchors",
         "proposals",
         "assigners",
         "samplers",
@@ -195,3 +198,80 @@ def test_the_hook_turns_cudnns_trials_off_for_detectors(monkeypatch):
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
         AccelerateHook().before_run(SimpleNamespace(model=model))
         assert torch.backends.cudnn.benchmark is expected
+
+
+def step(model, images, samples, seed):
+    torch.manual_seed(seed)
+    model.zero_grad()
+    losses = model.loss(images, samples)
+    values = [sum(v) if isinstance(v, list) else v.mean() for k, v in losses.items() if "loss" in k]
+    sum(values).backward()
+    return torch.stack([value.detach() for value in values])
+
+
+def test_a_head_of_proposals_by_the_graph_of_its_maps():
+    """Steps, gradients and predictions are those without graphs."""
+    model = build("mask-rcnn").train()
+    model.requires_grad_(True)
+    stock = copy.deepcopy(model)
+    for one in (model, stock):
+        swin_backbone.accelerate(one)
+    graphs = swin_backbone.graph_backbone(
+        model, 2, lambda device: RunsAgain(), head=dense_head(model)
+    )
+    called = []
+    model.rpn_head.rpn_conv.forward = counted(model.rpn_head.rpn_conv.forward, called)
+    task = Task("mask-rcnn", 2, "train", (64, 96))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        images, samples = torch.randn(2, 3, 64, 96), detectors.draw_samples(task, "cpu")
+        assert torch.equal(*(step(one, images, samples, seed) for one in (model, stock)))
+        for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
+            # Gradients of five levels are added in another order.
+            torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+    before = len(called)
+    step(model, images, samples, 0)
+    assert len(called) - before == 5  # a replay, which runs again here, and no more
+    for one in (model, stock):
+        one.eval()
+    for _ in range(3):
+        with torch.no_grad():
+            one, two = (
+                m.predict(images, copy.deepcopy(samples), rescale=False) for m in (model, stock)
+            )
+        for found, expected in zip(one, two, strict=True):
+            assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
+    assert (graphs.reason, graphs.shapes) == (None, 2)
+
+
+def counted(forward, calls):
+    def call(*inputs):
+        calls.append(len(inputs))
+        return forward(*inputs)
+
+    return call
+
+
+def test_heads_that_are_left_out_of_the_graph():
+    model = build("mask-rcnn")
+    assert dense_head(model) == "rpn_head"
+    own = type("OwnHead", (type(model.rpn_head),), {"forward_single": lambda self, x: (x, x)})
+    model.rpn_head.__class__ = own
+    assert dense_head(model) is None
+    assert dense_head(build("dino")) is None
+
+
+def test_a_head_in_the_graph_is_told_and_asked_for(monkeypatch):
+    model = build("mask-rcnn")
+    for takes in (True, False):
+        monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", takes)
+        with monkeypatch.context() as there_is_a_card:
+            there_is_a_card.setattr(torch.cuda, "is_available", lambda: True)
+            report = swin_backbone.accelerate(model, graphs=True)
+        found = [row for row in report.rows if row.modules == ("rpn_head",)]
+        (row,) = [row for row in found if row.rewrite == "graphs"]
+        assert bool(row.what) is takes
+        assert ("SWIN_BACKBONE_UNPROVEN=1" in row.reason) is not takes
+        assert ("forward" in vars(model.rpn_head)) is takes
+        report.revert()
+        assert "forward" not in vars(model.rpn_head)

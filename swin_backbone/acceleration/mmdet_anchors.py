@@ -1,0 +1,85 @@
+"""Anchors that are laid out once for each size of maps.
+
+mmdet lays them out in each step for the losses and once more for the proposals, from numbers on the
+host: some 75 operators a time for five levels. Here those of the last sizes are kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ..ops.kept_tables import is_keeping
+from ..ops.torch_internals.tensor_views import version_of
+from ..ops.tracing import why_plain_operators
+from .mmdet_parts import rewrite_of_parts
+
+#: Sizes whose anchors are kept, those that were asked for last: 4 MiB each at 800x1344.
+MOST = 8
+
+_kept: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def grid_priors(
+    generator,
+    featmap_sizes: Sequence[tuple[int, int]],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cuda",
+) -> list[Tensor]:
+    """``AnchorGenerator.grid_priors``: anchors (N, 4) of each level, which nobody may change."""
+    sizes, made_of = tuple(map(tuple, featmap_sizes)), list(generator.base_anchors)
+    if not _may_keep(sizes, made_of):
+        return type(generator).grid_priors(generator, featmap_sizes, dtype=dtype, device=device)
+    kept, key = _kept.setdefault(generator, OrderedDict()), (sizes, dtype, torch.device(device))
+    found = kept.pop(key, None)
+    if found is None or not found.is_right(made_of, generator.strides):
+        anchors = type(generator).grid_priors(generator, featmap_sizes, dtype=dtype, device=device)
+        if not all(type(one) is Tensor for one in anchors):
+            return anchors
+        found = _Anchors(anchors, made_of, generator.strides)
+    kept[key] = found  # as the last
+    while len(kept) > MOST:
+        kept.popitem(last=False)
+    return list(found.levels)
+
+
+class _Anchors:
+    """Anchors of all levels, and what they were made of."""
+
+    def __init__(self, levels: Sequence[Tensor], made_of: Sequence[Tensor], strides: Sequence):
+        self.levels, self._made_of, self._strides = levels, made_of, list(strides)
+        self._versions = self._read()
+
+    def _read(self) -> list[int | None]:
+        return [version_of(one) for one in (*self.levels, *self._made_of)]
+
+    def is_right(self, made_of: Sequence[Tensor], strides: Sequence) -> bool:
+        """Whether nobody has changed them, and they would be made of the same tensors again."""
+        versions = self._read()
+        if versions != self._versions or None in versions or list(strides) != self._strides:
+            return False
+        return [*map(id, made_of)] == [*map(id, self._made_of)]
+
+
+def _may_keep(sizes: tuple, base: Sequence[Tensor]) -> bool:
+    """Whether sizes are numbers, and nobody is to see or to record how anchors are made."""
+    if torch.compiler.is_compiling() or is_keeping() or torch.is_inference_mode_enabled():
+        return False
+    if any(why_plain_operators(one) is not None for one in base):
+        return False
+    return all(type(length) is int for size in sizes for length in size)
+
+
+REWRITE = rewrite_of_parts(
+    "anchors",
+    "anchors laid out once for each size",
+    ("prior_generator",),
+    ("mmdet.models.task_modules.prior_generators.anchor_generator", "AnchorGenerator"),
+    "grid_priors",
+    grid_priors,
+    unproven=True,
+)
