@@ -13,6 +13,7 @@ from helpers.small_detector import small_detector
 
 import swin_backbone
 from swin_backbone.acceleration.graphed_encoders import dense_head
+from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
