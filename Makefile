@@ -30,7 +30,7 @@ test: $(VENV)/.test-installed  ## unit tests, and the integration tests that mat
 	$(PYTEST) -m 'not slow'
 
 test-slow: $(VENV)/.test-installed  ## the tests that `make test` leaves out
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations 12
 
 test-all: test test-slow  ## every test, as CI runs them
 
