@@ -19,8 +19,9 @@ from helpers.kernels import (  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import shifted_window_attention
-from swin_backbone.ops.triton import row_attention_op, streamed_attention_op
+from swin_backbone.ops.triton import launch, row_attention_op, streamed_attention_op
 from swin_backbone.ops.triton.attention_op import window_attention
+from swin_backbone.ops.triton.tuning_candidates import CANDIDATES, CAUTIOUS
 
 #: For what runs in either place, so that ``-m gpu`` finds it where there is a GPU.
 wherever = pytest.mark.gpu if HAS_GPU else (lambda test: test)
@@ -48,20 +49,55 @@ def test_windows_larger_than_what_is_on_chip(window_size, shift_size, cosine):
 
 
 @pytest.mark.parametrize(("window_size", "shift_size"), [((9, 9), (4, 4)), ((8, 9), (0, 0))])
-@pytest.mark.parametrize(("cosine", "masked"), [(False, False), *OPTIONS])
-def test_windows_by_whole_rows_of_scores(monkeypatch, window_size, shift_size, cosine, masked):
+@pytest.mark.parametrize("masked", [False, True])
+def test_windows_by_whole_rows_of_scores(monkeypatch, window_size, shift_size, masked):
     """Tiles of 64 and 32, and of 64 and 16 tokens; in float32, which is taken in 16 bits only."""
     monkeypatch.setattr(row_attention_op, "ELEMENT_BYTES", 4)
-    kernels, _ = compare(
-        (7, 10), window_size, shift_size, torch.float32, heads=1, cosine=cosine, masked=masked
+    kernels, _ = compare((7, 10), window_size, shift_size, torch.float32, heads=1, masked=masked)
+    assert_small(kernels, 1e-5)
+
+
+#: By the sizes of blocks, launch parameters of rows, forward and backward.
+BLOCKS = {
+    (forward.rows, backward.rows, backward.columns, backward.depth): (forward, backward)
+    for forward, backward in zip(
+        *(
+            [launch.CONFIGS[name, None], *CANDIDATES[name], CAUTIOUS[name]]
+            for name in ("rows_forward", "rows_backward")
+        ),
+        strict=False,
     )
-    assert_small(kernels[:4], 1e-5)
+}
 
 
-@pytest.mark.parametrize(("cosine", "masked"), [(False, False), (True, False), (False, True)])
-def test_rows_with_more_than_a_card_has_compared_pass_by_in_blocks(monkeypatch, cosine, masked):
-    """Forward and backward; with neither, they are rows."""
-    take_measured(monkeypatch)
+@pytest.mark.parametrize("chosen", BLOCKS.values(), ids=map(str, BLOCKS))
+def test_rows_in_all_blocks_that_a_card_may_try(monkeypatch, chosen):
+    """Whose tokens fill no number of blocks, on maps that they do not divide; 1e-5 as above."""
+    monkeypatch.setattr(row_attention_op, "ELEMENT_BYTES", 4)
+    for name, blocks in zip(("rows_forward", "rows_backward"), chosen, strict=True):
+        monkeypatch.setitem(launch.CONFIGS, (name, None), blocks)
+    launch.forget_launches()
+    try:
+        kernels, _ = compare((5, 11), (5, 14), (2, 7), torch.float32, heads=1, batch=1)
+    finally:
+        launch.forget_launches()
+    assert_small(kernels, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cosine", "masked", "measured", "is_by_rows"),
+    [
+        (False, False, True, True),
+        (False, True, True, False),
+        (False, True, False, True),
+        (True, False, False, False),
+    ],
+)
+def test_which_windows_pass_by_in_blocks(monkeypatch, cosine, masked, measured, is_by_rows):
+    """Forward and backward: those with cosines, and unless it is asked for, with what no card has
+    compared by rows; the others are rows."""
+    if measured:
+        take_measured(monkeypatch)
     monkeypatch.setattr(row_attention_op, "ELEMENT_BYTES", 4)
     called = []
     for module in (row_attention_op, streamed_attention_op):
@@ -71,7 +107,7 @@ def test_rows_with_more_than_a_card_has_compared_pass_by_in_blocks(monkeypatch, 
                 module, name, lambda *a, stock=stock, m=module: called.append(m) or stock(*a)
             )
     compare((7, 10), (8, 9), (0, 0), torch.float32, heads=1, cosine=cosine, masked=masked)
-    assert set(called) == {streamed_attention_op if cosine or masked else row_attention_op}
+    assert set(called) == {row_attention_op if is_by_rows else streamed_attention_op}
     assert len(called) == 2
 
 

@@ -13,6 +13,7 @@ from helpers.kernels import (  # skips first where no kernel can run
 from helpers.paths import ROOT
 
 from swin_backbone import SwinBackbone, list_architectures, list_checkpoints
+from swin_backbone.model.window_attention_v2 import WindowAttentionV2
 from swin_backbone.ops import Windows, dispatch
 from swin_backbone.ops.dispatch import why_not_fused
 from swin_backbone.ops.triton import row_attention_op, streamed_attention_op
@@ -48,7 +49,8 @@ def kinds(model):
         name = "a window at once"
         if is_large(windows.window_size):
             name = "whole rows of scores"
-            if of_large_windows(qkv, heads, windows.window_size) is streamed_attention_op:
+            cosine = isinstance(stage.blocks[0].attn, WindowAttentionV2)
+            if of_large_windows(qkv, heads, windows.window_size, cosine) is streamed_attention_op:
                 block = block_of(windows.window_size, 3 * channels, heads, torch.bfloat16)
                 name = f"blocks of {block} tokens"
         found[windows.window_size[0]] = name
@@ -91,7 +93,7 @@ def test_what_lies_between_blocks_is_fused(monkeypatch):
 
 
 def test_rows_that_no_card_has_compared_are_not_taken_unasked(monkeypatch):
-    """With cosines, masks or dropped weights: windows pass by in blocks then, of which one has."""
+    """With masks or dropped weights: windows pass by in blocks then, of which one has."""
     qkv = torch.empty(1, 1, 1, 288, dtype=torch.bfloat16)
     assert of_large_windows(qkv, 3, (12, 12), is_plain=False) is row_attention_op
     take_measured(monkeypatch)
@@ -100,11 +102,12 @@ def test_rows_that_no_card_has_compared_are_not_taken_unasked(monkeypatch):
 
 
 def test_the_docs_say_which_kernels():
-    rows = {int(side): (kind, set(re.findall(r"`(\w+)`", names)))
-            for side, kind, names in ROW.findall(PAGE)}  # fmt: skip
+    rows = {
+        (int(side), kind): set(re.findall(r"`(\w+)`", names))
+        for side, kind, names in ROW.findall(PAGE)
+    }
     expected = {}
     for name in ARCHITECTURES:
-        for side, kind in kinds(build(name)).items():
-            assert expected.setdefault(side, (kind, set()))[0] == kind
-            expected[side][1].add(name)
+        for row in kinds(build(name)).items():
+            expected.setdefault(row, set()).add(name)
     assert rows == expected

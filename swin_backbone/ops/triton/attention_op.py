@@ -44,7 +44,9 @@ def is_large(sizes: _Sizes) -> bool:
     return sizes[0] * sizes[1] > MOST_TOKENS
 
 
-def of_large_windows(qkv: Tensor, heads: int, sizes: _Sizes, is_plain: bool = True):
+def of_large_windows(
+    qkv: Tensor, heads: int, sizes: _Sizes, cosine: bool = False, is_plain: bool = True
+):
     """The module whose kernels compute windows of which :func:`is_large` says so: by whole rows
     of scores, :mod:`.row_attention_op`, or else by blocks, :mod:`.streamed_attention_op`.
 
@@ -52,16 +54,19 @@ def of_large_windows(qkv: Tensor, heads: int, sizes: _Sizes, is_plain: bool = Tr
         qkv: (..., 3 * C).
         heads: number of heads.
         sizes: window rows and columns, and more.
-        is_plain: whether there are no cosines, masks and dropped weights: with these, no card has
-            compared rows with their definition yet.
+        cosine: whether scores are cosines.
+        is_plain: whether there are no masks and dropped weights: with these, no card has compared
+            rows with their definition yet.
     """
-    fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads))
+    fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads), cosine)
     compared = is_plain or dispatch.why_unproven(qkv) is None
     return by_rows if fits and compared else streamed
 
 
-def _is_plain(logit_scale: _Maybe, valid_sizes: _Maybe, dropout_p: float) -> bool:
-    return logit_scale is None and valid_sizes is None and dropout_p == 0
+def _of_call(qkv, table, logit_scale, valid_sizes, sizes, dropout_p):
+    """:func:`of_large_windows` for arguments of :func:`attend`."""
+    is_plain = valid_sizes is None and dropout_p == 0
+    return of_large_windows(qkv, table.shape[1], sizes, logit_scale is not None, is_plain)
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
@@ -105,8 +110,7 @@ def attend(
         (B, H, W, C), or (T, C), in the dtype of ``qkv``.
     """
     if is_large(sizes):
-        is_plain = _is_plain(logit_scale, valid_sizes, dropout_p)
-        return of_large_windows(qkv, table.shape[1], sizes, is_plain).attend(
+        return _of_call(qkv, table, logit_scale, valid_sizes, sizes, dropout_p).attend(
             qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
         )
     kind = kind_of_call(
@@ -156,8 +160,7 @@ def attention_partials(
         what they are of pairs, and where these are if not among them.
     """
     if is_large(sizes):
-        is_plain = _is_plain(logit_scale, valid_sizes, dropout_p)
-        return of_large_windows(qkv, table.shape[1], sizes, is_plain).partials(
+        return _of_call(qkv, table, logit_scale, valid_sizes, sizes, dropout_p).partials(
             grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
             dropout_p, sum_all,
         )  # fmt: skip

@@ -126,8 +126,8 @@ def normalise_batch_backward(
     launch = _sums_launch(rows, pitch, channels, relu)
     partials = x.new_empty((launch.grid[0], 2 * channels), dtype=torch.float32)
     launch(grad_out, x, statistics, weight, bias, partials)
-    grad_weight, grad_bias = summed([partials], [channels, channels])
+    (sums,) = summed([partials], [2 * channels])
     apply_launch(normalise_channels_backward, (rows, pitch), channels, RELU=relu)(
-        grad_out, x, statistics, weight, bias, grad_weight, grad_x
+        grad_out, x, statistics, weight, bias, sums, grad_x
     )
-    return grad_x, grad_weight, grad_bias
+    return grad_x, *sums.view(2, channels).unbind()

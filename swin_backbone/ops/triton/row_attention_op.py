@@ -1,5 +1,7 @@
 """Launches of the attention kernels for windows of 65 to 160 tokens, by whole rows of scores.
 
+Scores are scaled dot products: why not cosines, :mod:`.kernels.row_attention_kernels` says.
+
 Of their launch parameters, ``rows`` are the queries of a program, in the backward pass ``columns``
 the keys, and ``depth`` the channels that a head is filled up to there: with 64 of them all
 products are of the size that Hopper's matrix units take from memory on chip, without registers.
@@ -32,11 +34,12 @@ from .tuning import Work, config, tuned
 LEAST_TOKENS, MOST_TOKENS, MOST_CHANNELS, ELEMENT_BYTES = 65, 160, 32, 2
 
 
-def takes(dtype: torch.dtype, sizes: tuple[int, ...], head_dim: int) -> bool:
-    """Whether these kernels compute windows of ``sizes`` with ``head_dim`` channels a head."""
+def takes(dtype: torch.dtype, sizes: tuple[int, ...], head_dim: int, cosine: bool) -> bool:
+    """Whether these kernels compute windows of ``sizes`` with ``head_dim`` channels a head, and
+    their scores, which may be cosines."""
     tokens = sizes[0] * sizes[1]
     narrow = head_dim <= MOST_CHANNELS and dtype.itemsize <= ELEMENT_BYTES
-    return narrow and LEAST_TOKENS <= tokens <= MOST_TOKENS
+    return not cosine and narrow and LEAST_TOKENS <= tokens <= MOST_TOKENS
 
 
 def tiles(tokens: int) -> tuple[int, int]:
@@ -64,6 +67,12 @@ def _cut(shape, heads, sizes, block, programs) -> tuple[Cut, dict, tuple[int, in
     return cut, constants, (blocks, heads, cut.runs)
 
 
+def _others(qkv, table, *optional: Tensor | None) -> tuple[Tensor, ...]:
+    """:func:`.attention_cut.stand_ins` without that of the factors of cosines."""
+    padding, _, *others = stand_ins(qkv, table, *optional)
+    return padding, *others
+
+
 @remembered
 def _forward_launch(
     shape, heads, sizes, scale, dropout_p, dtype, precision, has_padding, cosine, masked
@@ -80,13 +89,13 @@ def _forward_launch(
 def attend(
     qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
 ) -> Tensor:
-    """The attended map; arguments as of :func:`.attention_op.attend`."""
+    """The attended map; arguments as of :func:`.attention_op.attend`, without ``logit_scale``."""
     kind = kind_of_call(
         qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
     )
     launch = _forward_launch(*kind)
     out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
-    others = stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
+    others = _others(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
     launch(qkv, table, *others, out)
     return out
 
@@ -124,7 +133,8 @@ def partials(
     grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
     dropout_p, sum_all,
 ) -> tuple[Tensor, Tensor, tuple[Pairs, Tensor]]:  # fmt: skip
-    """Gradients; arguments and results as of :func:`.attention_op.attention_partials`."""
+    """Gradients; arguments, without ``logit_scale``, and results as of
+    :func:`.attention_op.attention_partials`."""
     kind = kind_of_call(
         qkv, table, padding_qkv, logit_scale, valid_sizes, packed, sizes, scale, dropout_p
     )
@@ -135,8 +145,8 @@ def partials(
     grad_qkv = torch.empty_like(qkv)
     statistics = torch.empty((windows, heads, 2, pairs.pairs // pairs.keys), **wide)
     pair_partials = torch.empty((runs, pairs.columns), **wide)
-    sums = torch.zeros((rows, qkv.shape[-1] + heads), **wide)  # each kernel has rows of its own
-    others = stand_ins(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
+    sums = torch.zeros((rows, qkv.shape[-1]), **wide)  # each kernel has rows of its own
+    others = _others(qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed)
     given = (qkv, table, *others, grad_out, grad_qkv, statistics)
     queries(*given, pair_partials, sums)
     keys(*given, sums)

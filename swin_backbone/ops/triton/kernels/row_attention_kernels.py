@@ -6,6 +6,11 @@ A window's other tokens are two tiles whose sizes are powers of two, ``LEFT`` an
 may be none: 144 tokens are 128 and 16. Nothing is added up atomically. Scores are in units of
 log 2.
 
+Scores are scaled dot products. Those of cosine attention (V2) are left to
+:mod:`.streamed_attention_kernels`: with rows brought to length one in registers, ptxas 12.8, which
+Triton 3.6 comes with, derives the addresses of a product's blocks on chip from a register before
+what belongs there is computed, and the queries' backward pass read beyond them on an H200.
+
 The grid is (blocks of ``BLOCK`` tokens, heads, runs of windows): programs that read the same
 windows run at the same time, and find them in the cache.
 """
@@ -15,7 +20,7 @@ import triton.language as tl
 
 from .attention_kernels import LOG2E, SIZES, _bias, _dropout_factor, _find_map, _gather, _hide
 from .jit import kernel
-from .streamed_attention_kernels import _before_unit, _own_size, _place, _unit_rows
+from .streamed_attention_kernels import _own_size, _place
 
 
 @triton.jit
@@ -60,7 +65,7 @@ def _tokens(
 def _keys(
     local, source, part, pitch, first_row, first_column, height, width, own_height, own_width, rows,
     columns, channel, HEAD: tl.constexpr, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr,
-    ROLLS_FIRST: tl.constexpr, HAS_PADDING: tl.constexpr, COSINE: tl.constexpr,
+    ROLLS_FIRST: tl.constexpr, HAS_PADDING: tl.constexpr,
 ):  # fmt: skip
     """Keys and values of tokens of a window, and which are seen; ``pitch`` lies between queries,
     keys and values."""
@@ -75,8 +80,6 @@ def _keys(
         source + 2 * pitch, token, seen, fills, part + 2 * pitch, 3 * pitch, channel, HEAD,
         HAS_PADDING,
     )  # fmt: skip
-    if COSINE:
-        key, _ = _unit_rows(key)
     return key, value, seen
 
 
@@ -84,7 +87,7 @@ def _keys(
 def _queries(
     local, source, grad_source, known, pitch, first_row, first_column, height, width, own_height,
     own_width, rows, columns, channel, SIDE: tl.constexpr, HEAD: tl.constexpr,
-    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, ROLLS_FIRST: tl.constexpr, COSINE: tl.constexpr,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, ROLLS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Queries of tokens of a window, gradients for what they attended, and their statistics."""
     token, _, seen, _ = _tokens(
@@ -96,8 +99,6 @@ def _queries(
     inside = local < WINDOW_H * WINDOW_W
     logarithm = tl.load(known + local, mask=inside, other=float("inf"))
     mean = tl.load(known + SIDE + local, mask=inside, other=0.0)
-    if COSINE:
-        query, _ = _unit_rows(query)
     return query, grad, logarithm, mean
 
 
@@ -135,7 +136,6 @@ def rows_forward(
     qkv,
     table,
     padding,
-    logit_scale,
     valid,
     packed,
     seed_pointer,
@@ -160,7 +160,6 @@ def rows_forward(
     RIGHT: tl.constexpr,
     CHANNELS: tl.constexpr,
     HAS_PADDING: tl.constexpr,
-    COSINE: tl.constexpr,
     MASKED: tl.constexpr,
     PACKED: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -177,8 +176,6 @@ def rows_forward(
     if RIGHT:
         right_local = LEFT + tl.arange(0, RIGHT)
         right_bias = _bias(table, head, local, right_local, heads, WINDOW_H, WINDOW_W)
-    if COSINE:
-        scale = tl.load(logit_scale + head).to(tl.float32)
     scale *= LOG2E
     part = padding + head * HEAD
 
@@ -197,11 +194,9 @@ def rows_forward(
             WINDOW_W, ROLLS_FIRST,
         )  # fmt: skip
         query = _gather(source, token, seen, seen, part, 3 * pitch, channel, HEAD, False)
-        if COSINE:
-            query, _ = _unit_rows(query)
         key, left_value, key_seen = _keys(
             left_local, source, part, pitch, row, column, height, width, own_height, own_width,
-            rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING, COSINE,
+            rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING,
         )  # fmt: skip
         left = _scores(
             query, key, left_bias, scale, local, left_local, key_seen, row, column, is_border,
@@ -211,7 +206,7 @@ def rows_forward(
         if RIGHT:
             key, right_value, key_seen = _keys(
                 right_local, source, part, pitch, row, column, height, width, own_height, own_width,
-                rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING, COSINE,
+                rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING,
             )  # fmt: skip
             right = _scores(
                 query, key, right_bias, scale, local, right_local, key_seen, row, column, is_border,
@@ -250,7 +245,6 @@ def rows_backward_queries(
     qkv,
     table,
     padding,
-    logit_scale,
     valid,
     packed,
     seed_pointer,
@@ -280,7 +274,6 @@ def rows_backward_queries(
     RIGHT: tl.constexpr,
     CHANNELS: tl.constexpr,
     HAS_PADDING: tl.constexpr,
-    COSINE: tl.constexpr,
     MASKED: tl.constexpr,
     PACKED: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -292,9 +285,8 @@ def rows_backward_queries(
     ``SIDE`` is a window's number of tokens in whole blocks. ``statistics`` (windows, heads, 2,
     SIDE) float32: the logarithm of the softmax's divisor, and the mean by which weights' gradients
     are centred. Partial sums, see :func:`.attention_kernels.attention_backward`: ``pairs`` (runs,
-    heads, SIDE, LEFT + RIGHT) of the bias; and in ``sums`` (runs, blocks, 3 heads HEAD + heads) of
-    queries and of the logit scale. Keys come first in pairs: there are more of them, and so they
-    are what is shared among warps.
+    heads, SIDE, LEFT + RIGHT) of the bias; and in ``sums`` (runs, blocks, 3 heads HEAD) of queries.
+    Keys come first in pairs: there are more of them, and so they are what is shared among warps.
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
     KEYS: tl.constexpr = LEFT + RIGHT
@@ -310,11 +302,8 @@ def rows_backward_queries(
         right_local = LEFT + tl.arange(0, RIGHT)
         right_bias = tl.trans(_bias(table, head, local, right_local, heads, WINDOW_H, WINDOW_W))
         right_sum = tl.zeros([RIGHT, BLOCK], tl.float32)
-    if COSINE:
-        scale = tl.load(logit_scale + head).to(tl.float32)
     part = padding + head * HEAD
     query_sum = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    scale_sum = tl.zeros([BLOCK], tl.float32)
 
     first = run * windows_per_program
     for window in range(first, tl.minimum(first + windows_per_program, windows)):
@@ -335,11 +324,9 @@ def rows_backward_queries(
         grad_attended = _gather(
             grad_source, token, seen, seen, grad_source, pitch, channel, HEAD, False
         )
-        if COSINE:
-            query, query_inverse = _unit_rows(query)
         left_key, value, key_seen = _keys(
             left_local, source, part, pitch, row, column, height, width, own_height, own_width,
-            rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING, COSINE,
+            rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING,
         )  # fmt: skip
         left = _scores(
             left_key, query, left_bias, scale * LOG2E, left_local, local, key_seen, row, column,
@@ -351,7 +338,7 @@ def rows_backward_queries(
         if RIGHT:
             right_key, value, key_seen = _keys(
                 right_local, source, part, pitch, row, column, height, width, own_height, own_width,
-                rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING, COSINE,
+                rows, columns, channel, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, HAS_PADDING,
             )  # fmt: skip
             right = _scores(
                 right_key, query, right_bias, scale * LOG2E, right_local, local, key_seen, row,
@@ -393,11 +380,7 @@ def rows_backward_queries(
                 tl.trans(right_key), right.to(right_key.dtype), grad_query,
                 input_precision=PRECISION,
             )  # fmt: skip
-        grad_query = tl.trans(grad_query)
-        if COSINE:
-            grad_query, along = _before_unit(grad_query, query, query_inverse)
-            scale_sum += along
-        grad_query *= scale
+        grad_query = tl.trans(grad_query) * scale
         address = grad_qkv + origin * (3 * pitch) + head * HEAD
         address += (token * (3 * pitch))[:, None] + channel[None, :]
         written = on_map[:, None] & inside[None, :]
@@ -409,10 +392,8 @@ def rows_backward_queries(
     tl.store(pairs + own_pairs[None, :] + left_local[:, None], left_sum)
     if RIGHT:
         tl.store(pairs + own_pairs[None, :] + right_local[:, None], right_sum)
-    columns = 3 * pitch + heads
-    target = sums + (run * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * columns
+    target = sums + (run * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * (3 * pitch)
     tl.store(target + head * HEAD + channel, tl.sum(query_sum, 0), mask=inside)
-    tl.store(target + 3 * pitch + head, tl.sum(scale_sum, 0))
 
 
 @triton.jit
@@ -450,7 +431,6 @@ def rows_backward_keys(
     qkv,
     table,
     padding,
-    logit_scale,
     valid,
     packed,
     seed_pointer,
@@ -479,7 +459,6 @@ def rows_backward_keys(
     RIGHT: tl.constexpr,
     CHANNELS: tl.constexpr,
     HAS_PADDING: tl.constexpr,
-    COSINE: tl.constexpr,
     MASKED: tl.constexpr,
     PACKED: tl.constexpr,
     DROPOUT: tl.constexpr,
@@ -498,8 +477,6 @@ def rows_backward_keys(
     if RIGHT:
         right_local = LEFT + tl.arange(0, RIGHT)
         right_bias = _bias(table, head, right_local, local, heads, WINDOW_H, WINDOW_W)
-    if COSINE:
-        scale = tl.load(logit_scale + head).to(tl.float32)
     part = padding + head * HEAD
     key_sum = tl.zeros([BLOCK, CHANNELS], tl.float32)
     value_sum = tl.zeros([BLOCK, CHANNELS], tl.float32)
@@ -528,13 +505,11 @@ def rows_backward_keys(
             source + 2 * pitch, token, seen, fills, part + 2 * pitch, 3 * pitch, channel, HEAD,
             HAS_PADDING,
         )  # fmt: skip
-        if COSINE:
-            key, key_inverse = _unit_rows(key)
         grad_key = tl.zeros([CHANNELS, BLOCK], tl.float32)
         grad_value = tl.zeros([CHANNELS, BLOCK], tl.float32)
         query, grad_attended, logarithm, mean = _queries(
             left_local, source, grad_source, known, pitch, row, column, height, width, own_height,
-            own_width, rows, columns, channel, SIDE, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST, COSINE,
+            own_width, rows, columns, channel, SIDE, HEAD, WINDOW_H, WINDOW_W, ROLLS_FIRST,
         )  # fmt: skip
         grad_key, grad_value = _key_gradients(
             grad_key, grad_value, query, grad_attended, logarithm, mean, key, value, left_bias,
@@ -546,7 +521,7 @@ def rows_backward_keys(
             query, grad_attended, logarithm, mean = _queries(
                 right_local, source, grad_source, known, pitch, row, column, height, width,
                 own_height, own_width, rows, columns, channel, SIDE, HEAD, WINDOW_H, WINDOW_W,
-                ROLLS_FIRST, COSINE,
+                ROLLS_FIRST,
             )  # fmt: skip
             grad_key, grad_value = _key_gradients(
                 grad_key, grad_value, query, grad_attended, logarithm, mean, key, value, right_bias,
@@ -554,10 +529,7 @@ def rows_backward_keys(
                 column, is_border, is_partial, rows, columns, WINDOW_H, WINDOW_W, SHIFTED, MASKED,
                 DROPOUT, PRECISION,
             )  # fmt: skip
-        grad_key, grad_value = tl.trans(grad_key), tl.trans(grad_value)
-        if COSINE:
-            grad_key, _ = _before_unit(grad_key, key, key_inverse)
-        grad_key *= scale
+        grad_key, grad_value = tl.trans(grad_key) * scale, tl.trans(grad_value)
         address = grad_qkv + origin * (3 * pitch) + head * HEAD
         address += (token * (3 * pitch))[:, None] + channel[None, :]
         written = on_map[:, None] & inside[None, :]
@@ -565,15 +537,13 @@ def rows_backward_keys(
         tl.store(address + pitch, grad_key.to(element), mask=written)
         tl.store(address + 2 * pitch, grad_value.to(element), mask=written)
         if SUM_ALL:
+            # That of keys is zero, since scores matter up to a constant.
             value_sum += grad_value
-            if COSINE:  # else its sum over keys is zero, since scores matter up to a constant
-                key_sum += grad_key
         elif HAS_PADDING:
             key_sum += tl.where(fills[:, None], grad_key, 0.0)
             value_sum += tl.where(fills[:, None], grad_value, 0.0)
 
-    columns = 3 * pitch + heads
-    target = sums + (run * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * columns
+    target = sums + (run * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * (3 * pitch)
     target += head * HEAD + channel
     tl.store(target + pitch, tl.sum(key_sum, 0), mask=inside)
     tl.store(target + 2 * pitch, tl.sum(value_sum, 0), mask=inside)
