@@ -1,6 +1,7 @@
 """An accelerated segmentor under torch.compile: what it starts, keeps and gives, beside eager."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -28,9 +29,18 @@ def on_gpu(sizes, seed=0):
     return images.cuda(), [sample.to("cuda") for sample in samples]
 
 
+#: By head, what a compiled step starts less often than eager use. FPN's head adds four maps of one
+#: size, three of them resized to the size that they have: one gradient goes into three equal steps,
+#: and what comes of it into three more, of the last doubling of each. A compiler computes equal
+#: steps once (common subexpressions).
+COMPUTED_ONCE = {"FPN": {"resize_backward_last": 4}}
+
+
 @pytest.mark.parametrize("head", ["UPer", "FPN", "PSP"])
 def test_a_training_step(head):
-    """The same kernels, no more memory kept, one graph, the same losses, gradients and buffers."""
+    """The same kernels, but for what is equal and computed once; no more memory kept, one graph;
+    the same losses, gradients and buffers, and no gradient where eager use has none, as of the
+    norms of stages that PSPNet does not read."""
     model = segmentor(head).cuda().train()
     accelerate(model)
     images, samples = on_gpu((64, 96))
@@ -43,15 +53,17 @@ def test_a_training_step(head):
         inputs = [*own.parameters(), *own.buffers(), images]
         with started_kernels() as kernels, kept_bytes(inputs) as kept:
             losses = step(loss, images, samples)
-        grads = torch.cat([p.grad.flatten() for p in own.parameters()])
+        grads = {n: p.grad.flatten() for n, p in own.named_parameters() if p.grad is not None}
         found.append((kernels, sum(kept.values()), losses, grads, dict(own.named_buffers())))
     (eager, held, losses, grads, buffers), (ours, ours_held, *others) = found
-    assert ours == eager
+    assert eager - ours == Counter(COMPUTED_ONCE.get(head))
+    assert not ours - eager
     assert ours_held <= 1.01 * held
     assert graphs.frame_count == 1
     for name, value in losses.items():
         torch.testing.assert_close(others[0][name], value, rtol=2e-2, atol=2e-3)  # of bfloat16
-    assert relative_error(others[1], grads) < 3e-2
+    assert others[1].keys() == grads.keys()
+    assert relative_error(*(torch.cat(list(g.values())) for g in (others[1], grads))) < 3e-2
     for name, buffer in buffers.items():
         torch.testing.assert_close(others[2][name], buffer, rtol=1e-2, atol=1e-3)
 

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.profiler import ProfilerActivity, profile
 
 from swin_backbone.ops.triton.launch import Launch
 
@@ -67,3 +69,12 @@ def kept_bytes(inputs):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield kept
+
+
+def peak_bytes(run):
+    """Memory of the CPU that ``run()`` takes at most, beside what is there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+        run()
+    events = taken.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate(size for _, size in changes))

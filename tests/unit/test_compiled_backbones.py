@@ -2,8 +2,14 @@
 
 import pytest
 import torch
-from helpers.compiled_steps import compiled, kept_bytes, operators_of_step, started_kernels
-from helpers.kernels import DEVICE, let_kernels_run  # skips first where no kernel can run
+from helpers.compiled_steps import (
+    compiled,
+    kept_bytes,
+    operators_of_step,
+    peak_bytes,
+    started_kernels,
+)
+from helpers.kernels import DEVICE, HAS_GPU, let_kernels_run  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 
@@ -35,9 +41,11 @@ def step(call, model, x, sizes):
     return maps, torch.autograd.grad(sum(m.float().sin().sum() for m in maps), learned)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_kernels_memory_and_graphs(kind, monkeypatch):
-    """Each size starts what an eager step starts; two graphs serve all of them."""
+def test_kernels_memory_and_graphs(kind, dtype, monkeypatch):
+    """Each size starts what an eager step starts; two graphs serve all of them, whether maps are
+    kept as they are or in the dtype of autocast."""
     let_kernels_run(monkeypatch)
     model = backbone(drop_path_rate=0.2, **KINDS[kind])
     call, graphs = compiled(model)
@@ -45,7 +53,11 @@ def test_kernels_memory_and_graphs(kind, monkeypatch):
         x, sizes = images(model, size)
         found = []
         for run in (model, call):
-            with started_kernels(run=False) as kernels, kept_bytes(model.parameters()) as kept:
+            with (
+                started_kernels(run=False) as kernels,
+                kept_bytes(model.parameters()) as kept,
+                torch.autocast(DEVICE, dtype, enabled=dtype != x.dtype),
+            ):
                 step(run, model, x, sizes)
             found.append((kernels, sum(kept.values())))
         (eager_kernels, eager_bytes), (kernels, held) = found
@@ -53,6 +65,33 @@ def test_kernels_memory_and_graphs(kind, monkeypatch):
         assert eager_kernels
         assert held <= 1.01 * eager_bytes  # what is small may lie alone instead of side by side
         assert graphs.frame_count == count
+
+
+@pytest.mark.skipif(HAS_GPU, reason="counts the memory of the CPU")
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_memory_at_its_highest(kind, monkeypatch):
+    """At no time more than in eager use: of inference, of a forward pass that keeps, of a step. The
+    last stage's tokens are so wide that its queries, keys and values are views of a product."""
+    let_kernels_run(monkeypatch)
+    options = {"embed_dims": 96, "depths": (2, 1, 2), "num_heads": (3, 6, 12), "strides": (4, 2, 2)}
+    model = backbone(**options, out_indices=(0, 1, 2), drop_path_rate=0.0, **KINDS[kind])
+    call, _ = compiled(model)
+    x, sizes = images(model, (192, 192))
+
+    def forward(function, learns):
+        with started_kernels(run=False), torch.set_grad_enabled(learns):
+            return function(x, sizes)
+
+    def whole(function, learns):
+        maps = forward(function, learns)
+        with started_kernels(run=False):
+            torch.autograd.grad(maps, list(model.parameters()), [m.detach() for m in maps])
+
+    # A stage's backward pass is one operator, whose blocks all give back what they kept at its end.
+    for run, learns, most in [(forward, False, 1.01), (forward, True, 1.01), (whole, True, 1.05)]:
+        run(call, learns)  # compiles
+        eager, ours = (peak_bytes(lambda f=f: run(f, learns)) for f in (model, call))  # noqa: B023
+        assert ours <= most * eager
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])

@@ -141,6 +141,46 @@ def test_losses_of_many_sizes(avg_non_ignore):
         assert graphs.frame_count == count
 
 
+def test_equal_gradients_are_computed_once():
+    """Maps of one size that are resized to one size and added: their gradients are one, which eager
+    use computes for each."""
+
+    def run(a, b, c):
+        maps = (2 * a, 3 * b, 4 * c)
+        return sum(triton.resize_op.resize(x, 6, 8, False) for x in maps)
+
+    inputs = [last(2, 4, 3, 4) for _ in range(3)]
+    found, gradients = [], []
+    for function in (run, steps.compiled(run)[0]):
+        with steps.started_kernels() as kernels:
+            found.append(outcome(function, inputs, inputs))
+        gradients.append(kernels.pop("resize_backward_last"))
+        assert kernels == {"resize_forward_last": 3}
+    assert gradients == [3, 1]
+    assert_same(*found)
+
+
+def test_results_that_share_memory_are_copied():
+    """As operators must not return them; what has its memory to itself, a view or not, stays."""
+    places = []
+
+    def pieces(x: torch.Tensor) -> list[torch.Tensor]:
+        flat = torch.cat([x, x])
+        rows, empty = (x + 1).view(1, -1), x.new_empty(0)
+        places.extend((rows.data_ptr(), flat.data_ptr()))
+        return [flat[: len(x)], rows, flat[len(x) :], empty, empty[:]]
+
+    # Another name of an operator is another operator, however often this is run.
+    operator = triton.autograd_op.register(f"pieces_{id(places)}", pieces)
+    x = torch.randn(3, device=DEVICE)
+    one, rows, other, *empty = operator(x)
+    assert torch.equal(torch.stack([one, other]), torch.stack([x, x]))
+    assert torch.equal(rows, (x + 1)[None])
+    assert rows.data_ptr() == places[0]
+    assert len({t.untyped_storage().data_ptr() for t in (one, rows, other)} | {places[1]}) == 4
+    assert all(t.numel() == 0 for t in empty)
+
+
 def test_weights_are_cast_together():
     weights = [nn.Parameter(torch.randn(*shape, device=DEVICE)) for shape in [(4, 3), (5,), (2, 2)]]
     graphs = []

@@ -159,12 +159,6 @@ def test_pieces_of_a_vector(without, name, instead):
     assert torch.equal(flat, torch.cat([source.reshape(-1) for source in sources]).double())
 
 
-@ABSENT
-def test_what_may_be_a_view(without, instead):
-    tensors, _ = without("tensor_views", {"torch.Tensor._is_view"}, instead)
-    assert tensors.is_view(torch.zeros(3)[1:])
-
-
 CPU_NAMES = (
     "torch.softmax",
     "torch._softmax_backward_data",

@@ -57,19 +57,6 @@ def copy_all(targets: Tensors, sources: Tensors) -> None:
     _copy(targets, sources)
 
 
-def is_view(tensor: Tensor) -> bool:
-    """Whether a tensor is a view of another; where torch does not say, it may well be one."""
-    return _is_view(tensor)
-
-
-def _tells_views(tells: Callable[[Tensor], bool]) -> bool:
-    whole = torch.zeros(2, device="cpu")
-    return tells(whole[:1]) and not tells(whole)
-
-
-_is_view = choose("torch.Tensor._is_view", _tells_views, lambda tensor: True)
-
-
 def _counts_changes(version: object) -> bool:
     tensor = torch.zeros(2, device="cpu")
     before = version.__get__(tensor)

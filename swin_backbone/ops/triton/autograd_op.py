@@ -7,15 +7,17 @@ which serves in eager use.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
+from itertools import compress
 
 import torch
 from torch import Tensor
 
 from ..double_backward import differentiable_once
-from ..torch_internals.tensor_views import copy_all, is_view
+from ..torch_internals.tensor_views import copy_all
 
 
 class Differentiable:
@@ -73,8 +75,8 @@ class Differentiable:
 def register(name: str, function: Callable, random: bool = False):
     """``function`` as the operator ``swin_backbone::name`` of torch.
 
-    Its annotations become the operator's schema. Of a list that it returns, views are copied, since
-    an operator's outputs share no memory.
+    Its annotations become the operator's schema. Of a list that it returns, what shares memory is
+    copied, since an operator's outputs share none.
 
     Args:
         name: of the operator.
@@ -86,7 +88,7 @@ def register(name: str, function: Callable, random: bool = False):
     @wraps(function)
     def on_own_memory(*arguments):
         result = function(*arguments)
-        return without_views(result) if isinstance(result, list) else result
+        return apart(result) if isinstance(result, list) else result
 
     # A sequence: a single tag is taken by the newest torch alone.
     options = {"tags": (torch.Tag.nondeterministic_seeded,)} if random and _TAKES_TAGS else {}
@@ -98,11 +100,15 @@ def register(name: str, function: Callable, random: bool = False):
 _TAKES_TAGS = "tags" in signature(torch.library.custom_op).parameters
 
 
-def without_views(tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors, and copies of those that are views of others, made together."""
-    views = [tensor for tensor in tensors if is_view(tensor)]
+def apart(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors, and copies of those that share memory with others of them, made together; a
+    view that has its memory to itself, as of a product's rows, is left as it is."""
+    places = [tensor.untyped_storage().data_ptr() for tensor in tensors]
+    counts = Counter(places)
+    shared = [counts[place] > 1 for place in places]
+    views = list(compress(tensors, shared))
     copies = [torch.empty_like(view, memory_format=torch.contiguous_format) for view in views]
     if views:
         copy_all(copies, views)
     remaining = iter(copies)
-    return [next(remaining) if is_view(tensor) else tensor for tensor in tensors]
+    return [next(remaining) if s else tensor for tensor, s in zip(tensors, shared, strict=True)]

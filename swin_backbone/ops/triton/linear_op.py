@@ -128,7 +128,8 @@ def kept_like(x: Tensor, dtype: torch.dtype, keep: bool) -> Tensor:
 
 def kept(low: Tensor, x: Tensor) -> Tensor:
     """Rows (rows, C) of ``x`` in the compute dtype, of which ``low`` is :func:`kept_like`."""
-    return low if len(low) else x.view(-1, x.shape[-1])
+    # Not by the number of rows: a compiler that is asked for it makes a graph of each size.
+    return x.view(-1, x.shape[-1]) if x.dtype == low.dtype else low
 
 
 def _linear_kernel(rows: int, outputs: int, dtype: torch.dtype) -> str:

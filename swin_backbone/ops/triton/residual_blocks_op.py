@@ -138,16 +138,20 @@ def _forward(
     kept = [flat]
     for block in _blocks(x.shape[0], path_scales, parameters, copies, integers, numbers):
         own, low = block.parameters, block.low
-        between, qkv, attended = attention_branch(
+        between, *of_attention = attention_branch(
             x, block.scales[0], *own[:7], low["qkv_weight"], low.get("qkv_bias"),
             low["proj_weight"], valid_sizes, None, None, block.eps[0], block.sizes, block.factor,
             0.0,
         )  # fmt: skip
+        if keep:
+            kept += of_attention
+        del of_attention  # memory goes back as soon as eager use gives it back
         x = mlp_branch(
             between, block.scales[1], *own[7:], low["up_weight"], low["down_weight"], block.eps[1]
         )
         if keep:
-            kept += [qkv, attended, between, x]
+            kept += [between, x]
+        del between
     return kept if keep else [x]
 
 
