@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .mmdet_internals import LOSS_METHODS
+from .mmdet_sampling import sample_all
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 #: Losses that are sums over anchors, each with its weight.
@@ -66,7 +67,7 @@ def loss_by_feat(
     ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
     anchors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
     anchors = torch.cat(list(anchors))
-    drawn = [_draw(head, anchors, *pair) for pair in zip(batch_gt_instances, ignored, strict=True)]
+    drawn = _draw(head, anchors, batch_gt_instances, ignored)
     total = sum(result.avg_factor for result in drawn)
     return {
         "loss_rpn_cls": [_class_loss(head, _flat(cls_scores, 1), drawn, len(anchors), total)],
@@ -88,11 +89,12 @@ def _all_count(head: nn.Module, sizes: Sequence, metas: Sequence[dict]) -> bool:
     return True
 
 
-def _draw(head: nn.Module, anchors: Tensor, objects, ignored):
-    """mmdet's sampling result of an image."""
-    priors = type(objects)(priors=anchors)
-    assigned = head.assigner.assign(priors, objects, ignored)
-    return head.sampler.sample(assigned, priors, objects)
+def _draw(head: nn.Module, anchors: Tensor, objects: Sequence, ignored: Sequence) -> list:
+    """mmdet's sampling result of each image."""
+    priors = [type(one)(priors=anchors) for one in objects]
+    images = zip(priors, objects, ignored, strict=True)
+    assigned = [head.assigner.assign(*image) for image in images]
+    return sample_all(head.sampler, assigned, priors, objects)
 
 
 def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
