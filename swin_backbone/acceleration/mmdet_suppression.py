@@ -46,7 +46,7 @@ def suppressed_together(boxes: Tensor, scores: Tensor, levels: Tensor, cfg: Mapp
         cfg: as of :func:`why_not_together`, which has given no reason.
     """
     valid = _large_enough(boxes, cfg.get("min_bbox_size", -1))
-    scores, order = torch.where(valid, scores, -torch.inf).sort(dim=1, descending=True, stable=True)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
     valid, boxes = valid.gather(1, order), _gather(boxes, order)
     stays = valid & _stays(_moved_apart(boxes, valid, levels[order]), scores, cfg["nms"])
     most = min(cfg["max_per_img"], boxes.shape[1])

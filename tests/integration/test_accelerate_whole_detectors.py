@@ -134,6 +134,12 @@ def test_a_proposal_network_that_is_not_mmdets_gets_a_copy():
     assert "OwnHead is not mmdet's" in row.reason
 
 
+@pytest.fixture(scope="module")
+def rpn_head():
+    """Nobody may change it."""
+    return build("mask-rcnn").train().rpn_head
+
+
 PROPOSALS = {
     "as configured": {},
     "all anchors": {"nms_pre": -1},
@@ -150,16 +156,20 @@ SIZES = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
 
 
 def proposals_of(heads, changes, shapes, rescale=False, device="cpu"):
-    """Of images of these shapes, by each head: of maps at random."""
+    """Of images of these shapes, by each head: of scores in any order, none like another, since of
+    equal ones mmdet takes any."""
+    torch.manual_seed(0)
     number = len(shapes)
-    scores = [torch.randn(number, 3, *s, device=device) for s in SIZES]
+    parts = [number * 3 * rows * columns for rows, columns in SIZES]
+    scores = torch.linspace(-4, 4, sum(parts), device=device)[torch.randperm(sum(parts))]
+    scores = [x.view(number, 3, *s) for x, s in zip(scores.split(parts), SIZES, strict=True)]
     boxes = [torch.randn(number, 12, *s, device=device) for s in SIZES]
     metas = [{"img_shape": shape, "scale_factor": (0.5, 0.25)} for shape in shapes]
     cfg = copy.deepcopy(heads[0].test_cfg)
     cfg.update({"nms_pre": 1000, "max_per_img": 40, **changes})
     return [
         head.predict_by_feat(
-            [one.requires_grad_() for one in scores], boxes,
+            [one.clone().requires_grad_() for one in scores], boxes,
             batch_img_metas=metas, cfg=cfg, rescale=rescale,
         )
         for head in heads
@@ -170,10 +180,9 @@ def proposals_of(heads, changes, shapes, rescale=False, device="cpu"):
 @pytest.mark.parametrize("shapes", [((64, 96), (50, 70)), ((64, 96),) * 3], ids=["two", "one"])
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("changes", PROPOSALS.values(), ids=PROPOSALS)
-def test_proposals(changes, rescale, shapes, device):
+def test_proposals(rpn_head, changes, rescale, shapes, device):
     """The same boxes, of images of two shapes and of one."""
-    stock = build("mask-rcnn").train().rpn_head.to(device)
-    fast = copy.deepcopy(stock)
+    stock, fast = (copy.deepcopy(rpn_head).to(device) for _ in range(2))
     report = swin_backbone.accelerate(fast)
     expected, found = proposals_of((stock, fast), changes, shapes, rescale, device)
     for own, right in zip(found, expected, strict=True):
@@ -188,10 +197,9 @@ def test_proposals(changes, rescale, shapes, device):
     assert not {"predict_by_feat", "loss_by_feat"} & fast.__dict__.keys()
 
 
-def test_proposals_of_a_batch_with_one_wait(monkeypatch):
+def test_proposals_of_a_batch_with_one_wait(rpn_head, monkeypatch):
     """But for what mmdet's decoder copies to the device, twice; by kernels, here by a stand-in."""
-    stock = build("mask-rcnn").train().rpn_head
-    fast = copy.deepcopy(stock)
+    stock, fast = rpn_head, copy.deepcopy(rpn_head)
     swin_backbone.accelerate(fast)
     monkeypatch.setattr(dispatch, "suppression", lambda boxes: "triton")
     monkeypatch.setattr(ops, "unsuppressed", lambda boxes, threshold: boxes[..., 0] > 0)

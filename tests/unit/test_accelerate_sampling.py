@@ -88,7 +88,7 @@ OPTIONS = {
     "of RPN": {"num": 64, "pos_fraction": 0.25, "add_gt_as_proposals": False},
     "of regions": {"num": 64, "pos_fraction": 0.25},
     "half": {"num": 32, "pos_fraction": 0.5},
-    "few of none": {"num": 64, "pos_fraction": 0.25, "neg_pos_ub": 2},
+    "few of none": {"num": 64, "pos_fraction": 0.25, "neg_pos_ub": 2, "add_gt_as_proposals": False},
     "no fraction": {"num": 8, "pos_fraction": 0.0, "neg_pos_ub": 0},
 }
 
