@@ -42,6 +42,8 @@ def why_not(head: nn.Module) -> str | None:
         stock = [imported("mmdet.models.losses", kind) for kind in kinds]
         if type(loss) not in stock or loss.reduction != "mean":
             return f"its {name} is {type(loss).__name__}, and no mean of {' or '.join(kinds)}"
+    if head.loss_cls.ignore_index in (0, 1):
+        return "its loss_cls ignores anchors with an object, or those without"
     return None
 
 
@@ -117,7 +119,9 @@ def _class_loss(
     if head.train_cfg["pos_weight"] > 0:
         weights = torch.where(labels < head.num_classes, head.train_cfg["pos_weight"], weights)
     chosen = scores.index_select(0, torch.cat(places))
-    return head.loss_cls(chosen, labels, weights, avg_factor=total)
+    # Labels of one class as they are compared: mmdet asks the device which they are.
+    is_object = (labels == 0).to(weights)
+    return head.loss_cls(chosen, is_object[:, None], weights[:, None], avg_factor=total)
 
 
 def _box_loss(head: nn.Module, boxes: Tensor, drawn: Sequence, anchors: int, total: int) -> Tensor:
@@ -127,7 +131,9 @@ def _box_loss(head: nn.Module, boxes: Tensor, drawn: Sequence, anchors: int, tot
         torch.cat([result.pos_gt_bboxes for result in drawn]),
     )
     chosen = boxes.index_select(0, places)
-    return head.loss_bbox(chosen, targets, torch.ones_like(targets), avg_factor=total)
+    chosen = chosen.to(torch.promote_types(chosen.dtype, targets.dtype))
+    # Without weights, which are one: mmdet asks the device whether any is more than zero.
+    return head.loss_bbox(chosen, targets, avg_factor=total)
 
 
 REWRITE = Rewrite(

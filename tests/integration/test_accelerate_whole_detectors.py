@@ -21,6 +21,8 @@ from swin_backbone.ops import dispatch
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
 
+from mmengine.registry import MODELS
+
 EXPECTED = {
     "mask-rcnn": {
         "roi_extractors",
@@ -32,6 +34,8 @@ EXPECTED = {
         "assigners",
         "samplers",
         "sampling",
+        "overlaps",
+        "box_targets",
     },
     "dino": {"deformable_attention"},
     "mask2former": {"deformable_attention", "mask_losses"},
@@ -40,7 +44,7 @@ EXPECTED = {
 
 def build(name):
     from mmdet.utils import register_all_modules
-    from mmengine.registry import MODELS, DefaultScope
+    from mmengine.registry import DefaultScope
 
     register_all_modules(init_default_scope=False)
     if name in detectors.SEMANTIC:
@@ -209,39 +213,73 @@ def test_proposals_of_a_batch_with_one_wait(rpn_head, monkeypatch):
         assert waits(partial(proposals_of, [stock], {}, shapes)) > 2 * number + 2
 
 
-@pytest.mark.parametrize("change", ["nothing", "padding", "border", "no objects", "weight"])
-def test_losses_of_proposals(change):
+def objects_of(number, dtype=torch.float64):
+    """Objects of one class and metadata of images."""
+    samples = detectors.draw_objects(Task("mask-rcnn", number, "train", (64, 96)), "cpu")
+    objects = [sample.gt_instances for sample in samples]
+    for some in objects:
+        some.labels[:] = 0
+        some.bboxes = some.bboxes.to(dtype)
+    return objects, [dict(sample.metainfo) for sample in samples]
+
+
+def rpn_loss(head, objects, metas, dtype=torch.float64):
+    """Losses, and gradients of maps."""
+    torch.manual_seed(1)
+    number = len(metas)
+    scores = [torch.randn(number, 3, *s, dtype=dtype, requires_grad=True) for s in LAID_OUT]
+    boxes = [torch.randn(number, 12, *s, dtype=dtype, requires_grad=True) for s in LAID_OUT]
+    losses = head.loss_by_feat(scores, boxes, objects, metas)
+    values = [sum(losses[name]) for name in ("loss_rpn_cls", "loss_rpn_bbox")]
+    grads = torch.autograd.grad(sum(values), [*scores, *boxes])
+    return [*(value.detach() for value in values), *grads]
+
+
+#: Of maps of images of 64x96.
+LAID_OUT = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 1)]
+
+
+@pytest.mark.parametrize("loss", ["L1Loss", "SmoothL1Loss"])
+@pytest.mark.parametrize(
+    "change", ["nothing", "padding", "border", "no objects", "no object at all", "weight"]
+)
+def test_losses_of_proposals(rpn_head, change, loss):
     """Of all anchors, of those of some images alone, of weighted ones: as stock."""
-    stock = build("mask-rcnn").train().rpn_head.double()
+    stock = copy.deepcopy(rpn_head).double()
+    stock.loss_bbox = MODELS.build({"type": f"mmdet.{loss}", "loss_weight": 2.0})
     stock.train_cfg.pos_weight = 3.0 if change == "weight" else -1
     stock.train_cfg.allowed_border = 0 if change == "border" else -1
     fast = copy.deepcopy(stock)
     report = swin_backbone.accelerate(fast)
     assert "rpn_losses" in {row.rewrite for row in report.replaced}
-    sizes = [(64 // stride, 96 // stride) for stride in (4, 8, 16, 32, 64)]
-    sizes = [(max(rows, 1), max(columns, 1)) for rows, columns in sizes]
-    samples = detectors.draw_objects(Task("mask-rcnn", 2, "train", (64, 96)), "cpu")
-    objects = [sample.gt_instances for sample in samples]
-    for some in objects:
-        some.labels[:] = 0
-        some.bboxes = some.bboxes.double()
-    metas = [dict(sample.metainfo) for sample in samples]
+    objects, metas = objects_of(2)
     metas[1]["pad_shape"] = (40, 60) if change == "padding" else (64, 96)
     if change == "no objects":
         objects[0] = objects[0][:0]
-    results = []
-    for head in (stock, fast):
-        torch.manual_seed(1)
-        scores = [torch.randn(2, 3, *s, dtype=torch.float64, requires_grad=True) for s in sizes]
-        boxes = [torch.randn(2, 12, *s, dtype=torch.float64, requires_grad=True) for s in sizes]
-        losses = head.loss_by_feat(scores, boxes, objects, metas)
-        values = [sum(losses[name]) for name in ("loss_rpn_cls", "loss_rpn_bbox")]
-        grads = torch.autograd.grad(sum(values), [*scores, *boxes])
-        results.append([*(value.detach() for value in values), *grads])
+    if change == "no object at all":
+        objects = [some[:0] for some in objects]
+    results = [rpn_loss(head, objects, metas) for head in (stock, fast)]
     # Weights of anchors are float32.
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9)
     report.revert()
     assert "loss_by_feat" not in fast.__dict__
+
+
+def test_losses_of_proposals_with_one_wait(rpn_head):
+    """For how many anchors there are to draw from."""
+    fast = copy.deepcopy(rpn_head)
+    swin_backbone.accelerate(fast)
+    for number in (2, 5):
+        drawn = *objects_of(number, torch.float32), torch.float32
+        assert waits(partial(rpn_loss, fast, *drawn)) == 1
+        assert waits(partial(rpn_loss, rpn_head, *drawn)) > 6 * number
+
+
+def test_losses_that_ignore_a_label_are_left(rpn_head):
+    head = copy.deepcopy(rpn_head)
+    head.loss_cls.ignore_index = 1
+    (row,) = [one for one in swin_backbone.accelerate(head).left if one.rewrite == "rpn_losses"]
+    assert "ignores anchors" in row.reason
 
 
 def test_the_hook_turns_cudnns_trials_off_for_detectors(monkeypatch):
