@@ -397,6 +397,22 @@ MUTATIONS = (
         ("integration/test_accelerate_whole_detectors.py::test_losses_of_proposals",),
     ),
     Mutation(
+        "drawn boxes",
+        "boxes of one image are drawn among those of all",
+        "swin_backbone/acceleration/mmdet_sampling.py",
+        "order[middle:end] - first",
+        "order[middle:end]",
+        ("unit/test_accelerate_sampling.py::test_images_of_different_sizes_and_without_objects",),
+    ),
+    Mutation(
+        "proposals of a batch",
+        "boxes that are too small are proposed",
+        "swin_backbone/acceleration/mmdet_suppression.py",
+        "valid & _stays(",
+        "_stays(",
+        ("integration/test_accelerate_whole_detectors.py::test_proposals",),
+    ),
+    Mutation(
         "objects of queries",
         "masks at points are compared with other objects than those they were matched with",
         "swin_backbone/acceleration/mmdet_mask_losses.py",

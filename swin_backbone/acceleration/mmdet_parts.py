@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from .rewrite import Rewrite, Undo, imported, replace_methods
+from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 
 def parts_of(module: nn.Module, names: tuple[str, ...], stock: type | None) -> Iterator:
@@ -25,6 +25,7 @@ def rewrite_of_parts(
     stock: tuple[str, str],
     method: str,
     function: Callable,
+    also: tuple[str, ...] = (),
     unproven: bool = False,
 ) -> Rewrite:
     """A rewrite that gives such objects another method.
@@ -36,6 +37,7 @@ def rewrite_of_parts(
         stock: module and name of their class.
         method: that is replaced.
         function: what takes its place.
+        also: other methods that it stands for, which must be the class's.
         unproven: as of a :class:`Rewrite`.
     """
 
@@ -46,12 +48,12 @@ def rewrite_of_parts(
         return bool(parts(module))
 
     def why_not(module: nn.Module) -> str | None:
-        for part in parts(module):
-            if method in part.__dict__:
-                return f"its {method} was replaced"
-            if getattr(type(part), method) is not getattr(imported(*stock), method):
-                return f"{type(part).__name__} has a {method} of its own"
-        return None
+        reasons = (
+            own_method(part, one, imported(*stock))
+            for part in parts(module)
+            for one in (method, *also)
+        )
+        return next((reason for reason in reasons if reason is not None), None)
 
     def apply(module: nn.Module) -> Undo:
         undos = [replace_methods(part, {method: function}) for part in parts(module)]

@@ -2,7 +2,7 @@
 
 Stock heads choose and decode the best anchors image by image and level by level, and under autocast
 in 16 bits: anchors, and the boxes made of them, are then whole multiples of 8 pixels at 1,344 in
-bfloat16. Here boxes are float32. What overlaps is suppressed image by image, as ever.
+bfloat16. Here boxes are float32.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .mmdet_internals import PROPOSALS, suppressed
+from .mmdet_suppression import suppressed_together, why_not_together
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 
@@ -60,16 +61,30 @@ def predict_by_feat(
         )
     cfg = head.test_cfg if cfg is None else cfg
     with torch.no_grad():
-        boxes, scores, levels = _best(head, cls_scores, bbox_preds, cfg.get("nms_pre", -1))
+        coded, scores, levels = _best(head, cls_scores, bbox_preds, cfg.get("nms_pre", -1))
+        boxes = _decoded(head.bbox_coder, *coded, [meta["img_shape"] for meta in batch_img_metas])
+        if isinstance(boxes, Tensor) and why_not_together(boxes, cfg, rescale) is None:
+            return suppressed_together(boxes, scores, levels, cfg)
         kind = imported("mmengine.structures", "InstanceData")
-        results = []
-        for image, meta in enumerate(batch_img_metas):
-            decoded = head.bbox_coder.decode(
-                boxes[0][image], boxes[1][image], max_shape=meta["img_shape"]
+        return [
+            suppressed(
+                head,
+                kind(bboxes=boxes[image], scores=scores[image], level_ids=levels),
+                copy.deepcopy(cfg),
+                rescale,
+                meta,
             )
-            result = kind(bboxes=decoded, scores=scores[image], level_ids=levels)
-            results.append(suppressed(head, result, copy.deepcopy(cfg), rescale, meta))
-    return results
+            for image, meta in enumerate(batch_img_metas)
+        ]
+
+
+def _decoded(coder, priors: Tensor, deltas: Tensor, shapes: Sequence) -> Tensor | list:
+    """Boxes (B, N, 4), or of a type of mmdet's for each image, within images of these shapes."""
+    if len(set(map(tuple, shapes))) == 1 and not coder.use_box_type:
+        flat = coder.decode(priors.flatten(0, 1), deltas.flatten(0, 1), max_shape=shapes[0])
+        return flat.view_as(priors)
+    boxes = [coder.decode(*one) for one in zip(priors, deltas, shapes, strict=True)]
+    return boxes if coder.use_box_type else torch.stack(boxes)
 
 
 def _best(

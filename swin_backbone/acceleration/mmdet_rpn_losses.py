@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .mmdet_internals import LOSS_METHODS
+from .mmdet_sampling import sample_all
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
 #: Losses that are sums over anchors, each with its weight.
@@ -41,6 +42,8 @@ def why_not(head: nn.Module) -> str | None:
         stock = [imported("mmdet.models.losses", kind) for kind in kinds]
         if type(loss) not in stock or loss.reduction != "mean":
             return f"its {name} is {type(loss).__name__}, and no mean of {' or '.join(kinds)}"
+    if head.loss_cls.ignore_index in (0, 1):
+        return "its loss_cls ignores anchors with an object, or those without"
     return None
 
 
@@ -66,7 +69,7 @@ def loss_by_feat(
     ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
     anchors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
     anchors = torch.cat(list(anchors))
-    drawn = [_draw(head, anchors, *pair) for pair in zip(batch_gt_instances, ignored, strict=True)]
+    drawn = _draw(head, anchors, batch_gt_instances, ignored)
     total = sum(result.avg_factor for result in drawn)
     return {
         "loss_rpn_cls": [_class_loss(head, _flat(cls_scores, 1), drawn, len(anchors), total)],
@@ -88,11 +91,12 @@ def _all_count(head: nn.Module, sizes: Sequence, metas: Sequence[dict]) -> bool:
     return True
 
 
-def _draw(head: nn.Module, anchors: Tensor, objects, ignored):
-    """mmdet's sampling result of an image."""
-    priors = type(objects)(priors=anchors)
-    assigned = head.assigner.assign(priors, objects, ignored)
-    return head.sampler.sample(assigned, priors, objects)
+def _draw(head: nn.Module, anchors: Tensor, objects: Sequence, ignored: Sequence) -> list:
+    """mmdet's sampling result of each image."""
+    priors = [type(one)(priors=anchors) for one in objects]
+    images = zip(priors, objects, ignored, strict=True)
+    assigned = [head.assigner.assign(*image) for image in images]
+    return sample_all(head.sampler, assigned, priors, objects)
 
 
 def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
@@ -115,7 +119,9 @@ def _class_loss(
     if head.train_cfg["pos_weight"] > 0:
         weights = torch.where(labels < head.num_classes, head.train_cfg["pos_weight"], weights)
     chosen = scores.index_select(0, torch.cat(places))
-    return head.loss_cls(chosen, labels, weights, avg_factor=total)
+    # Labels of one class as they are compared: mmdet asks the device which they are.
+    is_object = (labels == 0).to(weights)
+    return head.loss_cls(chosen, is_object[:, None], weights[:, None], avg_factor=total)
 
 
 def _box_loss(head: nn.Module, boxes: Tensor, drawn: Sequence, anchors: int, total: int) -> Tensor:
@@ -125,7 +131,9 @@ def _box_loss(head: nn.Module, boxes: Tensor, drawn: Sequence, anchors: int, tot
         torch.cat([result.pos_gt_bboxes for result in drawn]),
     )
     chosen = boxes.index_select(0, places)
-    return head.loss_bbox(chosen, targets, torch.ones_like(targets), avg_factor=total)
+    chosen = chosen.to(torch.promote_types(chosen.dtype, targets.dtype))
+    # Without weights, which are one: mmdet asks the device whether any is more than zero.
+    return head.loss_bbox(chosen, targets, avg_factor=total)
 
 
 REWRITE = Rewrite(

@@ -87,8 +87,9 @@ def imported(module: str, name: str):
     return getattr(sys.modules.get(module), name, None)
 
 
-def own_method(module: nn.Module, name: str, stock: type) -> str | None:
-    """Why a method is not the one that ``stock`` defines, or ``None`` if it is."""
+def own_method(module: object, name: str, stock: type) -> str | None:
+    """Why a method of a module, or of another object, is not the one that ``stock`` defines, or
+    ``None`` if it is."""
     if name in module.__dict__:
         return f"its {name} was replaced"
     if getattr(type(module), name, None) is not getattr(stock, name):

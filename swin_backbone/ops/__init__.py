@@ -47,7 +47,7 @@ from .resized_losses import (
     resized_cross_entropy,
 )
 from .roi_align import ROI_ALIGN, roi_align
-from .suppression import SUPPRESSION, non_maximum_suppression
+from .suppression import SUPPRESSION, non_maximum_suppression, unsuppressed
 from .variable_length_attention import attend, shifted_window_attention_packed
 from .weight_copies import LowPrecisionCopies
 
@@ -123,5 +123,6 @@ __all__ = [
     "shifted_window_attention",
     "shifted_window_attention_packed",
     "takes_stages",
+    "unsuppressed",
     "view_scores",
 ]

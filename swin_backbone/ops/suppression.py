@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from . import dispatch, triton
 from .argument_checks import FINITE, OneOf, check_tensor
-from .reference.suppression_reference import suppress
+from .reference.suppression_reference import stays, suppress
 
 #: What computes it; see :func:`non_maximum_suppression`.
 SUPPRESSION = ("auto", "reference", "triton")
@@ -37,16 +38,61 @@ def non_maximum_suppression(
     """
     check(boxes, scores)
     threshold = FINITE("iou_threshold", iou_threshold)
+    if _way(boxes, impl) == "triton":
+        return triton.suppression_op.suppress(boxes.float(), scores, threshold)
+    return suppress(boxes, scores, threshold)
+
+
+def unsuppressed(boxes: Tensor, iou_threshold: float, *, impl: str = "auto") -> Tensor:
+    """Which boxes of each image no better box, itself kept, overlaps by more than a threshold.
+
+    As :func:`non_maximum_suppression` for boxes that come best first, of all images at once, and
+    without a wait for the device.
+
+    Args:
+        boxes: (B, N, 4), floating point, as x1, y1, x2, y2, in each image the best first.
+        iou_threshold: intersection over union above which the worse box goes.
+        impl: as there.
+
+    Returns:
+        bool (B, N).
+
+    Raises:
+        ValueError: for other shapes, a threshold that is not finite, or an ``impl`` that there is
+            not or that cannot run.
+        TypeError: for other types and dtypes.
+    """
+    check_tensor("boxes", boxes)
+    if not boxes.is_floating_point():
+        raise TypeError(f"boxes must be floating point, got {boxes.dtype}")
+    if boxes.dim() != 3 or boxes.shape[2] != 4:
+        raise ValueError(f"boxes must be (B, N, 4), got {tuple(boxes.shape)}")
+    threshold = FINITE("iou_threshold", iou_threshold)
+    find = stays
+    if _way(boxes.flatten(0, 1)[: boxes.shape[1]], impl) == "triton":
+        boxes, find = boxes.float(), triton.suppression_op.unsuppressed
+        if impl == "triton" or dispatch.why_unproven(boxes) is None:
+            return find(boxes, threshold)
+    kept = boxes.new_empty(boxes.shape[:2], dtype=torch.bool)
+    for image, of_image in zip(boxes, kept, strict=True):
+        of_image.copy_(find(image, threshold))
+    return kept
+
+
+def _way(boxes: Tensor, impl: str) -> str:
+    """What runs boxes (N, 4) of an image: ``'triton'`` or ``'reference'``.
+
+    Raises:
+        ValueError: as of :func:`non_maximum_suppression`.
+    """
     OneOf(SUPPRESSION)("impl", impl)
     if impl == "auto":
-        impl = dispatch.suppression(boxes)
-    elif impl == "triton":
+        return dispatch.suppression(boxes)
+    if impl == "triton":
         reason = dispatch.why_not_boxes(boxes)
         if reason is not None:
             raise ValueError(f"impl 'triton' cannot run: {reason}")
-    if impl == "triton":
-        return triton.suppression_op.suppress(boxes.float(), scores, threshold)
-    return suppress(boxes, scores, threshold)
+    return impl
 
 
 def check(boxes: Tensor, scores: Tensor) -> None:

@@ -65,6 +65,41 @@ def test_dtypes(impl, dtype):
     assert half.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("impl", ["reference", "triton", "auto"])
+@pytest.mark.parametrize(("images", "count"), [(0, 3), (2, 0), (1, 64), (3, 70), (2, 130)])
+def test_images_of_a_batch(impl, images, count, monkeypatch):
+    """Each as by itself; on request together."""
+    drawn = [draw(count, 25) for _ in range(images)]
+    best_first = [boxes[scores.argsort(descending=True)] for boxes, scores in drawn]
+    boxes = torch.stack(best_first) if images else torch.zeros(0, count, 4, device=DEVICE)
+    falling = torch.linspace(1, 0, count, device=DEVICE)
+    for takes in (True, False):
+        monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", takes)
+        found = ops.unsuppressed(boxes, 0.5, impl=impl)
+        assert found.shape == (images, count)
+        assert found.dtype == torch.bool
+        for of_image, stay in zip(boxes, found, strict=True):
+            kept = torchvision_ops.nms(of_image, falling, 0.5)
+            assert stay.nonzero().flatten().tolist() == kept.tolist()
+
+
+BAD_BATCHES = {
+    "one image": (torch.zeros(3, 4), 0.5, "auto", ValueError, r"\(B, N, 4\)"),
+    "integers": (torch.zeros(1, 3, 4).int(), 0.5, "auto", TypeError, "floating"),
+    "threshold": (torch.zeros(1, 3, 4), None, "auto", TypeError, "iou_threshold"),
+    "way": (torch.zeros(1, 3, 4), 0.5, "cuda", ValueError, "impl"),
+    "dtype of the way": (torch.zeros(1, 3, 4).double(), 0.5, "triton", ValueError, "float64"),
+}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "threshold", "impl", "kind", "words"), BAD_BATCHES.values(), ids=BAD_BATCHES
+)
+def test_errors_of_batches(boxes, threshold, impl, kind, words):
+    with pytest.raises(kind, match=words):
+        ops.unsuppressed(boxes, threshold, impl=impl)
+
+
 BAD = {
     "no boxes": ((torch.zeros(3, 5), torch.zeros(3), 0.5), ValueError, "boxes"),
     "no tensor": (([[0, 0, 1, 1]], torch.zeros(1), 0.5), TypeError, "boxes"),

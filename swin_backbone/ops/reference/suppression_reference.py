@@ -16,15 +16,20 @@ def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
     return common / (areas[0][:, None] + areas[1][None] - common)
 
 
-def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Box by box, best first; arguments and result are those of
-    :func:`swin_backbone.ops.non_maximum_suppression`."""
-    order = scores.sort(descending=True, stable=True).indices
-    over = overlaps(boxes[order], boxes[order]) > iou_threshold
-    kept: list[int] = []
-    gone = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
-    for place in range(len(order)):
+def stays(boxes: Tensor, iou_threshold: float) -> Tensor:
+    """bool (N,): which boxes (N, 4), best first, no better one overlaps that itself stays. Box by
+    box."""
+    over = overlaps(boxes, boxes) > iou_threshold
+    kept = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    gone = kept.clone()
+    for place in range(len(boxes)):
         if not gone[place]:
-            kept.append(place)
+            kept[place] = True
             gone |= over[place]
-    return order[torch.tensor(kept, dtype=torch.long, device=boxes.device)]
+    return kept
+
+
+def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Arguments and result are those of :func:`swin_backbone.ops.non_maximum_suppression`."""
+    order = scores.sort(descending=True, stable=True).indices
+    return order[stays(boxes[order], iou_threshold)]

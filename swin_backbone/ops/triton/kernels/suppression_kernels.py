@@ -31,11 +31,16 @@ def overlapping(boxes, rows, columns, count, words, threshold):
     64 w + j, by more than ``threshold``. ``columns`` (64 words,): which better ones of its own
     block a box is overlapped by. Words before a box's own are not written.
 
-    ``boxes`` are (count, 4), best first. The grid is words, then blocks of boxes.
+    ``boxes`` are (count, 4), best first. The grid is words, image by image, then blocks of boxes;
+    what belongs to the next image follows.
     """
-    word, block = tl.program_id(0), tl.program_id(1)
+    place, block = tl.program_id(0), tl.program_id(1)
+    image, word = (place // words).to(tl.int64), place % words
     if word < block:
         return
+    boxes += image * count * 4
+    rows += image * 64 * words * words
+    columns += image * 64 * words
     lane = tl.arange(0, 64)
     first, second = block * 64 + lane, word * 64 + lane
     left, top, right, bottom = _sides(boxes, first, count)
@@ -55,10 +60,14 @@ def overlapping(boxes, rows, columns, count, words, threshold):
 
 @kernel("count", "words")
 def sweep(rows, columns, kept, count, words, WORDS: tl.constexpr, ROWS: tl.constexpr):
-    """``kept`` (words,) int64: which boxes no kept better one overlaps. One program.
+    """``kept`` (words,) int64: which boxes no kept better one overlaps. One program an image.
 
     WORDS is a power of two from ``words``.
     """
+    image = tl.program_id(0).to(tl.int64)
+    rows += image * 64 * words * words
+    columns += image * 64 * words
+    kept += image * words
     lane = tl.arange(0, 64)
     bit = tl.full([64], 1, tl.int64) << lane.to(tl.int64)
     number = tl.arange(0, WORDS)
