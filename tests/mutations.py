@@ -405,6 +405,14 @@ MUTATIONS = (
         ("unit/test_accelerate_sampling.py::test_images_of_different_sizes_and_without_objects",),
     ),
     Mutation(
+        "boxes with an object",
+        "boxes of the second image are looked for behind the first one's objects",
+        "swin_backbone/acceleration/mmdet_box_losses.py",
+        "many + len(result.neg_priors)",
+        "many",
+        ("unit/test_accelerate_box_losses.py::test_the_same_losses",),
+    ),
+    Mutation(
         "proposals of a batch",
         "boxes that are too small are proposed",
         "swin_backbone/acceleration/mmdet_suppression.py",

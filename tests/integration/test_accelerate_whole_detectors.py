@@ -36,6 +36,7 @@ EXPECTED = {
         "sampling",
         "overlaps",
         "box_targets",
+        "box_losses",
     },
     "dino": {"deformable_attention"},
     "mask2former": {"deformable_attention", "mask_losses"},

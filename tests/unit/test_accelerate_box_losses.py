@@ -1,0 +1,148 @@
+"""Losses of boxes without waits for a device, against mmdet's box head."""
+
+import copy
+
+import pytest
+import torch
+from helpers.waits import waits
+
+import swin_backbone  # lets mmcv.ops import
+from swin_backbone.ops import dispatch
+
+pytest.importorskip("mmdet")
+
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
+from mmdet.models.task_modules import AssignResult
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
+
+CLASSES = 5
+
+
+@pytest.fixture(autouse=True)
+def on_request(monkeypatch):
+    """What no card has measured yet is asked for."""
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
+
+
+def head_of(**options):
+    settings = {"in_channels": 4, "roi_feat_size": 3, "fc_out_channels": 8, "num_classes": CLASSES}
+    settings["loss_bbox"] = {"type": "L1Loss", "loss_weight": 2.0}
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return Shared2FCBBoxHead(**{**settings, **options})
+
+
+def drawn(positive, negative):
+    """What a sampler gives of an image."""
+    count = positive + negative
+    corner = torch.rand(count + 3, 2) * 50
+    boxes = torch.cat([corner, corner + 1 + torch.rand(count + 3, 2) * 20], 1)
+    objects, boxes = boxes[:3], boxes[3:]
+    numbers = torch.cat([torch.randint(1, len(objects) + 1, (positive,)), torch.zeros(negative)])
+    labels = torch.randint(CLASSES, (count,))
+    result = AssignResult(len(objects), numbers.long(), torch.rand(count), labels)
+    places = torch.randperm(positive), positive + torch.randperm(negative)
+    flags = torch.zeros(count, dtype=torch.uint8)
+    return SamplingResult(*places, boxes, objects, result, flags)
+
+
+def step(head, results, weight=-1, dtype=torch.float32, **options):
+    """Losses and gradients of the head's outputs."""
+    torch.manual_seed(1)
+    count = sum(len(result.priors) for result in results)
+    rois = torch.rand(count, 5)
+    outputs = head(torch.randn(count, 4, 3, 3))
+    outputs = [one.detach().to(dtype).requires_grad_() for one in outputs]
+    cfg = ConfigDict(pos_weight=weight)
+    found = head.loss_and_target(*outputs, rois, results, cfg, **options)
+    losses = found["loss_bbox"]
+    total = sum(value.sum() for name, value in losses.items() if "loss" in name)
+    grads = torch.autograd.grad(total, outputs, allow_unused=True, materialize_grads=True)
+    return {name: value.detach() for name, value in losses.items()}, grads, found["bbox_targets"]
+
+
+IMAGES = {
+    "two": [(7, 20), (3, 30)],
+    "one without objects": [(0, 9), (4, 5), (0, 3)],
+    "no objects": [(0, 9), (0, 5)],
+    "objects alone": [(6, 0)],
+    "no boxes": [(0, 0)],
+}
+OPTIONS = {
+    "usual": {},
+    "one box for all classes": {"reg_class_agnostic": True},
+    "smooth": {"loss_bbox": {"type": "SmoothL1Loss", "beta": 0.5}},
+    "weights of classes": {
+        "loss_cls": {"type": "CrossEntropyLoss", "class_weight": [1.0, 2.0, 3.0, 1.0, 1.0, 0.5]}
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight", [-1, 3.0])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
+def test_the_same_losses(images, options, weight, dtype):
+    stock = head_of(**options)
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    assert "box_losses" in {row.rewrite for row in report.replaced}
+    results = [drawn(*image) for image in images]
+    (losses, grads, targets), (expected, right, others) = (
+        step(head, results, weight, dtype) for head in (fast, stock)
+    )
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        assert torch.equal(loss.float(), expected[name].float()), name
+    assert all(map(torch.equal, grads, right))
+    assert all(map(torch.equal, targets, others))
+    report.revert()
+    assert "loss_and_target" not in vars(fast)
+
+
+@pytest.mark.parametrize("options", [{"reduction_override": "none"}, {"concat": False}])
+def test_other_calls_are_mmdets(options):
+    """Which gives losses of each box, or none of images in a list."""
+    stock = head_of()
+    fast = copy.deepcopy(stock)
+    swin_backbone.accelerate(fast)
+    results = [drawn(3, 8), drawn(2, 5)]
+    if "concat" in options:
+        for head in (fast, stock):
+            with pytest.raises(TypeError):
+                step(head, results, **options)
+    else:
+        found, expected = (step(head, results, **options)[0] for head in (fast, stock))
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_the_host_does_not_wait(number):
+    """But on a CPU, where setting a part of a tensor to a number is counted as a copy."""
+    stock = head_of()
+    fast = copy.deepcopy(stock)
+    swin_backbone.accelerate(fast)
+    results = [drawn(4, 9) for _ in range(number)]
+    targets = waits(lambda: fast.get_targets(results, ConfigDict(pos_weight=-1)))
+    assert waits(lambda: step(fast, results)) == targets
+    assert waits(lambda: step(stock, results)) >= targets + 7
+
+
+class OwnTargets(Shared2FCBBoxHead):
+    def get_targets(self, *args, **kwargs):
+        return super().get_targets(*args, **kwargs)
+
+
+def test_other_heads_are_left():
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        heads = {
+            "get_targets of its own": OwnTargets(in_channels=4, roi_feat_size=3),
+            "coded boxes": head_of(reg_decoded_bbox=True),
+            "GIoULoss": head_of(loss_bbox={"type": "GIoULoss"}),
+            "no mean": head_of(loss_bbox={"type": "L1Loss", "reduction": "sum"}),
+            "classes and": BBoxHead(with_reg=False),
+        }
+    for words, head in heads.items():
+        left = swin_backbone.accelerate(head).left
+        assert words in next(row.reason for row in left if row.rewrite == "box_losses")
