@@ -71,7 +71,6 @@ def loss_and_target(
     boxes = bbox_pred.view(len(bbox_pred), -1, box_targets.shape[1])
     of_class = 0 if head.reg_class_agnostic else labels[places]
     boxes, box_targets = boxes[places, of_class], box_targets[places]
-    boxes = boxes.to(torch.promote_types(boxes.dtype, box_targets.dtype))
     losses["loss_bbox"] = head.loss_bbox(boxes, box_targets, avg_factor=len(labels))
     return {"loss_bbox": losses, "bbox_targets": targets}
 

@@ -266,6 +266,17 @@ def test_losses_of_proposals(rpn_head, change, loss):
     assert "loss_by_feat" not in fast.__dict__
 
 
+@pytest.mark.parametrize("with_objects", [True, False])
+def test_losses_of_proposals_in_16_bits(rpn_head, with_objects):
+    """Of maps in bfloat16, as autocast leaves them: the stock head's, in its dtypes."""
+    fast = copy.deepcopy(rpn_head)
+    swin_backbone.accelerate(fast)
+    objects, metas = objects_of(2, torch.float32)
+    objects = objects if with_objects else [some[:0] for some in objects]
+    found, right = (rpn_loss(head, objects, metas, torch.bfloat16) for head in (fast, rpn_head))
+    torch.testing.assert_close(found, right, rtol=1e-2, atol=1e-6)  # sums of gradients in bfloat16
+
+
 def test_losses_of_proposals_with_one_wait(rpn_head):
     """For how many anchors there are to draw from."""
     fast = copy.deepcopy(rpn_head)
