@@ -2,17 +2,23 @@
 
 mmdet copies boxes to the host and back, makes a float map of the image's size for every sampled
 box, and copies the result to the host and back. Here each image's masks go to the device once, and
-boxes say which of them they are cut out of: the same op, the same targets.
+boxes say which of them they are cut out of: the same op, the same targets. In a detector that is
+accelerated they go there while the backbone is still computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, own_method, replace_methods, why_unproven
+
+#: Masks on a device, of batches whose losses are being computed.
+_ahead: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def stock() -> type | None:
@@ -59,10 +65,51 @@ def _cut(masks, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
     boxes = boxes.detach().float()
     x, y = boxes[:, 0::2].clamp(0, masks.width), boxes[:, 1::2].clamp(0, masks.height)
     rois = torch.stack([chosen.float(), x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
-    # A copy from memory that the system may move waits for all that the device has to do.
-    pixels = torch.from_numpy(masks.masks)
-    pixels = (pixels.pin_memory() if boxes.is_cuda else pixels).to(boxes.device, non_blocking=True)
+    pixels = _ahead.get(masks)
+    if pixels is None or pixels.device != boxes.device:
+        pixels = _copied(masks, boxes.device)
     return roi_align(pixels[:, None].float(), rois, size, 1.0, 0, "avg", True)[:, 0]
+
+
+def _copied(masks, device: torch.device) -> Tensor:
+    """(N, H, W) uint8 of bitmaps."""
+    pixels = torch.from_numpy(masks.masks)
+    # A copy from memory that the system may move waits for all that the device has to do.
+    pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+    return pixels.to(device, non_blocking=True)
+
+
+@contextmanager
+def masks_ahead(heads: Sequence[nn.Module], samples: Sequence) -> Iterator[Callable]:
+    """Within it, the masks of a batch can be on a device before targets are cut out of them.
+
+    Args:
+        heads: mask heads of a detector.
+        samples: data samples of the batch.
+
+    Yields:
+        What starts the copies to a device, if all the heads are accelerated.
+    """
+    bitmaps, held = imported("mmdet.structures.mask", "BitmapMasks"), []
+
+    def start(device: torch.device) -> None:
+        if not heads or not all(map(_is_accelerated, heads)) or why_unproven() is not None:
+            return
+        for sample in samples:
+            masks = sample.gt_instances.get("masks")
+            if type(masks) is bitmaps and len(masks.masks):
+                _ahead[masks] = _copied(masks, device)
+                held.append(masks)
+
+    try:
+        yield start
+    finally:
+        for masks in held:
+            _ahead.pop(masks, None)
+
+
+def _is_accelerated(head: nn.Module) -> bool:
+    return getattr(head.__dict__.get("get_targets"), "__func__", None) is get_targets
 
 
 REWRITE = Rewrite(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from torch import nn
+from torch import Tensor, nn
 
+from .mmdet_mask_targets import masks_ahead
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods, with_globals
 
 #: Module and class of the detectors whose ``loss`` makes the copy.
@@ -39,8 +40,27 @@ def why_not(detector: nn.Module) -> str | None:
 
 
 def apply(detector: nn.Module) -> Undo:
-    copy = SimpleNamespace(deepcopy=with_own_containers)
-    return replace_methods(detector, {"loss": with_globals(_stock(detector).loss, copy=copy)})
+    stock = _stock(detector).loss
+
+    def loss(detector: nn.Module, batch_inputs: Tensor, batch_data_samples: Sequence) -> dict:
+        """mmdet's own, in which the backbone runs before the samples are copied."""
+        with masks_ahead(_mask_heads(detector), batch_data_samples) as start:
+
+            def shared(samples: Sequence) -> list:
+                start(batch_inputs.device)
+                return with_own_containers(samples)
+
+            own = with_globals(stock, copy=SimpleNamespace(deepcopy=shared))
+            return own(detector, batch_inputs, batch_data_samples)
+
+    return replace_methods(detector, {"loss": loss})
+
+
+def _mask_heads(detector: nn.Module) -> list[nn.Module]:
+    head = getattr(getattr(detector, "roi_head", None), "mask_head", None)
+    if isinstance(head, nn.ModuleList):
+        return list(head)
+    return [] if head is None else [head]
 
 
 def with_own_containers(samples: Sequence) -> list:

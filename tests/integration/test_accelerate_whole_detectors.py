@@ -1,6 +1,7 @@
 """Losses of whole detectors, accelerated, against the stock ones."""
 
 import copy
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -129,6 +130,36 @@ def test_the_region_proposal_network_shares_ground_truth():
         assert own.metainfo == sample.metainfo
     report.revert()
     assert "loss" not in vars(model)
+
+
+@pytest.mark.parametrize(("switches", "ahead"), [({}, True), ({"mask_targets": False}, False)])
+def test_masks_are_copied_while_the_backbone_is_computed(monkeypatch, switches, ahead):
+    """Once each, before anything is drawn, which waits; nobody holds them afterwards."""
+    model = build("mask-rcnn").train()
+    swin_backbone.accelerate(model, **switches)
+    images = torch.randn(2, 3, 64, 96)
+    samples = detectors.draw_objects(Task("mask-rcnn", 2, "train", (64, 96)), "cpu")
+    order, stock, rpn = [], torch.from_numpy, model.rpn_head.loss_by_feat
+    pixels = [sample.gt_instances.masks.masks for sample in samples]
+
+    def spy(array):
+        if any(array is one for one in pixels):
+            order.append("masks")
+        return stock(array)
+
+    def drawn(*args, **kwargs):
+        order.append("proposals")
+        return rpn(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "from_numpy", spy)
+    model.rpn_head.loss_by_feat = drawn
+    holders = [sys.getrefcount(one) for one in pixels]
+    for _ in range(2):
+        losses = model.loss(images, samples)
+        assert order == ["masks", "masks", "proposals"] if ahead else order[0] == "proposals"
+        order.clear()
+    sum(sum(v) if isinstance(v, list) else v for k, v in losses.items() if "loss" in k).backward()
+    assert [sys.getrefcount(one) for one in pixels] == holders
 
 
 def test_a_proposal_network_that_is_not_mmdets_gets_a_copy():
