@@ -10,7 +10,7 @@ from ..framework import framework
 from ..graphs import graph_backbone
 from ..model.backbone import SwinBackbone
 from .acceleration_report import Row
-from .rewrite import Undo, imported, own_method, why_unproven
+from .rewrite import Undo, imported, own_method
 from .swin import REWRITES
 
 #: Its switch in :func:`swin_backbone.accelerate`, which is off unless it is asked for.
@@ -32,19 +32,17 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
     for name in _encoders(model):
         module = model.get_submodule(name)
         kind = type(module).__name__
-        head, unproven = dense_head(module), why_unproven()
-        captured = head if unproven is None else None
+        head = dense_head(module)
         try:
-            undos.append(graph_backbone(module, say=framework().log, head=captured).revert)
+            undos.append(graph_backbone(module, say=framework().log, head=head).revert)
         except ValueError as error:
             rows.append(Row(NAME, (name,), kind, reason=str(error)))
             continue
         rows.append(Row(NAME, (name,), kind, WHAT))
         if head is not None:
             names = (f"{name}.{head}" if name else head,)
-            what = "" if unproven else WHAT_OF_HEADS
             kind = type(module.get_submodule(head)).__name__
-            rows.append(Row(NAME, names, kind, what, unproven or ""))
+            rows.append(Row(NAME, names, kind, WHAT_OF_HEADS))
     return rows, undos
 
 

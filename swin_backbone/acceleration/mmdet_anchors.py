@@ -81,5 +81,4 @@ REWRITE = rewrite_of_parts(
     ("mmdet.models.task_modules.prior_generators.anchor_generator", "AnchorGenerator"),
     "grid_priors",
     grid_priors,
-    unproven=True,
 )

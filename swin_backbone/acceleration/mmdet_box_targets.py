@@ -43,5 +43,4 @@ REWRITE = rewrite_of_parts(
     ("mmdet.models.task_modules.coders.delta_xywh_bbox_coder", "DeltaXYWHBBoxCoder"),
     "encode",
     encode,
-    unproven=True,
 )

@@ -62,5 +62,4 @@ REWRITE = rewrite_of_parts(
     (f"{ASSIGNERS}.max_iou_assigner", "MaxIoUAssigner"),
     "assign",
     assign,
-    unproven=True,
 )

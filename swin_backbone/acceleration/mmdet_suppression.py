@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .rewrite import imported, why_unproven
+from .rewrite import imported
 
 #: From so many boxes on mmcv takes the levels of an image one by one.
 SPLIT = 10_000
@@ -33,7 +33,7 @@ def why_not_together(boxes: Tensor, cfg: Mapping, rescale: bool) -> str | None:
         return "what overlaps is not suppressed by a threshold alone"
     if not 0 < boxes.shape[1] < SPLIT:
         return "there are no boxes, or too many"
-    return why_unproven()
+    return None
 
 
 def suppressed_together(boxes: Tensor, scores: Tensor, levels: Tensor, cfg: Mapping) -> list:

@@ -68,14 +68,11 @@ def unsuppressed(boxes: Tensor, iou_threshold: float, *, impl: str = "auto") -> 
     if boxes.dim() != 3 or boxes.shape[2] != 4:
         raise ValueError(f"boxes must be (B, N, 4), got {tuple(boxes.shape)}")
     threshold = FINITE("iou_threshold", iou_threshold)
-    find = stays
     if _way(boxes.flatten(0, 1)[: boxes.shape[1]], impl) == "triton":
-        boxes, find = boxes.float(), triton.suppression_op.unsuppressed
-        if impl == "triton" or dispatch.why_unproven(boxes) is None:
-            return find(boxes, threshold)
+        return triton.suppression_op.unsuppressed(boxes.float(), threshold)
     kept = boxes.new_empty(boxes.shape[:2], dtype=torch.bool)
     for image, of_image in zip(boxes, kept, strict=True):
-        of_image.copy_(find(image, threshold))
+        of_image.copy_(stays(image, threshold))
     return kept
 
 

@@ -395,17 +395,14 @@ def test_heads_that_are_left_out_of_the_graph():
     assert dense_head(build("dino")) is None
 
 
-def test_a_head_in_the_graph_is_told_and_asked_for(monkeypatch):
+def test_a_head_in_the_graph_is_told():
     model = build("mask-rcnn")
-    for takes in (True, False):
-        monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", takes)
-        with monkeypatch.context() as there_is_a_card:
-            there_is_a_card.setattr(torch.cuda, "is_available", lambda: True)
-            report = swin_backbone.accelerate(model, graphs=True)
-        found = [row for row in report.rows if row.modules == ("rpn_head",)]
-        (row,) = [row for row in found if row.rewrite == "graphs"]
-        assert bool(row.what) is takes
-        assert ("SWIN_BACKBONE_UNPROVEN=1" in row.reason) is not takes
-        assert ("forward" in vars(model.rpn_head)) is takes
-        report.revert()
-        assert "forward" not in vars(model.rpn_head)
+    report = swin_backbone.accelerate(model, graphs=True)
+    told = [
+        row for row in report.replaced if (row.rewrite, row.modules) == ("graphs", ("rpn_head",))
+    ]
+    assert "in their graph" in told[0].what
+    assert "forward" in vars(model.rpn_head)
+    report.revert()
+    assert "forward" not in vars(model.rpn_head)
+    assert "extract_feat" not in vars(model)

@@ -12,7 +12,6 @@ from helpers.segmentors import batch, segmentor
 
 import swin_backbone
 from swin_backbone.cli import launching
-from swin_backbone.ops import dispatch
 
 #: What accelerate graphs in each, by the name of its class.
 ENCODERS = {
@@ -112,12 +111,11 @@ def assert_the_same_training(model, stock, draw):
     assert "extract_feat" not in vars(model)
 
 
-def test_backbone_and_neck_of_a_detector(monkeypatch):
+def test_backbone_and_neck_of_a_detector():
     from helpers.tiny_detectors import tiny_config, tiny_detector
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     model = tiny_detector(tiny_config("RetinaNet")).train()
     assert graphed_by_accelerate(model) == ["", "bbox_head"]
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import swin_backbone  # lets mmcv.ops import
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 
@@ -15,12 +14,6 @@ from mmdet.models.task_modules import AnchorGenerator, YOLOAnchorGenerator
 
 SIZES = [(6, 9), (3, 5)]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-@pytest.fixture(autouse=True)
-def on_request(monkeypatch):
-    """What no card has measured yet is asked for."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
 def head_of(generator):

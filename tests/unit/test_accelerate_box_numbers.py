@@ -7,7 +7,6 @@ import torch
 from helpers.waits import waits
 
 import swin_backbone  # lets mmcv.ops import
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 
@@ -16,12 +15,6 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-@pytest.fixture(autouse=True)
-def on_request(monkeypatch):
-    """What no card has measured yet is asked for."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
 def pair(name, part):

@@ -14,7 +14,6 @@ from helpers.errors import assert_as_good, assert_small
 from helpers.kernels import (  # skips first where no kernel can run
     DEVICE,
     HAS_GPU,
-    take_measured,
 )
 
 from swin_backbone import SwinBackbone
@@ -84,20 +83,10 @@ def test_rows_in_all_blocks_that_a_card_may_try(monkeypatch, chosen):
     assert_small(kernels, 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("cosine", "masked", "measured", "is_by_rows"),
-    [
-        (False, False, True, True),
-        (False, True, True, False),
-        (False, True, False, True),
-        (True, False, False, False),
-    ],
-)
-def test_which_windows_pass_by_in_blocks(monkeypatch, cosine, masked, measured, is_by_rows):
-    """Forward and backward: those with cosines, and unless it is asked for, with what no card has
-    compared by rows; the others are rows."""
-    if measured:
-        take_measured(monkeypatch)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_cosines_of_large_windows_pass_by_in_blocks(monkeypatch, cosine, masked):
+    """Forward and backward; without cosines they are rows."""
     monkeypatch.setattr(row_attention_op, "ELEMENT_BYTES", 4)
     called = []
     for module in (row_attention_op, streamed_attention_op):
@@ -107,7 +96,7 @@ def test_which_windows_pass_by_in_blocks(monkeypatch, cosine, masked, measured, 
                 module, name, lambda *a, stock=stock, m=module: called.append(m) or stock(*a)
             )
     compare((7, 10), (8, 9), (0, 0), torch.float32, heads=1, cosine=cosine, masked=masked)
-    assert set(called) == {row_attention_op if is_by_rows else streamed_attention_op}
+    assert set(called) == {streamed_attention_op if cosine else row_attention_op}
     assert len(called) == 2
 
 

@@ -95,10 +95,10 @@ def test_what_lies_between_blocks_is_fused(monkeypatch):
 def test_rows_that_no_card_has_compared_are_not_taken_unasked(monkeypatch):
     """With masks or dropped weights: windows pass by in blocks then, of which one has."""
     qkv = torch.empty(1, 1, 1, 288, dtype=torch.bfloat16)
-    assert of_large_windows(qkv, 3, (12, 12), is_plain=False) is row_attention_op
+    assert of_large_windows(qkv, 3, (12, 12), dropout_p=0.1) is row_attention_op
     take_measured(monkeypatch)
-    assert of_large_windows(qkv, 3, (12, 12), is_plain=False) is streamed_attention_op
-    assert of_large_windows(qkv, 3, (12, 12), is_plain=True) is row_attention_op
+    assert of_large_windows(qkv, 3, (12, 12), dropout_p=0.1) is streamed_attention_op
+    assert of_large_windows(qkv, 3, (12, 12)) is row_attention_op
 
 
 def test_the_docs_say_which_kernels():

@@ -67,20 +67,18 @@ def test_dtypes(impl, dtype):
 
 @pytest.mark.parametrize("impl", ["reference", "triton", "auto"])
 @pytest.mark.parametrize(("images", "count"), [(0, 3), (2, 0), (1, 64), (3, 70), (2, 130)])
-def test_images_of_a_batch(impl, images, count, monkeypatch):
-    """Each as by itself; on request together."""
+def test_images_of_a_batch(impl, images, count):
+    """Each as by itself."""
     drawn = [draw(count, 25) for _ in range(images)]
     best_first = [boxes[scores.argsort(descending=True)] for boxes, scores in drawn]
     boxes = torch.stack(best_first) if images else torch.zeros(0, count, 4, device=DEVICE)
     falling = torch.linspace(1, 0, count, device=DEVICE)
-    for takes in (True, False):
-        monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", takes)
-        found = ops.unsuppressed(boxes, 0.5, impl=impl)
-        assert found.shape == (images, count)
-        assert found.dtype == torch.bool
-        for of_image, stay in zip(boxes, found, strict=True):
-            kept = torchvision_ops.nms(of_image, falling, 0.5)
-            assert stay.nonzero().flatten().tolist() == kept.tolist()
+    found = ops.unsuppressed(boxes, 0.5, impl=impl)
+    assert found.shape == (images, count)
+    assert found.dtype == torch.bool
+    for of_image, stay in zip(boxes, found, strict=True):
+        kept = torchvision_ops.nms(of_image, falling, 0.5)
+        assert stay.nonzero().flatten().tolist() == kept.tolist()
 
 
 BAD_BATCHES = {

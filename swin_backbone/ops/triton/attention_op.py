@@ -45,7 +45,7 @@ def is_large(sizes: _Sizes) -> bool:
 
 
 def of_large_windows(
-    qkv: Tensor, heads: int, sizes: _Sizes, cosine: bool = False, is_plain: bool = True
+    qkv: Tensor, heads: int, sizes: _Sizes, cosine: bool = False, dropout_p: float = 0.0
 ):
     """The module whose kernels compute windows of which :func:`is_large` says so: by whole rows
     of scores, :mod:`.row_attention_op`, or else by blocks, :mod:`.streamed_attention_op`.
@@ -55,18 +55,12 @@ def of_large_windows(
         heads: number of heads.
         sizes: window rows and columns, and more.
         cosine: whether scores are cosines.
-        is_plain: whether there are no masks and dropped weights: with these, no card has compared
-            rows with their definition yet.
+        dropout_p: probability that a weight is dropped: with this, no card has compared rows with
+            their definition yet.
     """
     fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads), cosine)
-    compared = is_plain or dispatch.why_unproven(qkv) is None
+    compared = dropout_p == 0 or dispatch.why_unproven(qkv) is None
     return by_rows if fits and compared else streamed
-
-
-def _of_call(qkv, table, logit_scale, valid_sizes, sizes, dropout_p):
-    """:func:`of_large_windows` for arguments of :func:`attend`."""
-    is_plain = valid_sizes is None and dropout_p == 0
-    return of_large_windows(qkv, table.shape[1], sizes, logit_scale is not None, is_plain)
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
@@ -110,7 +104,8 @@ def attend(
         (B, H, W, C), or (T, C), in the dtype of ``qkv``.
     """
     if is_large(sizes):
-        return _of_call(qkv, table, logit_scale, valid_sizes, sizes, dropout_p).attend(
+        cosine = logit_scale is not None
+        return of_large_windows(qkv, table.shape[1], sizes, cosine, dropout_p).attend(
             qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
         )
     kind = kind_of_call(
@@ -160,7 +155,8 @@ def attention_partials(
         what they are of pairs, and where these are if not among them.
     """
     if is_large(sizes):
-        return _of_call(qkv, table, logit_scale, valid_sizes, sizes, dropout_p).partials(
+        cosine = logit_scale is not None
+        return of_large_windows(qkv, table.shape[1], sizes, cosine, dropout_p).partials(
             grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
             dropout_p, sum_all,
         )  # fmt: skip
