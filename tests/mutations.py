@@ -89,6 +89,14 @@ MUTATIONS = (
         ("unit/test_attention_kernels.py",),
     ),
     Mutation(
+        "kernel-memory",
+        "biases of pairs beyond a window are read, and not used",
+        f"{OPS}/triton/kernels/attention_kernels.py",
+        "bias = tl.load(table + index * heads + head, mask=inside, other=0.0)",
+        "bias = tl.load(table + index * heads + head)",
+        ("unit/test_attention_kernels.py",),
+    ),
+    Mutation(
         "cpu-padding",
         "on a CPU, tokens that fill up windows have a gradient of their own output",
         f"{OPS}/cpu/chunked_attention.py",

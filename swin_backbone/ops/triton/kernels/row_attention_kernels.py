@@ -9,7 +9,8 @@ log 2.
 Scores are scaled dot products. Those of cosine attention (V2) are left to
 :mod:`.streamed_attention_kernels`: with rows brought to length one in registers, ptxas 12.8, which
 Triton 3.6 comes with, derives the addresses of a product's blocks on chip from a register before
-what belongs there is computed, and the queries' backward pass read beyond them on an H200.
+what belongs there is computed, and the queries' backward pass read beyond them on an H200; ptxas
+12.9 and 13.3 do not.
 
 The grid is (blocks of ``BLOCK`` tokens, heads, runs of windows): programs that read the same
 windows run at the same time, and find them in the cache.
