@@ -8,7 +8,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from swin_backbone.ops.triton.launch import Launch
 
@@ -73,8 +73,8 @@ def kept_bytes(inputs):
 
 def peak_bytes(run):
     """Memory of the CPU that ``run()`` takes at most, beside what is there before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+    with profile(profile_memory=True) as taken:
         run()
-    events = taken.profiler.kineto_results.events()
+    events = taken.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     return max(accumulate(size for _, size in changes))
