@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,6 +23,8 @@ from .mmdet_parts import rewrite_of_parts
 MOST = 8
 
 _kept: WeakKeyDictionary = WeakKeyDictionary()
+#: An ordered dictionary that two threads change at once loses keys.
+_lock = Lock()
 
 
 def grid_priors(
@@ -34,16 +37,20 @@ def grid_priors(
     sizes, made_of = tuple(map(tuple, featmap_sizes)), list(generator.base_anchors)
     if not _may_keep(sizes, made_of):
         return type(generator).grid_priors(generator, featmap_sizes, dtype=dtype, device=device)
-    kept, key = _kept.setdefault(generator, OrderedDict()), (sizes, dtype, torch.device(device))
-    found = kept.pop(key, None)
+    key = sizes, dtype, torch.device(device)
+    with _lock:
+        kept = _kept.setdefault(generator, OrderedDict())
+        found = kept.pop(key, None)
     if found is None or not found.is_right(made_of, generator.strides):
         anchors = type(generator).grid_priors(generator, featmap_sizes, dtype=dtype, device=device)
         if not all(type(one) is Tensor for one in anchors):
             return anchors
         found = _Anchors(anchors, made_of, generator.strides)
-    kept[key] = found  # as the last
-    while len(kept) > MOST:
-        kept.popitem(last=False)
+    with _lock:
+        kept[key] = found
+        kept.move_to_end(key)  # another thread may have kept it in between
+        while len(kept) > MOST:
+            kept.popitem(last=False)
     return list(found.levels)
 
 
