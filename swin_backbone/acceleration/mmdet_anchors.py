@@ -6,10 +6,7 @@ host: some 75 operators a time for five levels. Here those of the last sizes are
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -18,13 +15,10 @@ from ..ops.kept_tables import is_keeping
 from ..ops.torch_internals.tensor_views import version_of
 from ..ops.tracing import why_plain_operators
 from .mmdet_parts import rewrite_of_parts
+from .recent_values import RecentValues
 
 #: Sizes whose anchors are kept, those that were asked for last: 4 MiB each at 800x1344.
-MOST = 8
-
-_kept: WeakKeyDictionary = WeakKeyDictionary()
-#: An ordered dictionary that two threads change at once loses keys.
-_lock = Lock()
+_kept = RecentValues(8)
 
 
 def grid_priors(
@@ -38,19 +32,13 @@ def grid_priors(
     if not _may_keep(sizes, made_of):
         return type(generator).grid_priors(generator, featmap_sizes, dtype=dtype, device=device)
     key = sizes, dtype, torch.device(device)
-    with _lock:
-        kept = _kept.setdefault(generator, OrderedDict())
-        found = kept.pop(key, None)
+    found = _kept.get(generator, key)
     if found is None or not found.is_right(made_of, generator.strides):
         anchors = type(generator).grid_priors(generator, featmap_sizes, dtype=dtype, device=device)
         if not all(type(one) is Tensor for one in anchors):
             return anchors
         found = _Anchors(anchors, made_of, generator.strides)
-    with _lock:
-        kept[key] = found
-        kept.move_to_end(key)  # another thread may have kept it in between
-        while len(kept) > MOST:
-            kept.popitem(last=False)
+        _kept.keep(generator, key, found)
     return list(found.levels)
 
 

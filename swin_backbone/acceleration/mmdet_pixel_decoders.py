@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .recent_values import RecentValues
 from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
 
-#: Sizes of images whose tables are kept.
-MOST_KEPT = 64
+#: Tables of the sizes of images that were asked for last.
+_kept = RecentValues(64)
 
 
 def _stock() -> type | None:
@@ -85,15 +86,14 @@ def _encoded(
 
 def _tables(decoder: nn.Module, sizes: Sequence[tuple], device: torch.device):
     """Sizes (levels, 2), and where each level begins (levels,), on the device."""
-    kept = decoder.__dict__.setdefault("_kept_tables", {})
     key = (*sizes, device)
-    if key not in kept:
-        if len(kept) >= MOST_KEPT:
-            kept.pop(next(iter(kept)))
+    found = _kept.get(decoder, key)
+    if found is None:
         shapes = torch.tensor(sizes)
         starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
-        kept[key] = shapes.to(device), starts.to(device)
-    return kept[key]
+        found = shapes.to(device), starts.to(device)
+        _kept.keep(decoder, key, found)
+    return found
 
 
 REWRITE = Rewrite("pixel_decoders", "sizes of maps stay on the host", finds, why_not, apply)
