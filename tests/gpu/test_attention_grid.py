@@ -8,7 +8,7 @@ from helpers.attention_cases import (
     compare,
 )
 from helpers.errors import assert_as_good, draws_for, pooled_errors
-from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 

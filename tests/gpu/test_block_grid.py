@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.block_cases import BRANCHES, compare
-from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.errors import relative_error
-from helpers.kernels import DEVICE  # skips first where no kernel can run
 from helpers.patch_cases import differentiate, draw, draw_embedding, embed, merge_plainly
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone.ops import norm as norms
 

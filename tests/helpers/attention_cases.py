@@ -5,7 +5,7 @@ import torch
 from swin_backbone.ops import shifted_window_attention
 
 from .errors import pooled_errors
-from .kernels import DEVICE  # skips first where no kernel can run
+from .triton_kernels import DEVICE  # skips first where no kernel can run
 
 WINDOWS = [((7, 7), (3, 3)), ((7, 7), (0, 0)), ((8, 8), (4, 4)), ((4, 4), (2, 2)), ((3, 5), (0, 2))]
 

@@ -14,7 +14,7 @@ from swin_backbone.ops import (
 )
 
 from .errors import draws_for, pooled_errors
-from .kernels import DEVICE  # skips first where no kernel can run
+from .triton_kernels import DEVICE  # skips first where no kernel can run
 
 
 def draw(channels, heads, window_size):

@@ -11,7 +11,7 @@ from swin_backbone.ops import (
 from swin_backbone.ops.triton.patch_embed_op import patch_embed
 from swin_backbone.ops.triton.patch_merging_op import copy_by_neighbour, merge_reduce
 
-from .kernels import DEVICE  # skips first where no kernel can run
+from .triton_kernels import DEVICE  # skips first where no kernel can run
 
 
 def draw(channels, outputs):

@@ -4,7 +4,7 @@ import torch
 
 from swin_backbone import ops
 
-from .kernels import DEVICE  # skips first where no kernel can run
+from .triton_kernels import DEVICE  # skips first where no kernel can run
 
 IGNORED = 255
 

@@ -7,7 +7,7 @@ from swin_backbone.ops import (
 )
 
 from .errors import pooled_errors
-from .kernels import DEVICE
+from .triton_kernels import DEVICE
 
 #: Maps of whole windows and not, smaller than a window, of one token.
 SIZES = ((5, 7), (1, 1), (8, 4), (3, 9))

@@ -18,8 +18,6 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
 
-# In the place of this folder, whose kernels.py transformers would take for a package.
-sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.peers import PEERS, make_theirs
 from swin_backbone import accelerate

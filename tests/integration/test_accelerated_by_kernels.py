@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 import torch
 from helpers.errors import relative_error
-from helpers.kernels import DEVICE  # skips where none can run
 from helpers.peers import PEERS, make_theirs
+from helpers.triton_kernels import DEVICE  # skips where none can run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import swin_backbone

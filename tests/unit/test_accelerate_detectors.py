@@ -53,7 +53,7 @@ def test_what_no_card_has_measured_is_left_where_there_is_one(monkeypatch):
 @pytest.fixture
 def kernels(monkeypatch):
     """Regions are pooled by kernels, on the CPU in Triton's interpreter."""
-    pytest.importorskip("helpers.kernels")
+    pytest.importorskip("helpers.triton_kernels")
     monkeypatch.setattr(ops.dispatch, "roi_align", lambda *arguments: "triton")
     function = ops.roi_align
     monkeypatch.setattr(ops, "roi_align", lambda *a, **k: function(*a, **{**k, "impl": "triton"}))

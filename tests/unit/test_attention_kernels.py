@@ -11,7 +11,7 @@ from helpers.attention_cases import (
     make_inputs,
 )
 from helpers.errors import assert_as_good, assert_small
-from helpers.kernels import (  # skips first where no kernel can run
+from helpers.triton_kernels import (  # skips first where no kernel can run
     DEVICE,
     HAS_GPU,
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.errors import assert_as_good, draws_for, pooled_errors, relative_error
-from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 from torch import nn
 
 from swin_backbone.ops import class_scores, triton

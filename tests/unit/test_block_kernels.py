@@ -14,7 +14,7 @@ from helpers.block_cases import (
     run_post_norm_mlp,
 )
 from helpers.errors import assert_as_good, assert_small, pooled_errors, relative_error
-from helpers.kernels import (  # skips first where no kernel can run
+from helpers.triton_kernels import (  # skips first where no kernel can run
     DEVICE,
     HAS_GPU,
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import checked_memory
-from helpers.kernels import UNCHECKED, triton  # skips first where no kernel can run
+from helpers.triton_kernels import UNCHECKED, triton  # skips first where no kernel can run
 from triton import language as tl
 
 pytestmark = pytest.mark.skipif(UNCHECKED is not None, reason=f"not checked {UNCHECKED}")

@@ -9,7 +9,11 @@ from helpers.compiled_steps import (
     peak_bytes,
     started_kernels,
 )
-from helpers.kernels import DEVICE, HAS_GPU, let_kernels_run  # skips first where no kernel can run
+from helpers.triton_kernels import (  # skips first where no kernel can run
+    DEVICE,
+    HAS_GPU,
+    let_kernels_run,
+)
 
 from swin_backbone import SwinBackbone
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from helpers.errors import assert_as_good, relative_error
-from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
 from helpers.points import CASES, draw, with_gradients
+from helpers.triton_kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
 
 from swin_backbone import ops
 from swin_backbone.ops import triton

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.kernels import triton  # skips first where no kernel can run
+from helpers.triton_kernels import triton  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops.triton import direct_launch, launch

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops.triton import launch

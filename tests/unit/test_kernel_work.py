@@ -17,8 +17,8 @@ from helpers.block_cases import (
     run_post_norm_attention,
     run_post_norm_mlp,
 )
-from helpers.kernels import HAS_GPU, let_kernels_run
 from helpers.started_kernels import all_kernels
+from helpers.triton_kernels import HAS_GPU, let_kernels_run
 from torch.utils.flop_counter import FlopCounterMode
 
 from swin_backbone import SwinBackbone

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.errors import assert_small, relative_error
-from helpers.kernels import DEVICE, let_kernels_run  # skips first where no kernel can run
 from helpers.patch_cases import (
     differentiate,
     draw,
@@ -16,6 +15,7 @@ from helpers.patch_cases import (
     merge_by_kernel,
     merge_plainly,
 )
+from helpers.triton_kernels import DEVICE, let_kernels_run  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone.ops.triton import launch
 from swin_backbone.ops.triton import partial_sums as sums

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.kernels import DEVICE, triton  # noqa: F401
+from helpers.triton_kernels import DEVICE, triton  # noqa: F401
 
 from swin_backbone import ops
 

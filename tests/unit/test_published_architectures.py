@@ -5,12 +5,12 @@ import re
 
 import pytest
 import torch
-from helpers.kernels import (  # skips first where no kernel can run
+from helpers.paths import ROOT
+from helpers.triton_kernels import (  # skips first where no kernel can run
     DEVICE,
     let_kernels_run,
     take_measured,
 )
-from helpers.paths import ROOT
 
 from swin_backbone import SwinBackbone, list_architectures, list_checkpoints
 from swin_backbone.model.window_attention_v2 import WindowAttentionV2

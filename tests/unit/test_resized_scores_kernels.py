@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.kernels import DEVICE  # skips first where no kernel can run
 from helpers.resized_cases import draw, gradient, run
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import ops
 from swin_backbone.ops import triton

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.errors import assert_small, relative_error
-from helpers.kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
+from helpers.triton_kernels import DEVICE, HAS_GPU  # skips first where no kernel can run
 
 from swin_backbone import ops
 

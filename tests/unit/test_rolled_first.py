@@ -9,7 +9,7 @@ from helpers.block_cases import (
     run_post_norm_attention,
 )
 from helpers.errors import assert_as_good, pooled_errors
-from helpers.kernels import DEVICE  # skips first where no kernel can run
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone.ops import Packing, TokenLayout, Windows
 from swin_backbone.ops.triton import attention_op

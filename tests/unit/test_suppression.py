@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.kernels import DEVICE  # skips first where no kernel can run
 from helpers.served_ops import random_boxes
+from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import ops
 

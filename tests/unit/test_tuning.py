@@ -6,7 +6,7 @@ import multiprocessing
 
 import pytest
 import torch
-from helpers.kernels import (  # skips first where no kernel can run
+from helpers.triton_kernels import (  # skips first where no kernel can run
     DEVICE,
 )
 from torch._subclasses.fake_tensor import FakeTensorMode

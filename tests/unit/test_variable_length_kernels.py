@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 from helpers.errors import assert_as_good, assert_small, pooled_errors
-from helpers.kernels import DEVICE, HAS_GPU
 from helpers.padded_images import ARGUMENTS
+from helpers.triton_kernels import DEVICE, HAS_GPU
 from helpers.variable_length_cases import SIZES, compare
 
 from swin_backbone import SwinBackbone
