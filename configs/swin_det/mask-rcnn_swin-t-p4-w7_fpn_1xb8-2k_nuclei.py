@@ -3,7 +3,7 @@ _base_ = [
     "../_base_/models/mask-rcnn_swin.py",
     "../_base_/datasets/nuclei_instance.py",
     "../_base_/detection_runtime.py",
-    "../_base_/schedules/schedule_1x.py",
+    "../_base_/schedules/schedule_2k_det.py",
 ]
 # Nuclei are about 20 pixels wide, and an image holds up to 375.
 model = dict(
@@ -12,17 +12,5 @@ model = dict(
     roi_head=dict(bbox_head=dict(num_classes=1), mask_head=dict(num_classes=1)),
     test_cfg=dict(rcnn=dict(max_per_img=400)),
 )
-max_iters = 2000
-optim_wrapper = dict(optimizer=dict(lr=2e-4), clip_grad=dict(max_norm=1.0))
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=200),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=200, end=max_iters, eta_min=0.0),
-]
-train_cfg = dict(
-    _delete_=True, type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters
-)
-default_hooks = dict(
-    logger=dict(log_metric_by_epoch=False),
-    checkpoint=dict(by_epoch=False, interval=500),
-)
+optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 log_processor = dict(by_epoch=False)

@@ -3,7 +3,7 @@ _base_ = [
     "../_base_/models/mask2former_swin_det.py",
     "../_base_/datasets/nuclei_instance.py",
     "../_base_/detection_runtime.py",
-    "../_base_/schedules/schedule_1x.py",
+    "../_base_/schedules/schedule_2k_det.py",
 ]
 num_things_classes = 1
 num_stuff_classes = 0
@@ -24,24 +24,12 @@ model = dict(
     train_cfg=dict(num_points=3136),
     test_cfg=dict(panoptic_on=False, max_per_image=300),
 )
-max_iters = 2000
 embedding = dict(decay_mult=0.0)
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-4),
     paramwise_cfg=dict(
         custom_keys={"query_embed": embedding, "query_feat": embedding, "level_embed": embedding}
     ),
     clip_grad=dict(max_norm=0.01),
 )
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=200),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=200, end=max_iters, eta_min=0.0),
-]
-train_cfg = dict(
-    _delete_=True, type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters
-)
-default_hooks = dict(
-    logger=dict(log_metric_by_epoch=False),
-    checkpoint=dict(by_epoch=False, interval=500, save_best="coco/segm_mAP"),
-)
+default_hooks = dict(checkpoint=dict(save_best="coco/segm_mAP"))
 log_processor = dict(by_epoch=False)
