@@ -3,8 +3,9 @@
 import copy
 import gc
 import sys
-import threading
 import weakref
+
+from helpers.threads import errors_of_threads
 
 from swin_backbone.acceleration.recent_values import RecentValues
 
@@ -58,22 +59,13 @@ def test_threads():
 
 
 def ask_at_once():
-    values, owner, wrong = RecentValues(3), Owner(), []
+    values, owner = RecentValues(3), Owner()
 
     def ask(start):
         for number in range(1000):
             key = Key((start + number) % 7)
-            try:
-                if values.get(owner, key) not in (None, key.number):
-                    wrong.append(key.number)
-                values.keep(owner, key, key.number)
-            except Exception as error:  # which a thread would keep to itself
-                wrong.append(error)
+            assert values.get(owner, key) in (None, key.number)
+            values.keep(owner, key, key.number)
 
-    threads = [threading.Thread(target=ask, args=(start,)) for start in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert not errors_of_threads(ask)
     assert sum(values.get(owner, Key(number)) is not None for number in range(7)) == 3
