@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..model.plain_modules import is_bare, is_plain
 from ..ops import compute_dtype, dispatch, triton
 from ..ops.torch_internals.module_contents import children
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 
 def _stock() -> type | None:
@@ -22,8 +22,7 @@ def _stock() -> type | None:
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock) and module.with_norm
+    return is_of(module, _stock()) and module.with_norm
 
 
 def why_not(module: nn.Module) -> str | None:

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .mmdet_mask_losses import stock_head
-from .rewrite import Rewrite, Undo, own_method, replace_methods
+from .rewrite import Rewrite, Undo, is_of, own_method, replace_methods
 
 
 def finds(module: nn.Module) -> bool:
-    stock = stock_head()
-    return stock is not None and isinstance(module, stock)
+    return is_of(module, stock_head())
 
 
 def why_not(head: nn.Module) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 METHODS = ("loss_and_target", "loss", "get_targets", "_get_targets_single")
 #: Losses that are sums over boxes.
@@ -24,8 +24,7 @@ def _stock() -> type | None:
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock)
+    return is_of(module, _stock())
 
 
 def why_not(head: nn.Module) -> str | None:

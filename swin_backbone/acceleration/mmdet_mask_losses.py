@@ -19,7 +19,7 @@ from torch.nn import functional
 from ..model.plain_modules import is_bare
 from .mmdet_internals import MASK_LOSSES
 from .mmdet_mask_matching import matched_queries, sample, why_not_matched
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 #: Candidates of uncertain points that are looked at together.
 AT_ONCE = 2**24
@@ -37,8 +37,7 @@ def stock_head() -> type | None:
 
 def finds(module: nn.Module) -> bool:
     """Whether a module is such a head, in training or made for it."""
-    stock = stock_head()
-    return stock is not None and isinstance(module, stock) and hasattr(module, "assigner")
+    return is_of(module, stock_head()) and hasattr(module, "assigner")
 
 
 def why_not(head: nn.Module) -> str | None:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods, why_unproven
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods, why_unproven
 
 #: Masks on a device, of batches whose losses are being computed.
 _ahead: WeakKeyDictionary = WeakKeyDictionary()
@@ -27,8 +27,7 @@ def stock() -> type | None:
 
 
 def finds(module: nn.Module) -> bool:
-    kind = stock()
-    return kind is not None and isinstance(module, kind)
+    return is_of(module, stock())
 
 
 def why_not(head: nn.Module) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .recent_values import RecentValues
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 #: Tables of the sizes of images that were asked for last.
 _kept = RecentValues(64)
@@ -25,8 +25,7 @@ def _stock() -> type | None:
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock)
+    return is_of(module, _stock())
 
 
 def why_not(decoder: nn.Module) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .mmdet_internals import PROPOSALS, suppressed
 from .mmdet_suppression import suppressed_together, why_not_together
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 
 def _stock() -> type | None:
@@ -23,8 +23,7 @@ def _stock() -> type | None:
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock)
+    return is_of(module, _stock())
 
 
 def why_not(head: nn.Module) -> str | None:

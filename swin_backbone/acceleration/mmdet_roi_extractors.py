@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 FILE = "mmdet.models.roi_heads.roi_extractors.single_level_roi_extractor"
 
@@ -23,8 +23,7 @@ def _stock() -> type | None:
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock)
+    return is_of(module, _stock())
 
 
 def why_not(extractor: nn.Module) -> str | None:

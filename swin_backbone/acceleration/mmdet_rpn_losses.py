@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .mmdet_internals import LOSS_METHODS
 from .mmdet_sampling import sample_all
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 #: Losses that are sums over anchors, each with its weight.
 LOSSES = {"loss_cls": ("CrossEntropyLoss",), "loss_bbox": ("L1Loss", "SmoothL1Loss")}
@@ -26,8 +26,7 @@ def _stock() -> type | None:
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock)
+    return is_of(module, _stock())
 
 
 def why_not(head: nn.Module) -> str | None:

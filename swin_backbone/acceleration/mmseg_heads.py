@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .rewrite import imported
+from .rewrite import imported, is_of
 
 
 def decode_head() -> type | None:
@@ -14,5 +14,4 @@ def decode_head() -> type | None:
 
 def is_decode_head(module: nn.Module) -> bool:
     """Whether a module is a decode head of mmseg, or of a class that is derived from its."""
-    stock = decode_head()
-    return stock is not None and isinstance(module, stock)
+    return is_of(module, decode_head())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Geometry, View, Window, merged_argmax, resized_argmax
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 METHODS = ("predict", "inference", "whole_inference", "slide_inference", "postprocess_result")
 #: Windows of an image that the network sees at a time, on a GPU. A CPU gains nothing from more than
@@ -35,8 +35,7 @@ def stock_model(name: str):
 
 
 def finds(module: nn.Module) -> bool:
-    stock = stock_model("EncoderDecoder")
-    return stock is not None and isinstance(module, stock) and not has_mask_head(module)
+    return is_of(module, stock_model("EncoderDecoder")) and not has_mask_head(module)
 
 
 def has_mask_head(model: nn.Module) -> bool:

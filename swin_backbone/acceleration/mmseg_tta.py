@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from . import mmseg_predictions
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 
 def _stock():
@@ -13,8 +13,7 @@ def _stock():
 
 
 def finds(module: nn.Module) -> bool:
-    stock = _stock()
-    return stock is not None and isinstance(module, stock)
+    return is_of(module, _stock())
 
 
 def why_not(tta: nn.Module) -> str | None:

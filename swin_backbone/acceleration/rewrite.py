@@ -43,7 +43,7 @@ def why_unproven() -> str | None:
     """Why what no GPU has run yet is not used, or ``None`` if it is."""
     if dispatch.TAKES_UNPROVEN or not torch.cuda.is_available():
         return None
-    return f"not measured on a card yet; {dispatch.UNPROVEN_VARIABLE}=1 takes it"
+    return dispatch.UNPROVEN
 
 
 def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:
@@ -85,6 +85,11 @@ def imported(module: str, name: str):
     """What a module holds under a name; ``None`` as long as nobody has imported the module, when
     no model can be of its classes."""
     return getattr(sys.modules.get(module), name, None)
+
+
+def is_of(one: object, stock: type | None) -> bool:
+    """Whether a module, or another object, is of a class that :func:`imported` has given."""
+    return stock is not None and isinstance(one, stock)
 
 
 def own_method(module: object, name: str, stock: type) -> str | None:

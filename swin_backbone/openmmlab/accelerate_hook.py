@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
 from ..acceleration import accelerate
-from ..acceleration.rewrite import imported
+from ..acceleration.rewrite import imported, is_of
 
 
 @HOOKS.register_module()
@@ -52,7 +52,7 @@ class AccelerateHook(Hook):
 def is_detector(model: torch.nn.Module) -> bool:
     """Whether a model is one of mmdet's, also wrapped for several processes."""
     stock = imported("mmdet.models.detectors.base", "BaseDetector")
-    return stock is not None and isinstance(getattr(model, "module", model), stock)
+    return is_of(getattr(model, "module", model), stock)
 
 
 def match_memory_format(optimizer: torch.optim.Optimizer) -> None:

@@ -69,6 +69,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 #: ``1`` takes kernels that have been compared with their definitions in Triton's interpreter, but
 #: neither compared nor timed on a card yet: where they are a choice, what was measured is chosen.
 UNPROVEN_VARIABLE = "SWIN_BACKBONE_UNPROVEN"
+UNPROVEN = f"not measured on a card yet; {UNPROVEN_VARIABLE}=1 takes it"
 TAKES_UNPROVEN = os.environ.get(UNPROVEN_VARIABLE) == "1"
 
 _EXPORTED = "an exported model runs where there may be no Triton"
@@ -134,7 +135,7 @@ def why_unproven(x: Tensor) -> str | None:
     """Why a kernel that has not run on a card yet does not run ``x``, or ``None`` if it may."""
     if not x.is_cuda or TAKES_UNPROVEN:
         return None
-    return f"not measured on a card yet; {UNPROVEN_VARIABLE}=1 takes it"
+    return UNPROVEN
 
 
 # Attention within windows

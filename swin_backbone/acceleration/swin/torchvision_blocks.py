@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...model.plain_modules import is_bare
 from ...ops import Windows
 from ...ops.torch_internals.module_contents import children, parameters
-from ..rewrite import imported
+from ..rewrite import imported, is_of
 from . import halves
 from .block_rewrite import block_rewrite, is_one_of, is_usual_call, own_forward
 
@@ -37,8 +37,7 @@ def why_not(block: nn.Module) -> str | None:
 
 
 def _is_v2(block: nn.Module) -> bool:
-    kind = imported(_MODULE, "SwinTransformerBlockV2")
-    return kind is not None and isinstance(block, kind)
+    return is_of(block, imported(_MODULE, "SwinTransformerBlockV2"))
 
 
 def forward(block: nn.Module, x: Tensor) -> Tensor:
