@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .mmdet_internals import PROPOSALS, suppressed
-from .mmdet_suppression import suppressed_together, why_not_together
+from .mmdet_suppression import go_together, suppressed_together
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 
@@ -62,7 +62,7 @@ def predict_by_feat(
     with torch.no_grad():
         coded, scores, levels = _best(head, cls_scores, bbox_preds, cfg.get("nms_pre", -1))
         boxes = _decoded(head.bbox_coder, *coded, [meta["img_shape"] for meta in batch_img_metas])
-        if isinstance(boxes, Tensor) and why_not_together(boxes, cfg, rescale) is None:
+        if isinstance(boxes, Tensor) and go_together(boxes, cfg, rescale):
             return suppressed_together(boxes, scores, levels, cfg)
         kind = imported("mmengine.structures", "InstanceData")
         return [

@@ -18,22 +18,18 @@ from .rewrite import imported
 SPLIT = 10_000
 
 
-def why_not_together(boxes: Tensor, cfg: Mapping, rescale: bool) -> str | None:
-    """Why images go one by one, or ``None``.
+def go_together(boxes: Tensor, cfg: Mapping, rescale: bool) -> bool:
+    """Whether :func:`suppressed_together` takes images, which else go one by one.
 
     Args:
         boxes: (B, N, 4).
         cfg: settings of the region proposal network's proposals.
-        rescale: whether boxes are to be those of the images as they were.
+        rescale: whether boxes are to be those of the images as they were, each with a scale of
+            its own.
     """
-    if rescale:
-        return "each image has a scale of its own"
     settings = dict(cfg.get("nms") or {})
-    if settings.pop("type", "nms") != "nms" or settings.keys() != {"iou_threshold"}:
-        return "what overlaps is not suppressed by a threshold alone"
-    if not 0 < boxes.shape[1] < SPLIT:
-        return "there are no boxes, or too many"
-    return None
+    by_threshold = settings.pop("type", "nms") == "nms" and settings.keys() == {"iou_threshold"}
+    return not rescale and by_threshold and 0 < boxes.shape[1] < SPLIT
 
 
 def suppressed_together(boxes: Tensor, scores: Tensor, levels: Tensor, cfg: Mapping) -> list:
@@ -43,7 +39,7 @@ def suppressed_together(boxes: Tensor, scores: Tensor, levels: Tensor, cfg: Mapp
         boxes: (B, N, 4).
         scores: (B, N).
         levels: (N,), those of different levels leave each other alone.
-        cfg: as of :func:`why_not_together`, which has given no reason.
+        cfg: as of :func:`go_together`.
     """
     valid = _large_enough(boxes, cfg.get("min_bbox_size", -1))
     scores, order = scores.sort(dim=1, descending=True, stable=True)
