@@ -48,7 +48,7 @@ from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.model.arguments import ARCHITECTURES
-from swin_backbone.model.sharding import UNIT_MB, shard
+from swin_backbone.model.sharding import UNIT_MB, shard, step_on_own_parts
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
 from swin_backbone.openmmlab.gradient_compression import COMPRESSIONS, CompressGradientsHook
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
@@ -215,6 +215,8 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     if strategy == "graphs":
         hook.before_train(runner)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.01, fused=CUDA)
+    if strategy == "fsdp2":
+        step_on_own_parts(optimizer)
     inputs, samples = random_batch(batch, arguments.size, device)
 
     def step() -> None:

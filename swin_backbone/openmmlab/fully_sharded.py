@@ -14,6 +14,7 @@ from ..model.sharding import (
     UNIT_MB,
     shard,
     spread_optimizer_state,
+    step_on_own_parts,
     whole_optimizer_state,
     whole_state_dict,
     with_whole_norm,
@@ -76,13 +77,15 @@ class FullyShardStrategy(strategy("DDPStrategy")):
         return model
 
     def build_optim_wrapper(self, optim_wrapper, model=None) -> BaseOptimWrapper:
-        """As mmengine's; gradients are clipped by the norm of all processes'."""
+        """As mmengine's; gradients are clipped by the norm of all processes', and Adam and AdamW
+        step on this process's parts."""
         wrapper = super().build_optim_wrapper(optim_wrapper, model)
         if isinstance(wrapper, OptimWrapperDict):
             raise TypeError("FullyShardStrategy takes one optimizer, got an OptimWrapperDict")
         clip = getattr(wrapper, "clip_func", None)
         if clip is not None:
             wrapper.clip_func = with_whole_norm(clip)
+        step_on_own_parts(wrapper.optimizer)
         return wrapper
 
     def model_state_dict(self) -> dict:

@@ -28,6 +28,7 @@ from swin_backbone.checkpoints import CheckpointError
 from swin_backbone.model.sharding import (
     shard,
     spread_optimizer_state,
+    step_on_own_parts,
     whole,
     whole_optimizer_state,
     whole_state_dict,
@@ -67,7 +68,7 @@ def steps(model, forward, batches, optimizer):
 
 def adamw(model):
     wanted = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(wanted, lr=1e-2, fused=True)
+    return step_on_own_parts(torch.optim.AdamW(wanted, lr=1e-2, fused=True))
 
 
 def largest(state, other):

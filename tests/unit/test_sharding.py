@@ -6,12 +6,17 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from swin_backbone import SwinBackbone, create
 from swin_backbone.model.sharding import (
     own_part,
     shard,
     spread_optimizer_state,
+    step_on_own_parts,
     units,
     whole_optimizer_state,
     whole_state_dict,
@@ -94,6 +99,72 @@ def test_one_process_computes_and_saves_the_same(joined, version, unit_mb):
     del moments["param_groups"][0]["params"][0]
     with pytest.raises(ValueError, match=r"is of \d+ parameters, not of"):
         spread_optimizer_state(optimizers[0], moments)
+
+
+OPTIMIZERS = {
+    "plain": (Adam, {"foreach": False}),
+    "foreach": (AdamW, {"foreach": True}),
+    "fused": (AdamW, {"fused": True}),
+    "amsgrad": (AdamW, {"amsgrad": True, "fused": True}),
+    "maximized": (Adam, {"maximize": True, "weight_decay": 0.1}),
+    "others": (SGD, {"momentum": 0.9}),
+    "and others": (RMSprop, {}),
+}
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["unscaled", "scaled"])
+@pytest.mark.parametrize(("kind", "options"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_steps_on_own_parts(joined, kind, options, scaled):
+    """The same weights and moments, to the bit, by operations on plain tensors."""
+    by_parts, other = (
+        shard(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))) for _ in range(2)
+    )
+    by_parts[2].bias.requires_grad_(False)
+    other[2].bias.requires_grad_(False)
+    other.load_state_dict(by_parts.state_dict())
+    optimizers = [kind([*m.parameters()], lr=0.1, **options) for m in (by_parts, other)]
+    assert step_on_own_parts(optimizers[0]) is optimizers[0]
+    inputs = torch.randn(3, 5, 3)
+    for model, optimizer in zip((by_parts, other), optimizers, strict=True):
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=2.0**10)
+        for batch in inputs:
+            optimizer.zero_grad()
+            scaler.scale(model(batch).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    for own, expected in zip(by_parts.parameters(), other.parameters(), strict=True):
+        assert torch.equal(own_part(own), own_part(expected))
+    moments, expected = (whole_optimizer_state(optimizer) for optimizer in optimizers)
+    torch.testing.assert_close(moments, expected, rtol=0, atol=0)
+    states = [state for name, state in optimizers[0].state.items() if name is by_parts[0].weight]
+    moments = [value for value in states[0].values() if getattr(value, "ndim", 0)]
+    assert {type(value) for value in moments} == {DTensor}
+
+
+class Types(TorchDispatchMode):
+    """Types of what operations are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen |= {type(leaf) for leaf in tree_leaves((args, kwargs))}
+        return func(*args, **(kwargs or {}))
+
+
+def test_adam_does_not_see_shards(joined):
+    """Nor does the host pay for them: no operation of a step is one of DTensor's."""
+    model = shard(nn.Linear(3, 4))
+    seen = []
+    for prepare in (step_on_own_parts, lambda optimizer: optimizer):
+        optimizer = prepare(AdamW(model.parameters(), fused=True))
+        model(torch.randn(2, 3)).sum().backward()
+        optimizer.step()  # makes its state
+        with Types() as types:
+            optimizer.step()
+        seen.append(DTensor in types.seen)
+    assert seen == [False, True]
 
 
 @pytest.mark.parametrize("options", [{"mask_padding": True}, {"packed": True}], ids=str)

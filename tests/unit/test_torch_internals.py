@@ -40,7 +40,9 @@ def without(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(choosing, "find", find_another)
             spec.loader.exec_module(fresh)
-            if module == "cpu_operators":  # it chooses at the first call
+            if module == "optimizers":  # these two choose at the first call
+                fresh._collect()
+            if module == "cpu_operators":
                 scores = torch.zeros(1, 1)
                 fresh.softmax_backward_in_place(scores, fresh.softmax_in_place(scores))
                 for dtype in (torch.float32, torch.bfloat16):
@@ -315,3 +317,15 @@ def test_a_scaler_looks_after_optimizers_that_are_not_fused():
     fused.register_step_pre_hook(lambda *_: seen.append(parameter.grad.item()))
     scaler.step(fused)
     assert seen == [0.25]  # unscaled by the scaler, before the step
+
+
+@ABSENT
+def test_optimizers_step_on_whole_tensors(without, instead):
+    optimizers, fallbacks = without("optimizers", instead=instead)
+    parameter = torch.ones(2, requires_grad=True)
+    parameter.grad = torch.ones(2)
+    optimizer = torch.optim.AdamW([parameter], lr=0.5)
+    optimizers.step_on_parts(optimizer, lambda tensor: 1 / 0)
+    optimizer.step()
+    assert parameter.ne(1).all()
+    assert "torch.optim.AdamW._init_group" in fallbacks
