@@ -67,6 +67,15 @@ def global_settings():
     assert left == (True, torch.float32, 0), "left as they were not: gradients, dtype, logging"
 
 
+@pytest.fixture(autouse=True)
+def no_default_scope():
+    """mmengine keeps the scope of whatever was built last, and looks for classes there first: with
+    it, a test would pass or fail by what its worker had run before."""
+    registry = sys.modules.get("mmengine.registry")
+    if registry:
+        registry.DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """Folder of a small generated segmentation data set of many sizes; not to be changed."""
