@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from swin_backbone import SwinBackbone, graph_backbone
+from swin_backbone.inference.export import ModelCard, load, trace, write_program
 from swin_backbone.ops import BACKENDS
 
 from .cases import DROP_PATH_RATE, Architecture
@@ -37,8 +41,8 @@ class Implementation(NamedTuple):
 
     @property
     def has_own_graphs(self) -> bool:
-        """Whether a call replays CUDA graphs by itself."""
-        return self.name == "ours:graphs"
+        """Whether a call replays graphs by itself, CUDA's or onnxruntime's."""
+        return self.name in ("ours:graphs", "ours:onnxruntime")
 
     def version(self) -> str | None:
         """Version of the installed package, classic and maintained OpenMMLab lines alike."""
@@ -68,6 +72,29 @@ def _ours_by_graphs(arch: Architecture, size: tuple[int, int]) -> nn.Module:
     model = _ours("auto").build(arch, size)
     graph_backbone(model, say=say)
     return model
+
+
+class _OnnxFile(nn.Module):
+    """A backbone that onnxruntime computes, from the file that ours exports."""
+
+    def __init__(self, backbone: SwinBackbone):
+        super().__init__()
+        self.backbone = backbone.eval()
+        info = backbone.features_info
+        strides, channels = zip(*((one.stride, one.channels) for one in info), strict=True)
+        card = ModelCard("", "backbone", (0.0,) * 3, (1.0,) * 3, "RGB", strides, channels)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "backbone.onnx"
+            self.run = load(write_program(trace(backbone), card, path, "onnx"))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if self.training or x.is_cuda or torch.is_autocast_enabled(x.device.type):
+            raise ValueError("the exported file is for predictions in float32 on a CPU")
+        return self.run(x)
+
+
+def _ours_by_onnxruntime(arch: Architecture, size: tuple[int, int]) -> nn.Module:
+    return _OnnxFile(_ours("auto").build(arch, size))
 
 
 def _in_mmseg_arguments(arch: Architecture) -> dict:
@@ -215,12 +242,15 @@ _PEERS = (
     ),
 )
 
-#: Every implementation by name: ours, by CUDA graphs too and with each backend, then the peers.
+#: Every implementation by name: ours, by graphs, exported and with each backend, then the peers.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     implementation.name: implementation
     for implementation in (
         _ours("auto"),
         Implementation("ours:graphs", "swin-backbone", _ours_by_graphs, "graph_backbone"),
+        Implementation(
+            "ours:onnxruntime", "swin-backbone", _ours_by_onnxruntime, "the exported file"
+        ),
         *map(_ours, BACKENDS),
         *_PEERS,
     )

@@ -164,6 +164,19 @@ def test_graphs_that_do_not_replay_are_a_row_with_the_reason():
     assert "graphs are CUDA's" in row.reason
 
 
+def test_the_exported_file_is_measured_beside():
+    """It gives the maps of the backbone that it is of, and says what it cannot do."""
+    pytest.importorskip("onnxruntime")
+    model = build("ours:onnxruntime")
+    images = SMALL.images()
+    for found, expected in zip(model.eval()(images), model.backbone(images), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32, other sums
+    with pytest.raises(ValueError, match="predictions in float32 on a CPU"):
+        model.train()(images)
+    with pytest.raises(ValueError, match="predictions"), torch.autocast("cpu", torch.bfloat16):
+        model.eval()(images)
+
+
 def test_training_step_computes_gradients_anew():
     model = Maps()
     step = steps.make_step(model, SMALL.images(), with_mode("train"), steps.EAGER)
@@ -200,6 +213,7 @@ def test_half_precision_runs_under_autocast(dtype):
         (("train", "cuda"), "timm", True, ["eager", "compiled"]),
         (("latency", "cpu"), "ours", True, ["eager", "compiled"]),
         (("latency", "cuda"), "ours:graphs", True, ["eager"]),
+        (("forward", "cpu"), "ours:onnxruntime", True, ["eager"]),
     ],
 )
 def test_executions(case, name, with_compiled, expected):
