@@ -68,12 +68,13 @@ def global_settings():
 
 
 @pytest.fixture(autouse=True)
-def no_default_scope():
-    """mmengine keeps the scope of whatever was built last, and looks for classes there first: with
-    it, a test would pass or fail by what its worker had run before."""
-    registry = sys.modules.get("mmengine.registry")
-    if registry:
-        registry.DefaultScope._instance_dict.clear()
+def nothing_of_other_tests():
+    """mmengine keeps the scope of whatever was built last, and looks for classes there first; and
+    loggers, which write to streams that pytest has closed by now. With these, a test would pass or
+    fail by what its worker had run before."""
+    for module, name in (("registry", "DefaultScope"), ("logging", "MMLogger")):
+        if f"mmengine.{module}" in sys.modules:
+            getattr(sys.modules[f"mmengine.{module}"], name)._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")

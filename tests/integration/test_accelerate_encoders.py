@@ -342,7 +342,11 @@ def test_a_class_that_computes_something_else_is_left_alone():
     assert row.reason == "Scaled has a forward of its own"
 
 
-def test_models_without_weights_are_left_alone():
+@pytest.mark.parametrize("is_known", [False, True])
+def test_models_without_weights_are_left_alone(is_known):
+    """Whether or not a block of the kind was tried before."""
+    if is_known:
+        swin_backbone.accelerate(Block(8, 2, 3, 0, 6))
     with torch.device("meta"):
         block = Block(8, 2, 3, 0, 6)
     (row,) = blocks(swin_backbone.accelerate(block))

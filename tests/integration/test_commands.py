@@ -1,7 +1,6 @@
 """Commands leave with one line and exit status 2 for what a user can get wrong; bugs do not."""
 
 import importlib
-import logging
 import os
 import re
 import subprocess
@@ -260,8 +259,6 @@ def test_bad_input_is_one_line(name, files, capsys, monkeypatch, tmp_path):
         pytest.importorskip(NEEDS[name])
     pytest.importorskip("mmdet")
     monkeypatch.chdir(tmp_path)
-    # Loggers of earlier tests write to streams that pytest has closed, and would say so.
-    monkeypatch.setattr(logging, "raiseExceptions", False)
     wrong = []
     for command, arguments, message in CASES:
         if command != name:

@@ -77,9 +77,15 @@ def test_branches_agree_with_the_reference(kind, hidden, path_scale, dtype, tole
         assert ((a.double() - e).norm() / e.norm().clamp(min=1e-9)).item() <= tolerance
 
 
+@pytest.fixture(params=[False, True], ids=["no tiles", "tiles"])
+def tiles(request, monkeypatch):
+    """Attention in bfloat16 as on a processor that multiplies in tiles, or not, whichever runs."""
+    monkeypatch.setattr(attention, "multiplies_in_tiles", lambda: request.param)
+
+
 @pytest.mark.parametrize(("kind", "hidden"), [("mlp", 4 * CHANNELS), ("attention", 3 * CHANNELS)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_branches_without_gradients(kind, hidden, dtype):
+def test_branches_without_gradients(kind, hidden, dtype, tiles):
     """Inference takes other ways: bfloat16 within 1.5 times the reference's own error."""
     exact_inputs = convert(branch_inputs(hidden, torch.float64), dtype)
     exact = run_branch(kind, convert(exact_inputs, torch.float64), None, "reference")
@@ -105,7 +111,7 @@ def test_dropped_images_are_not_computed():
 
 
 @pytest.mark.parametrize("offset", [0.0, 300.0, -300.0])
-def test_softmax_in_bfloat16_survives_large_scores(offset):
+def test_softmax_in_bfloat16_survives_large_scores(offset, tiles):
     """Scores whose exponentials overflow, or all vanish, take the way round."""
     qkv = torch.randn(1, 14, 14, 96).to(torch.bfloat16)
     table = torch.randn(169, 2) + offset
@@ -118,6 +124,22 @@ def test_softmax_in_bfloat16_survives_large_scores(offset):
         return (out.double() - exact).norm().item()
 
     assert error("cpu") <= 1.5 * error("reference")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({"neon": True}, False),
+     (None, False)],
+)  # fmt: skip
+def test_whether_there_are_tiles_is_asked_of_torch(monkeypatch, capabilities, expected):
+    """Where it cannot be asked there are none."""
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    attention.multiplies_in_tiles.cache_clear()
+    assert attention.multiplies_in_tiles() is expected
+    attention.multiplies_in_tiles.cache_clear()
 
 
 def test_windows_in_several_steps_agree(monkeypatch):

@@ -47,6 +47,8 @@ def why_different(block: nn.Module, forward: Callable, calls: Calls) -> str | No
         forward: takes the block, and what its own ``forward`` takes.
         calls: examples of what a block is called with.
     """
+    if any(p.is_meta for p in block.parameters()):  # whether or not its kind is known
+        return "it cannot be tried on the meta device: accelerate when its weights are there"
     kind = _kind(block, forward)
     if kind not in _FOUND:
         reason = _try_both(block, forward, calls)
@@ -64,8 +66,6 @@ def _kind(block: nn.Module, forward: Callable) -> tuple:
 
 
 def _try_both(block: nn.Module, forward: Callable, calls: Calls) -> str | None:
-    if any(p.is_meta for p in block.parameters()):
-        return "it cannot be tried on the meta device: accelerate when its weights are there"
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,8 @@ def attend(qkv: Tensor, bias: Tensor, padding: Tensor, rows: WindowRows, scale: 
     gathered = qkv.index_select(0, rows.token)
     gathered[rows.padding] = padding
     windows = gathered.view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads))
-    compute = _attend_by_bmm if qkv.dtype == torch.bfloat16 else _attend_by_flash
+    by_bmm = qkv.dtype == torch.bfloat16 and not multiplies_in_tiles()
+    compute = _attend_by_bmm if by_bmm else _attend_by_flash
     out = []
     for chunk, mask in _chunks(rows, bias, qkv.dtype):
         attended = compute(windows[chunk].permute(2, 0, 3, 1, 4), mask, scale)
@@ -46,13 +47,22 @@ def attend(qkv: Tensor, bias: Tensor, padding: Tensor, rows: WindowRows, scale: 
     return torch.cat(out).index_select(0, rows.position)
 
 
+@cache
+def multiplies_in_tiles() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in tiles (AMX), as torch's attention
+    then does. A torch that cannot tell has an attention that does not."""
+    ask = getattr(torch.cpu, "get_capabilities", dict)
+    return bool(ask().get("amx_bf16"))
+
+
 def _attend_by_flash(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """(3, windows, heads, N, d) to (windows, heads, N, d): best where matmul is slow."""
+    """(3, windows, heads, N, d) to (windows, heads, N, d): best where matmul is slow, and for
+    bfloat16 in tiles."""
     return F.scaled_dot_product_attention(*qkv, attn_mask=mask, scale=scale)
 
 
 def _attend_by_bmm(qkv: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """The same by oneDNN's batched products, which are fast in bfloat16.
+    """The same by oneDNN's batched products, the fast ones in bfloat16 without tiles.
 
     A softmax that first looks for the largest score of each row takes longer than both products.
     Without that, exponentials keep their relative precision as long as no sum leaves the range
