@@ -88,7 +88,7 @@ def _tables(decoder: nn.Module, sizes: Sequence[tuple], device: torch.device):
     key = (*sizes, device)
     found = _kept.get(decoder, key)
     if found is None:
-        shapes = torch.tensor(sizes)
+        shapes = torch.tensor(sizes, device="cpu")
         starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
         found = shapes.to(device), starts.to(device)
         _kept.keep(decoder, key, found)

@@ -65,7 +65,7 @@ def _geometric_offsets(old: int, new: int) -> Tensor:
             high = ratio
         else:
             low = ratio
-    steps = ratio ** torch.arange(old, dtype=torch.float64)
+    steps = ratio ** torch.arange(old, dtype=torch.float64, device="cpu")
     far = steps.cumsum(0)
     return torch.cat([-far.flip(0), far.new_zeros(1), far])
 
@@ -75,7 +75,7 @@ def _interpolate_axis(plane: Tensor, axis: int, offsets: Tensor, reach: int) -> 
 
     Beyond the last offset, the value stays the last.
     """
-    wanted = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    wanted = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
     if len(offsets) == 1:  # a window of one token
         return plane.repeat_interleave(len(wanted), dim=axis)
     right = torch.searchsorted(offsets, wanted).clamp(1, len(offsets) - 1)

@@ -83,7 +83,7 @@ def _text(value):
 
 def _fill(size: int, source: BinaryIO, what: str) -> torch.UntypedStorage:
     """A storage of the next bytes of a file, all of them."""
-    content = torch.empty(size, dtype=torch.uint8)
+    content = torch.empty(size, dtype=torch.uint8, device="cpu")
     view, done = memoryview(content.numpy()), 0
     while done < size:
         piece = source.read(min(_PIECE, size - done))
@@ -99,7 +99,7 @@ def _swap(content: torch.UntypedStorage, dtype: torch.dtype) -> None:
     width = dtype.itemsize // (2 if dtype.is_complex else 1)
     if width > 1 and content.nbytes():
         whole = content.nbytes() // width * width
-        values = torch.empty(0, dtype=torch.uint8).set_(content, 0, (whole,), (1,))
+        values = torch.empty(0, dtype=torch.uint8, device="cpu").set_(content, 0, (whole,), (1,))
         values.numpy().view(f"u{width}").byteswap(inplace=True)
 
 

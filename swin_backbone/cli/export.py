@@ -136,15 +136,16 @@ def largest_difference(model: nn.Module, exported: ExportedModel) -> tuple[float
     """
     found = []
     for batch, height, width in CHECKED_SIZES:
-        inputs = [torch.randn(batch, len(exported.card.mean), height, width)]
+        inputs = [torch.randn(batch, len(exported.card.mean), height, width, device="cpu")]
         if "valid_sizes" in exported.card.inputs:
-            sides = [torch.randint(1, side + 1, (batch,)) for side in (height, width)]
+            sides = [torch.randint(1, side + 1, (batch,), device="cpu") for side in (height, width)]
             inputs.append(torch.stack(sides, dim=1))
         outputs = _outputs(model, *inputs)
         difference = _difference(exported(*inputs), outputs)
         rounding = _rounding(model, inputs, outputs) if difference > TOLERANCE else 0.0
         found.append((difference, difference - rounding))
-    difference, excess = torch.tensor(found).amax(0).tolist()  # NaN, too, unlike Python's max
+    # NaN, too, unlike Python's max.
+    difference, excess = torch.tensor(found, device="cpu").amax(0).tolist()
     return difference, excess
 
 
@@ -175,7 +176,7 @@ def print_times(
     run: Callable[[Tensor], object], exported: ExportedModel, size: tuple[int, int]
 ) -> None:
     """Median time of one image of ``size`` in both, by the clock and of the processor."""
-    images = torch.randn(1, len(exported.card.mean), *size)
+    images = torch.randn(1, len(exported.card.mean), *size, device="cpu")
     ours, theirs = median_times(lambda: run(images), lambda: exported(images))
     say(
         f"1x{size[0]}x{size[1]}, {torch.get_num_threads()} threads: PyTorch {ours}, "

@@ -56,12 +56,12 @@ class Agreement:
     def __call__(self, plan: object) -> bool:
         """Whether each process's ``plan`` has the same ``repr``."""
         number = zlib.crc32(repr(plan).encode())
-        both = torch.tensor([number, -number], dtype=torch.int64)
+        both = torch.tensor([number, -number], dtype=torch.int64, device="cpu")
         dist.all_reduce(both, dist.ReduceOp.MAX, self.group)
         return int(both[0]) == -int(both[1])
 
     def share(self, numbers: Sequence[int]) -> list[int]:
         """The first process's numbers; each has as many."""
-        shared = torch.tensor(numbers, dtype=torch.int64)
+        shared = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         dist.broadcast(shared, dist.get_global_rank(self.group, 0), self.group)
         return shared.tolist()

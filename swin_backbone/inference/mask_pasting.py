@@ -19,7 +19,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
     Returns:
         (N, height, width) bool.
     """
-    pasted = torch.zeros((len(boxes), *size), dtype=torch.bool)
+    pasted = torch.zeros((len(boxes), *size), dtype=torch.bool, device="cpu")
     for mask, box, canvas in zip(masks, boxes.tolist(), pasted, strict=True):
         left, top, right, bottom = box
         x, columns = _pixels(left, right, size[1])
@@ -34,7 +34,7 @@ def _pixels(begin: float, end: float, size: int) -> tuple[Tensor, slice]:
     """Places of the pixels in and beside a side of a box, from -1 to 1 within it, and which these
     pixels are; all in the middle of a side without length."""
     first, last = max(int(begin // 1) - 1, 0), min(int(-(-end // 1)) + 1, size)
-    centres = torch.arange(first, max(last, first), dtype=torch.float32) + 0.5
+    centres = torch.arange(first, max(last, first), dtype=torch.float32, device="cpu") + 0.5
     pixels = slice(first, first + len(centres))
     if end <= begin:
         return torch.zeros_like(centres), pixels

@@ -290,7 +290,8 @@ class SwinBackbone(HubMethods, nn.Module):
         the shapes and dtypes of any batch's, and gradients of zeros reach every parameter, which
         DDP waits for; operations need not be made for nothing."""
         blank = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
-        sizes = torch.tensor([x.shape[2:]]) if self.mask_padding or self.packed else None
+        wants_sizes = self.mask_padding or self.packed
+        sizes = torch.tensor([x.shape[2:]], device="cpu") if wants_sizes else None
         return [features[:0] for features in self.forward(blank, sizes)]
 
     def _layouts(self, x: Tensor, valid_sizes: Tensor | None) -> list[TokenLayout]:
@@ -386,7 +387,7 @@ class SwinBackbone(HubMethods, nn.Module):
         sizes = getattr(x, "valid_sizes", None) if given is None else given
         if sizes is None:
             _warn_of_missing_sizes(len(x))
-            return torch.tensor(x.shape[2:]).expand(len(x), 2)
+            return torch.tensor(x.shape[2:], device="cpu").expand(len(x), 2)
         if self.packed and isinstance(sizes, Tensor):
             sizes = sizes.cpu()  # tables are made there
         return check_valid_sizes(sizes, x.shape[0])

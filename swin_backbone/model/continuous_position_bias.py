@@ -64,4 +64,5 @@ class ContinuousPositionBias(nn.Sequential):
         weight = getattr(self[0], "weight", None)
         if isinstance(weight, Tensor):
             return weight
-        return next(self.parameters(), torch.empty(0))  # quantised layers have none, on the CPU
+        # Quantised layers have none, on the CPU.
+        return next(self.parameters(), torch.empty(0, device="cpu"))

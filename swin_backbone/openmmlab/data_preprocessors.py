@@ -31,7 +31,7 @@ def _handing_over(base: type[nn.Module]) -> type[nn.Module]:
             # Batch augmentations of the stock class change images and their img_shape alike.
             for index, sample in enumerate(data.get("data_samples") or []):
                 own[index] = tuple(sample.get("img_shape", own[index])[:2])
-            data["inputs"].valid_sizes = torch.tensor(own)
+            data["inputs"].valid_sizes = torch.tensor(own, device="cpu")
             return data
 
     HandingOver.__name__ = HandingOver.__qualname__ = f"Swin{base.__name__}"

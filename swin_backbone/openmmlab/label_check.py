@@ -49,7 +49,7 @@ def _check_batch(model: nn.Module, data_batch: dict) -> None:
     num_classes = max(head.num_classes, 2) if head.out_channels == 1 else head.num_classes
     for sample in _flat(data_batch["data_samples"]):
         if "label_values" in sample:
-            labels = torch.tensor(sample.label_values)
+            labels = torch.tensor(sample.label_values, device="cpu")
         elif "gt_sem_seg" in sample:
             labels = sample.gt_sem_seg.data
         else:

@@ -66,7 +66,7 @@ def _objects(batch: int, size: tuple[int, int], device: str) -> list:
         corner = torch.rand(OBJECTS, 2, device=device) * (sides - extent)
         boxes = torch.cat([corner, corner + extent], dim=1)
         labels = torch.zeros(OBJECTS, dtype=torch.long, device=device)
-        masks = torch.zeros(OBJECTS, *size, dtype=torch.uint8)
+        masks = torch.zeros(OBJECTS, *size, dtype=torch.uint8, device="cpu")
         for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
             mask[top:bottom, left:right] = 1
         sample = DetDataSample(metainfo=_metainfo(size))

@@ -218,7 +218,7 @@ def _check(views: Sequence[View], threshold: float | None) -> None:
 
 def _covers(view: View) -> bool:
     height, width = view.geometry.size
-    seen = torch.zeros(height, width, dtype=torch.bool)
+    seen = torch.zeros(height, width, dtype=torch.bool, device="cpu")
     for _, top, left, rows, columns in view.windows:
         if min(top, left) < 0 or top + rows > height or left + columns > width:
             return False

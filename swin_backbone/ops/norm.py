@@ -77,17 +77,23 @@ def merge_neighbours(x: Tensor, stride: tuple[int, int] = (2, 2)) -> Tensor:
         neighbours' values of channel 0 (upper left, upper right, lower left, lower right), of
         channel 1, ...
     """
+    if stride == (2, 2):
+        return _tiles(x).permute(0, 1, 3, 5, 2, 4).flatten(-3)
     (stride_h, stride_w), (height, width) = stride, x.shape[1:3]
     rows = (height + stride_h - 1) // stride_h
     columns = (width + stride_w - 1) // stride_w
     x = corner_pad(x, (2, 2), stride, dims=(1, 2))
-    if stride == (2, 2):  # neighbourhoods tile the map
-        x = x.reshape(-1, rows, 2, columns, 2, x.shape[-1])
-        return x.permute(0, 1, 3, 5, 2, 4).flatten(-3)
     neighbours = [
         x[:, i::stride_h, j::stride_w][:, :rows, :columns] for i in (0, 1) for j in (0, 1)
     ]
     return torch.stack(neighbours, dim=-1).flatten(-2)
+
+
+def _tiles(x: Tensor) -> Tensor:
+    """(B, H, W, C) to (B, ceil(H / 2), 2, ceil(W / 2), 2, C), with zeros beyond the border."""
+    rows, columns = ((length + 1) // 2 for length in x.shape[1:3])
+    x = corner_pad(x, (2, 2), (2, 2), dims=(1, 2))
+    return x.reshape(-1, rows, 2, columns, 2, x.shape[-1])
 
 
 def merge_packed(x: Tensor, packing: Packing) -> Tensor:
@@ -146,21 +152,31 @@ def merge_norm_linear(
             x.contiguous(), norm.weight, norm.bias, weight, low,
             as_kernels_read(layout.valid_sizes), norm.eps, by_column,
         )  # fmt: skip
-    return _project(way)(merge_neighbours(layout.clear(x)), norm, LinearParameters(weight, None))
+    x = layout.clear(x)
+    if way == "cpu" and 4 * x.numel() >= weight.numel():
+        # Runs of channels are copied faster than single ones, of maps and of parameters alike.
+        x = _tiles(x).permute(0, 1, 3, 2, 4, 5).flatten(-3)
+        return _project(way)(x, *_by_neighbour(norm, weight))
+    return _project(way)(merge_neighbours(x), norm, LinearParameters(weight, None))
+
+
+def _by_neighbour(norm: NormParameters, weight: Tensor) -> tuple[NormParameters, LinearParameters]:
+    norm = NormParameters(by_neighbour(norm.weight), by_neighbour(norm.bias), norm.eps)
+    return norm, LinearParameters(by_neighbour(weight), None)
 
 
 def _merge_variable_length(
     x: Tensor, norm: NormParameters, weight: Tensor, packing: Packing
 ) -> Tensor:
     x = merge_packed(x, packing)
-    norm = NormParameters(by_neighbour(norm.weight), by_neighbour(norm.bias), norm.eps)
     way = dispatch.patch_merging(x, weight.shape[1])
+    norm, layer = _by_neighbour(norm, weight)
     if way == "triton":
         normed = triton.norm_op.layer_norm(
             x, norm.weight, norm.bias, norm.eps, False, compute_dtype(x), None
         )
-        return F.linear(normed, by_neighbour(weight))
-    return _project(way)(x, norm, LinearParameters(by_neighbour(weight), None))
+        return F.linear(normed, layer.weight)
+    return _project(way)(x, norm, layer)
 
 
 def _project(way: str):

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import (
     LinearParameters,
     NormParameters,
     Windows,
+    merge_neighbours,
     merge_norm_linear,
     residual_attention,
     residual_mlp,
@@ -16,6 +18,7 @@ from swin_backbone.ops import (
 from swin_backbone.ops.cpu import chunked_attention as attention
 from swin_backbone.ops.cpu import onednn_linear as products
 from swin_backbone.ops.dispatch import why_not_cpu
+from swin_backbone.ops.geometry.token_layout import MAPS, TokenLayout
 
 CHANNELS = 32
 # Stochastic depth: none, all kept, some dropped, all dropped.
@@ -156,13 +159,34 @@ def test_windows_in_several_steps_agree(monkeypatch):
         torch.testing.assert_close(out, whole)
 
 
-def test_merging_agrees_with_the_plain_linear_layer():
-    x, weight = torch.randn(2, 7, 5, 8), torch.randn(16, 32)
-    norm = torch.rand(32), torch.randn(32)
-    exact_norm = NormParameters(*(p.double() for p in norm), 1e-5)
-    fast = merge_norm_linear(x, NormParameters(*norm, 1e-5), weight)
-    exact = merge_norm_linear(x.double(), exact_norm, weight.double())
-    torch.testing.assert_close(fast.double(), exact, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [(7, 5), (2, 1), (12, 16)], ids=str)  # parameters are more, or not
+@pytest.mark.parametrize("masked", [False, True])
+def test_merging_agrees_with_its_steps(dtype, size, masked):
+    x, weight = torch.randn(2, *size, 8, dtype=torch.float64), torch.randn(16, 32).double()
+    norm_weight, norm_bias = torch.randn(2, 32, dtype=torch.float64)
+    layout = TokenLayout(torch.tensor([size, (1, 1)], dtype=torch.int32)) if masked else MAPS
+
+    def steps(x, norm_weight, norm_bias, weight):
+        merged = merge_neighbours(layout.clear(x))
+        return F.linear(F.layer_norm(merged, (32,), norm_weight, norm_bias, 1e-5), weight)
+
+    def fast(x, norm_weight, norm_bias, weight):
+        return merge_norm_linear(x, NormParameters(norm_weight, norm_bias, 1e-5), weight, layout)
+
+    inputs = x, norm_weight, norm_bias, weight
+    gradient = torch.randn(steps(*inputs).shape, dtype=torch.float64)
+    results = []
+    for function, kind in ((steps, torch.float64), (fast, dtype)):
+        leaves = [tensor.to(kind, copy=True).requires_grad_() for tensor in inputs]
+        out = function(*leaves)
+        out.backward(gradient.to(kind))
+        results.append([out, *(leaf.grad for leaf in leaves)])
+        with torch.no_grad():
+            results[-1].append(function(*leaves))
+    limit = {torch.float64: 1e-12, torch.float32: 1e-4}[dtype]  # sums of 32 and more, some small
+    for expected, found in zip(*results, strict=True):
+        assert (found.double() - expected).abs().max() <= limit * expected.abs().max()
 
 
 def test_works_without_onednn(monkeypatch):

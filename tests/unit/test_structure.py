@@ -338,3 +338,46 @@ def test_tests_look_at_behaviour():
         for name, line in private_names_in_a_test(ast.parse(path.read_text()))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+#: What makes tensors on the default device, if it is not told where.
+MAKERS = {"arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "rand", "randint",
+          "randn", "randperm", "tensor", "zeros"}  # fmt: skip
+#: Where tensors are made under a device that is set there.
+UNDER_A_DEVICE = {"model/layer_factories.py"}
+
+
+def makers_without_a_device(tree: ast.AST) -> Iterator[int]:
+    """Lines of tensors that lie wherever the caller's default device is, but for parameters."""
+    parameters = [
+        node.args[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "nn.Parameter"
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{m}" for m in MAKERS}:
+            places = {keyword.arg for keyword in node.keywords}
+            if node not in parameters and not places & {"device", "out", None}:
+                yield node.lineno
+
+
+def test_makers_are_recognised():
+    lines = """
+torch.zeros(3)
+torch.zeros(3, device=x.device)
+nn.Parameter(torch.zeros(3))
+f(torch.arange(2) + torch.ones(2, device="cpu"))
+x.new_zeros(3)
+"""
+    assert list(makers_without_a_device(ast.parse(lines))) == [2, 5]
+
+
+def test_tables_say_where_they_lie():
+    """Whatever ``torch.set_default_device`` says: only parameters go by it, as torch's own do."""
+    found = {
+        f"{path.relative_to(PACKAGE)}:{line}"
+        for path, tree in TREES.items()
+        if str(path.relative_to(PACKAGE)) not in UNDER_A_DEVICE
+        for line in makers_without_a_device(tree)
+    }
+    assert not found

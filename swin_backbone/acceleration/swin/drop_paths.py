@@ -76,11 +76,12 @@ def _draws_so(module: nn.Module, keep: float, draw: Callable[..., Tensor]) -> bo
     with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
         for dtype in (torch.float32, torch.bfloat16):
             torch.manual_seed(1)
-            theirs, left = _by_module(module, torch.ones(1, dtype=dtype), 64), torch.rand(1)
+            theirs = _by_module(module, torch.ones(1, dtype=dtype, device=cpu), 64)
+            left = torch.rand(1, device=cpu)
             torch.manual_seed(1)
             ours = draw(keep, 64, dtype, cpu).float()
             near = torch.allclose(ours, theirs, rtol=torch.finfo(dtype).eps)
-            if not (near and torch.equal(left, torch.rand(1))):
+            if not (near and torch.equal(left, torch.rand(1, device=cpu))):
                 return False
     return True
 

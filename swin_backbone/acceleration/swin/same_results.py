@@ -69,7 +69,7 @@ def _try_both(block: nn.Module, forward: Callable, calls: Calls) -> str | None:
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+        return torch.randn(*shape, dtype=torch.float64, generator=generator, device="cpu")
 
     try:
         ours = copy.deepcopy(block).double().cpu().eval()

@@ -66,9 +66,9 @@ def agreement(
 
 def random_images(size: tuple[int, int]) -> Tensor:
     """(1, 3, *size): normalised, smooth shapes and noise."""
-    coarse = torch.randn(1, 3, *(-(-side // 32) for side in size))
+    coarse = torch.randn(1, 3, *(-(-side // 32) for side in size), device="cpu")
     smooth = F.interpolate(coarse, size, mode="bicubic", align_corners=False)
-    return smooth + 0.2 * torch.randn(1, 3, *size)
+    return smooth + 0.2 * torch.randn(1, 3, *size, device="cpu")
 
 
 def stock_boxes(detector: nn.Module, images: Tensor) -> Boxes:

@@ -59,7 +59,7 @@ class ExportedModel:
 def _checked_sizes(images: Tensor, valid_sizes: Tensor | None) -> Tensor:
     """(B, 2) int64 on the device of ``images``."""
     if valid_sizes is None:
-        valid_sizes = torch.tensor([tuple(images.shape[2:])] * images.shape[0])
+        valid_sizes = torch.tensor([tuple(images.shape[2:])] * images.shape[0], device="cpu")
     valid_sizes = check_valid_sizes(valid_sizes, images.shape[0])
     return valid_sizes.to(images.device, torch.int64)
 

@@ -25,7 +25,7 @@ def principal_colours(features: Tensor) -> Tensor:
     # The sign of an axis is arbitrary; its largest entry made positive, pictures can be compared.
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
     components = tokens @ (axes * largest.sign()).t()
-    colours = torch.zeros(height * width, 3)
+    colours = torch.zeros(height * width, 3, device="cpu")
     colours[:, :rank] = stretch(components, (0.01, 0.99)).float()
     return colours.view(height, width, 3)
 
@@ -58,7 +58,7 @@ def receptive_field(model: nn.Module, images: Tensor, stage_map: int) -> Tensor:
     with torch.enable_grad():
         features = model(images)[stage_map]
         centre = features[0, :, features.shape[2] // 2, features.shape[3] // 2]
-        draw = torch.rand(len(centre), generator=torch.Generator().manual_seed(0))
+        draw = torch.rand(len(centre), generator=torch.Generator().manual_seed(0), device="cpu")
         signs = (draw > 0.5).to(centre) * 2 - 1
         (gradient,) = torch.autograd.grad(signs @ centre, images)
     return gradient[0].abs().sum(dim=0)

@@ -138,7 +138,9 @@ class _Attend(torch.autograd.Function):
         query, key, value = qkv_heads.flatten(1, 2)
         qkv_gradient = torch.empty_like(qkv_heads)
         query_gradient, key_gradient, value_gradient = qkv_gradient.flatten(1, 2)
-        bias_gradient = torch.zeros(heads, tokens, tokens, dtype=_sum_dtype(weights.dtype))
+        bias_gradient = torch.zeros(
+            heads, tokens, tokens, dtype=_sum_dtype(weights.dtype), device="cpu"
+        )
         for chunk, _ in _chunks(rows, None, weights.dtype, unit=heads):
             dropped = weights[chunk] if kept is None else weights[chunk] * kept[chunk]
             torch.bmm(dropped.transpose(1, 2), gradient[chunk], out=value_gradient[chunk])
@@ -227,7 +229,7 @@ def _gather_windows(
 
 def _gather_heads(x: Tensor, rows: WindowRows, parts: int, heads: int, tokens: int) -> Tensor:
     """(tokens of the maps, parts * heads * d) to (parts, windows, heads, N, d)."""
-    slot = torch.arange(parts * heads).view(parts, 1, heads, 1)
+    slot = torch.arange(parts * heads, device="cpu").view(parts, 1, heads, 1)
     index = (rows.token * (parts * heads)).view(-1, 1, tokens) + slot
     vectors = x.view(-1, x.shape[1] // (parts * heads))
     return vectors.index_select(0, index.view(-1)).view(*index.shape, -1)
@@ -238,8 +240,8 @@ def _gather_tokens(x: Tensor, rows: WindowRows) -> Tensor:
     parts, windows, heads, tokens, head_dim = x.shape
     window = rows.position.div(tokens, rounding_mode="floor")
     first = window * ((heads - 1) * tokens) + rows.position  # of head 0
-    part = torch.arange(parts)[:, None] * (windows * heads * tokens)
-    index = first.view(-1, 1, 1) + part + torch.arange(heads) * tokens
+    part = torch.arange(parts, device="cpu")[:, None] * (windows * heads * tokens)
+    index = first.view(-1, 1, 1) + part + torch.arange(heads, device="cpu") * tokens
     return x.view(-1, head_dim).index_select(0, index.view(-1)).view(len(first), -1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -30,11 +31,31 @@ class WindowRows(NamedTuple):
     kinds: list[tuple[int, Tensor | None]]
 
 
+#: Tables of a map of more tokens than this are made anew: beside what is computed for so many
+#: tokens that takes no time, and they would take more than a megabyte each.
+FEW_TOKENS = 2**16
+
+
 def window_rows(grid: WindowGrid, batch: int) -> WindowRows:
-    """Sort the windows of ``batch`` maps."""
+    """Sort the windows of ``batch`` maps; nobody may change the tables."""
+    few = batch == 1 and grid.height * grid.width <= FEW_TOKENS
+    return _kept_rows(grid) if few else _make_rows(grid, batch)
+
+
+@lru_cache(maxsize=16)  # of the stages of two sizes, with shifts and without
+def _kept_rows(grid: WindowGrid) -> WindowRows:
+    with torch.inference_mode(False):
+        return _make_rows(grid, 1)
+
+
+def _make_rows(grid: WindowGrid, batch: int) -> WindowRows:
     tokens = grid.height * grid.width
-    row = (torch.arange(grid.padded_height) + grid.shift_size[0]) % grid.padded_height
-    column = (torch.arange(grid.padded_width) + grid.shift_size[1]) % grid.padded_width
+    row, column = (
+        (torch.arange(length, device="cpu") + shift) % length
+        for length, shift in zip(
+            (grid.padded_height, grid.padded_width), grid.shift_size, strict=True
+        )
+    )
     token = row[:, None] * grid.width + column
     token.masked_fill_((row >= grid.height)[:, None] | (column >= grid.width), -1)
     windows = partition_windows(token[None, :, :, None], grid)
@@ -55,7 +76,7 @@ def window_rows(grid: WindowGrid, batch: int) -> WindowRows:
     token = torch.cat(pieces)
     is_padding = token < 0
     stands = torch.nonzero(~is_padding).view(-1)
-    position = torch.empty(batch * tokens, dtype=torch.int64)
+    position = torch.empty(batch * tokens, dtype=torch.int64, device="cpu")
     position[token[stands]] = stands
     return WindowRows(token.clamp_(min=0), torch.nonzero(is_padding).view(-1), position, kinds)
 
@@ -65,7 +86,7 @@ def _border(grid: WindowGrid, axis: int) -> list[tuple[slice, Tensor | None]]:
     shift = grid.shift_size[axis]
     if shift == 0:
         return [(slice(None), None)]
-    local = torch.arange(grid.tokens_per_window)
+    local = torch.arange(grid.tokens_per_window, device="cpu")
     width = grid.window_size[1]
     local = local // width if axis == 0 else local % width
     rolled = local >= grid.window_size[axis] - shift
@@ -81,5 +102,5 @@ def _either(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 def _repeat_for_images(token: Tensor, batch: int, tokens: int) -> Tensor:
     if batch == 1:
         return token
-    offset = torch.arange(batch)[:, None] * tokens
+    offset = torch.arange(batch, device="cpu")[:, None] * tokens
     return torch.where(token < 0, token, token + offset).flatten()

@@ -173,7 +173,7 @@ def join(maps: Iterable[Tensor]) -> Tensor:
 def make_tables(levels: Sequence[Level], device: torch.device) -> list[Tables]:
     """Tables of the levels of a pyramid, or of one."""
     rows, tokens, windows = _rows(levels)
-    short = torch.tensor(rows, dtype=torch.int32)
+    short = torch.tensor(rows, dtype=torch.int32, device="cpu")
     if device.type == "cuda":
         short = short.pin_memory()
     short = short.to(device, non_blocking=True)

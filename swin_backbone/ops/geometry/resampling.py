@@ -55,7 +55,7 @@ def axis(
         lower = source.long().clamp(max=samples - 1)
         weight = (source - lower).clamp(0, 1)
         weight = torch.where(lower == samples - 1, torch.zeros_like(weight), weight)
-        first = torch.searchsorted(lower, torch.arange(samples + 1))
+        first = torch.searchsorted(lower, torch.arange(samples + 1, device="cpu"))
         begin = torch.cat([first[:1], first[:-2]])
         reach = int((first[1:] - begin).max())
         return Axis(lower.int().to(device), weight.to(device), first.int().to(device), reach)
@@ -71,11 +71,11 @@ def mixing(table: Axis, rows: slice, samples: slice) -> Tensor:
 
 def _source(samples: int, positions: int, align_corners: bool, dtype: torch.dtype) -> Tensor:
     """Where positions lie among samples."""
-    place = torch.arange(positions, dtype=dtype)
+    place = torch.arange(positions, dtype=dtype, device="cpu")
     if align_corners:
-        steps = torch.tensor(samples - 1, dtype=dtype) / max(positions - 1, 1)
+        steps = torch.tensor(samples - 1, dtype=dtype, device="cpu") / max(positions - 1, 1)
         return place * (steps if positions > 1 else 0)
-    scale = torch.tensor(samples, dtype=dtype) / positions
+    scale = torch.tensor(samples, dtype=dtype, device="cpu") / positions
     return ((place + 0.5) * scale - 0.5).clamp(min=0)
 
 

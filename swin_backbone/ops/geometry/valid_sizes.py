@@ -61,7 +61,7 @@ def _from_host(sizes: Any, images: int | None, at_least: int, name: str) -> Tens
         raise TypeError(f"{name} must be integers, got {show(sizes)}")
     if not all(at_least <= value <= INT32_MAX for row in rows for value in row):
         raise ValueError(_range(name, at_least, sizes))
-    return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
+    return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(-1, 2)
 
 
 def _number(value: Any) -> Any:

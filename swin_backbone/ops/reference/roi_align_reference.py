@@ -42,12 +42,12 @@ def _parts(
     """(bins, pixels): what the mean of a bin's samples has of each pixel."""
     length = end - start if aligned else max(end - start, 1.0)
     samples = sampling_ratio or math.ceil(length / bins)
-    parts = torch.zeros(bins, pixels, dtype=torch.float64)
+    parts = torch.zeros(bins, pixels, dtype=torch.float64, device="cpu")
     for number in range(bins):
         for sample in range(samples):
             place = start + (number + (sample + 0.5) / samples) * length / bins
             if -1 <= place <= pixels:
                 place = min(max(place, 0), pixels - 1)
-                distance = (torch.arange(pixels, dtype=torch.float64) - place).abs()
+                distance = (torch.arange(pixels, dtype=torch.float64, device="cpu") - place).abs()
                 parts[number] += (1 - distance).clamp(min=0) / samples
     return parts

@@ -34,8 +34,8 @@ def _collecting_parts(collect: Callable, part_of: Callable[[Tensor], Tensor]) ->
 
 def _collects(function: Callable) -> bool:
     """Whether a step's tensors are those that it collects: parts step, and so nothing else does."""
-    parameter = torch.ones(2, requires_grad=True)
-    parameter.grad = torch.ones(2)
+    parameter = torch.ones(2, requires_grad=True, device="cpu")
+    parameter.grad = torch.ones_like(parameter)
     optimizer = AdamW([parameter], lr=0.5)
     parts: list[Tensor] = []
 
