@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from ..geometry.windows import relative_position_bias
+from ..geometry.windows import relative_position_bias, relative_position_index
 from ..reference.window_steps import AttentionInputs, normalise
 from .chunked_attention import attend, attend_for_training
 from .window_rows import window_rows
@@ -16,7 +18,8 @@ def run(inputs: AttentionInputs) -> Tensor:
     qkv, padding = inputs.qkv, inputs.padding_qkv
     # Computed in the dtype of qkv, whatever dtype autocast would choose.
     with torch.autocast("cpu", enabled=False):
-        bias = relative_position_bias(inputs.bias_table, inputs.grid.window_size)
+        window_size = inputs.grid.window_size
+        bias = relative_position_bias(inputs.bias_table, window_size, _kept_index(window_size))
         bias = bias.to(qkv.dtype).contiguous()  # a transposed one is slow to add
         padding = qkv.new_zeros(qkv.shape[-1]) if padding is None else padding.to(qkv.dtype)
         if inputs.logit_scale is not None:
@@ -29,6 +32,12 @@ def run(inputs: AttentionInputs) -> Tensor:
         else:
             out = attend(flat, bias, padding, rows, inputs.scale)
         return out.view(*qkv.shape[:-1], -1)
+
+
+@lru_cache(maxsize=16)
+def _kept_index(window_size: tuple[int, int]) -> Tensor:
+    with torch.inference_mode(False):
+        return relative_position_index(window_size, "cpu")
 
 
 def _for_cosines(qkv: Tensor, logit_scale: Tensor) -> Tensor:

@@ -257,18 +257,22 @@ def relative_position_index(
     return row_offset * (2 * width - 1) + column_offset
 
 
-def relative_position_bias(table: Tensor, window_size: tuple[int, int]) -> Tensor:
+def relative_position_bias(
+    table: Tensor, window_size: tuple[int, int], index: Tensor | None = None
+) -> Tensor:
     """Spread a bias table over all pairs of tokens of a window.
 
     Args:
         table: ((2 M_h - 1) (2 M_w - 1), heads).
         window_size: M_h and M_w, in tokens.
+        index: of :func:`relative_position_index`, where it is there already.
 
     Returns:
         (heads, N, N) with N = M_h * M_w, in the dtype of the table.
     """
     tokens = window_size[0] * window_size[1]
-    index = relative_position_index(window_size, table.device)
+    if index is None:
+        index = relative_position_index(window_size, table.device)
     return table[index.reshape(-1)].reshape(tokens, tokens, -1).permute(2, 0, 1)
 
 
