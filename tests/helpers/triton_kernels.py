@@ -10,6 +10,7 @@ from packaging.version import Version
 from swin_backbone.ops import dispatch
 
 from .checked_memory import check_accesses
+from .quick_interpreter import hurry
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 HAS_GPU = torch.cuda.is_available()
@@ -18,6 +19,8 @@ if not HAS_GPU and Version(triton.__version__) < Version("3.2"):
 DEVICE = "cuda" if HAS_GPU else "cpu"  # on the CPU in the interpreter, see conftest.py
 #: Why an access outside of a kernel's tensors is no error here, or ``None``.
 UNCHECKED = "on a GPU, see tests/sanitizer.py" if HAS_GPU else check_accesses()
+if not HAS_GPU:
+    hurry(triton.runtime.interpreter)
 
 
 def let_kernels_run(monkeypatch):
