@@ -116,8 +116,8 @@ MUTATIONS = (
         "merging-order",
         "patch merging takes columns before rows",
         f"{OPS}/norm.py",
-        "return x.permute(0, 1, 3, 5, 2, 4).flatten(-3)",
-        "return x.permute(0, 1, 3, 5, 4, 2).flatten(-3)",
+        "return _tiles(x).permute(0, 1, 3, 5, 2, 4).flatten(-3)",
+        "return _tiles(x).permute(0, 1, 3, 5, 4, 2).flatten(-3)",
         ("unit/test_block_kernels.py", "integration/test_parity.py"),
     ),
     Mutation(

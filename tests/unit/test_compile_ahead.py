@@ -101,9 +101,12 @@ def test_a_step_is_the_same(version):
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
 def test_processes_wait_for_the_first_unless_norms_need_all(monkeypatch, norm, rank):
+    from mmengine.logging import MMLogger
+
     from swin_backbone.openmmlab import compile_ahead_hook
 
     called = []
+    MMLogger.get_current_instance()  # asks for devices when it is made
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(compile_ahead_hook, "get_local_rank", lambda: rank)
     monkeypatch.setattr(compile_ahead_hook, "barrier", lambda: called.append("barrier"))
