@@ -218,7 +218,8 @@ def new_detection(arguments: argparse.Namespace) -> None:
     for one in (train, val):
         coco.check_image_sizes(one)
     model = model_of(arguments.model, "detection")
-    if model.family == "mask-rcnn" and not train.has_masks:
+    has_masks = train.has_masks and val.has_masks
+    if model.family == "mask-rcnn" and not has_masks:
         model = model_of(arguments.model.replace("mask", "faster", 1), "detection")
         arguments.model = model.name
     written = annotations_to_write(train, val)
@@ -243,14 +244,14 @@ def new_detection(arguments: argparse.Namespace) -> None:
     sizes = list(chain.from_iterable(one.sizes for one in both))
     title = f"{data}: {count}; {report.describe_sizes(sizes)}"
     console.print(report.detection_table(both, title))
-    masks = "with masks" if train.has_masks else "boxes alone"
+    masks = "with masks" if has_masks else "boxes alone"
     say([f"median side of an object: {train.median_side:.0f} pixels; {masks}"])
     say(note for one in both for note in one.notes)
 
 
 def annotations_to_write(train: coco.CocoFile, val: coco.CocoFile) -> dict[str, dict]:
     """Files of annotations that mmdet needs and the data do not have: both splits of one file, and
-    ids and areas of objects."""
+    objects as mmdet and the metric read them alike."""
     if val is train:
         parts = coco.split_in_two(coco.completed(train))
         if not all(part["annotations"] for part in parts):
@@ -266,7 +267,7 @@ def painted_objects(
     """Images with objects, and their boxes over them."""
     classes = {entry["id"]: index for index, entry in enumerate(one.content["categories"])}
     objects: dict = {}
-    for entry in one.content["annotations"]:
+    for entry in coco.completed(one)["annotations"]:
         objects.setdefault(entry["image_id"], []).append(entry)
     images = [image for image in one.content["images"] if image["id"] in objects]
     for image in spread(images, SAMPLES):

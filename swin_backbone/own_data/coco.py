@@ -10,12 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .coco_objects import (
+    check_object,
+    completed_objects,
+    is_empty,
+    is_id,
+    is_number,
+    usable_mask,
+)
 from .folders import SPLITS
 from .segmentation import image_size
 
 #: Images whose headers are compared with what the annotations say.
 MOST_CHECKED = 500
 _PARTS = ("images", "annotations", "categories")
+#: What an empty box is, for notes and errors.
+EMPTY = "less than a pixel wide or high, or outside of their image"
 
 
 @dataclass
@@ -32,7 +42,7 @@ class CocoFile:
         sides: square roots of the objects' areas, in pixels.
         sizes: (width, height) of each image.
         most: objects in one image.
-        has_masks: whether all objects have masks.
+        has_masks: whether all objects have masks that can be read.
         notes: what a reader should know.
         content: of the file.
     """
@@ -117,25 +127,20 @@ def inspect_coco(root: Path, path: Path, content: dict[str, Any]) -> CocoFile:
     objects: Counter = Counter()
     holders: Counter = Counter()
     per_image: Counter = Counter()
-    sides, empty, without_mask, crowds, seen = [], 0, 0, 0, set()
+    sides, empty, crowds, ignored, without_mask, seen = [], 0, 0, 0, [], set()
+    learned = 0
     for index, entry in enumerate(content["annotations"]):
-        where = f"{path}: annotation {entry.get('id', index)}"
-        if entry.get("category_id") not in names:
-            raise ValueError(
-                f"{where} has category_id {entry.get('category_id')}, which is none of the "
-                f"categories {sorted(names)}"
-            )
-        if entry.get("image_id") not in images:
-            raise ValueError(f"{where} is of image {entry.get('image_id')}, which is not listed")
-        box = entry.get("bbox")
-        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-            raise ValueError(f"{where} must have a bbox [x, y, width, height], got {box}")
-        crowds += bool(entry.get("iscrowd"))
-        without_mask += not entry.get("segmentation")
-        if box[2] <= 0 or box[3] <= 0:
+        known = entry.get("id", index) if isinstance(entry, dict) else index
+        check_object(entry, f"{path}: annotation {known}", names, images)
+        box, name, image = entry["bbox"], names[entry["category_id"]], entry["image_id"]
+        if is_empty(entry, images[image]):
             empty += 1
             continue
-        name, image = names[entry["category_id"]], entry["image_id"]
+        crowds += bool(entry.get("iscrowd"))
+        ignored += bool(entry.get("ignore"))
+        learned += not (entry.get("iscrowd") or entry.get("ignore"))
+        if usable_mask(entry, images[image]) is None:
+            without_mask.append(known)
         objects[name] += 1
         per_image[image] += 1
         sides.append((box[2] * box[3]) ** 0.5)
@@ -143,21 +148,28 @@ def inspect_coco(root: Path, path: Path, content: dict[str, Any]) -> CocoFile:
             seen.add((name, image))
             holders[name] += 1
     if not sides:
-        raise ValueError(f"{path}: all {empty} boxes are empty")
+        raise ValueError(f"{path}: all {empty} boxes are empty: {EMPTY}")
+    if not learned:
+        raise ValueError(f"{path}: all {len(sides)} objects are crowds or to be ignored")
     classes = list(names.values())
     coco = CocoFile(
         path, folder, _split(root, path), classes, [objects[name] for name in classes],
         [holders[name] for name in classes], sides,
         [(entry["width"], entry["height"]) for entry in images.values()],
-        max(per_image.values()), without_mask == 0, content=content,
+        max(per_image.values()), not without_mask, content=content,
     )  # fmt: skip
     unused = [name for name in classes if not objects[name]]
     for count, text in (
         (len(images) - len(per_image), "images without an object"),
-        (empty, "empty boxes, which are left out"),
+        (empty, f"empty boxes, which are left out: {EMPTY}"),
         (crowds, "crowds, which are left out of training"),
+        (ignored, "objects that say ignore, which are left out of training"),
         (len(unused), f"classes without an object: {', '.join(unused[:6])}"),
-        (without_mask if not coco.has_masks else 0, "objects without a mask: boxes alone are used"),
+        (
+            len(without_mask),
+            "objects without a mask that can be read, the first is annotation "
+            f"{without_mask[0] if without_mask else None}: boxes alone are used",
+        ),
     ):
         if count:
             coco.notes.append(f"{path.name}: {count} {text}")
@@ -167,7 +179,8 @@ def inspect_coco(root: Path, path: Path, content: dict[str, Any]) -> CocoFile:
 def _categories(path: Path, entries: list) -> dict[int, str]:
     names: dict[int, str] = {}
     for index, entry in enumerate(entries):
-        if not (isinstance(entry, dict) and "id" in entry and isinstance(entry.get("name"), str)):
+        known = isinstance(entry, dict) and is_id(entry.get("id"))
+        if not (known and isinstance(entry.get("name"), str)):
             raise ValueError(f"{path}: category {index} must have an id and a name, got {entry}")
         if entry["id"] in names or entry["name"] in names.values():
             raise ValueError(f"{path}: category {entry['id']}, {entry['name']!r}, is there twice")
@@ -178,9 +191,21 @@ def _categories(path: Path, entries: list) -> dict[int, str]:
 def _images(path: Path, entries: list) -> dict[Any, dict]:
     images: dict[Any, dict] = {}
     for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}: image {index} must be a dictionary, got {entry!r}")
         missing = {"id", "file_name", "width", "height"} - set(entry)
         if missing:
             raise ValueError(f"{path}: image {index} has no {' and no '.join(sorted(missing))}")
+        if not (is_id(entry["id"]) and isinstance(entry["file_name"], str)):
+            raise ValueError(
+                f"{path}: image {index} must have an id, and a file_name of text, got "
+                f"{entry['id']!r} and {entry['file_name']!r}"
+            )
+        for name in ("width", "height"):
+            if not (is_number(entry[name]) and entry[name] > 0):
+                raise ValueError(
+                    f"{path}: image {index} must have a {name} in pixels, got {entry[name]!r}"
+                )
         if entry["id"] in images:
             raise ValueError(f"{path}: there are two images with id {entry['id']}")
         images[entry["id"]] = entry
@@ -227,21 +252,14 @@ def check_image_sizes(coco: CocoFile) -> None:
 
 
 def completed(coco: CocoFile) -> dict:
-    """The file's content with what mmdet and the metric need of each object: id, area, iscrowd;
-    without empty boxes."""
-    objects = []
-    for number, entry in enumerate(coco.content["annotations"], 1):
-        _, _, width, height = entry["bbox"]
-        if width > 0 and height > 0:
-            defaults = {"area": width * height, "iscrowd": 0}
-            objects.append({**defaults, **entry, "id": number})
-    return {**coco.content, "annotations": objects}
+    """The file's content with its objects as :func:`completed_objects` leaves them."""
+    images = {entry["id"]: entry for entry in coco.content["images"]}
+    return {**coco.content, "annotations": completed_objects(coco.content["annotations"], images)}
 
 
 def is_complete(coco: CocoFile) -> bool:
-    """Whether every object has what :func:`completed` adds."""
-    needed = {"id", "area", "iscrowd"}
-    return all(needed <= set(entry) for entry in coco.content["annotations"])
+    """Whether there is nothing that :func:`completed` would change."""
+    return completed(coco)["annotations"] == coco.content["annotations"]
 
 
 def split_in_two(content: dict, every: int = 5) -> tuple[dict, dict]:
@@ -263,7 +281,3 @@ def _split(root: Path, path: Path) -> str:
     for mark in "/-.0123456789":
         words = words.replace(mark, "_")
     return next((SPLITS[word] for word in reversed(words.split("_")) if word in SPLITS), "")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
 from PIL import Image
@@ -391,6 +392,100 @@ def changed(part, **changes):
     return content
 
 
+def everywhere(**changes):
+    """Changes to every third annotation; a change may be a function of the entry."""
+
+    def change(content):
+        for entry in content["annotations"][::3]:
+            entry.update({k: v(entry) if callable(v) else v for k, v in changes.items()})
+        return content
+
+    return change
+
+
+def wrong_sizes(entry):
+    return {"size": [56, 40], "counts": [3, 9]}
+
+
+#: What changes annotations, and how many of ten objects that leaves to train on; with masks, unless
+#: the third says that boxes alone can be read.
+ODD_COCO = {
+    "ids from zero": (lambda content: content, 10, True),
+    "ids twice": (everywhere(id=1), 10, True),
+    "ids of text": (everywhere(id=lambda entry: f"a{entry['id']}"), 10, True),
+    "ids below zero": (everywhere(id=lambda entry: -1 - entry["id"]), 10, True),
+    "areas of zero": (everywhere(area=0), 10, True),
+    "areas of nothing": (everywhere(area=None), 10, True),
+    "areas of text": (everywhere(area="108"), 10, True),
+    "empty boxes": (everywhere(bbox=[2, 3, 0, 9]), 6, True),
+    "turned boxes": (everywhere(bbox=[14, 3, -12, 9]), 6, True),
+    "boxes of half a pixel": (everywhere(bbox=[2, 3, 0.5, 9], area=4.5), 6, True),
+    "boxes outside": (everywhere(bbox=[60, 3, 12, 9]), 6, True),
+    "crowds of nothing": (everywhere(iscrowd=None), 10, True),
+    "crowds": (everywhere(iscrowd=True), 6, True),
+    "to be ignored": (everywhere(ignore=1), 6, True),
+    "two corners": (everywhere(segmentation=[[2, 3, 14, 3]]), 10, False),
+    "two corners, too": (
+        everywhere(segmentation=lambda entry: [*entry["segmentation"], [2, 3, 14, 3]]), 10, True,
+    ),
+    "no polygon": (everywhere(segmentation=[[]]), 10, False),
+    "no mask": (everywhere(segmentation=None), 10, False),
+    "masks of text": (everywhere(segmentation="RLE"), 10, False),
+    "one flat polygon": (everywhere(segmentation=[2, 3, 14, 3, 14, 12]), 10, False),
+    "masks of another size": (everywhere(segmentation=wrong_sizes), 10, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["", "val"])
+@pytest.mark.parametrize("name", ODD_COCO)
+def test_training_and_metric_see_the_objects_that_the_table_counts(name, split, tmp_path, capsys):
+    """Of both splits of one file, and of a file of its own: what is found, as the file has it, is
+    all that there is to find."""
+    pytest.importorskip("mmdet")
+    from mmdet.evaluation import CocoMetric
+    from mmdet.registry import DATASETS
+
+    change, objects, masks = ODD_COCO[name]
+    content = change(coco())
+    write_coco(tmp_path / "data", content, f"{split}.json")
+    if split:
+        write_coco(tmp_path / "data", coco(), "train.json")
+    cfg = new(tmp_path)
+    assert cfg.model.type == ("MaskRCNN" if masks else "FasterRCNN")
+    val, train_set = cfg.val_dataloader.dataset, cfg.train_dataloader.dataset
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        val, *others = [DATASETS.build(one) for one in ([val] if split else [val, train_set])]
+    read = [one.get_data_info(i)["instances"] for one in (val, *others) for i in range(len(one))]
+    learned = [entry for some in read for entry in some if not entry["ignore_flag"]]
+    assert len(learned) == objects
+    metric = CocoMetric(ann_file=cfg.val_evaluator.ann_file, metric="bbox")
+    metric.dataset_meta = val.metainfo
+    for index in range(len(val)):
+        info = val.get_data_info(index)
+        found = [entry for entry in info["instances"] if not entry["ignore_flag"]]
+        # Those that say ignore are left out of training alone.
+        found += [
+            {"bbox": [2, 3, 14, 12], "bbox_label": (7, 3).index(entry["category_id"])}
+            for entry in content["annotations"]
+            if entry.get("ignore") and entry["image_id"] == info["img_id"]
+        ]
+        instances = {
+            "bboxes": torch.tensor([entry["bbox"] for entry in found]).view(-1, 4),
+            "labels": torch.tensor([entry["bbox_label"] for entry in found], dtype=torch.long),
+            "scores": torch.ones(len(found)),
+        }
+        sample = {"img_id": info["img_id"], "ori_shape": (40, 56), "pred_instances": instances}
+        metric.process({}, [sample])
+    assert metric.evaluate(len(val))["coco/bbox_mAP"] == 1
+
+
+def test_masks_of_one_split_alone_are_not_used(tmp_path, capsys):
+    write_coco(tmp_path / "data", coco(), "train.json")
+    write_coco(tmp_path / "data", without(coco(), "segmentation"), "val.json")
+    assert new(tmp_path).model.type == "FasterRCNN"
+    assert "boxes alone" in capsys.readouterr().out
+
+
 BROKEN_COCO = {
     "no annotations": (coco(annotations=[]), "has no annotations"),
     "no categories": (coco(categories=[]), "has no categories"),
@@ -409,6 +504,28 @@ BROKEN_COCO = {
         {**coco(), "annotations": [{**coco()["annotations"][0], "bbox": [1, 1, 0, 3]}]},
         "all 1 boxes are empty",
     ),
+    "crowds alone": (
+        {**coco(), "annotations": [{**coco()["annotations"][0], "iscrowd": 1}]},
+        "all 1 objects are crowds",
+    ),
+    "fractions": (
+        {**coco(), "annotations": [{**coco()["annotations"][0], "bbox": [0.1, 0.1, 0.5, 0.3]}]},
+        "less than a pixel wide",
+    ),
+    "not a number": (changed("annotations", bbox=[1, 2, float("nan"), 3]), "must have a bbox"),
+    "infinite": (changed("annotations", bbox=[1, 2, float("inf"), 3]), "must have a bbox"),
+    "a list for a category": (changed("annotations", category_id=[7]), r"category_id \[7\]"),
+    "a list for an image": (changed("annotations", image_id=[0]), r"is of image \[0\]"),
+    "ids of two types": (
+        coco(categories=[{"id": 1, "name": "cat"}, {"id": "x", "name": "dog"}]),
+        "category_id 7, which is none of the categories",
+    ),
+    "a number for an annotation": (coco(annotations=[5]), "annotation 0 must be a dictionary"),
+    "a name for an image": (coco(images=["0.jpg"]), "image 0 must be a dictionary"),
+    "a number for a name": (changed("images", file_name=3), "file_name of text, got 0 and 3"),
+    "a list for an id": (changed("images", id=[0]), r"must have an id.*\[0\]"),
+    "a list for a category's id": (changed("categories", id=[7]), "must have an id and a name"),
+    "width of text": (changed("images", width="56"), "width in pixels, got '56'"),
 }  # fmt: skip
 
 
