@@ -53,21 +53,22 @@ def get_targets(
         for result, gt in zip(sampling_results, batch_gt_instances, strict=True)
     ]
     targets = torch.cat(targets)
-    return targets if soft else (targets >= 0.5).float()
+    return (targets if soft else targets >= 0.5).float()
 
 
 def _cut(masks, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, *size) float32: of boxes (N, 4), each in the mask that it is assigned to."""
+    """(N, *size), float32 or of the boxes: of boxes (N, 4), each in the mask it is assigned to."""
     if not len(boxes) or not len(masks.masks):
         return boxes.new_zeros((len(boxes), *size), dtype=torch.float32)
     roi_align = imported("mmcv.ops.roi_align", "roi_align")
-    boxes = boxes.detach().float()
+    # Bins whose mean is one half or next to it are full or empty by the last bits of their boxes.
+    boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
     x, y = boxes[:, 0::2].clamp(0, masks.width), boxes[:, 1::2].clamp(0, masks.height)
-    rois = torch.stack([chosen.float(), x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
+    rois = torch.stack([chosen.to(boxes), x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
     pixels = _ahead.get(masks)
     if pixels is None or pixels.device != boxes.device:
         pixels = _copied(masks, boxes.device)
-    return roi_align(pixels[:, None].float(), rois, size, 1.0, 0, "avg", True)[:, 0]
+    return roi_align(pixels[:, None].to(boxes), rois, size, 1.0, 0, "avg", True)[:, 0]
 
 
 def _copied(masks, device: torch.device) -> Tensor:
