@@ -7,21 +7,22 @@ import gc
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS, STRATEGIES
+from mmengine.runner import FlexibleRunner, Runner
 
 from ..config_files import configs_folder
 from ..openmmlab.cpu_distributed import prepare_cpu_processes
 from ..openmmlab.data_folders import check_data_folders
 from ..openmmlab.fast_data.rewrite_config import use_fast_data
 from ..openmmlab.mmengine_configs import as_config_error, change_config, read_config
+from ..openmmlab.mmengine_internals import strategy
 from ..openmmlab.whole_models import kind_of
 from .argument_types import config as config_type
 from .config_options import add_config_options
@@ -62,7 +63,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def apply_options(cfg: Config, names: Sequence[str]) -> None:
     """Make the changes of ``--with`` to a config."""
     for name in names:
-        cfg.merge_from_dict(Config.fromfile(options_folder() / f"{name}.py").to_dict())
+        changes = Config.fromfile(options_folder() / f"{name}.py").to_dict()
+        _make_room(cfg, changes)
+        cfg.merge_from_dict(changes)
     if "fast" in names:
         # A fused optimizer gains nothing where each parameter is a group. Not in the file of the
         # option, as it would take the place of a config's own constructor.
@@ -70,6 +73,17 @@ def apply_options(cfg: Config, names: Sequence[str]) -> None:
     if {"fast", "fast_data"} & set(names):
         # What replaces a transform depends on those around it, which no file of an option knows.
         print_log(f"fast data:\n{use_fast_data(cfg)}", "current")
+
+
+def _make_room(settings: dict, changes: Mapping) -> None:
+    """Empty settings that are no dictionaries where the changes have one, as mmengine refuses to
+    merge the two: ``loss_scale="dynamic"``, a hook that is ``None``."""
+    for name, change in changes.items():
+        if isinstance(change, Mapping) and name in settings:
+            if isinstance(settings[name], dict):
+                _make_room(settings[name], change)
+            else:
+                settings[name] = {}
 
 
 def load_config(arguments: argparse.Namespace, loaders: tuple[str, ...]) -> Config:
@@ -119,9 +133,24 @@ def build_runner(cfg: Config) -> Runner:
     kind = RUNNERS.get(cfg.get("runner_type", "Runner"))
     if kind is None:
         raise ValueError(f"config {cfg.filename!r}: runner_type {cfg.runner_type!r} is not known")
+    if issubclass(kind, FlexibleRunner):
+        check_processes(cfg)
     _name_visualizer(cfg, next(_runs))
     with as_config_error(f"config {cfg.filename!r} cannot be built"):
         return kind.from_cfg(cfg)
+
+
+def check_processes(cfg: Config) -> None:
+    """Raise ``ValueError`` if a strategy is for several processes, and nothing has started any."""
+    name = (cfg.get("strategy") or {}).get("type")
+    spreads = STRATEGIES.get(name) if isinstance(name, str) else name
+    if not (isinstance(spreads, type) and issubclass(spreads, strategy("DDPStrategy"))):
+        return
+    if cfg.get("launcher", "none") == "none" and not torch.distributed.is_initialized():
+        raise ValueError(
+            f"strategy {spreads.__name__} spreads a model over processes, and none have been "
+            f"started: use a launcher, as tools/dist_train.sh CONFIG 1 does for one GPU"
+        )
 
 
 def _name_visualizer(cfg: Config, runs_before: int) -> None:

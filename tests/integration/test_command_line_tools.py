@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 from helpers.image_files import write_bad_files
 from helpers.paths import ROOT
+from helpers.tiny_run import tiny_config
 from helpers.tools import call_tool, run_tool
+from mmengine.config import Config
 from PIL import Image
 
+from swin_backbone.cli import launching
 from swin_backbone.cli.predict import name_pictures, paint
 from swin_backbone.inference.media_files import find_files, on_one_line
 from swin_backbone.inference.painters import Segmentor
@@ -279,3 +283,60 @@ def test_demo_runs_shortened(tmp_path):
     assert "mIoU" in done.stdout
     assert "majority class" in done.stdout
     assert Image.open(tmp_path / "predictions.png").width > 600
+
+
+OPTIONS = {path.stem: path for path in sorted((ROOT / "configs/_base_/options").glob("*.py"))}
+
+
+def settings_of(option):
+    """By dotted names: the dictionaries of an option's file, and its other settings."""
+
+    def walk(value, place):
+        if isinstance(value, dict):
+            found[0][place] = value
+            for name, one in value.items():
+                walk(one, f"{place}.{name}" if place else name)
+        else:
+            found[1][place] = value
+
+    found = {}, {}
+    walk(Config.fromfile(OPTIONS[option]).to_dict(), "")
+    return found
+
+
+def holds(cfg, settings):
+    """Whether a config has settings with dotted names."""
+    return all(reduce(lambda one, name: one[name], [cfg, *place.split(".")]) == value
+               for place, value in settings.items())  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [None, "dynamic", 512.0], ids=repr)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_take_the_place_of_what_a_config_has(option, value):
+    """Of a hook that is ``None``, of a loss scale that is a word or a number, too."""
+    places, settings = settings_of(option)
+    for place in [place for place in places if place]:
+        *above, last = place.split(".")
+        content = {last: value}
+        for name in reversed(above):
+            content = {name: content}
+        cfg = Config({"optim_wrapper": {}, **content})
+        launching.apply_options(cfg, [option])
+        assert holds(cfg, settings)
+
+
+@pytest.mark.parametrize("option", ["amp_bf16", "fast", "fsdp_bf16", "fsdp2_bf16"])
+def test_the_last_option_counts(option):
+    """Of options that set the same things, in either order."""
+    for names in (["amp_fp16", option], [option, "amp_fp16"]):
+        cfg = Config({"optim_wrapper": {"type": "OptimWrapper"}})
+        launching.apply_options(cfg, names)
+        assert holds(cfg, settings_of(names[-1])[1])
+
+
+@pytest.mark.parametrize("option", ["ddp", "fsdp", "fsdp_bf16", "fsdp2", "fsdp2_bf16"])
+def test_options_for_several_processes_need_a_launcher(option, tmp_path):
+    cfg = tiny_config(tmp_path, tmp_path / "run")
+    launching.apply_options(cfg, [option])
+    with pytest.raises(ValueError, match="none have been started: use a launcher"):
+        launching.build_runner(cfg)
