@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmengine.config import Config
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import OPTIMIZERS, DefaultScope
 
 from ..openmmlab.resuming import find_checkpoint_to_resume
@@ -22,6 +23,9 @@ from .launching import (
     load_config,
     watch_weights,
 )
+
+#: Where mmengine trains in mixed precision.
+DEVICES = ("cuda", "npu", "mlu", "musa")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_checkpoint(cfg.load_from)
     watch_weights(cfg, strict=False)
     check_optimizer(cfg)
+    check_precision(cfg)
     check_averages(cfg)
     build_runner(cfg).train()
     leave_processes()
@@ -81,6 +86,18 @@ def check_optimizer(cfg: Config) -> None:
         known = registry.get(kind) is not None
     if not known:
         raise ValueError(f"optim_wrapper.optimizer has type {kind!r}, which is not known")
+
+
+def check_precision(cfg: Config) -> None:
+    """Raise ``ValueError`` if a config trains in mixed precision, and mmengine, which has it for
+    GPUs and the like, would find none when the run begins."""
+    kinds = [getattr(amp_optimizer_wrapper, f"is_{kind}_available") for kind in DEVICES]
+    kind = (cfg.get("optim_wrapper") or {}).get("type")
+    if kind == "AmpOptimWrapper" and not any(is_available() for is_available in kinds):
+        raise ValueError(
+            "optim_wrapper of type 'AmpOptimWrapper' is mixed precision, which mmengine has for "
+            "GPUs alone, and there is none here: train without --amp and --with fast or amp_..."
+        )
 
 
 def check_averages(cfg: Config) -> None:

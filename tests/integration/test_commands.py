@@ -178,6 +178,10 @@ def grid():
     yield from (
         ("train", ["{S}", *data, "train_dataloader.dataset.type=Nothing"], "Nothing"),
         ("train", ["{S}", *data, "optim_wrapper.optimizer.type=Nothing"], "Nothing"),
+        *[
+            ("train", ["{S}", *mixed, *data], "mmengine has for GPUs alone")
+            for mixed in (["--amp"], ["--with", "fast"], ["--with", "amp_fp16"])
+        ],
         ("train", ["{S}", *data, "optim_wrapper.optimizer.colour=red"], "colour"),
         ("train", ["{S}", *data, "runner_type=Nothing"], "Nothing"),
         ("test", ["{S}", "{s}", *data, "test_evaluator.type=Nothing"], "Nothing"),
