@@ -78,7 +78,7 @@ def completed_objects(entries: Iterable[dict], images: dict) -> list[dict]:
     """
     kept = [entry for entry in entries if not is_empty(entry, images[entry["image_id"]])]
     ids = [entry.get("id") for entry in kept]
-    sound = all(type(one) is int and one > 0 for one in ids) and len(set(ids)) == len(ids)
+    sound = all(isinstance(one, int) and one > 0 for one in ids) and len(set(ids)) == len(ids)
     objects = []
     for number, entry in enumerate(kept, 1):
         area, (_, _, width, height) = entry.get("area"), entry["bbox"]
