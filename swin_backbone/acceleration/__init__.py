@@ -39,7 +39,7 @@ from . import (
     swin,
 )
 from .acceleration_report import Report, Row
-from .rewrite import Rewrite, why_unproven
+from .rewrite import Rewrite, drop_own_methods, why_unproven
 
 __all__ = ["REWRITES", "Report", "Rewrite", "Row", "accelerate"]
 
@@ -104,6 +104,8 @@ def accelerate(model: nn.Module, *, graphs: bool = False, **switches: bool) -> R
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     _check({**switches, graphed_encoders.NAME: graphs})
+    for module in model.modules():
+        drop_own_methods(module)
     rows, undos = [], []
     for rewrite in REWRITES:
         if not switches.get(rewrite.name, True):

@@ -49,13 +49,15 @@ def why_unproven() -> str | None:
 def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:
     """Give one module other methods; its class and all other modules keep theirs.
 
-    A copy of the module (``copy.deepcopy``) has the same methods, bound to itself.
+    A copy of the module (``copy.deepcopy``) has the same methods, bound to itself. Pickles refer to
+    methods by name, so that a module that is loaded has those of its class, and needs no more.
 
     Args:
         module: the module.
         functions: by the name of the method, what takes its place; the first argument is the
             module.
     """
+    functions = {name: _named(function, name) for name, function in functions.items()}
     for name, function in functions.items():
         module.__dict__[name] = MethodType(function, module)
 
@@ -67,14 +69,30 @@ def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Und
     return undo
 
 
+def drop_own_methods(module: nn.Module) -> None:
+    """Forget methods of the class's own that the module holds as if they had replaced something:
+    those of a pickle, see :func:`replace_methods`."""
+    for name, method in list(module.__dict__.items()):
+        own = isinstance(method, MethodType) and method.__self__ is module
+        if own and getattr(type(module), name, None) is method.__func__:
+            del module.__dict__[name]
+
+
+def _named(function: Callable, name: str) -> Callable:
+    """The function under a method's name, by which it is pickled."""
+    if function.__name__ == name:
+        return function
+    return _copy(function, function.__globals__, name)
+
+
 def with_globals(function: FunctionType, **others: object) -> FunctionType:
     """The same function, which finds other objects under some of its global names."""
+    return _copy(function, {**function.__globals__, **others}, function.__name__)
+
+
+def _copy(function: FunctionType, names: dict[str, object], own_name: str) -> FunctionType:
     changed = FunctionType(
-        function.__code__,
-        {**function.__globals__, **others},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
+        function.__code__, names, own_name, function.__defaults__, function.__closure__
     )
     changed.__kwdefaults__ = function.__kwdefaults__
     changed.__doc__ = function.__doc__

@@ -25,6 +25,7 @@ __all__ = [
     "is_plain",
     "linear_parameters",
     "norm_parameters",
+    "own_tensor",
     "patch_parameters",
     "why_not_bare",
 ]
@@ -44,6 +45,13 @@ def why_not_bare(module: nn.Module, kind: type[nn.Module]) -> str | None:
 def is_plain(tensor: Tensor | None) -> bool:
     """Whether this is a tensor (or none) and no more, which shards and quantised ones are."""
     return type(tensor) in PLAIN
+
+
+def own_tensor(module: nn.Module, name: str) -> Tensor | None:
+    """A module's parameter, wherever it is kept: replicas, flat shards and parametrised modules
+    have it as an attribute; ``None`` if there is none."""
+    own = parameters(module)
+    return own[name] if name in own else getattr(module, name, None)
 
 
 def is_idle(dropout: nn.Module) -> bool:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import MAPS, TokenLayout, Windows, attend, crop_bias_table, fit_window
-from ..ops.torch_internals.module_contents import children, parameters
-from .plain_modules import is_idle, is_plain
+from ..ops.torch_internals.module_contents import children
+from .plain_modules import is_idle, is_plain, own_tensor
 from .qkv_projection import AttentionCall, crop, project_queries
 
 
@@ -93,8 +93,7 @@ class WindowAttention(nn.Module):
 
     def is_plain(self) -> bool:
         """Whether nothing follows the projection, and the bias table is a tensor and no more."""
-        table = parameters(self).get("relative_position_bias_table")  # a replica keeps it elsewhere
-        plain = is_plain(self.relative_position_bias_table if table is None else table)
+        plain = is_plain(own_tensor(self, "relative_position_bias_table"))
         return plain and is_idle(children(self)["proj_drop"])
 
     def extra_repr(self) -> str:

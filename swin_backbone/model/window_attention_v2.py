@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import MAPS, CosineScores, TokenLayout, Windows, attend, fit_window, logit_factors
-from ..ops.torch_internals.module_contents import children, parameters
+from ..ops.torch_internals.module_contents import children
 from .continuous_position_bias import ContinuousPositionBias
-from .plain_modules import is_idle, is_plain
+from .plain_modules import is_idle, is_plain, own_tensor
 from .qkv_projection import AttentionCall, crop, project_queries
 
 INITIAL_LOGIT_SCALE = 10.0
@@ -127,16 +127,12 @@ class WindowAttentionV2(nn.Module):
         found = layers.plain_layers() if type(layers) is ContinuousPositionBias else None
         if found is None:
             return None
-        return CosineScores(self._own("logit_scale"), *found, self.pretrained_window_size)
+        return CosineScores(own_tensor(self, "logit_scale"), *found, self.pretrained_window_size)
 
     def biases(self) -> tuple[Tensor, Tensor] | None:
         """Of queries and values, (C,) each."""
-        query, value = self._own("q_bias"), self._own("v_bias")
+        query, value = own_tensor(self, "q_bias"), own_tensor(self, "v_bias")
         return None if query is None or value is None else (query, value)
-
-    def _own(self, name: str) -> Tensor | None:
-        own = parameters(self)
-        return own[name] if name in own else getattr(self, name)  # a replica keeps it elsewhere
 
     def extra_repr(self) -> str:
         return (

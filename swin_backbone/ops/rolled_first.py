@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .kept_tables import remembered_tables
+from .tracing import in_functorch
 
 if TYPE_CHECKING:
     from .residual_branches import Windows
@@ -38,7 +39,7 @@ def lay_out(x: Tensor, windows: Windows, filler: Tensor | None = None) -> tuple[
     ``filler`` (C,), or zeros, is what only fills up."""
     make = _make if torch.compiler.is_compiling() else _remembered
     places = make(*x.shape[1:3], windows.window_size, windows.shift_size, x.device)
-    moved = _Move.apply(x.flatten(1, 2), places.tokens, places.places, places.empty, True)
+    moved = _move(x.flatten(1, 2), places.tokens, places.places, places.empty, True)
     if filler is not None:
         rows = filler.to(moved.dtype).expand(len(moved), len(places.empty), -1)
         moved.index_add_(1, places.empty, rows)
@@ -47,7 +48,7 @@ def lay_out(x: Tensor, windows: Windows, filler: Tensor | None = None) -> tuple[
 
 def take_back(x: Tensor, places: Places, height: int, width: int) -> Tensor:
     """(B, rows, columns, C) to the map (B, H, W, C)."""
-    moved = _Move.apply(x.flatten(1, 2), places.places, places.tokens, places.empty, False)
+    moved = _move(x.flatten(1, 2), places.places, places.tokens, places.empty, False)
     return moved.unflatten(1, (height, width))
 
 
@@ -71,6 +72,12 @@ def _axis(side: int, window: int, shift: int, device: torch.device) -> tuple[Ten
     tokens = torch.where(rolled < side, (rolled + shift) % side, -1)
     places = ((torch.arange(side, device=device) - shift) % side + shift) % padded
     return tokens, places
+
+
+def _move(x: Tensor, index: Tensor, back: Tensor, empty: Tensor, fills: bool) -> Tensor:
+    if in_functorch():  # which takes no autograd functions of this kind
+        return _moved(x, index, empty if fills else None)
+    return _Move.apply(x, index, back, empty, fills)
 
 
 class _Move(torch.autograd.Function):

@@ -13,6 +13,7 @@ from ...model.plain_modules import is_bare
 from ...ops.torch_internals.module_contents import children, parameters
 from ..rewrite import Rewrite, Undo, imported, replace_methods
 from .same_results import Calls, why_different, why_sharded
+from .tried_parts import TriedParts
 from .weights_together import bring_together
 
 #: The switch of all of them.
@@ -28,6 +29,7 @@ def block_rewrite(
     why_not: Callable[[nn.Module], str | None],
     forward: Callable,
     calls: Calls,
+    parts: Iterable[str],
 ) -> Rewrite:
     """A rewrite that gives blocks another ``forward``.
 
@@ -36,15 +38,24 @@ def block_rewrite(
         why_not: why a block is built otherwise than ``forward`` computes it, or ``None``.
         forward: takes the block, and what its own takes. It falls back on the class's own.
         calls: examples of what a block is called with, by which the two are compared.
+        parts: names of the modules in a block that ``forward`` computes instead of calling them.
     """
+    tried = TriedParts(parts)
 
     def reason(block: nn.Module) -> str | None:
         if "forward" in block.__dict__:
             return "its forward was replaced"
-        return why_sharded(block) or why_not(block) or why_different(block, forward, calls)
+        found = why_sharded(block) or why_not(block) or why_different(block, forward, calls)
+        if found is None:
+            tried.add(block)
+        return found
+
+    def as_tried(block: nn.Module, *arguments, **options):
+        run = forward if tried.has(block) else type(block).forward
+        return run(block, *arguments, **options)
 
     def apply(block: nn.Module) -> Undo:
-        return replace_methods(block, {"forward": forward})
+        return replace_methods(block, {"forward": as_tried})
 
     return Rewrite(NAME, WHAT, is_block, reason, apply, join=_join)
 
@@ -80,7 +91,7 @@ def is_usual_call(block: nn.Module, x: Tensor, axes: int) -> bool:
     """Whether a call can be computed with the parameters of the block's modules: on a tensor of so
     many axes with something in it, with no one watching these modules, and in the dtype of the
     weights or under autocast. Otherwise the class's own runs, or says what is wrong."""
-    if type(x) not in (Tensor, nn.Parameter) or torch.jit.is_tracing():
+    if type(x) not in (Tensor, nn.Parameter) or x.is_meta or torch.jit.is_tracing():
         return False
     if x.dim() != axes or not x.numel() or not _takes(block, x):
         return False

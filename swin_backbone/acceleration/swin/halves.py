@@ -38,7 +38,7 @@ from ...ops import (
     residual_mlp,
 )
 from ...ops.rolled_first import lay_out, take_back
-from ...ops.torch_internals.module_contents import children
+from ...ops.torch_internals.module_contents import children, parameters
 from ..rewrite import imported
 from .drop_paths import knows_drop_path, path_scale
 from .on_gpu import on_gpu
@@ -152,6 +152,14 @@ class Layers(NamedTuple):
             linear(mlp.up),
             linear(mlp.down),
         )
+
+
+def is_cosine(attention: nn.Module) -> bool:
+    """Whether a library's attention is that of V2."""
+    own = parameters(attention)
+    if "relative_position_bias_table" in own:
+        return False
+    return "logit_scale" in own or hasattr(attention, "logit_scale")
 
 
 def pre_norm(block: nn.Module, x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:

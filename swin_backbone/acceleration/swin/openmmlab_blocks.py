@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...model.apply_norm import apply_norm
-from ...model.plain_modules import is_bare
+from ...model.plain_modules import is_bare, own_tensor
 from ...ops import Windows
-from ...ops.torch_internals.module_contents import children, parameters
+from ...ops.torch_internals.module_contents import children
 from ..rewrite import imported
 from . import halves
 from .block_rewrite import Place, block_rewrite, is_one_of, is_usual_call, own_forward
@@ -28,6 +28,8 @@ _MODULES = (
 SHIFTS = tuple((module, "ShiftWindowMSA") for module in _MODULES)
 ATTENTION = tuple((module, f"WindowMSA{v}") for module in _MODULES for v in ("", "V2"))
 FFN = (("mmcv.cnn.bricks.transformer", "FFN"),)
+PARTS = ("attn", "attn.w_msa", "attn.w_msa.softmax", "attn.w_msa.attn_drop")
+PARTS += ("ffn", "ffn.layers", "ffn.layers.0")
 
 _NOTHING = nn.Identity().eval()
 
@@ -60,7 +62,7 @@ def forward(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     size, own = tuple(hw_shape), children(block)
     shift = _shift(own["attn"], size)
     attention = children(own["attn"])["w_msa"]
-    is_v2 = "logit_scale" in parameters(attention)
+    is_v2 = halves.is_cosine(attention)
     usual = shift is not None and x.shape[1] == size[0] * size[1]
     # The class of V2 reads the weight of whatever is there.
     if not usual or (is_v2 and not is_bare(children(attention)["qkv"], nn.Linear)):
@@ -98,7 +100,7 @@ def _attention(own: Mapping, shift: int) -> halves.Attention:
     attention = shifts["w_msa"]
     inside = children(attention)
     windows = _windows(attention, shift, attention.scale)
-    table = parameters(attention)["relative_position_bias_table"]
+    table = own_tensor(attention, "relative_position_bias_table")
     layers = ((inside["qkv"],), inside["proj"], (inside["proj_drop"],), shifts["drop"])
     return halves.Attention(own["norm1"], *layers, windows, table)
 
@@ -107,11 +109,11 @@ def _cosine_attention(own: Mapping, shift: int) -> halves.Attention:
     """Drop path comes before the norm."""
     shifts = children(own["attn"])
     attention = shifts["w_msa"]
-    inside, numbers = children(attention), parameters(attention)
+    inside = children(attention)
     windows = _windows(attention, shift, 1.0)
-    query, value = numbers.get("q_bias"), numbers.get("v_bias")
+    query, value = own_tensor(attention, "q_bias"), own_tensor(attention, "v_bias")
     scores = halves.Cosine(
-        numbers["logit_scale"],
+        own_tensor(attention, "logit_scale"),
         inside["cpb_mlp"],
         attention.relative_coords_table,
         None,  # it keeps the coordinates alone
@@ -148,4 +150,4 @@ def calls(block: nn.Module, random: Callable[..., Tensor]) -> list[tuple[tuple, 
     return [((random(2, rows * columns, width), (rows, columns)), {}) for rows, columns in sizes]
 
 
-REWRITE = block_rewrite(finds, why_not, forward, calls)
+REWRITE = block_rewrite(finds, why_not, forward, calls, PARTS)

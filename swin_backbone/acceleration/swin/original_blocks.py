@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from ...model.plain_modules import is_bare
+from ...model.plain_modules import is_bare, own_tensor
 from ...ops import WindowGrid, Windows
 from ...ops.geometry.windows import shifted_window_mask
 from ...ops.torch_internals.module_contents import children, parameters
@@ -22,6 +22,7 @@ from .block_rewrite import block_rewrite, is_usual_call
 BLOCK = {"norm1", "attn", "drop_path", "norm2", "mlp"}
 ATTENTION = {"qkv", "attn_drop", "proj", "proj_drop", "softmax"}
 MLP = {"fc1", "act", "fc2", "drop"}
+PARTS = ("attn", "attn.softmax", "attn.attn_drop", "mlp")
 #: Modules of libraries that have rewrites of their own.
 LIBRARIES = ("timm.", "torchvision.", "transformers.", "mmseg.", "mmdet.", "mmpose.", "mmpretrain.")
 
@@ -60,7 +61,7 @@ def forward(block: nn.Module, x: Tensor, *mask: Tensor | None, **named) -> Tenso
     are told the size of their map."""
     told = bool(mask or named)
     own = children(block)
-    is_v2 = "logit_scale" in parameters(own["attn"])
+    is_v2 = halves.is_cosine(own["attn"])
     windows = _windows(block, own["attn"], is_v2)
     size = (block.H, block.W) if told else tuple(block.input_resolution)
     usual = is_usual_call(block, x, 3) and x.shape[1] == size[0] * size[1]
@@ -87,14 +88,14 @@ def _windows(block: nn.Module, attention: nn.Module, is_v2: bool) -> Windows:
 
 def _attention(own: Mapping, windows: Windows, is_v2: bool) -> halves.Attention:
     attention = own["attn"]
-    inside, numbers = children(attention), parameters(attention)
+    inside = children(attention)
     layers = ((inside["qkv"],), inside["proj"], (inside["proj_drop"],), own["drop_path"], windows)
     if not is_v2:
-        table = numbers["relative_position_bias_table"]
+        table = own_tensor(attention, "relative_position_bias_table")
         return halves.Attention(own["norm1"], *layers, table)
-    query, value = numbers.get("q_bias"), numbers.get("v_bias")
+    query, value = own_tensor(attention, "q_bias"), own_tensor(attention, "v_bias")
     scores = halves.Cosine(
-        numbers["logit_scale"],
+        own_tensor(attention, "logit_scale"),
         inside["cpb_mlp"],
         attention.relative_coords_table,
         None,
@@ -122,4 +123,4 @@ def calls(block: nn.Module, random: Callable[..., Tensor]) -> list[tuple[tuple, 
     return [((random(2, rows * columns, width), mask), {})]
 
 
-REWRITE = block_rewrite(finds, why_not, forward, calls)
+REWRITE = block_rewrite(finds, why_not, forward, calls, PARTS)

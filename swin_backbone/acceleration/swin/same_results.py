@@ -62,7 +62,8 @@ def _kind(block: nn.Module, forward: Callable) -> tuple:
     """What blocks have in common that compute the same with other numbers."""
     shifts = getattr(block, "shift_size", getattr(children(block).get("attn"), "shift_size", 0))
     shifted = any(shifts) if isinstance(shifts, list | tuple) else bool(shifts)
-    return (forward, shifted, *(type(module) for module in block.modules()))
+    kinds = [type(module) for module in block.modules()]
+    return (forward, shifted, *kinds, *(kind.forward for kind in kinds))
 
 
 def _try_both(block: nn.Module, forward: Callable, calls: Calls) -> str | None:

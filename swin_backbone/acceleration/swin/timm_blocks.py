@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ...model.plain_modules import is_bare
+from ...model.plain_modules import is_bare, own_tensor
 from ...ops import Windows
-from ...ops.torch_internals.module_contents import children, parameters
+from ...ops.torch_internals.module_contents import children
 from ..rewrite import imported
 from . import halves
 from .block_rewrite import block_rewrite, is_one_of, is_usual_call, own_forward
@@ -18,6 +18,7 @@ _V2 = "timm.models.swin_transformer_v2"
 BLOCKS = ((_V1, "SwinTransformerBlock"), (_V2, "SwinTransformerV2Block"))
 #: ``SwinTransformerV2Block`` of older versions.
 OLDER = ((_V2, "SwinTransformerBlock"),)
+PARTS = ("attn", "attn.softmax", "attn.attn_drop", "mlp")
 ATTENTION = ((_V1, "WindowAttention"), (_V2, "WindowAttention"))
 
 
@@ -32,7 +33,7 @@ def why_not(block: nn.Module) -> str | None:
     attention, mlp = children(block)["attn"], children(block)["mlp"]
     if not any(is_bare(attention, k) for p in ATTENTION if (k := imported(*p)) is not None):
         return f"its attention is a {type(attention).__name__}, or watched"
-    width = 3 * len(block.norm1.weight)
+    width = 3 * attention.dim
     if getattr(attention.qkv, "out_features", width) != width:
         return "its heads have channels of their own"
     if not {"fc1", "act", "fc2"} <= children(mlp).keys():
@@ -45,7 +46,7 @@ def forward(block: nn.Module, x: Tensor) -> Tensor:
     if not is_usual_call(block, x, 4) or not _has_mask_for(block, x):
         return type(block).forward(block, x)
     own = children(block)
-    is_v2 = "logit_scale" in parameters(own["attn"])
+    is_v2 = halves.is_cosine(own["attn"])
     if is_v2 and not is_bare(own["attn"].qkv, nn.Linear):
         return type(block).forward(block, x)  # which reads the weight of whatever is there
     run = halves.post_norm if is_v2 else halves.pre_norm
@@ -62,7 +63,7 @@ def _has_mask_for(block: nn.Module, x: Tensor) -> bool:
 
 def _attention(block: nn.Module, own: Mapping, is_v2: bool) -> halves.Attention:
     attention = own["attn"]
-    inside, numbers = children(attention), parameters(attention)
+    inside = children(attention)
     drop = inside["attn_drop"]
     windows = Windows(
         attention.num_heads,
@@ -75,11 +76,11 @@ def _attention(block: nn.Module, own: Mapping, is_v2: bool) -> halves.Attention:
     layers = (own["norm1"], (inside["qkv"],), inside["proj"], (inside["proj_drop"],))
     path = own.get("drop_path1") or own["drop_path"]
     if not is_v2:
-        table = numbers["relative_position_bias_table"]
+        table = own_tensor(attention, "relative_position_bias_table")
         return halves.Attention(*layers, path, windows, table)
-    query, value = numbers.get("q_bias"), numbers.get("v_bias")
+    query, value = own_tensor(attention, "q_bias"), own_tensor(attention, "v_bias")
     scores = halves.Cosine(
-        numbers["logit_scale"],
+        own_tensor(attention, "logit_scale"),
         inside["cpb_mlp"],
         attention.relative_coords_table,
         _pair(attention.pretrained_window_size),
@@ -111,4 +112,4 @@ def calls(block: nn.Module, random: Callable[..., Tensor]) -> list[tuple[tuple, 
     return [((random(2, *size, len(block.norm1.weight)),), {})]
 
 
-REWRITE = block_rewrite(finds, why_not, forward, calls)
+REWRITE = block_rewrite(finds, why_not, forward, calls, PARTS)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from ...model.plain_modules import is_bare
+from ...model.plain_modules import is_bare, own_tensor
 from ...ops import Windows
-from ...ops.torch_internals.module_contents import children, parameters
+from ...ops.torch_internals.module_contents import children
 from ..rewrite import imported, is_of
 from . import halves
 from .block_rewrite import block_rewrite, is_one_of, is_usual_call, own_forward
@@ -55,7 +55,7 @@ def forward(block: nn.Module, x: Tensor) -> Tensor:
 
 def _attention(own: Mapping, x: Tensor, is_v2: bool) -> halves.Attention:
     attention = own["attn"]
-    inside, numbers = children(attention), parameters(attention)
+    inside = children(attention)
     window = tuple(attention.window_size)
     # No shift along an axis that one window covers.
     sides = zip(attention.shift_size, window, x.shape[1:3], strict=True)
@@ -69,13 +69,14 @@ def _attention(own: Mapping, x: Tensor, is_v2: bool) -> halves.Attention:
     qkv = inside["qkv"]
     layers = (own["norm1"], (qkv,), inside["proj"], after, own["stochastic_depth"])
     if not is_v2:
-        return halves.Attention(*layers, windows, numbers["relative_position_bias_table"])
+        table = own_tensor(attention, "relative_position_bias_table")
+        return halves.Attention(*layers, windows, table)
     biases = None
     if qkv.bias is not None:  # keys have none
         query, _, value = qkv.bias.chunk(3)
         biases = (query, value)
     scores = halves.Cosine(
-        numbers["logit_scale"],
+        own_tensor(attention, "logit_scale"),
         inside["cpb_mlp"],
         attention.relative_coords_table,
         (0, 0),
@@ -98,4 +99,4 @@ def calls(block: nn.Module, random: Callable[..., Tensor]) -> list[tuple[tuple, 
     return [((random(2, *size, len(block.norm1.weight)),), {}) for size in sizes]
 
 
-REWRITE = block_rewrite(finds, why_not, forward, calls)
+REWRITE = block_rewrite(finds, why_not, forward, calls, ("attn", "mlp"))

@@ -14,9 +14,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ...model.plain_modules import is_bare
+from ...model.plain_modules import is_bare, own_tensor
 from ...ops import Windows
-from ...ops.torch_internals.module_contents import children, parameters
+from ...ops.torch_internals.module_contents import children
 from . import halves
 from .block_rewrite import block_rewrite, is_one_of, is_usual_call, own_forward
 from .transformers_internals import attention_implementation, recompute
@@ -30,6 +30,10 @@ LAYERS = (
     (f"{_MODELS}.swinv2.modeling_swinv2", "Swinv2Layer"),
     (f"{_MODELS}.swin2sr.modeling_swin2sr", "Swin2SRLayer"),
 )
+
+#: Those of all versions.
+PARTS = ("attention", "attention.relative_position_bias", "attention.self", "attention.output")
+PARTS += ("attention.self.dropout", "mlp", "intermediate", "output")
 
 _NOTHING = nn.Identity().eval()
 
@@ -107,7 +111,7 @@ def _joined_attention(layer: nn.Module, own: Mapping) -> halves.Attention:
     inside = children(attention)
     rate = attention.attention_dropout if attention.training else 0.0
     windows = _windows(layer, attention.num_attention_heads, attention.scaling, rate)
-    table = parameters(inside["relative_position_bias"])["relative_position_bias_table"]
+    table = own_tensor(inside["relative_position_bias"], "relative_position_bias_table")
     projections = (inside["q_proj"], inside["k_proj"], inside["v_proj"])
     return halves.Attention(
         own["layernorm_before"], projections, inside["o_proj"], (own["dropout"],), own["drop_path"],
@@ -118,20 +122,24 @@ def _joined_attention(layer: nn.Module, own: Mapping) -> halves.Attention:
 def _attention(layer: nn.Module, own: Mapping) -> halves.Attention:
     parts = children(own["attention"])
     attention, output = parts["self"], children(parts["output"])
-    inside, numbers = children(attention), parameters(attention)
+    inside = children(attention)
     drop = inside["dropout"]
     rate = drop.p if drop.training else 0.0
     scale = attention.attention_head_size**-0.5
     windows = _windows(layer, attention.num_attention_heads, scale, rate)
     projections = (inside["query"], inside["key"], inside["value"])
     layers = (projections, output["dense"], (output["dropout"],), own["drop_path"], windows)
-    if "logit_scale" not in numbers:
-        table = numbers["relative_position_bias_table"]
+    if not halves.is_cosine(attention):
+        table = own_tensor(attention, "relative_position_bias_table")
         return halves.Attention(own["layernorm_before"], *layers, table)
     reference = tuple(attention.pretrained_window_size)
     network = inside["continuous_position_bias_mlp"]
     scores = halves.Cosine(
-        numbers["logit_scale"], network, attention.relative_coords_table, reference, None
+        own_tensor(attention, "logit_scale"),
+        network,
+        attention.relative_coords_table,
+        reference,
+        None,
     )
     return halves.Attention(own["layernorm_before"], *layers, scores)
 
@@ -163,4 +171,4 @@ def calls(layer: nn.Module, random: Callable[..., Tensor]) -> list[tuple[tuple, 
     return [((x, size), {})]
 
 
-REWRITE = block_rewrite(finds, why_not, forward, calls)
+REWRITE = block_rewrite(finds, why_not, forward, calls, PARTS)

@@ -7,6 +7,7 @@ Anything else casts for itself: a block that is run alone, or again in a backwar
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -50,9 +51,6 @@ class Fellows:
 
     def __deepcopy__(self, memo) -> Fellows:
         return Fellows()  # of the copied blocks, whose weights are others
-
-    def __reduce__(self):
-        return Fellows, ()
 
     def copies(self, number: int, used: Used, dtype: torch.dtype) -> Sequence[Tensor]:
         """Copies of what block ``number`` uses; of others', too, if it is the first."""
@@ -104,6 +102,12 @@ def _state(used: Used, dtype: torch.dtype) -> tuple | None:
 class _Place(NamedTuple):
     fellows: Fellows
     number: int
+
+    def __deepcopy__(self, memo) -> _Place:
+        return _Place(copy.deepcopy(self.fellows, memo), self.number)
+
+    def __reduce__(self):
+        return type(None), ()  # a pickled model has no methods of ours, nor needs this package
 
 
 def bring_together(blocks: Sequence[nn.Module]) -> Undo:
