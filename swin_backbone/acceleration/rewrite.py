@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..ops import dispatch
+from ..ops.torch_internals.distributed_models import REPLICATE, replica_with_own_methods
 
 #: Takes back what a rewrite did.
 Undo = Callable[[], None]
@@ -49,7 +50,8 @@ def why_unproven() -> str | None:
 def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:
     """Give one module other methods; its class and all other modules keep theirs.
 
-    A copy of the module (``copy.deepcopy``) has the same methods, bound to itself. Pickles refer to
+    Copies of the module (``copy.deepcopy``, ``nn.DataParallel``) have the same methods, bound to
+    themselves. Pickles refer to
     methods by name, so that a module that is loaded has those of its class, and needs no more.
 
     Args:
@@ -60,13 +62,25 @@ def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Und
     functions = {name: _named(function, name) for name, function in functions.items()}
     for name, function in functions.items():
         module.__dict__[name] = MethodType(function, module)
+    module.__dict__[REPLICATE] = MethodType(replica_with_own_methods, module)
 
     def undo() -> None:
         for name, function in functions.items():
-            if getattr(module.__dict__.get(name), "__func__", None) is function:
+            if _function_of(module, name) is function:
                 del module.__dict__[name]
+        if _function_of(module, REPLICATE) is replica_with_own_methods and not any(
+            _function_of(module, name) for name in module.__dict__.keys() - {REPLICATE}
+        ):
+            del module.__dict__[REPLICATE]
 
     return undo
+
+
+def _function_of(module: nn.Module, name: str) -> Callable | None:
+    """Of a method that the module itself holds."""
+    method = module.__dict__.get(name)
+    is_own = isinstance(method, MethodType) and method.__self__ is module
+    return method.__func__ if is_own else None
 
 
 def drop_own_methods(module: nn.Module) -> None:

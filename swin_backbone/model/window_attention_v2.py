@@ -117,7 +117,7 @@ class WindowAttentionV2(nn.Module):
     def is_plain(self) -> bool:
         """Whether nothing follows the projection, biases are tensors and no more, and so is what
         scores are computed with."""
-        own = [self._own(name) for name in ("logit_scale", "q_bias", "v_bias")]
+        own = [own_tensor(self, name) for name in ("logit_scale", "q_bias", "v_bias")]
         idle = is_idle(children(self)["proj_drop"])
         return idle and all(map(is_plain, own)) and self.scores() is not None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TypeGuard
 
 #: Numbers of a polygon with three corners.
 LEAST_CORNERS = 6
@@ -38,7 +39,7 @@ def is_id(value: object) -> bool:
     return isinstance(value, (int, float, str))
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value of JSON is a number that is finite."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 

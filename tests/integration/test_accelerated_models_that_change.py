@@ -6,6 +6,7 @@ another order differ by less than 1e-10.
 
 import copy
 import functools
+import importlib
 import pickle
 import subprocess
 import sys
@@ -240,3 +241,24 @@ def test_on_the_meta_device_shapes_are_the_librarys(name, version):
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64, device="meta")
     maps, expected = (PEERS[name].maps(one, images) for one in (fast, model))
     assert [m.shape for m in maps] == [m.shape for m in expected]
+
+
+@pytest.mark.parametrize(("name", "version"), PAIRS)
+def test_replicas_compute_with_their_own_parameters(monkeypatch, name, version):
+    """As ``nn.DataParallel`` makes them, one for each GPU: here the parameters of the second are
+    others, so that it is seen whose they are."""
+    replicate = importlib.import_module("torch.nn.parallel.replicate")
+
+    def broadcast(tensors, devices, detach=False):
+        return [
+            [factor * tensor if tensor.requires_grad else tensor for tensor in tensors]
+            for factor in (1.0, 1.25)
+        ]
+
+    monkeypatch.setattr(replicate, "_broadcast_coalesced_reshape", broadcast)
+    model, fast = pair(name, version)
+    for one in (model, fast):
+        one.eval()
+    model, fast = (replicate.replicate(one, [0, 1]) for one in (model, fast))
+    for expected, found in zip(model, fast, strict=True):
+        assert_same(name, expected, found)
