@@ -20,7 +20,6 @@ from mmengine.runner import FlexibleRunner
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from helpers import amp_on_cpu  # noqa: F401
 from helpers.paths import CONFIGS
 from helpers.tiny_run import tiny_config
 from helpers.two_processes import ARGUMENTS, Model, images, largest_difference
@@ -205,6 +204,8 @@ def runs(scenes, out):
 
 
 def main():
+    from helpers import amp_on_cpu  # noqa: F401  (not in the tests' own process)
+
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     out, scenes = Path(sys.argv[1]), sys.argv[2]

@@ -136,7 +136,7 @@ def test_averages_of_weights_are_refused(results):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["fsdp2"], "start with a launcher, as tools/dist_train.sh CONFIG 1 does for one GPU"),
+        (["fsdp2"], "use a launcher, as tools/dist_train.sh CONFIG 1 does for one GPU"),
         (["fsdp2", "ema"], "one that fully_shard has spread cannot be copied: train with"),
     ],
 )

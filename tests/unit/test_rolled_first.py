@@ -45,7 +45,9 @@ def differentiate(run, size, windows, channels=32):
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize(("size", "window", "shift"), GEOMETRIES)
 def test_kernels_agree_with_the_composition(run, size, window, shift):
-    compare(run, size, Windows(1, window, shift, 0.2, rolls_first=True))
+    """V2's pooled over draws: nearly all of the one factor's gradient cancels."""
+    draws = 4 if run is run_post_norm_attention else 1
+    compare(run, size, Windows(1, window, shift, 0.2, rolls_first=True), draws=draws)
 
 
 @pytest.mark.parametrize("by_rows", [True, False])
@@ -56,7 +58,6 @@ def test_kernels_of_large_windows(by_rows, monkeypatch):
 
 
 def test_kernels_of_large_windows_with_cosines():
-    """Pooled over draws: nearly all of the one factor's gradient cancels."""
     windows = Windows(1, (9, 9), (4, 4), 0.2, rolls_first=True)
     compare(run_post_norm_attention, (12, 7), windows, draws=4)
 
