@@ -51,8 +51,8 @@ def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Und
     """Give one module other methods; its class and all other modules keep theirs.
 
     Copies of the module (``copy.deepcopy``, ``nn.DataParallel``) have the same methods, bound to
-    themselves. Pickles refer to
-    methods by name, so that a module that is loaded has those of its class, and needs no more.
+    themselves. Pickles refer to methods by name, so that a module that is loaded has those of its
+    class, and needs no more.
 
     Args:
         module: the module.
@@ -86,9 +86,9 @@ def _function_of(module: nn.Module, name: str) -> Callable | None:
 def drop_own_methods(module: nn.Module) -> None:
     """Forget methods of the class's own that the module holds as if they had replaced something:
     those of a pickle, see :func:`replace_methods`."""
-    for name, method in list(module.__dict__.items()):
-        own = isinstance(method, MethodType) and method.__self__ is module
-        if own and getattr(type(module), name, None) is method.__func__:
+    for name in list(module.__dict__):
+        function = _function_of(module, name)
+        if function is not None and getattr(type(module), name, None) is function:
             del module.__dict__[name]
 
 

@@ -105,39 +105,30 @@ class Started:
         """
         known = pointers.data.astype(np.int64)
         width = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
-        everywhere = mask.all()
-        chosen = known if everywhere else known[mask]
-        if chosen.size:
-            first, last = (_number(end) for end in (chosen.min(), chosen.max()))
-            if first == last:  # nearly always, and then there is nothing to sort
-                known += self.offset(first, chosen, width, verb, is_atomic)
-            else:
-                index = _number(known)
-                for number in np.unique(index[mask]):
-                    one = mask & (index == number)
-                    known[one] += self.offset(int(number), known[one], width, verb, is_atomic)
+        index = (known + (1 << (BITS - 1))) >> BITS
+        for number in np.unique(index[mask]):
+            if not 1 <= number <= len(self.arguments):
+                self.fail(f"{verb} at an address that is none of its arguments'")
+            argument = self.arguments[number - 1]
+            chosen = mask & (index == number)
+            places = known[chosen] - (int(number) << BITS)
+            outside = places[(places < 0) | (places > argument.size - width)]
+            if outside.size:
+                which = f"element {outside[0] // width} of {argument.name}"
+                self.fail(f"{verb} {which}, which has {argument.size // width}")
+            if not is_atomic:
+                self.claim(argument, places // width, width, verb)
+            known[chosen] = places + argument.address
         real = copy.copy(pointers)
         real.data = known.astype(np.uint64)
         return real
-
-    def offset(self, number: int, known: np.ndarray, width: int, verb: str, is_atomic: bool) -> int:
-        """What to add to addresses of an argument, that a kernel knows, for the real ones."""
-        if not 1 <= number <= len(self.arguments):
-            self.fail(f"{verb} at an address that is none of its arguments'")
-        argument, base = self.arguments[number - 1], number << BITS
-        if known.min() < base or known.max() > base + argument.size - width:
-            places = known - base
-            outside = places[(places < 0) | (places > argument.size - width)]
-            which = f"element {outside[0] // width} of {argument.name}"
-            self.fail(f"{verb} {which}, which has {argument.size // width}")
-        if not is_atomic and (verb == "writes" or argument.storage in self.writers):
-            self.claim(argument, (known - base) // width, width, verb)
-        return argument.address - base
 
     def claim(self, argument: Argument, elements: np.ndarray, width: int, verb: str) -> None:
         """Write down which elements this program writes; fail for those of another one."""
         writers = self.writers.get(argument.storage)
         if writers is None:
+            if verb == "reads":
+                return
             writers = np.zeros(argument.storage_size // width, np.int32)
             self.writers[argument.storage] = writers
         places = elements + (argument.address - argument.storage) // width
@@ -151,11 +142,6 @@ class Started:
         """Fail if what a store has left is not what it wrote: two of its values met."""
         if found.tobytes() != written.astype(found.dtype).tobytes():
             self.fail("writes different values to one element")
-
-
-def _number(known: np.ndarray):
-    """Of which argument addresses are."""
-    return (known + (1 << (BITS - 1))) >> BITS
 
 
 def check_accesses() -> str | None:

@@ -156,10 +156,9 @@ class Layers(NamedTuple):
 
 def is_cosine(attention: nn.Module) -> bool:
     """Whether a library's attention is that of V2."""
-    own = parameters(attention)
-    if "relative_position_bias_table" in own:
+    if "relative_position_bias_table" in parameters(attention):  # as nearly all of V1 have it
         return False
-    return "logit_scale" in own or hasattr(attention, "logit_scale")
+    return hasattr(attention, "logit_scale")
 
 
 def pre_norm(block: nn.Module, x: Tensor, attention: Attention, mlp: Mlp) -> Tensor:

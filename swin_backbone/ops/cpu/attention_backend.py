@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from ..geometry.windows import relative_position_bias, relative_position_index
+from ..kept_tables import remembered_tables
 from ..reference.window_steps import AttentionInputs, normalise
 from .chunked_attention import attend, attend_for_training
 from .window_rows import window_rows
@@ -34,7 +33,7 @@ def run(inputs: AttentionInputs) -> Tensor:
         return out.view(*qkv.shape[:-1], -1)
 
 
-@lru_cache(maxsize=16)
+@remembered_tables
 def _kept_index(window_size: tuple[int, int]) -> Tensor:
     with torch.inference_mode(False):
         return relative_position_index(window_size, "cpu")

@@ -50,12 +50,8 @@ def _kept_rows(grid: WindowGrid) -> WindowRows:
 
 def _make_rows(grid: WindowGrid, batch: int) -> WindowRows:
     tokens = grid.height * grid.width
-    row, column = (
-        (torch.arange(length, device="cpu") + shift) % length
-        for length, shift in zip(
-            (grid.padded_height, grid.padded_width), grid.shift_size, strict=True
-        )
-    )
+    row = _rolled(grid.padded_height, grid.shift_size[0])
+    column = _rolled(grid.padded_width, grid.shift_size[1])
     token = row[:, None] * grid.width + column
     token.masked_fill_((row >= grid.height)[:, None] | (column >= grid.width), -1)
     windows = partition_windows(token[None, :, :, None], grid)
@@ -79,6 +75,10 @@ def _make_rows(grid: WindowGrid, batch: int) -> WindowRows:
     position = torch.empty(batch * tokens, dtype=torch.int64, device="cpu")
     position[token[stands]] = stands
     return WindowRows(token.clamp_(min=0), torch.nonzero(is_padding).view(-1), position, kinds)
+
+
+def _rolled(length: int, shift: int) -> Tensor:
+    return (torch.arange(length, device="cpu") + shift) % length
 
 
 def _border(grid: WindowGrid, axis: int) -> list[tuple[slice, Tensor | None]]:
