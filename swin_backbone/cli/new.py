@@ -257,8 +257,8 @@ def annotations_to_write(train: coco.CocoFile, val: coco.CocoFile) -> dict[str, 
         if not all(part["annotations"] for part in parts):
             raise ValueError(f"{train.path} has too few images with objects to validate on some")
         return dict(zip(("train", "val"), parts, strict=True))
-    splits = {"train": train, "val": val}
-    return {name: coco.completed(one) for name, one in splits.items() if not coco.is_complete(one)}
+    made = {name: (one, coco.completed(one)) for name, one in (("train", train), ("val", val))}
+    return {name: content for name, (one, content) in made.items() if content != one.content}
 
 
 def painted_objects(

@@ -257,11 +257,6 @@ def completed(coco: CocoFile) -> dict:
     return {**coco.content, "annotations": completed_objects(coco.content["annotations"], images)}
 
 
-def is_complete(coco: CocoFile) -> bool:
-    """Whether there is nothing that :func:`completed` would change."""
-    return completed(coco)["annotations"] == coco.content["annotations"]
-
-
 def split_in_two(content: dict, every: int = 5) -> tuple[dict, dict]:
     """To train on, and to validate on: each ``every``-th image, in the order of their names."""
     images = sorted(content["images"], key=lambda entry: entry["file_name"])
