@@ -24,11 +24,19 @@ CONFIGS = {
     "mask-rcnn": "swin_det/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-1x_coco.py",
     "dino": "swin_det/dino-4scale_swin-t-p4-w7_8xb2-12e_coco.py",
     "mask2former": "swin/mask2former_swin-t_8xb2-160k_ade20k-512x512.py",
+    "cascade": "swin_det/cascade-mask-rcnn_swin-t-p4-w7_fpn_ms-crop-1x_coco.py",
+    "retinanet": "swin_det/retinanet_swin-t-p4-w7_fpn_ms-crop-1x_coco.py",
+    "atss-dyhead": "swin_det/atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco.py",
+    "rtmdet": "swin_det/rtmdet_l_swin_b_4xb32-100e_coco.py",
 }
+#: Those whose config is of another architecture than Swin-T.
+ARCHITECTURES = {"atss-dyhead": "large", "rtmdet": "base"}
 #: Rows and columns of the images of each.
-SIZES = {"mask-rcnn": (800, 1344), "dino": (800, 1344), "mask2former": (512, 512)}
+SIZES = dict.fromkeys(CONFIGS, (800, 1344)) | {"mask2former": (512, 512), "rtmdet": (640, 640)}
 #: Those of mmseg, whose labels are maps of classes.
 SEMANTIC = {"mask2former"}
+#: Those whose objects have masks.
+WITH_MASKS = {"mask-rcnn", "cascade"}
 #: Objects of an image, or classes.
 OBJECTS = 12
 
@@ -162,10 +170,8 @@ def draw_classes(task: Task, device: str) -> list:
 
 
 def draw_objects(task: Task, device: str) -> list:
-    """Data samples with boxes, labels and masks, which are filled ellipses, as numpy holds them."""
-    import numpy as np
+    """Data samples with boxes and labels, and of detectors that find masks with those."""
     from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
 
     rows, columns = task.size
@@ -177,22 +183,32 @@ def draw_objects(task: Task, device: str) -> list:
         size = torch.tensor([columns, rows])
         corner = torch.rand(OBJECTS, 2) * (1 - sides)
         boxes = torch.cat([corner * size, (corner + sides) * size], 1)
-        y, x = np.mgrid[:rows, :columns].astype(np.float32)
-        masks = []
-        for x1, y1, x2, y2 in boxes.tolist():
-            across, down = (2 * x - x1 - x2) / (x2 - x1), (2 * y - y1 - y2) / (y2 - y1)
-            masks.append(across**2 + down**2 < 1)
         sample = DetDataSample(metainfo=meta)
         sample.gt_instances = InstanceData(
             bboxes=boxes.to(device),
             labels=torch.randint(80, (OBJECTS,), device=device),
-            masks=BitmapMasks(np.stack(masks).astype(np.uint8), rows, columns),
         )
+        if task.arch in WITH_MASKS:
+            sample.gt_instances.masks = ellipses(boxes, task.size)
         sample.ignored_instances = InstanceData(
             bboxes=boxes[:0].to(device), labels=torch.zeros(0, dtype=torch.long, device=device)
         )
         samples.append(sample)
     return samples
+
+
+def ellipses(boxes: Tensor, size: tuple[int, int]):
+    """Masks of objects that fill their boxes, as numpy holds them."""
+    import numpy as np
+    from mmdet.structures.mask import BitmapMasks
+
+    rows, columns = size
+    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    masks = []
+    for x1, y1, x2, y2 in boxes.tolist():
+        across, down = (2 * x - x1 - x2) / (x2 - x1), (2 * y - y1 - y2) / (y2 - y1)
+        masks.append(across**2 + down**2 < 1)
+    return BitmapMasks(np.stack(masks).astype(np.uint8), rows, columns)
 
 
 def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = True) -> Runner:

@@ -12,6 +12,7 @@ from . import (
     deformable_attention,
     graphed_encoders,
     mmcv_attention,
+    mmcv_bfloat16,
     mmcv_convolutions,
     mmdet_anchors,
     mmdet_assigners,
@@ -71,6 +72,7 @@ REWRITES = (
     mmdet_samplers.REWRITE,
     mmdet_sampling.REWRITE,
     mmcv_convolutions.REWRITE,
+    mmcv_bfloat16.REWRITE,
     pools.REWRITE,
     channels_last.REWRITE,
 )

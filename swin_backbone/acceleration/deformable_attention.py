@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from types import CellType, FunctionType
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .rewrite import Rewrite, Undo, imported, replace_methods, with_globals
+from .rewrite import Rewrite, Undo, imported, inside_decorators, replace_methods, with_globals
 
 #: Where mmcv's module is.
 MMCV, MMCVS = "mmcv.ops.multi_scale_deform_attn", "MultiScaleDeformableAttention"
@@ -180,22 +180,12 @@ def mmcv_forward(
 
 def _with_stand_ins(function: FunctionType, names: set[str]) -> FunctionType:
     """The same function, which calls stand-ins, with the decorators around it."""
-    inner = getattr(function, "__wrapped__", None)
-    if inner is None:
-        found = {name: STAND_INS[name](function.__globals__[name]) for name in names}
-        return with_globals(function, **found)
-    changed = _with_stand_ins(inner, names)
-    cells = [
-        CellType(changed) if cell.cell_contents is inner else cell
-        for cell in function.__closure__ or ()
-    ]
-    return FunctionType(
-        function.__code__,
-        function.__globals__,
-        function.__name__,
-        function.__defaults__,
-        tuple(cells),
-    )
+
+    def change(inner: FunctionType) -> FunctionType:
+        found = {name: STAND_INS[name](inner.__globals__[name]) for name in names}
+        return with_globals(inner, **found)
+
+    return inside_decorators(function, change)
 
 
 REWRITE = Rewrite(

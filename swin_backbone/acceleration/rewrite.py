@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 
 import torch
 from torch import nn
@@ -102,6 +102,28 @@ def _named(function: Callable, name: str) -> Callable:
 def with_globals(function: FunctionType, **others: object) -> FunctionType:
     """The same function, which finds other objects under some of its global names."""
     return _copy(function, {**function.__globals__, **others}, function.__name__)
+
+
+def inside_decorators(function: FunctionType, change: Callable) -> FunctionType:
+    """A function changed, with the decorators around it.
+
+    Args:
+        function: as ``functools.wraps`` left it, or without decorators.
+        change: gives the function that takes the place of the one within.
+    """
+    inner = getattr(function, "__wrapped__", None)
+    if inner is None:
+        return change(function)
+    changed = inside_decorators(inner, change)
+    cells = tuple(
+        CellType(changed) if cell.cell_contents is inner else cell
+        for cell in function.__closure__ or ()
+    )
+    outer = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )
+    outer.__kwdefaults__ = function.__kwdefaults__
+    return outer
 
 
 def _copy(function: FunctionType, names: dict[str, object], own_name: str) -> FunctionType:

@@ -16,8 +16,11 @@ def connect() -> None:
     without = switched_off()
     if "openmmlab" in without or util.find_spec("mmengine") is None:
         return
+    from ..acceleration import mmcv_bfloat16
     from .compatibility import check_packages
+    from .served_ops import SERVED
 
+    mmcv_bfloat16.SERVED.update(SERVED)
     check_packages()  # before anything of them is imported
     if "mmcv_ext" not in without:
         from .mmcv_ext import install_fallback

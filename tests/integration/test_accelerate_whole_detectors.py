@@ -11,6 +11,7 @@ from benchmarking import detectors
 from benchmarking.segmentors import Task
 from helpers.graph_recorders import RunsAgain
 from helpers.paths import ROOT
+from helpers.refusing_ops import install_refusing_ops
 from helpers.small_detector import small_detector
 from helpers.waits import waits
 
@@ -110,6 +111,31 @@ def test_losses_are_those_of_the_stock_model(name, device, monkeypatch):
         return
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("name", ["mask-rcnn", "retinanet", "atss-dyhead", "rtmdet"])
+def test_a_step_in_bfloat16_with_a_compiled_mmcv(name, monkeypatch):
+    """Whose ops refuse bfloat16, as those of mmcv on a GPU do: losses are those without compiled
+    ops, to the bit. On a CPU mmdet has focal losses without an op."""
+    model, task = build(name).train(), Task(name, 2, "train", (64, 96))
+    images, samples = torch.randn(2, 3, 64, 96), detectors.draw_samples(task, "cpu")
+
+    def losses(one):
+        with torch.autocast("cpu", torch.bfloat16):
+            return losses_and_gradients(one, images, samples)[0]
+
+    served = copy.deepcopy(model)
+    swin_backbone.accelerate(served)
+    expected = losses(served)
+    install_refusing_ops(monkeypatch)
+    if name in ("mask-rcnn", "atss-dyhead"):
+        with pytest.raises(NotImplementedError, match="bfloat16"):
+            losses(copy.deepcopy(model))
+    report = swin_backbone.accelerate(model)
+    assert "bfloat16_ops" in {row.rewrite for row in report.replaced}
+    found = losses(model)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(loss, expected[key]) for key, loss in found.items())
 
 
 def test_the_region_proposal_network_shares_ground_truth():
