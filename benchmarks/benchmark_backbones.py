@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,14 @@ from benchmarking.comparison import Options, measure_all, plan
 from benchmarking.csv_rows import write_csv
 from benchmarking.implementations import DEFAULT_IMPLEMENTATIONS, IMPLEMENTATIONS
 from benchmarking.profiling import Profile, as_table, load_profiles, profile_case, save_profiles
-from benchmarking.results import Benchmark, Peer, describe_device, environment_versions, now
+from benchmarking.results import (
+    Benchmark,
+    Peer,
+    command_line,
+    describe_device,
+    environment_versions,
+    now,
+)
 from benchmarking.roofline import measure_ceilings
 from benchmarking.tables import as_markdown, case_table, show
 from rich.console import Console
@@ -41,7 +47,6 @@ from swin_backbone.cli.argument_types import number, picture, positive
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.inference.timing import Deadline
 from swin_backbone.model.arguments import ARCHITECTURES
-from swin_backbone.ops.dispatch import TAKES_UNPROVEN, UNPROVEN_VARIABLE
 
 
 @command
@@ -267,12 +272,6 @@ def make_profiles(arguments: argparse.Namespace) -> Iterator[Profile]:
     for case in cases:
         title = f"{implementation.name}: {case.title}\n{device}, {now()}"
         yield profile_case(implementation, case, title, ceilings)
-
-
-def command_line() -> str:
-    """What was typed, but for the path of the interpreter, and what of the environment counts."""
-    chosen = f"{UNPROVEN_VARIABLE}=1 " if TAKES_UNPROVEN else ""
-    return chosen + shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@
 The detectors of this project's configs with mmdet's backbone and with ours, each stock and
 accelerated: random weights and images, 12 objects an image with bitmap masks, or 12 classes, AdamW,
 and bfloat16 autocast on a GPU. Stock mmdet runs deformable attention by mmcv's PyTorch function,
-and once more by compiled ops where mmcv has them; the column ``ops`` says whose ran. A task is a
-detector, the batch and what is done. Each way has a turn as soon as it is ready, and then one in
-each round; medians are reported. What fails, or comes too late, is a row with the reason.
+and once more by compiled ops where mmcv has them. These take no bfloat16, so that stock models run
+in float16 there; the columns ``ops`` and ``dtype`` say what ran. Memory is with what graphs hold. A
+task is a detector, the batch and what is done; on request also of cascade (Mask R-CNN), retinanet,
+atss-dyhead and rtmdet. Each way has a turn as soon as it is ready, and then one in each round;
+medians are reported. What fails, or comes too late, is a row with the reason.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from pathlib import Path
 
 import torch
 from benchmark_models import COLUMNS, as_line, plot, show, write_csv
-from benchmarking.detectors import CONFIGS, SIZES, WAYS, detector_runner
+from benchmarking.detectors import BACKBONES, CONFIGS, SIZES, WAYS, detector_runner
 from benchmarking.profiling import as_table, take_apart
+from benchmarking.results import command_line
 from benchmarking.runners import Runner, forget_models
 from benchmarking.segmentors import Task
 from rich.console import Console
 
 from swin_backbone.cli.commands import Parser, command
-from swin_backbone.device_memory import peak_on_gpu
 from swin_backbone.inference.timing import Deadline, interleave, turn_of, wall_seconds
 
 TASKS = tuple(
@@ -93,13 +95,17 @@ def with_rows_of(
         with_ops(as_line(task, runner, options.device), options.device) for runner in runners
     ]
     if options.csv:
-        write_csv(options.csv, lines, (*COLUMNS, "ops"))
+        write_csv(options.csv, lines, (*COLUMNS, "ops", "dtype", "command"))
     return lines
 
 
 def with_ops(line: dict, device: str) -> dict:
-    """A row that tells whose ops ran."""
-    return {**line, "ops": "" if line["reason"] else WAYS[line["way"]].called_ops(device)}
+    """A row that tells whose ops ran, in which dtype, and by which command."""
+    way = WAYS[line["way"]]
+    ran = {"ops": "", "dtype": ""}
+    if not line["reason"]:
+        ran = {"ops": way.called_ops(device), "dtype": way.dtype(device)}
+    return {**line, **ran, "command": command_line()}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -137,7 +143,8 @@ class DetectorTask(Task):
     @property
     def title(self) -> str:
         rows, columns = self.size
-        return f"{self.arch} Swin-T {rows}x{columns} b{self.batch} {self.mode}"
+        backbone = BACKBONES.get(self.arch, "Swin-T")
+        return f"{self.arch} {backbone} {rows}x{columns} b{self.batch} {self.mode}"
 
 
 def task(text: str) -> DetectorTask:
@@ -189,7 +196,7 @@ def prepare(name: str, task: Task, options: argparse.Namespace, deadline: Deadli
         for _ in range(WARM_UP if device == "cuda" else 1):
             wall_seconds(runner.step, device)
         if device == "cuda":
-            runner.peak_bytes = peak_on_gpu(runner.model, runner.images, runner.step)
+            runner.measure_peak()
         runner.samples += turn_of(runner, device)
     except Exception as error:
         runner = Runner(name, torch.nn.Identity(), torch.empty(0), lambda: None)

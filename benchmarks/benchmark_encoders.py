@@ -39,7 +39,6 @@ from torch import Tensor, nn
 from swin_backbone import accelerate, compile_kernels
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.commands import Parser, command
-from swin_backbone.device_memory import peak_on_gpu
 from swin_backbone.inference.timing import Deadline, wall_seconds
 
 WAYS = ("untouched", "accelerated", "graphs", "compiled")
@@ -249,20 +248,22 @@ def prepare(runner: Runner, name: str, mode: str, options) -> None:
         for _ in range(WARM_UP):
             wall_seconds(step, device)
         if runner.name == "graphs":
-            check_graphs(model)
+            graphed = check_graphs(model)
+            runner.held_bytes = lambda: sum(graphs.bytes_held() for graphs in graphed)
         if device == "cuda":
-            runner.peak_bytes = peak_on_gpu(model, images, step)
+            runner.measure_peak()
     except Exception as error:
         runner.fail(error)
 
 
-def check_graphs(model: nn.Module) -> None:
-    """Raise unless the encoder is replayed by now."""
+def check_graphs(model: nn.Module) -> list:
+    """The graphs of the encoder; raises unless it is replayed by now."""
     methods = [method for module in model.modules() for method in vars(module).values()]
     graphed = [method.graphs for method in methods if hasattr(method, "graphs")]
     reasons = [graphs.reason for graphs in graphed if graphs.reason]
     if reasons or not any(graphs.shapes for graphs in graphed):
         raise RuntimeError(f"there are no graphs: {'; '.join(reasons) or 'nothing was captured'}")
+    return graphed
 
 
 def make_pass(run: Callable, images: Tensor, mode: str) -> Callable[[], None]:

@@ -34,7 +34,6 @@ from rich.table import Table
 
 from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.commands import Parser, command
-from swin_backbone.device_memory import peak_on_gpu
 from swin_backbone.inference.timing import Deadline, seconds, wall_seconds
 from swin_backbone.model.arguments import ARCHITECTURES
 
@@ -133,8 +132,7 @@ def prepare(name: str, task: Task, device: str) -> Runner:
         for _ in range(WARM_UP):
             wall_seconds(runner.step, device)
         if device == "cuda":
-            held = runner.held_bytes()  # on the card before the step, and part of what it takes
-            runner.peak_bytes = held + peak_on_gpu(runner.model, runner.images, runner.step)
+            runner.measure_peak()
     except Exception as error:
         runner.fail(error)
     runner.release()

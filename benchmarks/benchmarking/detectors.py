@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from swin_backbone import accelerate, compile_kernels, ops
+from swin_backbone import accelerate, compile_kernels, graph_backbone, ops
+from swin_backbone.acceleration.graphed_encoders import dense_head
+from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.mmcv_ext import EXTENSION, FallbackFinder
 
 from .runners import Runner
@@ -29,8 +31,8 @@ CONFIGS = {
     "atss-dyhead": "swin_det/atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco.py",
     "rtmdet": "swin_det/rtmdet_l_swin_b_4xb32-100e_coco.py",
 }
-#: Those whose config is of another architecture than Swin-T.
-ARCHITECTURES = {"atss-dyhead": "large", "rtmdet": "base"}
+#: Those whose config has another backbone than Swin-T.
+BACKBONES = {"atss-dyhead": "Swin-L", "rtmdet": "Swin-B"}
 #: Rows and columns of the images of each.
 SIZES = dict.fromkeys(CONFIGS, (800, 1344)) | {"mask2former": (512, 512), "rtmdet": (640, 640)}
 #: Those of mmseg, whose labels are maps of classes.
@@ -64,9 +66,16 @@ class Way:
         ours = "compiled mmcv" if has_compiled_ops() else "swin_backbone"
         if self.is_fast:
             return "swin_backbone"
-        by_pytorch = self.ops == "PyTorch" or (device == "cuda" and leaves_16_bits())
+        in_bfloat16 = self.dtype(device) == "bfloat16"
+        by_pytorch = self.ops == "PyTorch" or (in_bfloat16 and leaves_16_bits())
         boxes = "torchvision" if self.ops == "PyTorch" and not has_compiled_ops() else ours
         return f"attention: {'PyTorch' if by_pytorch else ours}, boxes: {boxes}"
+
+    def dtype(self, device: str) -> str:
+        """What autocast computes in; ops of a compiled mmcv take no bfloat16."""
+        if device != "cuda":
+            return "float32"
+        return "float16" if has_compiled_ops() and not self.is_fast else "bfloat16"
 
 
 WAYS = {
@@ -128,8 +137,8 @@ def build_detector(name: str, backbone: str) -> nn.Module:
     _register(scope)
     config.backbone.pop("init_cfg", None)
     if backbone == "SwinTransformer":
-        config.backbone.pop("arch", None)
-        sizes = {"embed_dims": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
+        sizes = ARCHITECTURES[config.backbone.pop("arch", "tiny")]
+        sizes = dict(zip(("embed_dims", "depths", "num_heads"), sizes, strict=True))
         config.backbone = {**sizes, **config.backbone, "type": backbone}
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(config)
@@ -226,12 +235,15 @@ def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = T
         raise RuntimeError("CUDA graphs need a GPU")
     torch.manual_seed(0)
     model = build_detector(task.arch, way.backbone).to(device)
+    dtype, held_bytes = getattr(torch, way.dtype(device)), int
     if way.is_fast:
-        accelerate(model, graphs=way.graphs)
+        accelerate(model)
+    if way.graphs:  # as accelerate makes them, which keeps them to itself
+        held_bytes = graph_backbone(model, head=dense_head(model)).bytes_held
     images = torch.randn(task.batch, 3, *task.size, device=device)
     samples = draw_samples(task, device)
     if task.mode == "predict":
-        step = run = _predict_step(model.eval(), images, samples, device)
+        step = run = _predict_step(model.eval(), images, samples, device, dtype)
     else:
 
         def losses() -> Tensor:
@@ -239,17 +251,17 @@ def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = T
             values = [value for key, value in found.items() if "loss" in key]
             return sum(sum(v) if isinstance(v, list) else v.mean() for v in values)
 
-        step = train_step(model.train(), losses, device)
+        step = train_step(model.train(), losses, device, dtype)
 
         def run() -> None:
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            with torch.autocast(device, dtype, enabled=device == "cuda"):
                 loss = losses()
             loss.backward()
 
     with_ops = pytorch_ops if way.ops == "PyTorch" else nullcontext
     if compiles_ahead:
         _compile(model, _within(with_ops, run))
-    return Runner(name, model, images, _within(with_ops, step))
+    return Runner(name, model, images, _within(with_ops, step), held_bytes=held_bytes)
 
 
 def _within(context: Callable, function: Callable) -> Callable:
@@ -268,11 +280,11 @@ def _compile(model: nn.Module, run: Callable[[], object]) -> None:
         print(f"kernels are compiled as they start: {type(error).__name__}: {error}", flush=True)
 
 
-def _predict_step(model: nn.Module, images: Tensor, samples: list, device: str):
+def _predict_step(model: nn.Module, images: Tensor, samples: list, device: str, dtype: torch.dtype):
     options = {} if hasattr(model, "encode_decode") else {"rescale": False}
 
     def step() -> list:
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.no_grad(), torch.autocast(device, dtype, enabled=device == "cuda"):
             return model.predict(images, [sample.clone() for sample in samples], **options)
 
     return step

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import statistics
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -13,6 +15,7 @@ from pathlib import Path
 import torch
 
 from swin_backbone.atomic_files import write_text
+from swin_backbone.ops.dispatch import TAKES_UNPROVEN, UNPROVEN_VARIABLE
 
 from .cases import Case
 from .implementations import Implementation
@@ -175,3 +178,9 @@ def environment_versions() -> dict[str, str]:
 def now() -> str:
     """Date and time, to the minute."""
     return datetime.now().strftime("%Y-%m-%d %H:%M")
+
+
+def command_line() -> str:
+    """What was typed, but for the path of the interpreter, and what of the environment counts."""
+    chosen = f"{UNPROVEN_VARIABLE}=1 " if TAKES_UNPROVEN else ""
+    return chosen + shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])

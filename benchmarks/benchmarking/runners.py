@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from swin_backbone.device_memory import give_back_memory
+from swin_backbone.device_memory import give_back_memory, peak_on_gpu
 from swin_backbone.inference.timing import Deadline, interleave
 
 Step = Callable[[], object]
@@ -42,6 +42,11 @@ class Runner:
 
     def fail(self, error: Exception) -> None:
         self.reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+
+    def measure_peak(self) -> None:
+        """Of one step on a GPU, with what graphs hold, which is there before it."""
+        held = self.held_bytes()
+        self.peak_bytes = held + peak_on_gpu(self.model, self.images, self.step)
 
     def release(self) -> None:
         self.model.zero_grad(set_to_none=True)

@@ -196,13 +196,23 @@ def transformers_runner(task: Task, device: str, name: str) -> Runner:
     return Runner(name, model.train(), images, train_step(model, losses, device))
 
 
-def train_step(model: nn.Module, losses: Callable[[], Tensor], device: str) -> Step:
+def train_step(
+    model: nn.Module,
+    losses: Callable[[], Tensor],
+    device: str,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Step:
+    """On a GPU under autocast in ``dtype``; the loss is scaled in float16."""
     optimizer = torch.optim.AdamW(model.parameters(), 6e-5, fused=device == "cuda")
+    scaler = torch.amp.GradScaler(device, enabled=device == "cuda" and dtype == torch.float16)
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = _backward(losses, device)
-        optimizer.step()
+        with torch.autocast(device, dtype, enabled=device == "cuda"):
+            loss = losses()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         return loss
 
     return step

@@ -94,6 +94,11 @@ class GraphedBackbone:
         """How many shapes have a graph, those of training and those of predictions."""
         return len(self._graphs)
 
+    def bytes_held(self) -> int:
+        """Of memory, by all graphs and the gradients that they fill."""
+        held = 0 if self._recorder is None else self._recorder.bytes_held()
+        return held + (0 if self._gradients is None else self._gradients.bytes_held())
+
     def revert(self) -> None:
         """Give the model its own method again, and the graphs' memory back."""
         self._replaced.revert()
@@ -210,11 +215,9 @@ class GraphedBackbone:
             self.say_once(f"no further shapes of images get a CUDA graph in {kind}: {error}")
             return None
         self._graphs[key] = graph
-        held = self._recorder.bytes_held()
-        held += 0 if self._gradients is None else self._gradients.bytes_held()
         self.say_once(
             f"CUDA graphs replay the backbone for {self.shapes} shapes of images, and hold "
-            f"{held / 2**20:.0f} MiB",
+            f"{self.bytes_held() / 2**20:.0f} MiB",
             logging.INFO,
         )
         return graph

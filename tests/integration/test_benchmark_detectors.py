@@ -1,11 +1,13 @@
 """The benchmarks of detectors and of their operations run, and what they write can be read."""
 
 import csv
+import sys
 
 import benchmark_detector_ops
 import benchmark_detectors
 import pytest
 import torch
+from benchmarking import detectors, results, runners
 
 pytest.importorskip("mmcv")
 pytest.importorskip("torchvision")
@@ -37,7 +39,6 @@ def test_a_task_that_is_none_is_named(text, capsys):
 def small(monkeypatch):
     """Detectors of a few channels."""
     pytest.importorskip("mmdet")
-    from benchmarking import detectors
     from helpers.paths import ROOT
     from helpers.small_detector import small_detector
 
@@ -52,8 +53,12 @@ def rows_of(path):
 TINY = ("--device", "cpu", "--size", "64", "96", "--repeats", "2")
 
 
+SLOW = {"dino", "cascade", "retinanet", "atss-dyhead", "rtmdet"}
+
+
 @pytest.mark.parametrize(
-    "detector", ["mask-rcnn", pytest.param("dino", marks=pytest.mark.slow), "mask2former"]
+    "detector",
+    [pytest.param(x, marks=pytest.mark.slow if x in SLOW else ()) for x in detectors.CONFIGS],
 )
 def test_every_way_of_every_task(small, tmp_path, detector):
     """Compiled ops that are not there are a row that says so."""
@@ -71,6 +76,45 @@ def test_every_way_of_every_task(small, tmp_path, detector):
             assert not row["reason"]
             assert float(row["ms"]) > 0
             assert ("PyTorch" in row["ops"]) == (row["way"] == "mmdet")
+            assert row["dtype"] == "float32"  # on a CPU
+        assert row["command"].startswith("python benchmarks/")
+
+
+def test_what_stock_models_compute_in(monkeypatch):
+    """Ops of a compiled mmcv take no bfloat16; what is accelerated calls others."""
+    ways = detectors.WAYS
+    for compiled, expected in ((False, "bfloat16"), (True, "float16")):
+        monkeypatch.setattr(detectors, "has_compiled_ops", lambda found=compiled: found)
+        assert ways["mmdet, compiled ops"].dtype("cuda") == expected
+        assert ways["SwinBackbone"].dtype("cuda") == expected
+        assert ways["SwinBackbone, accelerated"].dtype("cuda") == "bfloat16"
+        assert ways["mmdet, compiled ops"].dtype("cpu") == "float32"
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_command_says_what_was_asked_for(monkeypatch, chosen):
+    monkeypatch.setattr(results, "TAKES_UNPROVEN", chosen)
+    monkeypatch.setattr(sys, "argv", ["/a/b/benchmark_detectors.py", "--tasks", "dino:2:train"])
+    words = "python benchmarks/benchmark_detectors.py --tasks dino:2:train"
+    assert results.command_line() == ("SWIN_BACKBONE_UNPROVEN=1 " if chosen else "") + words
+
+
+def test_memory_of_graphs_is_counted(monkeypatch):
+    monkeypatch.setattr(runners, "peak_on_gpu", lambda *_: 10**9)
+    held = {"held_bytes": lambda: 3 * 10**9}
+    for options, expected in (({}, 10**9), (held, 4 * 10**9)):
+        runner = runners.Runner("a way", torch.nn.Identity(), torch.empty(0), int, **options)
+        runner.measure_peak()
+        assert runner.peak_bytes == expected
+
+
+@pytest.mark.gpu
+def test_memory_of_a_detectors_graphs(small):
+    task = benchmark_detectors.sized(benchmark_detectors.task("mask-rcnn:2:train"), [64, 96])
+    runner = detectors.detector_runner("SwinBackbone, accelerated, graphs", task, "cuda")
+    for _ in range(3):
+        runner.step()
+    assert runner.held_bytes() > 2**20
 
 
 def test_stock_runs_without_our_operators():

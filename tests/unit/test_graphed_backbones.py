@@ -119,6 +119,10 @@ def test_a_training_is_the_same_with_and_without(recorders, make, accumulate, cl
                 optimizer.zero_grad(set_to_none=set_to_none)
     assert (graphs.reason, graphs.shapes) == (None, 2)
     assert (recorders.total("recorded"), recorders.total("replays")) == (4, 14)
+    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    assert graphs.bytes_held() >= gradients  # which replays fill, where they stay
+    graphs.revert()
+    assert graphs.bytes_held() == 0
 
 
 @pytest.mark.parametrize("with_cp", ["reentrant", True])
