@@ -1,9 +1,10 @@
-"""Mask targets cut out where the boxes lie, of bitmaps.
+"""Mask targets cut out where the boxes lie, of bitmaps and of polygons.
 
 mmdet copies boxes to the host and back, makes a float map of the image's size for every sampled
-box, and copies the result to the host and back. Here each image's masks go to the device once, and
-boxes say which of them they are cut out of: the same op, the same targets. In a detector that is
-accelerated they go there while the backbone is still computed.
+box, and copies the result to the host and back; polygons it draws on the host, box by box. Here
+each image's masks, or the edges of its polygons, go to the device once, and boxes say which of them
+they are cut out of: the same targets. In a detector that is accelerated they go there while the
+backbone is still computed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .polygon_masks import Outlines, cut_out, outlines_of, why_no_outlines
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods, why_unproven
 
 #: Masks on a device, of batches whose losses are being computed.
@@ -42,12 +44,11 @@ def get_targets(
     head: nn.Module, sampling_results: Sequence, batch_gt_instances: Sequence, rcnn_train_cfg
 ) -> Tensor:
     """``FCNMaskHead.get_targets``."""
-    bitmaps = imported("mmdet.structures.mask", "BitmapMasks")
-    if not all(type(gt.masks) is bitmaps for gt in batch_gt_instances):
+    soft = rcnn_train_cfg.get("soft_mask_target", False)
+    if not all(_is_known(gt.masks, soft) for gt in batch_gt_instances):
         return type(head).get_targets(head, sampling_results, batch_gt_instances, rcnn_train_cfg)
     size = rcnn_train_cfg.mask_size
     size = (size, size) if isinstance(size, int) else tuple(size)
-    soft = rcnn_train_cfg.get("soft_mask_target", False)
     targets = [
         _cut(gt.masks, result.pos_priors, result.pos_assigned_gt_inds, size)
         for result, gt in zip(sampling_results, batch_gt_instances, strict=True)
@@ -60,23 +61,37 @@ def _cut(masks, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, *size), float32 or of the boxes: of boxes (N, 4), each in the mask it is assigned to."""
     if not len(boxes) or not len(masks.masks):
         return boxes.new_zeros((len(boxes), *size), dtype=torch.float32)
-    roi_align = imported("mmcv.ops.roi_align", "roi_align")
     # Bins whose mean is one half or next to it are full or empty by the last bits of their boxes.
     boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
     x, y = boxes[:, 0::2].clamp(0, masks.width), boxes[:, 1::2].clamp(0, masks.height)
-    rois = torch.stack([chosen.to(boxes), x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
-    pixels = _ahead.get(masks)
-    if pixels is None or pixels.device != boxes.device:
-        pixels = _copied(masks, boxes.device)
-    return roi_align(pixels[:, None].to(boxes), rois, size, 1.0, 0, "avg", True)[:, 0]
+    boxes = torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
+    copy, device = _ahead.get(masks, (None, None))
+    if device != boxes.device:
+        copy = _copied(masks, boxes.device)
+    if isinstance(copy, Outlines):
+        return cut_out(copy, boxes, chosen, size).float()
+    roi_align = imported("mmcv.ops.roi_align", "roi_align")
+    rois = torch.cat([chosen.to(boxes)[:, None], boxes], 1)
+    return roi_align(copy[:, None].to(boxes), rois, size, 1.0, 0, "avg", True)[:, 0]
 
 
-def _copied(masks, device: torch.device) -> Tensor:
-    """(N, H, W) uint8 of bitmaps."""
-    pixels = torch.from_numpy(masks.masks)
+def _copied(masks, device: torch.device) -> Tensor | Outlines:
+    """Bitmaps (N, H, W) as uint8, or polygons as outlines, on a device."""
+    polygons = type(masks) is imported("mmdet.structures.mask", "PolygonMasks")
+    host = outlines_of(masks.masks) if polygons else torch.from_numpy(masks.masks)
     # A copy from memory that the system may move waits for all that the device has to do.
-    pixels = pixels.pin_memory() if device.type == "cuda" else pixels
-    return pixels.to(device, non_blocking=True)
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
+
+
+def _is_known(masks, soft: bool) -> bool:
+    """Whether masks are of a kind that is cut out here."""
+    if type(masks) is imported("mmdet.structures.mask", "BitmapMasks"):
+        return True
+    if type(masks) is not imported("mmdet.structures.mask", "PolygonMasks") or soft:
+        return False  # mmdet refuses shares of pixels of polygons
+    return not masks.masks or why_no_outlines(masks.masks) is None
 
 
 @contextmanager
@@ -90,15 +105,15 @@ def masks_ahead(heads: Sequence[nn.Module], samples: Sequence) -> Iterator[Calla
     Yields:
         What starts the copies to a device, if all the heads are accelerated.
     """
-    bitmaps, held = imported("mmdet.structures.mask", "BitmapMasks"), []
+    held: list = []
 
     def start(device: torch.device) -> None:
         if not heads or not all(map(_is_accelerated, heads)) or why_unproven() is not None:
             return
         for sample in samples:
             masks = sample.gt_instances.get("masks")
-            if type(masks) is bitmaps and len(masks.masks):
-                _ahead[masks] = _copied(masks, device)
+            if masks is not None and _is_known(masks, soft=False) and len(masks.masks):
+                _ahead[masks] = _copied(masks, device), device
                 held.append(masks)
 
     try:

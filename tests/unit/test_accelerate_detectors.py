@@ -2,13 +2,15 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.waits import waits
 
 import swin_backbone  # lets mmcv.ops import
 from swin_backbone import acceleration, ops
-from swin_backbone.acceleration import mmdet_mask_regions
+from swin_backbone.acceleration import mmdet_mask_regions, mmdet_mask_targets, polygon_masks
 
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
@@ -121,13 +123,105 @@ def test_mask_targets(soft, dtype):
     assert "get_targets" not in fast.__dict__
 
 
-def test_mask_targets_of_polygons_are_stock():
+def polygon(kind, side):
+    """x and y in turns: at random, of whole and half pixels, around a point, or a rectangle."""
+    count = int(torch.randint(3, 30, ()))
+    if kind == "anywhere":  # also beyond the image, and across itself
+        points = torch.rand(count, 2) * (side + 40) - 20
+    elif kind == "halves":
+        points = torch.randint(2 * side, (count, 2)) / 2
+        points[1] = points[0]  # an edge of no length
+    elif kind == "star":
+        angles, radii = (6.3 * torch.rand(count)).sort().values, side / 2 * torch.rand(count)
+        points = side / 2 + radii[:, None] * torch.stack([angles.cos(), angles.sin()], 1)
+    else:
+        x, y = side // 5, side - 7
+        points = torch.tensor([[x, x], [y, x], [y, y], [x, y]])
+    return points.double().flatten().numpy()
+
+
+KINDS = ("anywhere", "halves", "star", "rectangle")
+
+
+def polygons(number, side, dtype="float64"):
+    """Masks of objects of up to three polygons."""
+    kinds = [[KINDS[i % 4], KINDS[(i // 4) % 4], "star"][: 1 + i % 3] for i in range(number)]
+    objects = [[polygon(kind, side).astype(dtype) for kind in some] for some in kinds]
+    return PolygonMasks(objects, side, side + 10)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("points", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [28, (5, 9), (14, 1)])
+def test_mask_targets_of_polygons(monkeypatch, device, points, dtype, size):
+    """The bits that pycocotools draws, of boxes of a part of a pixel, too, and of images without
+    boxes or objects; also where not all boxes go together."""
+    stock = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
+    fast = copy.deepcopy(stock)
+    report = swin_backbone.accelerate(fast)
+    masks = [polygons(12, 300, points), polygons(5, 60, points), polygons(0, 60), polygons(3, 60)]
+    boxes = [random_boxes(200, 300), random_boxes(50, 60), torch.zeros(0, 4), torch.zeros(0, 4)]
+    boxes[0][:50] = boxes[0][:50].round()
+    boxes[0][50:100, 2:] = boxes[0][50:100, :2] + torch.rand(50, 2) * 3
+    boxes, cfg = [some.to(device, dtype) for some in boxes], {"mask_size": size}
+    assert_the_same_targets(fast, stock, masks, cfg, boxes)
+    monkeypatch.setattr(polygon_masks, "TOGETHER", 5000)
+    assert_the_same_targets(fast, stock, masks, cfg, boxes)
+    report.revert()
+    assert "get_targets" not in fast.__dict__
+
+
+def assert_the_same_targets(fast, stock, masks, cfg, boxes):
+    found, expected = (targets_of(head, masks, cfg, boxes) for head in (fast, stock))
+    assert (found.dtype, found.device) == (torch.float32, boxes[0].device)
+    assert torch.equal(found, expected.float())
+    assert 0 < found.mean() < 1
+
+
+@pytest.mark.parametrize("kind", ["integers", "two points", "numbers", "bitmaps beside"])
+def test_mask_targets_of_other_polygons(monkeypatch, kind):
+    """Whose points numpy cuts off, or which are lines, are mmdet's; images with bitmaps may be among
+    others."""
     head = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
-    masks = [PolygonMasks([[np.array([2.0, 2, 30, 4, 20, 35])]], 40, 50)]
-    boxes = [torch.tensor([[0.0, 0, 30, 30], [5, 5, 40, 40]])]
-    expected = targets_of(head, masks, {"mask_size": 8}, boxes)
+    masks = [polygons(2, 60), polygons(1, 60)]
+    if kind == "integers":
+        masks[0].masks[0][0] = masks[0].masks[0][0].astype(np.int64)
+    elif kind == "two points":
+        masks[0].masks[0].append(np.array([2.0, 3, 20, 30]))
+    elif kind == "numbers":
+        masks[0].masks[0][0] = masks[0].masks[0][0].astype(np.float16)
+    else:
+        masks[1] = BitmapMasks((np.random.rand(2, 60, 70) < 0.5).astype(np.uint8), 60, 70)
+    boxes, cfg = [random_boxes(20, 60) for _ in masks], {"mask_size": 8}
+    expected = targets_of(head, masks, cfg, boxes)
     swin_backbone.accelerate(head)
-    assert torch.equal(targets_of(head, masks, {"mask_size": 8}, boxes), expected)
+    assert torch.equal(targets_of(head, masks, cfg, boxes), expected)
+    with pytest.raises(ValueError, match="always binary"):  # mmdet's, of shares of pixels
+        targets_of(head, masks, {**cfg, "soft_mask_target": True}, boxes)
+
+
+def test_polygons_go_ahead_and_the_host_does_not_wait(monkeypatch):
+    """They are laid out once, while the backbone is computed."""
+    head = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
+    swin_backbone.accelerate(head)
+    laid_out, outlines_of = [], mmdet_mask_targets.outlines_of
+    monkeypatch.setattr(
+        mmdet_mask_targets, "outlines_of", lambda one: laid_out.append(1) or outlines_of(one)
+    )
+    masks, cfg = [polygons(4, 60), polygons(2, 60)], {"mask_size": 8}
+    samples = [SimpleNamespace(gt_instances=InstanceData(masks=one)) for one in masks]
+    boxes = [random_boxes(9, 60) for _ in masks]
+    expected = targets_of(head, masks, cfg, boxes)
+    laid_out.clear()
+    with mmdet_mask_targets.masks_ahead([head], samples) as start:
+        start(torch.device("cpu"))
+        assert len(laid_out) == 2
+        assert torch.equal(targets_of(head, masks, cfg, boxes), expected)
+        assert waits(lambda: targets_of(head, masks, cfg, boxes)) == 0
+    assert len(laid_out) == 2
+    targets_of(head, masks, cfg, boxes)
+    assert len(laid_out) == 4  # nobody holds them
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65])
