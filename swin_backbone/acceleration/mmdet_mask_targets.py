@@ -91,6 +91,8 @@ def _is_known(masks, soft: bool) -> bool:
         return True
     if type(masks) is not imported("mmdet.structures.mask", "PolygonMasks") or soft:
         return False  # mmdet refuses shares of pixels of polygons
+    if why_unproven() is not None:
+        return False
     return not masks.masks or why_no_outlines(masks.masks) is None
 
 

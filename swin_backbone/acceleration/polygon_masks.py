@@ -60,7 +60,7 @@ def why_no_outlines(objects: Sequence) -> str | None:
 def outlines_of(objects: Sequence) -> Outlines:
     """Of at least one object, for which :func:`why_no_outlines` finds no reason."""
     most = max(sum(len(polygon) for polygon in one) // 2 for one in objects)
-    edges = torch.zeros(len(objects), most, 5, dtype=torch.float64)
+    edges = torch.zeros(len(objects), most, 5, dtype=torch.float64, device="cpu")
     filled = edges.numpy()
     for row, polygons in zip(filled, objects, strict=True):
         done = 0
@@ -113,9 +113,13 @@ def _cut_out(outlines, boxes, chosen, size) -> Tensor:
 def _as_numpy(function: Callable, points: Tensor, numbers: Tensor, dtype: torch.dtype) -> Tensor:
     """What numpy makes of arrays of points in ``dtype`` and of two numbers (N, 2) for each box,
     which it writes to arrays of that dtype."""
-    array, number = torch.ones(1, dtype=dtype).numpy(), torch.ones((), dtype=numbers.dtype).numpy()
-    within = _dtype_of(array * number[()])
+    within = _dtype_of(_one(dtype)[None] * _one(numbers.dtype))
     return function(points.to(within), numbers[:, None, None].to(within)).to(dtype)
+
+
+def _one(dtype: torch.dtype):
+    """numpy's 1."""
+    return torch.ones((), dtype=dtype, device="cpu").numpy()[()]
 
 
 def _dtype_of(value) -> torch.dtype:
@@ -125,7 +129,7 @@ def _dtype_of(value) -> torch.dtype:
 
 def _factors(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, 2), from pixels of the image to those of the result, across and down."""
-    dtype = _dtype_of(1 / torch.ones((), dtype=boxes.dtype).numpy()[()])
+    dtype = _dtype_of(1 / _one(boxes.dtype))
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).to(dtype)
     wanted = torch.stack([torch.full_like(sides[:, 0], side) for side in reversed(size)], 1)
     return wanted / sides  # a number by a tensor would be multiplied by its inverse

@@ -1,5 +1,6 @@
 """Parts of mmdet's detectors, accelerated, against the stock classes."""
 
+import contextlib
 import copy
 import dataclasses
 from types import SimpleNamespace
@@ -157,6 +158,7 @@ def polygons(number, side, dtype="float64"):
 def test_mask_targets_of_polygons(monkeypatch, device, points, dtype, size):
     """The bits that pycocotools draws, of boxes of a part of a pixel, too, and of images without
     boxes or objects; also where not all boxes go together."""
+    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", True)
     stock = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
     fast = copy.deepcopy(stock)
     report = swin_backbone.accelerate(fast)
@@ -181,8 +183,8 @@ def assert_the_same_targets(fast, stock, masks, cfg, boxes):
 
 @pytest.mark.parametrize("kind", ["integers", "two points", "numbers", "bitmaps beside"])
 def test_mask_targets_of_other_polygons(monkeypatch, kind):
-    """Whose points numpy cuts off, or which are lines, are mmdet's; images with bitmaps may be among
-    others."""
+    """Whose points numpy cuts off, or which are lines, are mmdet's; an image with bitmaps may be
+    among others."""
     head = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
     masks = [polygons(2, 60), polygons(1, 60)]
     if kind == "integers":
@@ -199,6 +201,20 @@ def test_mask_targets_of_other_polygons(monkeypatch, kind):
     assert torch.equal(targets_of(head, masks, cfg, boxes), expected)
     with pytest.raises(ValueError, match="always binary"):  # mmdet's, of shares of pixels
         targets_of(head, masks, {**cfg, "soft_mask_target": True}, boxes)
+
+
+def test_polygons_are_stock_until_a_card_has_cut_them_out(monkeypatch):
+    """But on request, where there is one."""
+    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", False)
+    head = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
+    swin_backbone.accelerate(head)
+    called = []
+    monkeypatch.setattr(mmdet_mask_targets, "cut_out", lambda *rest: called.append(rest))
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=there: found)
+        with contextlib.suppress(AttributeError):  # of what the stand-in does not return
+            targets_of(head, [polygons(1, 60)], {"mask_size": 8}, [random_boxes(4, 60)])
+        assert bool(called) is not there
 
 
 def test_polygons_go_ahead_and_the_host_does_not_wait(monkeypatch):
