@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from benchmarking import detectors
@@ -17,12 +18,14 @@ from helpers.waits import waits
 
 import swin_backbone
 from swin_backbone import ops
+from swin_backbone.acceleration import mmdet_mask_targets
 from swin_backbone.acceleration.graphed_encoders import dense_head
 from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
 
+from mmdet.structures.mask import PolygonMasks
 from mmengine.registry import MODELS
 
 EXPECTED = {
@@ -113,6 +116,34 @@ def test_losses_are_those_of_the_stock_model(name, device, monkeypatch):
         torch.testing.assert_close(gradient, gradients[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_losses_with_polygons(monkeypatch, device):
+    """The stock model's, of boxes that are drawn on the host."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
+    stock, task = build("mask-rcnn").train().to(device), Task("mask-rcnn", 2, "train", (64, 96))
+    images, samples = torch.randn(2, 3, 64, 96, device=device), detectors.draw_samples(task, device)
+    for sample in samples:
+        sample.gt_instances.masks = triangles(sample.gt_instances.bboxes, task.size)
+    fast, drawn = copy.deepcopy(stock), []
+    swin_backbone.accelerate(fast, samplers=device == "cpu")
+    cut_out = mmdet_mask_targets.cut_out
+    monkeypatch.setattr(
+        mmdet_mask_targets, "cut_out", lambda *rest: drawn.append(1) or cut_out(*rest)
+    )
+    expected, _ = losses_and_gradients(stock, images, samples)
+    assert not drawn
+    found, _ = losses_and_gradients(fast, images, samples)
+    assert len(drawn) == len(samples)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def triangles(boxes, size):
+    """Polygons of the lower left half of each box."""
+    points = [[x1, y1, x1, y2, x2, y2] for x1, y1, x2, y2 in boxes.tolist()]
+    return PolygonMasks([[np.array(one)] for one in points], *size)
+
+
 @pytest.mark.parametrize("name", ["mask-rcnn", "retinanet", "atss-dyhead", "rtmdet"])
 def test_a_step_in_bfloat16_with_a_compiled_mmcv(name, monkeypatch):
     """Whose ops refuse bfloat16, as those of mmcv on a GPU do: losses are those without compiled
@@ -164,13 +195,15 @@ def test_the_region_proposal_network_shares_ground_truth():
     assert "loss" not in vars(model)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("switches", "ahead"), [({}, True), ({"mask_targets": False}, False)])
-def test_masks_are_copied_while_the_backbone_is_computed(monkeypatch, switches, ahead):
+def test_masks_are_copied_while_the_backbone_is_computed(monkeypatch, switches, ahead, device):
     """Once each, before anything is drawn, which waits; nobody holds them afterwards."""
-    model = build("mask-rcnn").train()
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
+    model = build("mask-rcnn").train().to(device)
     swin_backbone.accelerate(model, **switches)
-    images = torch.randn(2, 3, 64, 96)
-    samples = detectors.draw_objects(Task("mask-rcnn", 2, "train", (64, 96)), "cpu")
+    images = torch.randn(2, 3, 64, 96, device=device)
+    samples = detectors.draw_objects(Task("mask-rcnn", 2, "train", (64, 96)), device)
     order, stock, rpn = [], torch.from_numpy, model.rpn_head.loss_by_feat
     pixels = [sample.gt_instances.masks.masks for sample in samples]
 

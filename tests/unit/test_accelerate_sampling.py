@@ -34,17 +34,23 @@ def on_request(monkeypatch):
     monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
-def pair(sampler):
-    """An accelerated sampler, and the same as it was."""
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def pair(sampler, device="cpu"):
+    """An accelerated sampler, and the same as it was. On a GPU ``samplers`` would draw there, by
+    other numbers than mmdet, which draws on the host."""
     head = torch.nn.Module()
     head.bbox_sampler = sampler
     stock = copy.deepcopy(sampler)
-    report = swin_backbone.accelerate(head)
-    assert {row.rewrite for row in report.replaced} == {"samplers", "sampling"}
+    on_host = device == "cpu"
+    report = swin_backbone.accelerate(head, samplers=on_host)
+    rewrites = {"samplers", "sampling"} if on_host else {"sampling"}
+    assert {row.rewrite for row in report.replaced} == rewrites
     return sampler, stock
 
 
-def draw(positive, negative, left, objects=3):
+def draw(positive, negative, left, objects=3, device="cpu"):
     """Candidates in any order, some of objects, some of none and some that do not count."""
     numbers = torch.cat(
         [
@@ -55,9 +61,12 @@ def draw(positive, negative, left, objects=3):
     )
     numbers = numbers[torch.randperm(len(numbers))].long()
     labels = torch.where(numbers > 0, numbers + 10, -1)
-    result = AssignResult(objects, numbers, torch.rand(len(numbers)), labels)
-    truth = InstanceData(bboxes=torch.rand(objects, 4), labels=torch.arange(objects))
-    return result, InstanceData(priors=torch.rand(len(numbers), 4)), truth
+    count = len(numbers)
+    tensors = (numbers, torch.rand(count), labels, torch.rand(objects, 4), torch.arange(objects))
+    *assigned, boxes, classes = (one.to(device) for one in tensors)
+    priors = InstanceData(priors=torch.rand(count, 4).to(device))
+    truth = InstanceData(bboxes=boxes, labels=classes)
+    return AssignResult(objects, *assigned), priors, truth
 
 
 def sampled(sampler, images, seed=0):
@@ -93,11 +102,12 @@ OPTIONS = {
 }
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
-def test_the_same_boxes_by_the_same_numbers(candidates, options):
-    fast, stock = pair(RandomSampler(**options))
-    images = [draw(*candidates) for _ in range(2)]
+def test_the_same_boxes_by_the_same_numbers(candidates, options, device):
+    fast, stock = pair(RandomSampler(**options), device)
+    images = [draw(*candidates, device=device) for _ in range(2)]
     (found, after), (expected, right) = (sampled(one, images) for one in (fast, stock))
     assert_same(found, expected)
     assert torch.equal(after, right)
@@ -105,10 +115,12 @@ def test_the_same_boxes_by_the_same_numbers(candidates, options):
     assert_same(sample_all(fast, *zip(*copy.deepcopy(images), strict=True)), expected)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("objects", [0, 5])
-def test_images_of_different_sizes_and_without_objects(objects):
-    fast, stock = pair(RandomSampler(16, 0.5))
-    images = [draw(0, 30, 3, 0), draw(9 if objects else 0, 200, 1, objects), draw(20, 4, 0)]
+def test_images_of_different_sizes_and_without_objects(objects, device):
+    fast, stock = pair(RandomSampler(16, 0.5), device)
+    sizes = (0, 30, 3, 0), (9 if objects else 0, 200, 1, objects), (20, 4, 0)
+    images = [draw(*size, device=device) for size in sizes]
     expected, _ = sampled(stock, images)
     torch.manual_seed(0)
     assert_same(sample_all(fast, *zip(*copy.deepcopy(images), strict=True)), expected)
