@@ -13,18 +13,45 @@ pytest.importorskip("mmcv")
 pytest.importorskip("torchvision")
 
 
+SMALL = ("--shrink", "16", "--cases", "dino decoder", "--regions", "mask-rcnn masks")
+SMALL += ("--boxes", "50", "--device", "cpu", "--repeats", "1")
+
+
 def test_operations(tmp_path):
     path = tmp_path / "x.csv"
-    sizes = ("--shrink", "16", "--cases", "dino decoder", "--boxes", "50")
-    arguments = ["--device", "cpu", "--repeats", "1", "--dtypes", "float32", *sizes]
-    status = benchmark_detector_ops.main([*arguments, "--csv", str(path)])
-    assert status == 0
+    arguments = [*SMALL, "--dtypes", "float32", "--csv", str(path)]
+    assert benchmark_detector_ops.main(arguments) == 0
     rows = list(csv.DictReader(path.open()))
+    assert {row["case"] for row in rows} == {
+        "dino decoder points",
+        "mask-rcnn masks regions",
+        "50 boxes, 0.7",
+    }
     assert {row["way"] for row in rows} >= {"ours", "mmcv, PyTorch", "torchvision"}
     assert all(float(row["forward_ms"]) > 0 for row in rows)
-    assert [bool(row["forward_backward_ms"]) for row in rows] == [
-        "points" in r["case"] for r in rows
-    ]
+    assert not any(row["errors"] for row in rows)
+    for row in rows:
+        assert bool(row["forward_backward_ms"]) == ("boxes," not in row["case"])
+        assert row["same"] == ("yes" if "boxes," in row["case"] else "")
+
+
+@pytest.mark.slow
+def test_errors_thresholds_and_ties_of_operations(tmp_path):
+    """Distances of the result and of each gradient, which are roundings of the dtype."""
+    path = tmp_path / "x.csv"
+    more = ["--errors", "--thresholds", "0.3", "0.5", "--ties", "--dtypes", "float32", "bfloat16"]
+    assert benchmark_detector_ops.main([*SMALL, *more, "--csv", str(path)]) == 0
+    rows = list(csv.DictReader(path.open()))
+    assert len({row["case"] for row in rows if row["same"]}) == 4
+    assert all(row["same"] == "yes" for row in rows if row["same"])
+    for row in rows:
+        if row["same"]:
+            continue
+        errors = [float(error) for error in row["errors"].split(", ")]
+        assert len(errors) == (4 if "points" in row["case"] else 5)
+        least, most = (1e-3, 1e-1) if row["dtype"] == "bfloat16" else (1e-8, 1e-5)
+        if row["way"] == "ours":
+            assert least < max(errors) < most
 
 
 @pytest.mark.parametrize("text", ["mask-rcnn", "mask-rcnn:0:train", "yolo:2:train", "dino:2:fly"])

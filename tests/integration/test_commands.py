@@ -238,6 +238,7 @@ def grid():
         ("benchmark_models", ["--no-such-option"], "--no-such-option"),
         ("benchmark_detectors", ["--no-such-option"], "--no-such-option"),
         ("benchmark_detector_ops", ["--no-such-option"], "--no-such-option"),
+        ("benchmark_detector_ops", ["--regions", "nothing"], "--regions"),
         ("benchmark_data", ["pipelines", "--images", "0"], "--images"),
         ("benchmark_encoders", ["--repeats", "0"], "--repeats"),
         ("benchmark_encoders", ["--cases", "nothing"], "--cases"),
