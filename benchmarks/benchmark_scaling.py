@@ -47,6 +47,7 @@ from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.launching import leave_processes
 from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.model.sharding import UNIT_MB, shard, step_on_own_parts
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
@@ -178,8 +179,7 @@ def work(arguments: argparse.Namespace) -> None:
             with arguments.worker.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             add_line(arguments.out / "scaling.csv", [row.get(name, "") for name in COLUMNS])
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 def add_line(path: Path, values: Sequence, mode: str = "a") -> None:
