@@ -39,7 +39,7 @@ EXPECTED = {
         "box_targets",
         "box_losses",
     },
-    "dino": {"deformable_attention"},
+    "dino": {"deformable_attention", "query_losses", "feature_sizes"},
     "mask2former": {"deformable_attention", "mask_losses"},
 }
 
