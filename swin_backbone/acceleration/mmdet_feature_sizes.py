@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .recent_values import RecentValues
+from .recent_values import RecentValues, may_keep
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods, with_globals
 
 #: Under which a tensor of sizes has them as numbers.
@@ -70,9 +70,10 @@ def apply(detector: nn.Module) -> Undo:
 def pre_transformer(detector: nn.Module, mlvl_feats: Sequence[Tensor], batch_data_samples=None):
     """``DeformableDETR.pre_transformer``."""
     stock = type(detector).pre_transformer
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return stock(detector, mlvl_feats, batch_data_samples)
-    stock = with_globals(stock, torch=_WithKeptShapes(detector))
+    if may_keep(mlvl_feats):
+        stock = with_globals(stock, torch=_WithKeptShapes(detector))
     found = stock(detector, mlvl_feats, batch_data_samples)
     sizes = [tuple(one.shape[-2:]) for one in mlvl_feats]
     for inputs in found:
@@ -111,7 +112,7 @@ def gen_encoder_output_proposals(
 ) -> tuple[Tensor, Tensor]:
     """``DeformableDETR.gen_encoder_output_proposals``."""
     sizes = getattr(spatial_shapes, ON_HOST, None)
-    if sizes is None or memory_mask is not None:
+    if sizes is None or memory_mask is not None or not may_keep([memory]):
         given = spatial_shapes if sizes is None else sizes
         return type(detector).gen_encoder_output_proposals(detector, memory, memory_mask, given)
     key = (memory.device, *sizes)
@@ -122,7 +123,7 @@ def gen_encoder_output_proposals(
     proposals, is_outside = found
     memory = memory.masked_fill(is_outside, 0.0)
     memory = detector.memory_trans_norm(detector.memory_trans_fc(memory))
-    return memory, proposals.expand(len(memory), -1, -1)
+    return memory, proposals.expand(len(memory), -1, -1).clone()
 
 
 def _proposals(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from threading import Lock
 from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ..ops.kept_tables import is_keeping
+from ..ops.tracing import why_plain_operators
 
 
 class RecentValues:
@@ -38,3 +44,11 @@ class RecentValues:
             values.move_to_end(key)
             while len(values) > self._most:
                 values.popitem(last=False)
+
+
+def may_keep(made_of: Iterable[Tensor]) -> bool:
+    """Whether what is made of these tensors may serve later calls: nobody is to see or to record
+    how it is made, and later calls may need it for their gradients."""
+    if torch.compiler.is_compiling() or is_keeping() or torch.is_inference_mode_enabled():
+        return False
+    return all(why_plain_operators(one) is None for one in made_of)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.small_detector import small_detector
-from helpers.waits import LISTS, places_of_waits
 
 import swin_backbone
 
@@ -80,18 +79,32 @@ def test_the_same_bits(stock, shapes, dtype):
 
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_nothing_waits_for_sizes(stock, shapes):
+def test_nobody_reads_sizes_from_the_device(stock, shapes):
+    """What lies there is made wrong, and nobody notices."""
     fast, _ = accelerated(stock)
-    passed(fast, shapes)
-    places = {
-        place: number
-        for place, number in places_of_waits(lambda: passed(fast, shapes)).items()
-        if not place.startswith(LISTS)  # of sizes that lie on the CPU
-    }
-    padding = {place for place in places if "pre_transformer" in place}  # masks are written there
-    assert set(places) <= padding
-    stocks = places_of_waits(lambda: passed(stock, shapes))
-    assert sum("proposals" in place or "reference_points" in place for place in stocks) >= 2
+    found = []
+    for model in (stock, fast):
+        torch.manual_seed(0)
+        maps = [torch.randn(len(shapes), 256, *size) for size in SIZES]
+        given, _ = model.pre_transformer(maps, samples_of(shapes))
+        sizes = given["spatial_shapes"]
+        if model is fast:
+            sizes.zero_()
+        points = model.encoder.get_encoder_reference_points(sizes, given["valid_ratios"], "cpu")
+        memory = given["feat"], given["feat_mask"], sizes
+        found.append([points, *model.gen_encoder_output_proposals(*memory)])
+    assert all(map(torch.equal, *found))
+
+
+def test_tables_of_sizes_are_copied_once(stock, monkeypatch):
+    fast, _ = accelerated(stock)
+    passed(fast, SHAPES["one"])
+    calls, table = [], torch._shape_as_tensor
+    monkeypatch.setattr(torch, "_shape_as_tensor", lambda one: calls.append(one) or table(one))
+    passed(fast, SHAPES["one"])
+    assert not calls
+    passed(stock, SHAPES["one"])
+    assert len(calls) == len(SIZES)
 
 
 def test_kept_proposals_are_not_changed_by_who_gets_them(stock):
@@ -99,7 +112,18 @@ def test_kept_proposals_are_not_changed_by_who_gets_them(stock):
     first = passed(fast, SHAPES["one"])
     expected = first[2].clone()
     first[1].zero_()
+    first[2].zero_()
     assert torch.equal(passed(fast, SHAPES["one"])[2], expected)
+
+
+def test_training_follows_what_was_predicted_without_gradients(stock):
+    """What was made in inference mode cannot be part of a graph of gradients."""
+    fast, _ = accelerated(stock)
+    with torch.inference_mode():
+        expected = passed(fast, SHAPES["whole"])
+    found = passed(fast, SHAPES["whole"])
+    found[1].sum().backward()
+    torch.testing.assert_close([one.detach() for one in found], expected)
 
 
 def test_a_detector_with_proposals_of_its_own_is_left(stock):
