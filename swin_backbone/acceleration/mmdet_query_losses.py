@@ -202,11 +202,8 @@ def _matched(
         for image, one in enumerate(instances)
         if len(one.labels)
     ]
-    found, first, table = (
-        iter(matched(costs)),
-        0,
-        [torch.empty(2, layers, 0, dtype=torch.long, device="cpu")],
-    )
+    found, first = iter(matched(costs)), 0
+    table = [torch.empty(2, layers, 0, dtype=torch.long, device="cpu")]
     for image, one in enumerate(instances):
         if len(one.labels):
             rows, columns = map(torch.from_numpy, next(found))

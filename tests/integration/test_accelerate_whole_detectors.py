@@ -39,8 +39,13 @@ EXPECTED = {
         "box_targets",
         "box_losses",
     },
-    "dino": {"deformable_attention", "query_losses", "feature_sizes"},
-    "mask2former": {"deformable_attention", "mask_losses"},
+    "dino": {
+        "deformable_attention",
+        "query_losses",
+        "feature_sizes",
+        "positional_encodings",
+    },
+    "mask2former": {"deformable_attention", "mask_losses", "positional_encodings"},
 }
 
 
