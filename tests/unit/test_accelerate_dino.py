@@ -132,6 +132,38 @@ def test_losses_in_both_precisions(device, dtype):
     assert all(grad.dtype == dtype for grad in grads)
 
 
+@pytest.mark.parametrize("synchronised", [True, False])
+@pytest.mark.parametrize("counts", [(3, 2), (0, 0)], ids=str)
+def test_means_over_processes_with_one_message(double, counts, synchronised, monkeypatch):
+    """Of two processes, the other of which has objects of its own. Whatever the objects, each
+    process sends as many messages, or one would wait for ever."""
+    import mmdet.models.dense_heads.detr_head as detr
+    import mmdet.models.dense_heads.dino_head as dino
+    import mmdet.utils
+    import mmengine.dist
+
+    messages = []
+
+    def reduce_mean(own):
+        messages.append(own)
+        return (own + 5) / 2
+
+    for module in (detr, dino, mmdet.utils):
+        monkeypatch.setattr(module, "reduce_mean", reduce_mean)
+    monkeypatch.setattr(mmengine.dist, "get_world_size", lambda: 2)
+    stock = build_head(sync_cls_avg_factor=synchronised)
+    fast, _ = accelerated(stock)
+    objects = objects_of(counts)
+    expected, gradients = losses_of(stock, copy.deepcopy(objects))
+    messages.clear()
+    losses, found = losses_of(fast, objects)
+    assert len(messages) == 1
+    for name, value in losses.items():
+        # Numbers of boxes travel in float32, which are exact there.
+        torch.testing.assert_close(value.sum(), expected[name].sum(), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(found, gradients, rtol=1e-6, atol=1e-12)
+
+
 def test_the_host_waits_for_costs_alone():
     """Whose copy is none on a CPU, where the loss of classes also looks how many of these there
     are. mmdet waits in each layer, and at each image."""
