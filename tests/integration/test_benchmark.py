@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import random
 import re
 import signal
 import sys
@@ -486,6 +487,35 @@ def test_kernels_are_grouped_and_shortened(name, group, short):
 
 def test_overlapping_kernels_count_once():
     assert profiling.union([(5, 7), (0, 2), (1, 3), (6, 6.5)]) == 5
+
+
+@pytest.mark.parametrize(
+    ("spans", "others", "expected"),
+    [
+        ([], [(0, 1)], 0),
+        ([(0, 4)], [], 4),
+        ([(0, 4), (3, 5)], [], 5),  # overlaps count once
+        ([(0, 4)], [(0, 9)], 0),
+        ([(0, 4)], [(1, 2), (3, 8)], 2),
+        ([(2, 6), (8, 9)], [(0, 3), (2.5, 4), (5, 8)], 2),
+    ],
+)
+def test_what_nothing_else_covers(spans, others, expected):
+    assert profiling.exposed(spans, others) == expected
+
+
+def test_what_nothing_else_covers_by_counting():
+    """On spans of whole numbers: unit by unit."""
+    rng = random.Random()
+    for _ in range(200):
+        spans, others = (
+            [(start, start + rng.randint(0, 6)) for start in rng.choices(range(30), k=5)]
+            for _ in range(2)
+        )
+        units, covered = (
+            {i for start, end in of for i in range(start, end)} for of in (spans, others)
+        )
+        assert profiling.exposed(spans, others) == len(units - covered)
 
 
 @pytest.mark.parametrize(
