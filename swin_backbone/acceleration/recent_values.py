@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..ops.kept_tables import is_keeping
+from ..ops.kept_tables import are_asked_for, is_keeping
 from ..ops.tracing import why_plain_operators
 
 
 class RecentValues:
-    """Values of an owner, by key. They go when it goes, and a copy of it has none.
+    """Values of an owner, by key. They go when it goes, and a copy of it has none; a graph that is
+    recorded meanwhile keeps those that it reads.
 
     Args:
         most: of an owner; those that were asked for last stay.
@@ -33,7 +34,9 @@ class RecentValues:
             if key not in values:
                 return None
             values.move_to_end(key)
-            return values[key]
+            found = values[key]
+        are_asked_for(found)
+        return found
 
     def keep(self, owner: object, key: Hashable, value: object) -> None:
         """Keep a value, and no longer the one that was asked for longest ago, if there are too
@@ -44,6 +47,7 @@ class RecentValues:
             values.move_to_end(key)
             while len(values) > self._most:
                 values.popitem(last=False)
+        are_asked_for(value)
 
 
 def may_keep(made_of: Iterable[Tensor]) -> bool:

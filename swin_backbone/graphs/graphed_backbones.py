@@ -14,7 +14,7 @@ from ..ops.kept_tables import is_keeping
 from ..ops.tracing import why_plain_operators
 from .alone import Alone
 from .gradients import StaticGradients
-from .graphed_heads import GraphedHead
+from .graphed_heads import GraphedHead, StandIns
 from .module_graph import ModuleGraph, Pass
 from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels
 from .refusals import why_not_recorded
@@ -52,6 +52,7 @@ class GraphedBackbone:
         record_on: gives a device's recorder, or why there is none.
         say: gets each message once.
         head: name of a module of the model that is called with the maps, or ``None``.
+        stand_ins: of that module's further arguments.
 
     Attributes:
         reason: why there are no graphs, or ``None``.
@@ -64,6 +65,7 @@ class GraphedBackbone:
         record_on: Callable[[torch.device], Recorder | str],
         say: Say,
         head: str | None = None,
+        stand_ins: StandIns | None = None,
     ):
         self.model, self.most = model, most
         self.reason: str | None = None
@@ -71,7 +73,7 @@ class GraphedBackbone:
         method, self._part = _what_is_graphed(model, head)
         self._head, self._called = None, [model]
         if head is not None:
-            self._head = GraphedHead(self._part[head])
+            self._head = GraphedHead(self._part[head], stand_ins)
             self._called.append(self._part[head])
         self._replaced = ReplacedMethod(model, method, self._run)
         self._signature = Signature(self._part, with_modes=False)
@@ -206,6 +208,9 @@ class GraphedBackbone:
         try:
             graph = self._made(tensors, structure, learns)
         except CaptureError as error:
+            if self._head is not None:
+                self._leave_the_head(error)
+                return self._record(key, tensors, structure, learns)
             self._full.add(learns)
             self.say_once(f"no further shapes of images get a CUDA graph in {kind}: {error}")
             return None
@@ -218,6 +223,16 @@ class GraphedBackbone:
             logging.INFO,
         )
         return graph
+
+    def _leave_the_head(self, error: CaptureError) -> None:
+        """Go on with the maps alone: not all that a head does can be captured."""
+        self.say_once(f"the head is left out of the CUDA graphs: {error}")
+        self._head.revert()
+        self._head, self._called = None, [self.model]
+        self._part = _what_is_graphed(self.model, None)[1]
+        self._signature = Signature(self._part, with_modes=False)
+        self._forget()
+        self._look()
 
     def _made(self, tensors, structure: Structure, learns: bool) -> ModuleGraph:
         if learns and _synchronises(self._part):
@@ -256,6 +271,7 @@ def graph_backbone(
     record_on: Callable[[torch.device], Recorder | str] = recorder_on,
     say: Say = log,
     head: str | None = None,
+    stand_ins: StandIns | None = None,
 ) -> GraphedBackbone:
     """Replay a backbone's forward and backward pass as CUDA graphs, for sizes that come again.
 
@@ -280,6 +296,8 @@ def graph_backbone(
         head: name of a child of a model with ``extract_feat`` whose ``forward`` is called with what
             that returns, all maps in a sequence, and computes tensors of shapes that follow from
             theirs. It is captured with them.
+        stand_ins: given the maps, what stands for further arguments of that ``forward``, on which
+            its results do not depend.
 
     Returns:
         What takes it back, with the reason if nothing can be captured.
@@ -298,7 +316,7 @@ def graph_backbone(
         raise ValueError(f"model must have parameters, got a {type(model).__name__} without any")
     if is_replaced(model, method):
         raise ValueError(f"model has graphs in {method} already: revert them first")
-    return GraphedBackbone(model, most_shapes, record_on, say, head)
+    return GraphedBackbone(model, most_shapes, record_on, say, head, stand_ins)
 
 
 def _circumstances(tensors: Sequence[Tensor], learns: bool) -> tuple:

@@ -362,7 +362,7 @@ def test_a_head_of_proposals_by_the_graph_of_its_maps():
     for one in (model, stock):
         swin_backbone.accelerate(one)
     graphs = swin_backbone.graph_backbone(
-        model, 2, lambda device: RunsAgain(), head=dense_head(model)
+        model, 2, lambda device: RunsAgain(), head=dense_head(model)[0]
     )
     called = []
     model.rpn_head.rpn_conv.forward = counted(model.rpn_head.rpn_conv.forward, called)
@@ -389,17 +389,56 @@ def test_a_head_of_proposals_by_the_graph_of_its_maps():
     assert (graphs.reason, graphs.shapes) == (None, 2)
 
 
+def test_a_mask_transformer_by_the_graph_of_its_maps():
+    """Backbone, pixel decoder and all layers of the decoder: steps, gradients and predictions are
+    those without graphs."""
+    model = build("mask2former").train()
+    model.requires_grad_(True)
+    stock = copy.deepcopy(model)
+    for one in (model, stock):
+        swin_backbone.accelerate(one)
+    head, stand_ins = dense_head(model)
+    assert head == "decode_head"
+    graphs = swin_backbone.graph_backbone(
+        model, 2, lambda device: RunsAgain(), head=head, stand_ins=stand_ins
+    )
+    called = []
+    layer = model.decode_head.transformer_decoder.layers[0]
+    layer.forward = counted(layer.forward, called)
+    task = Task("mask2former", 2, "train", (64, 96))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        images, samples = torch.randn(2, 3, 64, 96), detectors.draw_samples(task, "cpu")
+        torch.testing.assert_close(*(step(one, images, samples, seed) for one in (model, stock)))
+        for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
+            assert (p.grad is None) == (other.grad is None), name
+            if p.grad is not None:
+                # Gradients of all layers' results are added in another order.
+                torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+    before = len(called)
+    step(model, images, samples, 0)
+    assert len(called) - before == 1  # a replay, which runs again here, and no more
+    for one in (model, stock):
+        one.eval()
+    for _ in range(3):
+        with torch.no_grad():
+            one, two = (m.predict(images, copy.deepcopy(samples)) for m in (model, stock))
+        for found, expected in zip(one, two, strict=True):
+            assert torch.equal(found.pred_sem_seg.data, expected.pred_sem_seg.data)
+    assert (graphs.reason, graphs.shapes) == (None, 2)
+
+
 def counted(forward, calls):
-    def call(*inputs):
+    def call(*inputs, **others):
         calls.append(len(inputs))
-        return forward(*inputs)
+        return forward(*inputs, **others)
 
     return call
 
 
 def test_heads_that_are_left_out_of_the_graph():
     model = build("mask-rcnn")
-    assert dense_head(model) == "rpn_head"
+    assert dense_head(model)[0] == "rpn_head"
     own = type("OwnHead", (type(model.rpn_head),), {"forward_single": lambda self, x: (x, x)})
     model.rpn_head.__class__ = own
     assert dense_head(model) is None
