@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ..framework import framework
 from ..graphs import graph_backbone
 from ..model.backbone import SwinBackbone
-from . import mmdet_positional_encodings
+from . import mmdet_feature_sizes, mmdet_positional_encodings
 from .acceleration_report import Row
 from .rewrite import Undo, imported, own_method
 from .swin import REWRITES
@@ -20,6 +21,7 @@ from .swin import REWRITES
 NAME = "graphs"
 WHAT = "CUDA graphs, while it is on a GPU, of sizes that come again"
 WHAT_OF_HEADS = "computed with the maps that it is called with, in their graph"
+WHAT_OF_LAYERS = "all layers as CUDA graphs, of sizes that come again"
 #: Names of heads that are called with all maps of a model.
 NAMES = ("rpn_head", "bbox_head", "panoptic_head", "decode_head")
 
@@ -73,7 +75,15 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
             names = (f"{name}.{head}" if name else head,)
             kind = type(module.get_submodule(head)).__name__
             rows.append(Row(NAME, names, kind, WHAT_OF_HEADS))
+    for name, encoder in model.named_modules():
+        if mmdet_feature_sizes.LAYERS in encoder.__dict__:
+            undos.append(graph_layers(encoder, say=framework().log).revert)
+            rows.append(Row(NAME, (name,), type(encoder).__name__, WHAT_OF_LAYERS))
     return rows, undos
+
+
+#: Graphs of a rewritten encoder of Deformable DETR and its kin, whose points are computed outside.
+graph_layers = partial(graph_backbone, method=mmdet_feature_sizes.LAYERS)
 
 
 def dense_head(model: nn.Module) -> tuple[str, Callable | None] | None:

@@ -20,6 +20,8 @@ from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 ON_HOST = "sizes_on_host"
 DETECTOR_METHODS = ("pre_transformer", "gen_encoder_output_proposals")
 POINTS = "get_encoder_reference_points"
+#: What an encoder does between points and result.
+LAYERS = "run_layers"
 #: Proposals of the sizes of images, and tables of sizes, that were asked for last.
 _kept, _tables = RecentValues(64), RecentValues(256)
 
@@ -45,7 +47,8 @@ def why_not(detector: nn.Module) -> str | None:
             return reason
     if not is_of(detector.encoder, _stock_encoder()):
         return f"its encoder is a {type(detector.encoder).__name__}"
-    return own_method(detector.encoder, POINTS, _stock_encoder())
+    reasons = (own_method(detector.encoder, name, _stock_encoder()) for name in (POINTS, "forward"))
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def apply(detector: nn.Module) -> Undo:
@@ -57,7 +60,10 @@ def apply(detector: nn.Module) -> Undo:
                 "gen_encoder_output_proposals": gen_encoder_output_proposals,
             },
         ),
-        replace_methods(detector.encoder, {POINTS: get_encoder_reference_points}),
+        replace_methods(
+            detector.encoder,
+            {POINTS: get_encoder_reference_points, "forward": forward, LAYERS: run_layers},
+        ),
     ]
 
     def undo() -> None:
@@ -105,6 +111,48 @@ def get_encoder_reference_points(
     """``DeformableDetrTransformerEncoder.get_encoder_reference_points``."""
     sizes = getattr(spatial_shapes, ON_HOST, spatial_shapes)
     return type(encoder).get_encoder_reference_points(sizes, valid_ratios, device)
+
+
+def forward(
+    encoder: nn.Module,
+    query: Tensor,
+    query_pos: Tensor,
+    key_padding_mask: Tensor | None,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    valid_ratios: Tensor,
+    **kwargs,
+) -> Tensor:
+    """``DeformableDetrTransformerEncoder.forward``."""
+    others = (query_pos, key_padding_mask, spatial_shapes, level_start_index, valid_ratios)
+    if kwargs:
+        return type(encoder).forward(encoder, query, *others, **kwargs)
+    points = encoder.get_encoder_reference_points(spatial_shapes, valid_ratios, query.device)
+    return encoder.run_layers(query, *others, points)
+
+
+def run_layers(
+    encoder: nn.Module,
+    query: Tensor,
+    query_pos: Tensor,
+    key_padding_mask: Tensor | None,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    valid_ratios: Tensor,
+    reference_points: Tensor,
+) -> Tensor:
+    """(B, K, C) after all layers."""
+    for layer in encoder.layers:
+        query = layer(
+            query=query,
+            query_pos=query_pos,
+            key_padding_mask=key_padding_mask,
+            spatial_shapes=spatial_shapes,
+            level_start_index=level_start_index,
+            valid_ratios=valid_ratios,
+            reference_points=reference_points,
+        )
+    return query
 
 
 def gen_encoder_output_proposals(

@@ -53,6 +53,7 @@ class GraphedBackbone:
         say: gets each message once.
         head: name of a module of the model that is called with the maps, or ``None``.
         stand_ins: of that module's further arguments.
+        method: of the model, in the place of its usual one.
 
     Attributes:
         reason: why there are no graphs, or ``None``.
@@ -66,11 +67,12 @@ class GraphedBackbone:
         say: Say,
         head: str | None = None,
         stand_ins: StandIns | None = None,
+        method: str | None = None,
     ):
         self.model, self.most = model, most
         self.reason: str | None = None
         self._record_on, self._say, self._said = record_on, say, set()
-        method, self._part = _what_is_graphed(model, head)
+        method, self._part = _what_is_graphed(model, head, method)
         self._head, self._called = None, [model]
         if head is not None:
             self._head = GraphedHead(self._part[head], stand_ins)
@@ -247,12 +249,21 @@ class GraphedBackbone:
         return graph
 
 
-def _what_is_graphed(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:
+def _what_is_graphed(
+    model: nn.Module, head: str | None, method: str | None = None
+) -> tuple[str, nn.Module]:
     """The name of a method, and the modules that it runs, and that run after it.
 
     Raises:
-        ValueError: if ``head`` is no child of a model with ``extract_feat``.
+        ValueError: if ``head`` is no child of a model with ``extract_feat``, or there is no such
+            method.
     """
+    if method is not None:
+        if head is not None or not callable(getattr(model, method, None)):
+            raise ValueError(
+                f"method must be the name of a method, and stand without a head, got {method!r}"
+            )
+        return method, model
     own = dict(model.named_children())
     extracts = callable(getattr(model, "extract_feat", None))
     if head is not None and not (extracts and head in own):
@@ -272,6 +283,7 @@ def graph_backbone(
     say: Say = log,
     head: str | None = None,
     stand_ins: StandIns | None = None,
+    method: str | None = None,
 ) -> GraphedBackbone:
     """Replay a backbone's forward and backward pass as CUDA graphs, for sizes that come again.
 
@@ -298,6 +310,8 @@ def graph_backbone(
             theirs. It is captured with them.
         stand_ins: given the maps, what stands for further arguments of that ``forward``, on which
             its results do not depend.
+        method: name of a method of the model that is captured in the place of ``forward`` or
+            ``extract_feat``.
 
     Returns:
         What takes it back, with the reason if nothing can be captured.
@@ -305,18 +319,18 @@ def graph_backbone(
     Raises:
         TypeError: if ``model`` is no module.
         ValueError: if ``most_shapes`` is below 1, or ``model`` has no parameters or has graphs
-            already, or ``head`` is not the name of such a child.
+            already, or ``head`` is not the name of such a child, or ``method`` of no method.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(most_shapes, bool) or not isinstance(most_shapes, int) or most_shapes < 1:
         raise ValueError(f"most_shapes must be an integer of at least 1, got {most_shapes!r}")
-    method, part = _what_is_graphed(model, head)
+    replaced, part = _what_is_graphed(model, head, method)
     if next(part.parameters(), None) is None:
         raise ValueError(f"model must have parameters, got a {type(model).__name__} without any")
-    if is_replaced(model, method):
-        raise ValueError(f"model has graphs in {method} already: revert them first")
-    return GraphedBackbone(model, most_shapes, record_on, say, head, stand_ins)
+    if is_replaced(model, replaced):
+        raise ValueError(f"model has graphs in {replaced} already: revert them first")
+    return GraphedBackbone(model, most_shapes, record_on, say, head, stand_ins, method)
 
 
 def _circumstances(tensors: Sequence[Tensor], learns: bool) -> tuple:

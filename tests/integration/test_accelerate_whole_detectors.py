@@ -16,7 +16,7 @@ from helpers.waits import waits
 
 import swin_backbone
 from swin_backbone import ops
-from swin_backbone.acceleration.graphed_encoders import dense_head
+from swin_backbone.acceleration.graphed_encoders import dense_head, graph_layers
 from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
@@ -426,6 +426,59 @@ def test_a_mask_transformer_by_the_graph_of_its_maps():
         for found, expected in zip(one, two, strict=True):
             assert torch.equal(found.pred_sem_seg.data, expected.pred_sem_seg.data)
     assert (graphs.reason, graphs.shapes) == (None, 2)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_encoder_by_the_graph_of_its_layers(padded):
+    """Of DINO, with masks of padding as a further tensor and without: steps and gradients are those
+    without graphs, as are predictions."""
+    model = build("dino").train()
+    stock = copy.deepcopy(model)
+    for one in (model, stock):
+        swin_backbone.accelerate(one)
+    graphs = graph_layers(model.encoder, 2, lambda device: RunsAgain())
+    called = []
+    layer = model.encoder.layers[0]
+    layer.forward = counted(layer.forward, called)
+    task = Task("dino", 2, "train", (64, 96))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        images, samples = torch.randn(2, 3, 64, 96), detectors.draw_samples(task, "cpu")
+        for sample in samples[: int(padded)]:
+            sample.set_metainfo({"img_shape": (50, 90)})
+        losses = [step(one, images, copy.deepcopy(samples), seed) for one in (model, stock)]
+        torch.testing.assert_close(*losses)
+        for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
+            assert (p.grad is None) == (other.grad is None), name
+            if p.grad is not None:
+                torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+    before = len(called)
+    step(model, images, copy.deepcopy(samples), 0)
+    assert len(called) - before == 1
+    for one in (model, stock):
+        one.eval()
+    for _ in range(3):
+        with torch.no_grad():
+            one, two = (
+                m.predict(images, copy.deepcopy(samples), rescale=False) for m in (model, stock)
+            )
+        for found, expected in zip(one, two, strict=True):
+            assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
+    assert (graphs.reason, graphs.shapes) == (None, 2)
+    graphs.revert()
+
+
+def test_an_encoder_in_graphs_is_told_and_given_back():
+    model = build("dino")
+    report = swin_backbone.accelerate(model, graphs=True)
+    (told,) = [
+        row for row in report.replaced if (row.rewrite, row.modules) == ("graphs", ("encoder",))
+    ]
+    assert "all layers" in told.what
+    report.revert()
+    assert (
+        not {"forward", "run_layers", "get_encoder_reference_points"} & vars(model.encoder).keys()
+    )
 
 
 def counted(forward, calls):
