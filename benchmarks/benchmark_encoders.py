@@ -31,7 +31,13 @@ from pathlib import Path
 import torch
 from benchmarking.profiling import as_table, take_apart
 from benchmarking.results import describe_device, environment_versions, now
-from benchmarking.runners import Runner, forget_models, take_turns
+from benchmarking.runners import (
+    Runner,
+    bytes_of_graphs,
+    forget_models,
+    graphs_of,
+    take_turns,
+)
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -248,22 +254,20 @@ def prepare(runner: Runner, name: str, mode: str, options) -> None:
         for _ in range(WARM_UP):
             wall_seconds(step, device)
         if runner.name == "graphs":
-            graphed = check_graphs(model)
-            runner.held_bytes = lambda: sum(graphs.bytes_held() for graphs in graphed)
+            check_graphs(model)
+            runner.held_bytes = lambda: bytes_of_graphs(model)
         if device == "cuda":
             runner.measure_peak()
     except Exception as error:
         runner.fail(error)
 
 
-def check_graphs(model: nn.Module) -> list:
-    """The graphs of the encoder; raises unless it is replayed by now."""
-    methods = [method for module in model.modules() for method in vars(module).values()]
-    graphed = [method.graphs for method in methods if hasattr(method, "graphs")]
+def check_graphs(model: nn.Module) -> None:
+    """Raise unless the encoder is replayed by now."""
+    graphed = graphs_of(model)
     reasons = [graphs.reason for graphs in graphed if graphs.reason]
     if reasons or not any(graphs.shapes for graphs in graphed):
         raise RuntimeError(f"there are no graphs: {'; '.join(reasons) or 'nothing was captured'}")
-    return graphed
 
 
 def make_pass(run: Callable, images: Tensor, mode: str) -> Callable[[], None]:

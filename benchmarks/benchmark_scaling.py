@@ -2,7 +2,7 @@
 
     python benchmarks/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
         [--batch 2 4 16] [--strategy ddp graphs fsdp fsdp2] [--size 512] [--norm SyncBN] [--stock]
-        [--bucket-mb 25] [--gradients bfloat16]
+        [--bucket-mb 25] [--gradients bfloat16] [--profile OUT/overlap.csv]
 
 Swin + UPerNet, accelerated (or with ``--stock`` as mmseg builds it), trains on random images that
 are on the GPU already, in bfloat16 (float32 on the CPU), everything else as configured: AdamW,
@@ -13,7 +13,8 @@ setting: images a second of all processes, efficiency (images a second a process
 process), the host's own time in a step, peak memory of a process, and communication: the time of
 NCCL's kernels (gloo's calls) in a step, whether computation hides it or not. Prints a row of CSV
 for each setting as soon as it has been measured, and writes ``OUT/scaling.csv``, ``.json``, ``.md``
-and ``.png``.
+and ``.png``. ``--profile`` writes a row each of how long NCCL's kernels run in a step (their waits
+for other processes counted), and how much of that no computing kernel of the same GPU hides.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import io
 import itertools
 import json
 import os
@@ -35,6 +37,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
+from benchmarking.profiling import exposed, is_kernel, union
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -47,6 +50,7 @@ from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.launching import leave_processes
 from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.model.sharding import UNIT_MB, shard, step_on_own_parts
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
@@ -67,6 +71,9 @@ STRATEGIES = ["ddp", "graphs", "fsdp", "fsdp2"]
 #: Columns of the table that grows as settings are measured.
 COLUMNS = ["arch", "batch", "strategy", "processes", "images_per_second", "seconds"]
 COLUMNS += ["host_seconds", "communication", "peak_memory_mib", "device", "error"]
+#: Of the file that ``--profile`` writes: times of a step, and the part of it that nothing hides.
+PROFILE_COLUMNS = ["arch", "batch", "strategy", "processes", "step_ms", "nccl_ms", "exposed_ms"]
+PROFILE_COLUMNS += ["exposed_share", "device", "error"]
 #: Steps that are timed together: the host may run ahead of the GPU, as it does in a training.
 IN_A_ROW = 4
 console = Console(stderr=True, width=160)
@@ -102,6 +109,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", type=number_type(0), default=1800, help="seconds a number of processes"
     )
+    parser.add_argument(
+        "--profile", type=Path, metavar="CSV", help="write how much of NCCL's time nothing hides"
+    )
     parser.add_argument("--port", type=port, default=29500)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -118,6 +128,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     numbers = arguments.processes or [2**i for i in range(gpus.bit_length()) if 2**i <= gpus]
     if not CUDA and "graphs" in arguments.strategy:
         raise ValueError("--strategy graphs needs a GPU")
+    if not CUDA and arguments.profile:
+        raise ValueError(
+            "--profile needs a GPU: on a CPU gloo's calls take the cores from what computes, "
+            "so that nothing hides them"
+        )
     if CUDA and max(numbers) > gpus:
         raise ValueError(f"--processes {max(numbers)}: this machine has {gpus} GPUs")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -129,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed |= code != 0
         if not found:
             console.print(f"[red]{number} processes: no result, exit status {code}[/red]")
+        if arguments.profile:
+            write_text(arguments.profile, profile_lines(rows))
     add_efficiency(rows)
     report(rows, arguments, argv)
     return 1 if failed or not rows else 0
@@ -178,8 +195,7 @@ def work(arguments: argparse.Namespace) -> None:
             with arguments.worker.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             add_line(arguments.out / "scaling.csv", [row.get(name, "") for name in COLUMNS])
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 def add_line(path: Path, values: Sequence, mode: str = "a") -> None:
@@ -240,7 +256,7 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
         "strategy": strategy,
         "seconds": median,
         "host_seconds": host,
-        "communication": communication_seconds(step) / median,
+        **communication(step, median),
         "peak_memory_mib": peak_memory_mib(),
         "device": torch.cuda.get_device_name() if CUDA else "CPU",
     }
@@ -323,8 +339,9 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def communication_seconds(step, steps: int = 3) -> float:
-    """Seconds a step that kernels of NCCL, or calls of gloo, take."""
+def communication(step, seconds: float, steps: int = 3) -> dict:
+    """The part of a step of ``seconds`` that kernels of NCCL, or calls of gloo, take; on a GPU
+    also how long the former run (``nccl_ms``), and run alone (``exposed_ms``)."""
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if CUDA:
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
@@ -332,12 +349,38 @@ def communication_seconds(step, steps: int = 3) -> float:
         for _ in range(steps):
             step()
         synchronize()
-    events = profile.key_averages()
-    if CUDA:
-        times = [e.self_device_time_total for e in events if e.key.startswith("ncclDevKernel")]
-    else:
-        times = [e.cpu_time_total for e in events if e.key.startswith("gloo:")]
-    return sum(times) / 1e6 / steps
+    if not CUDA:
+        events = profile.key_averages()
+        total = sum(e.cpu_time_total for e in events if e.key.startswith("gloo:"))
+        return {"communication": total / 1e6 / steps / seconds}
+    kernels = [(e.name, (e.time_range.start, e.time_range.end))
+               for e in profile.events() if is_kernel(e)]  # fmt: skip
+    total = sum(end - start for name, (start, end) in kernels if is_nccl(name))
+    found = {"communication": total / 1e6 / steps / seconds}
+    if kernels:  # else the profiler saw nothing of the GPU
+        times = (1e-3 * microseconds / steps for microseconds in overlap(kernels))
+        found.update(zip(("nccl_ms", "exposed_ms"), times, strict=True))
+    return found
+
+
+def overlap(kernels: Sequence[tuple[str, tuple[float, float]]]) -> tuple[float, float]:
+    """How long any of NCCL's kernels runs, and how long it does while nothing computes.
+
+    Args:
+        kernels: name, and start and end, of all work of one GPU; copies do not count as computing.
+    """
+    travels = [span for name, span in kernels if is_nccl(name)]
+    computes = [span for name, span in kernels if not is_nccl(name) and not is_copy(name)]
+    return union(travels), exposed(travels, computes)
+
+
+def is_nccl(name: str) -> bool:
+    return name.startswith("ncclDevKernel")
+
+
+def is_copy(name: str) -> bool:
+    """Copies, fills, and what older profilers say of a collective besides its kernel."""
+    return name.startswith(("Memcpy", "Memset", "nccl:"))
 
 
 def peak_memory_mib() -> float:
@@ -357,6 +400,22 @@ def add_efficiency(rows: list[dict]) -> None:
         base = first.setdefault((row["arch"], row["batch"], row["strategy"]), (row, each))
         if base[0]["processes"] == 1:
             row["efficiency"] = each / base[1]
+
+
+def profile_lines(rows: list[dict]) -> str:
+    """CSV of ``--profile``; a setting of which the profiler saw nothing has a reason."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, PROFILE_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        line = dict(row)
+        if "nccl_ms" in row:
+            line["step_ms"] = 1e3 * row["seconds"]
+            line["exposed_share"] = row["exposed_ms"] / line["step_ms"]
+        elif "error" not in row:
+            line["error"] = "the profiler saw no kernels"
+        writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()})
+    return text.getvalue()
 
 
 def report(rows: list[dict], arguments: argparse.Namespace, argv: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 
 from swin_backbone import compile_kernels
 from swin_backbone.device_memory import peak_on_gpu
-from swin_backbone.inference.timing import Deadline, calls_in_a_turn, interleave, wall_seconds
+from swin_backbone.inference.timing import (
+    Deadline,
+    calls_in_a_turn,
+    host_seconds,
+    interleave,
+    wall_seconds,
+)
 
 from . import memory
 from .cases import Case, matmul_precision
@@ -23,6 +30,7 @@ from .roofline import count_floor
 from .steps import EAGER, NEED_COMPILER, Step, check_maps, executions, make_step
 
 WARM_UP = 4  # calls before the first that counts, the very first included
+HOST_CALLS = 5  # whose median is the host's time
 Say = Callable[[str], None]
 
 
@@ -181,7 +189,7 @@ def prepare(
     case: Case,
     options: Options,
 ) -> Contender | None:
-    """Build, check and warm up one implementation and measure its memory.
+    """Build, check and warm up one implementation, and measure the host's time and memory.
 
     Returns:
         what is to be timed, or ``None`` with the reason in ``row``.
@@ -196,6 +204,8 @@ def prepare(
     contender = None
     try:
         contender = warm_up(row, model, images, case, implementation.is_ours)
+        calls = [host_seconds(contender.step, case.device) for _ in range(HOST_CALLS)]
+        row.host_seconds = statistics.median(calls)
         row.peak_bytes = measure_memory(row, contender, images, case, options)
     except Exception as error:
         row.reason = describe_error(error)

@@ -13,8 +13,8 @@ from .results import Benchmark, CaseResult
 
 COLUMNS = (
     "date", "device", "torch", "triton", "version", "arch", "window", "size", "batch", "dtype",
-    "mode", "implementation", "execution", "ms", "images_per_second", "peak_gb", "first_call_s",
-    "reason", "command",
+    "mode", "implementation", "execution", "ms", "host_ms", "images_per_second", "peak_gb",
+    "first_call_s", "reason", "command",
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def as_lines(result: CaseResult, benchmark: Benchmark) -> list[dict[str, object]
             "implementation": row.implementation,
             "execution": row.execution,
             "ms": f"{1e3 * row.seconds:.3f}" if row.seconds else "",
+            "host_ms": "" if row.host_seconds is None else f"{1e3 * row.host_seconds:.3f}",
             "images_per_second": f"{case.batch / row.seconds:.1f}" if row.seconds else "",
             "peak_gb": "" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f}",
             "first_call_s": "" if row.first_call is None else f"{row.first_call:.1f}",

@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from swin_backbone import accelerate, compile_kernels, graph_backbone, ops
-from swin_backbone.acceleration.graphed_encoders import dense_head
+from swin_backbone import accelerate, compile_kernels, ops
 from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.openmmlab.mmcv_ext import EXTENSION, FallbackFinder
 
-from .runners import Runner
+from .runners import Runner, bytes_of_graphs
 from .segmentors import Task, train_step
 
 ROOT = Path(__file__).parents[2]
@@ -235,11 +234,9 @@ def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = T
         raise RuntimeError("CUDA graphs need a GPU")
     torch.manual_seed(0)
     model = build_detector(task.arch, way.backbone).to(device)
-    dtype, held_bytes = getattr(torch, way.dtype(device)), int
+    dtype = getattr(torch, way.dtype(device))
     if way.is_fast:
-        accelerate(model)
-    if way.graphs:  # as accelerate makes them, which keeps them to itself
-        held_bytes = graph_backbone(model, head=dense_head(model)).bytes_held
+        accelerate(model, graphs=way.graphs)
     images = torch.randn(task.batch, 3, *task.size, device=device)
     samples = draw_samples(task, device)
     if task.mode == "predict":
@@ -261,7 +258,8 @@ def detector_runner(name: str, task: Task, device: str, compiles_ahead: bool = T
     with_ops = pytorch_ops if way.ops == "PyTorch" else nullcontext
     if compiles_ahead:
         _compile(model, _within(with_ops, run))
-    return Runner(name, model, images, _within(with_ops, step), held_bytes=held_bytes)
+    step = _within(with_ops, step)
+    return Runner(name, model, images, step, held_bytes=lambda: bytes_of_graphs(model))
 
 
 def _within(context: Callable, function: Callable) -> Callable:

@@ -178,6 +178,12 @@ def union(spans: Iterable[tuple[float, float]]) -> float:
     return covered
 
 
+def exposed(spans: Iterable[tuple[float, float]], others: Iterable[tuple[float, float]]) -> float:
+    """Length of what ``spans`` (start, end) cover together and none of ``others`` does."""
+    others = list(others)
+    return union([*spans, *others]) - union(others)
+
+
 def group_of(name: str) -> str:
     """The kind of work that a kernel's or operator's name suggests."""
     return next(group for group, pattern in GROUPS.items() if re.search(pattern, name.lower()))

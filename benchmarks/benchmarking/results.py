@@ -36,6 +36,7 @@ class Row:
         samples: seconds of each timed call.
         peak_bytes: peak memory as if alone; ``None`` where it was not measured.
         reason: why there is no measurement; ``None`` if there is one.
+        host_seconds: until a call returns, the device idle before; ``None`` if not measured.
     """
 
     implementation: str
@@ -45,6 +46,7 @@ class Row:
     samples: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
     reason: str | None = None
+    host_seconds: float | None = None
 
     @property
     def label(self) -> str:

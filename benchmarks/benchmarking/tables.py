@@ -10,6 +10,7 @@ from .results import Benchmark, CaseResult, Row
 HEADINGS = (
     "implementation",
     "ms",
+    "host ms",
     "noise",
     "img/s",
     "ours is",
@@ -21,9 +22,10 @@ HEADINGS = (
 )
 LEGEND = (
     "ms: median; on a GPU of calls that follow each other without waiting, for latency of single "
-    "calls; noise: half the distance of their quartiles; ours is: how much "
-    "faster ours, eager, is; first call: seconds, compilation included; of matmul, of copy: part "
-    "of the measured ceilings; x floor: times the least time that the ceilings allow"
+    "calls; host ms: until a call returns, the device idle before; noise: half the distance of "
+    "their quartiles; ours is: how much faster ours, eager, is; first call: seconds, compilation "
+    "included; of matmul, of copy: part of the measured ceilings; x floor: times the least time "
+    "that the ceilings allow"
 )
 
 
@@ -76,9 +78,11 @@ def cells(row: Row, result: CaseResult, benchmark: Benchmark) -> list[str]:
     if row.seconds is None:
         return ["-"] * (len(HEADINGS) - 1)
     floor, ceilings = result.floor, benchmark.ceilings
+    host = "-" if row.host_seconds is None else f"{1e3 * row.host_seconds:.3g}"
     spread = "-" if row.spread is None else f"{row.spread:.1%}"
     return [
         f"{1e3 * row.seconds:.3g}" if row.seconds < 1 else f"{1e3 * row.seconds:.0f}",
+        host,
         spread,
         f"{result.case.batch / row.seconds:,.4g}",
         f"{row.seconds / result.baseline.seconds:.2f}x",

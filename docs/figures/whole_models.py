@@ -3,17 +3,14 @@
 python docs/figures/whole_models.py
 """
 
-import csv
-from pathlib import Path
-
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from result_files import DOCS, OURS, PEERS, newest_first
 
 from swin_backbone.atomic_files import write_whole
 
-DOCS = Path(__file__).parent.parent
 OUT = DOCS / "images" / "whole_models.png"
 TASK = "UPerNet Swin-T 512x512 b16 train"
 #: Rows of the results by their name there, and what a reader calls them.
@@ -29,11 +26,8 @@ BARS = {
 
 def newest_rows() -> list[dict]:
     """The rows of ``TASK`` in the newest file of results, by the date in its name, that has all."""
-    files = DOCS.parent.glob("benchmarks/results/models-*.csv")
-    for path in sorted(files, key=lambda path: path.stem.split("-", 2)[2], reverse=True):
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [row for row in csv.DictReader(file) if row["task"] == TASK and row["ms"]]
-        rows = {row["way"]: row for row in lines}
+    for lines in newest_first("models"):
+        rows = {row["way"]: row for row in lines if row["task"] == TASK and row["ms"]}
         if BARS.keys() <= rows.keys():
             return [rows[name] for name in BARS]
     raise FileNotFoundError(f"no file of results has all of {', '.join(BARS)}")
@@ -45,7 +39,7 @@ def draw(rows: list[dict]) -> plt.Figure:
     for place, row in enumerate(rows):
         milliseconds = float(row["ms"])
         ours = row["way"].startswith("SwinBackbone")
-        axes.barh(place, milliseconds, 0.68, color="#2a6fbb" if ours else "#a9b1ba")
+        axes.barh(place, milliseconds, 0.68, color=OURS if ours else PEERS)
         text = f"{milliseconds:.0f} ms, {float(row['peak_gb']) + 1e-6:.1f} GB"
         if place == len(rows) - 1:
             text += f": {stock / milliseconds:.1f} times as fast as mmseg"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..framework import framework
 from ..graphs import graph_backbone
 from ..model.backbone import SwinBackbone
+from . import mmdet_feature_sizes, mmdet_positional_encodings
 from .acceleration_report import Row
 from .rewrite import Undo, imported, own_method
 from .swin import REWRITES
@@ -17,11 +21,38 @@ from .swin import REWRITES
 NAME = "graphs"
 WHAT = "CUDA graphs, while it is on a GPU, of sizes that come again"
 WHAT_OF_HEADS = "computed with the maps that it is called with, in their graph"
-#: Heads of mmdet that are convolutions of each map, by the module and name of their classes.
+WHAT_OF_LAYERS = "all layers as CUDA graphs, of sizes that come again"
+#: Names of heads that are called with all maps of a model.
+NAMES = ("rpn_head", "bbox_head", "panoptic_head", "decode_head")
+
+
+def _samples(maps: Sequence[Tensor]) -> tuple:
+    """Data samples of a batch: of Mask2Former's head, which reads how many there are."""
+    return ([SimpleNamespace(metainfo={}) for _ in range(len(maps[0]))],)
+
+
+class Head(NamedTuple):
+    """A class of heads whose results follow from the maps that they are called with.
+
+    Attributes:
+        module, name: of the class.
+        methods: by which it computes them.
+        stand_ins: for its further arguments.
+    """
+
+    module: str
+    name: str
+    methods: Sequence[str]
+    stand_ins: Callable[[Sequence[Tensor]], tuple] | None = None
+
+
 HEADS = (
-    ("mmdet.models.dense_heads.rpn_head", "RPNHead"),
-    ("mmdet.models.dense_heads.retina_head", "RetinaHead"),
+    Head("mmdet.models.dense_heads.rpn_head", "RPNHead", ("forward", "forward_single")),
+    Head("mmdet.models.dense_heads.retina_head", "RetinaHead", ("forward", "forward_single")),
+    Head("mmdet.models.dense_heads.mask2former_head", "Mask2FormerHead", ("forward",), _samples),
 )
+#: Code of methods that are rewritten, and compute the same; they are copied under other names.
+OURS = {mmdet_positional_encodings.head_forward.__code__}
 
 
 def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
@@ -32,9 +63,10 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
     for name in _encoders(model):
         module = model.get_submodule(name)
         kind = type(module).__name__
-        head = dense_head(module)
+        head, stand_ins = dense_head(module) or (None, None)
         try:
-            undos.append(graph_backbone(module, say=framework().log, head=head).revert)
+            graphs = graph_backbone(module, say=framework().log, head=head, stand_ins=stand_ins)
+            undos.append(graphs.revert)
         except ValueError as error:
             rows.append(Row(NAME, (name,), kind, reason=str(error)))
             continue
@@ -43,21 +75,36 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
             names = (f"{name}.{head}" if name else head,)
             kind = type(module.get_submodule(head)).__name__
             rows.append(Row(NAME, names, kind, WHAT_OF_HEADS))
+    for name, encoder in model.named_modules():
+        if mmdet_feature_sizes.LAYERS in encoder.__dict__:
+            undos.append(graph_layers(encoder, say=framework().log).revert)
+            rows.append(Row(NAME, (name,), type(encoder).__name__, WHAT_OF_LAYERS))
     return rows, undos
 
 
-def dense_head(model: nn.Module) -> str | None:
-    """Name of a detector's head that can be captured with the maps it is called with."""
-    name = "rpn_head" if getattr(model, "rpn_head", None) is not None else "bbox_head"
-    head = dict(model.named_children()).get(name)
-    if head is None or not callable(getattr(model, "extract_feat", None)):
+#: Graphs of a rewritten encoder of Deformable DETR and its kin, whose points are computed outside.
+graph_layers = partial(graph_backbone, method=mmdet_feature_sizes.LAYERS)
+
+
+def dense_head(model: nn.Module) -> tuple[str, Callable | None] | None:
+    """Name of a model's head that can be captured with the maps it is called with, and what stands
+    for its further arguments."""
+    if not callable(getattr(model, "extract_feat", None)):
         return None
-    stocks = (imported(*names) for names in HEADS)
-    found = [stock for stock in stocks if stock is not None and isinstance(head, stock)]
-    methods = [(method, stock) for stock in found for method in ("forward", "forward_single")]
-    if not found or any(own_method(head, *one) is not None for one in methods):
+    children = dict(model.named_children())
+    name = next((name for name in NAMES if children.get(name) is not None), None)
+    for head in HEADS if name is not None else ():
+        stock = imported(head.module, head.name)
+        if stock is not None and isinstance(children[name], stock):
+            reasons = (_own_method(children[name], method, stock) for method in head.methods)
+            return None if any(reasons) else (name, head.stand_ins)
+    return None
+
+
+def _own_method(head: nn.Module, name: str, stock: type) -> str | None:
+    if getattr(head.__dict__.get(name), "__code__", None) in OURS:
         return None
-    return name
+    return own_method(head, name, stock)
 
 
 def _encoders(model: nn.Module) -> list[str]:

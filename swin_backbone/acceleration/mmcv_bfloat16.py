@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from ..ops.torch_internals.module_contents import STANDS_FOR
 from .rewrite import Rewrite, Undo, inside_decorators, replace_methods, with_globals
 
 #: What answers in the place of a compiled op, by its name; :mod:`swin_backbone.openmmlab` fills it.
@@ -74,6 +75,8 @@ def _of_class(kind: type, extension: ModuleType) -> dict[str, Callable]:
             if isinstance(value, FunctionType) and not name.startswith("__")
         }
         _known[kind, extension] = {name: one for name, one in changed.items() if one is not None}
+        for name, one in _known[kind, extension].items():
+            setattr(one, STANDS_FOR, getattr(kind, name))  # and nobody watches the module
     return _known[kind, extension]
 
 

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ops.kept_tables import is_keeping
 from ..ops.torch_internals.tensor_views import version_of
-from ..ops.tracing import why_plain_operators
 from .mmdet_parts import rewrite_of_parts
-from .recent_values import RecentValues
+from .recent_values import RecentValues, may_keep
 
 #: Sizes whose anchors are kept, those that were asked for last: 4 MiB each at 800x1344.
 _kept = RecentValues(8)
@@ -29,7 +27,7 @@ def grid_priors(
 ) -> list[Tensor]:
     """``AnchorGenerator.grid_priors``: anchors (N, 4) of each level, which nobody may change."""
     sizes, made_of = tuple(map(tuple, featmap_sizes)), list(generator.base_anchors)
-    if not _may_keep(sizes, made_of):
+    if not (may_keep(made_of) and _are_numbers(sizes)):
         return type(generator).grid_priors(generator, featmap_sizes, dtype=dtype, device=device)
     key = sizes, dtype, torch.device(device)
     found = _kept.get(generator, key)
@@ -60,12 +58,7 @@ class _Anchors:
         return [*map(id, made_of)] == [*map(id, self._made_of)]
 
 
-def _may_keep(sizes: tuple, base: Sequence[Tensor]) -> bool:
-    """Whether sizes are numbers, and nobody is to see or to record how anchors are made."""
-    if torch.compiler.is_compiling() or is_keeping() or torch.is_inference_mode_enabled():
-        return False
-    if any(why_plain_operators(one) is not None for one in base):
-        return False
+def _are_numbers(sizes: tuple) -> bool:
     return all(type(length) is int for size in sizes for length in size)
 
 

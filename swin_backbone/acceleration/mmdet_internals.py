@@ -17,7 +17,19 @@ LOSS_METHODS = (
 )
 #: Methods of Mask2Former's head that decide what its losses are.
 MASK_LOSSES = ("loss_by_feat", "_loss_by_feat_single", "get_targets", "_get_targets_single")
-#: Methods that decide what its proposals are.
+#: Methods of DINO's head that decide what its losses are.
+QUERY_LOSSES = (
+    "loss_by_feat",
+    "loss_by_feat_single",
+    "get_targets",
+    "_get_targets_single",
+    "loss_dn",
+    "_loss_dn_single",
+    "get_dn_targets",
+    "_get_dn_targets_single",
+    "split_outputs",
+)
+#: Methods of a region proposal network that decide what its proposals are.
 PROPOSALS = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
 
 

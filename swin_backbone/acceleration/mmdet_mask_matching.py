@@ -13,24 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .rewrite import imported
-
-ASSIGNER = "mmdet.models.task_modules.assigners.hungarian_assigner"
-COSTS = "mmdet.models.task_modules.assigners.match_cost"
+from . import mmdet_matching
 
 
 def why_not_matched(assigner) -> str | None:
     """Why an assigner's matches are not those of :func:`matched_queries`, or ``None``."""
-    if type(assigner) is not imported(ASSIGNER, "HungarianAssigner"):
-        return f"its assigner is a {type(assigner).__name__}"
-    for cost in assigner.match_costs:
-        if type(cost).__name__ not in KINDS or type(cost) is not imported(
-            COSTS, type(cost).__name__
-        ):
-            return f"{type(cost).__name__} is a cost of another kind"
-        if not getattr(cost, "use_sigmoid", True):
-            return "its costs are of softmax"
-    return None
+    reason = mmdet_matching.why_not_matched(assigner, tuple(KINDS))
+    softmax = [cost for cost in assigner.match_costs if not getattr(cost, "use_sigmoid", True)]
+    return reason or ("its costs are of softmax" if softmax else None)
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
@@ -70,29 +60,20 @@ def matched_queries(
             found = found.view(len(own), *at.shape[:2]).transpose(0, 1)
             classes = torch.stack([one[image] for one in scores]).to(at.dtype)
             costs.append(_cost(head.assigner, classes, own, sample(queries, at), found))
-    flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
-    return _solve(flat, [tuple(cost.shape) for cost in costs], [len(own) for own in labels])
+    return _by_object(costs, [len(own) for own in labels], len(scores))
 
 
-def _solve(flat, shapes: Sequence[tuple], counts: Sequence[int]) -> list:
+def _by_object(costs: Sequence[Tensor], counts: Sequence[int], layers: int) -> list:
     import numpy as np
 
-    solve, shapes, start, queries = imported(ASSIGNER, "linear_sum_assignment"), iter(shapes), 0, []
+    pairs, queries = iter(mmdet_matching.matched(costs)), []
     for count in counts:
-        if not count:
-            queries.append(None)
-            continue
-        layers, rows, columns = next(shapes)
-        end = start + layers * rows * columns
-        found = np.empty((layers, columns), dtype=np.int64)
-        for layer, cost in enumerate(flat[start:end].reshape(layers, rows, columns)):
-            query, target = solve(cost)
-            found[layer, target] = query
+        found = np.empty((layers, count), dtype=np.int64)
+        if count:
+            rows, columns = next(pairs)
+            np.put_along_axis(found, columns, rows, 1)
         queries.append(found)
-        start = end
-    layers = next(len(found) for found in queries if found is not None)
-    empty = np.empty((layers, 0), dtype=np.int64)
-    return [empty if found is None else found for found in queries]
+    return queries
 
 
 def _cost(assigner, scores: Tensor, labels: Tensor, masks: Tensor, truth: Tensor) -> Tensor:

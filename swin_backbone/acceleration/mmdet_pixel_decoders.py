@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .mmdet_positional_encodings import without_padding
 from .recent_values import RecentValues
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
@@ -61,7 +62,9 @@ def _encoded(
     for place, (one, size, level) in enumerate(zip(maps, sizes, levels, strict=True)):
         blank = one.new_zeros((len(one), *size), dtype=torch.bool)
         own = decoder.level_encoding.weight[place].view(1, -1, 1, 1)
-        embeddings.append((own + decoder.postional_encoding(blank)).flatten(2).permute(0, 2, 1))
+        with without_padding(decoder.postional_encoding):
+            positions = decoder.postional_encoding(blank)
+        embeddings.append((own + positions).flatten(2).permute(0, 2, 1))
         tokens.append(decoder.input_convs[place](one).flatten(2).permute(0, 2, 1))
         points = decoder.point_generator.single_level_grid_priors(size, level, device=one.device)
         stride = decoder.strides[level]

@@ -14,7 +14,7 @@ from ..ops.kept_tables import is_keeping
 from ..ops.tracing import why_plain_operators
 from .alone import Alone
 from .gradients import StaticGradients
-from .graphed_heads import GraphedHead
+from .graphed_heads import GraphedHead, StandIns
 from .module_graph import ModuleGraph, Pass
 from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels
 from .refusals import why_not_recorded
@@ -52,6 +52,8 @@ class GraphedBackbone:
         record_on: gives a device's recorder, or why there is none.
         say: gets each message once.
         head: name of a module of the model that is called with the maps, or ``None``.
+        stand_ins: of that module's further arguments.
+        method: of the model, in the place of its usual one.
 
     Attributes:
         reason: why there are no graphs, or ``None``.
@@ -64,14 +66,16 @@ class GraphedBackbone:
         record_on: Callable[[torch.device], Recorder | str],
         say: Say,
         head: str | None = None,
+        stand_ins: StandIns | None = None,
+        method: str | None = None,
     ):
         self.model, self.most = model, most
         self.reason: str | None = None
         self._record_on, self._say, self._said = record_on, say, set()
-        method, self._part = _what_is_graphed(model, head)
+        method, self._part = _what_is_graphed(model, head, method)
         self._head, self._called = None, [model]
         if head is not None:
-            self._head = GraphedHead(self._part[head])
+            self._head = GraphedHead(self._part[head], stand_ins)
             self._called.append(self._part[head])
         self._replaced = ReplacedMethod(model, method, self._run)
         self._signature = Signature(self._part, with_modes=False)
@@ -211,6 +215,9 @@ class GraphedBackbone:
         try:
             graph = self._made(tensors, structure, learns)
         except CaptureError as error:
+            if self._head is not None:
+                self._leave_the_head(error)
+                return self._record(key, tensors, structure, learns)
             self._full.add(learns)
             self.say_once(f"no further shapes of images get a CUDA graph in {kind}: {error}")
             return None
@@ -221,6 +228,16 @@ class GraphedBackbone:
             logging.INFO,
         )
         return graph
+
+    def _leave_the_head(self, error: CaptureError) -> None:
+        """Go on with the maps alone: not all that a head does can be captured."""
+        self.say_once(f"the head is left out of the CUDA graphs: {error}")
+        self._head.revert()
+        self._head, self._called = None, [self.model]
+        self._part = _what_is_graphed(self.model, None)[1]
+        self._signature = Signature(self._part, with_modes=False)
+        self._forget()
+        self._look()
 
     def _made(self, tensors, structure: Structure, learns: bool) -> ModuleGraph:
         if learns and _synchronises(self._part):
@@ -235,12 +252,21 @@ class GraphedBackbone:
         return graph
 
 
-def _what_is_graphed(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:
+def _what_is_graphed(
+    model: nn.Module, head: str | None, method: str | None = None
+) -> tuple[str, nn.Module]:
     """The name of a method, and the modules that it runs, and that run after it.
 
     Raises:
-        ValueError: if ``head`` is no child of a model with ``extract_feat``.
+        ValueError: if ``head`` is no child of a model with ``extract_feat``, or there is no such
+            method.
     """
+    if method is not None:
+        if head is not None or not callable(getattr(model, method, None)):
+            raise ValueError(
+                f"method must be the name of a method, and stand without a head, got {method!r}"
+            )
+        return method, model
     own = dict(model.named_children())
     extracts = callable(getattr(model, "extract_feat", None))
     if head is not None and not (extracts and head in own):
@@ -259,6 +285,8 @@ def graph_backbone(
     record_on: Callable[[torch.device], Recorder | str] = recorder_on,
     say: Say = log,
     head: str | None = None,
+    stand_ins: StandIns | None = None,
+    method: str | None = None,
 ) -> GraphedBackbone:
     """Replay a backbone's forward and backward pass as CUDA graphs, for sizes that come again.
 
@@ -283,6 +311,10 @@ def graph_backbone(
         head: name of a child of a model with ``extract_feat`` whose ``forward`` is called with what
             that returns, all maps in a sequence, and computes tensors of shapes that follow from
             theirs. It is captured with them.
+        stand_ins: given the maps, what stands for further arguments of that ``forward``, on which
+            its results do not depend.
+        method: name of a method of the model that is captured in the place of ``forward`` or
+            ``extract_feat``.
 
     Returns:
         What takes it back, with the reason if nothing can be captured.
@@ -290,18 +322,18 @@ def graph_backbone(
     Raises:
         TypeError: if ``model`` is no module.
         ValueError: if ``most_shapes`` is below 1, or ``model`` has no parameters or has graphs
-            already, or ``head`` is not the name of such a child.
+            already, or ``head`` is not the name of such a child, or ``method`` of no method.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(most_shapes, bool) or not isinstance(most_shapes, int) or most_shapes < 1:
         raise ValueError(f"most_shapes must be an integer of at least 1, got {most_shapes!r}")
-    method, part = _what_is_graphed(model, head)
+    replaced, part = _what_is_graphed(model, head, method)
     if next(part.parameters(), None) is None:
         raise ValueError(f"model must have parameters, got a {type(model).__name__} without any")
-    if is_replaced(model, method):
-        raise ValueError(f"model has graphs in {method} already: revert them first")
-    return GraphedBackbone(model, most_shapes, record_on, say, head)
+    if is_replaced(model, replaced):
+        raise ValueError(f"model has graphs in {replaced} already: revert them first")
+    return GraphedBackbone(model, most_shapes, record_on, say, head, stand_ins, method)
 
 
 def _circumstances(tensors: Sequence[Tensor], learns: bool) -> tuple:

@@ -11,17 +11,23 @@ from ..ops.torch_internals.tensor_views import version_of
 from .replaced_methods import ReplacedMethod
 from .training_state import modes_of_torch
 
+#: Given a head's maps, further arguments.
+StandIns = Callable[[Sequence[Tensor]], tuple]
+
 
 class GraphedHead:
     """Computes a head's results with the maps that it will be called with, and keeps them until
     then.
 
     Args:
-        head: its ``forward`` takes all maps, as a sequence, and nothing else.
+        head: its ``forward`` takes all maps, as a sequence.
+        stand_ins: given the maps, what stands for further arguments of ``forward``, on which its
+            results do not depend; ``None`` if it takes none.
     """
 
-    def __init__(self, head: nn.Module):
+    def __init__(self, head: nn.Module, stand_ins: StandIns | None = None):
         self._kept: _Kept | None = None
+        self._stand_ins = stand_ins
         self._replaced = ReplacedMethod(head, "forward", self._forward)
 
     def joined(self, function: Callable) -> Callable:
@@ -29,7 +35,8 @@ class GraphedHead:
 
         def compute(*args, **kwargs):
             maps = function(*args, **kwargs)
-            return maps, self._replaced.function(maps)
+            others = () if self._stand_ins is None else self._stand_ins(maps)
+            return maps, self._replaced.function(maps, *others)
 
         return compute
 
@@ -48,7 +55,8 @@ class GraphedHead:
     def _forward(self, *args, **kwargs) -> object:
         """The head's results: those that were kept of the same maps, once, or computed."""
         kept, self._kept = self._kept, None
-        if kept is not None and not kwargs and len(args) == 1 and kept.are_of(args[0]):
+        alone = not kwargs and (len(args) == 1 or self._stand_ins is not None)
+        if kept is not None and alone and kept.are_of(args[0]):
             return kept.results
         return self._replaced.function(*args, **kwargs)
 

@@ -54,10 +54,14 @@ class ModuleGraph(RecordedPasses):
             one.detach().clone().requires_grad_(learns and one.requires_grad) for one in examples
         ]
 
+        #: The structure of the results. ``compute`` does not refer to this object, whose memory
+        #: would be let go no sooner than the garbage collector comes.
+        results = self._results = [None]
+
         def compute() -> list[Tensor]:
             args, kwargs = put_together(structure, inputs)
             try:
-                found, self._results = take_apart(function(*args, **kwargs))
+                found, results[0] = take_apart(function(*args, **kwargs))
             except ValueError as error:
                 raise CaptureError(f"of the result: {error}") from error
             return found
@@ -115,10 +119,10 @@ class ModuleGraph(RecordedPasses):
         """What the function returns for these tensors, in memory of its own, and the pass that
         waits for gradients."""
         if not self.learns:
-            return put_together(self._results, self.run_forward(tensors)), None
+            return put_together(self._results[0], self.run_forward(tensors)), None
         waiting = Pass()
         found = _Replayed.apply(self, waiting, *tensors, *self.owners)
-        return put_together(self._results, found), waiting
+        return put_together(self._results[0], found), waiting
 
     def run_forward(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Replay the forward pass."""

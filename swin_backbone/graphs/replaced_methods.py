@@ -20,10 +20,11 @@ class ReplacedMethod:
     Attributes:
         name: as given.
         function: the method that was there before, bound.
+        run: as given.
     """
 
     def __init__(self, module: nn.Module, name: str, run: Callable):
-        self.name, self.function = name, getattr(module, name)
+        self.name, self.function, self.run = name, getattr(module, name), run
         self._module, self._had = module, module.__dict__.get(name)
         module.__dict__[name] = MethodType(self._method(run), module)
 
@@ -45,6 +46,13 @@ class ReplacedMethod:
             del own[self.name]
             if self._had is not None:
                 own[self.name] = self._had
+
+
+def users_of_graphs(model: nn.Module) -> list:
+    """Objects whose methods run in the place of methods of a model's modules."""
+    methods = [method for module in model.modules() for method in vars(module).values()]
+    runs = [method.replaced.run for method in methods if hasattr(method, "replaced")]
+    return [run.__self__ for run in runs if hasattr(run, "__self__")]
 
 
 def is_replaced(module: nn.Module, name: str) -> bool:

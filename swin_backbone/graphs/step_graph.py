@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -53,18 +54,11 @@ class StepGraph(RecordedPasses):
         turns: Turns,
         strict: bool,
     ):
-        self._losses, self._turns = compute, turns
+        self._turns = turns
         #: A sum of losses needs something to depend on, for its backward pass to come here.
         self._anchor = torch.zeros((), device=inputs[0].device, requires_grad=True)
-        super().__init__(self._in_a_row, inputs, model, recorder, strict)
-
-    def _in_a_row(self) -> list[Tensor]:
-        losses = self._losses()
-        self._names = {name: _length(name, value) for name, value in losses.items()}
-        found = [one for value in losses.values() for one in _listed(value)]
-        if not any(one.requires_grad for one in found):
-            raise CaptureError("no loss depends on a parameter")
-        return found
+        self._names: dict[str, int | None] = {}
+        super().__init__(partial(_in_a_row, compute, self._names), inputs, model, recorder, strict)
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor | list[Tensor]]:
         """Losses of a batch, whose backward pass fills the model's gradients.
@@ -122,6 +116,18 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         ctx.step.run_backward(ctx.turn, grads)
         return None, None
+
+
+def _in_a_row(compute: Compute, names: dict[str, int | None]) -> list[Tensor]:
+    """All losses; ``names`` gets how many each name has. No method: what refers to itself is let go
+    when Python's garbage collector comes, and a graph's memory with it."""
+    losses = compute()
+    names.clear()
+    names.update((name, _length(name, value)) for name, value in losses.items())
+    found = [one for value in losses.values() for one in _listed(value)]
+    if not any(one.requires_grad for one in found):
+        raise CaptureError("no loss depends on a parameter")
+    return found
 
 
 def _listed(value: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:

@@ -63,6 +63,15 @@ def wall_seconds(step: Callable[[], object], device: str) -> tuple[float, object
     return time.perf_counter() - start, result
 
 
+def host_seconds(step: Callable[[], object], device: str) -> float:
+    """Seconds until a call returns, the device idle before: on a GPU what the host needs to start
+    its work, on the CPU all of it."""
+    synchronize(device)
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
 def seconds(step: Callable[[], object], device: str) -> float:
     """Seconds of one call: between CUDA events on a GPU, wall time on the CPU."""
     if device != "cuda":

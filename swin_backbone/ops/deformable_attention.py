@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import dispatch, triton
 from .argument_checks import OneOf, check_tensor, is_sequence, show, two_integers, unpacked
+from .kept_tables import remembered_tables
 from .reference.deformable_attention_reference import by_gathering, by_grid_sample
 
 #: What computes it; see :func:`multi_scale_deformable_attention`.
@@ -193,7 +194,7 @@ def _on_device(pairs: tuple[tuple[int, int], ...], device: torch.device) -> Tens
     return _remembered_on_device(pairs, device)
 
 
-@lru_cache(maxsize=256)
+@remembered_tables
 def _remembered_on_device(pairs: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(pairs, device=device)

@@ -23,12 +23,17 @@ def remembered_tables(make: Make) -> Make:
     @wraps(make)
     def find(*args, **kwargs):
         tables = cached(*args, **kwargs)
-        for keeper in _keepers:
-            keeper.append(tables)
+        are_asked_for(tables)
         return tables
 
     find.cache_clear, find.cache_info = cached.cache_clear, cached.cache_info
     return find
+
+
+def are_asked_for(tables: object) -> None:
+    """Have tables kept that another memory than this module's has found."""
+    for keeper in _keepers:
+        keeper.append(tables)
 
 
 @contextmanager

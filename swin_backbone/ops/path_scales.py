@@ -1,12 +1,12 @@
 """Random scales of residual branches: stochastic depth, for many branches in one draw."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import List  # noqa: UP035
 
 import torch
 from torch import Tensor
 
+from .kept_tables import remembered_tables
 from .symbolic_shapes import has_values
 from .torch_internals.exporting import is_exporting
 from .triton.autograd_op import register
@@ -48,7 +48,7 @@ def _probabilities(rates: tuple[float, ...], device: torch.device) -> tuple[Tens
     return _column(keep_probs, device), _column([number or 1.0 for number in keep_probs], device)
 
 
-_remembered_probabilities = lru_cache(maxsize=64)(_probabilities)
+_remembered_probabilities = remembered_tables(_probabilities)
 
 
 def _column(numbers: Sequence[float], device: torch.device) -> Tensor:

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from swin_backbone import accelerate, graph_backbone
+from swin_backbone.acceleration.graphed_encoders import dense_head
 
 pytest.importorskip("mmdet")
 
-from benchmarking.detectors import draw_objects
+from benchmarking.detectors import CONFIGS, draw_classes, draw_objects
 from benchmarking.segmentors import Task
+from helpers.paths import ROOT
+from helpers.small_detector import small_detector
 from helpers.tiny_detectors import tiny_config, tiny_detector
 
 
@@ -83,4 +86,59 @@ def test_predictions(stock):
     assert graphs.reason is None
     assert graphs.shapes == 1
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    graphs.revert()
+
+
+def mask_transformer():
+    pytest.importorskip("mmseg")
+    from mmengine.registry import MODELS, DefaultScope
+    from mmseg.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    config = small_detector(ROOT / "configs" / CONFIGS["mask2former"]).model
+    config.backbone.drop_path_rate = 0.0
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(config)
+    model.init_weights()
+    return model.cuda()
+
+
+def test_a_mask_transformer():
+    """Its head with the backbone, in training and predictions: nothing in it waits."""
+    plain = mask_transformer()
+    accelerate(plain)
+    model = copy.deepcopy(plain)
+    said = []
+    head, stand_ins = dense_head(model)
+    graphs = graph_backbone(
+        model, 2, say=lambda *words: said.append(words), head=head, stand_ins=stand_ins
+    )
+    task = Task("mask2former", 2, "train", (64, 96))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        images, samples = torch.randn(2, 3, 64, 96, device="cuda"), draw_classes(task, "cuda")
+        found = []
+        for one in (plain, model):
+            one.train().zero_grad()
+            torch.manual_seed(seed)
+            losses = one.loss(images, copy.deepcopy(samples))
+            loss = sum(value.sum() for name, value in losses.items() if "loss" in name)
+            loss.backward()
+            grads = [p.grad for p in one.parameters() if p.grad is not None]
+            found.append((loss.detach(), torch.cat([grad.flatten() for grad in grads])))
+        # Sums of atomics, in float32 with TensorFloat-32 products, differ from run to run.
+        torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-3)
+        assert (found[1][1] - found[0][1]).norm() <= 0.02 * found[0][1].norm()
+    for one in (plain, model):
+        one.eval()
+    for _ in range(3):
+        with torch.no_grad():
+            expected, predicted = (
+                one.predict(images, copy.deepcopy(samples)) for one in (plain, model)
+            )
+        for right, own in zip(expected, predicted, strict=True):
+            same = right.pred_sem_seg.data == own.pred_sem_seg.data
+            assert same.float().mean() > 0.99
+    assert (graphs.reason, graphs.shapes) == (None, 2), said
+    assert not any("left out" in words[0] for words in said), said
     graphs.revert()

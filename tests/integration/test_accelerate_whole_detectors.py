@@ -18,9 +18,10 @@ from helpers.waits import waits
 
 import swin_backbone
 from swin_backbone import ops
-from swin_backbone.acceleration import mmdet_mask_targets
-from swin_backbone.acceleration.graphed_encoders import dense_head
+from swin_backbone.acceleration import mmdet_mask_targets, mmdet_query_losses
+from swin_backbone.acceleration.graphed_encoders import dense_head, graph_layers
 from swin_backbone.ops import dispatch
+from swin_backbone.ops.torch_internals.module_contents import is_bare
 
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
@@ -43,8 +44,13 @@ EXPECTED = {
         "box_targets",
         "box_losses",
     },
-    "dino": {"deformable_attention"},
-    "mask2former": {"deformable_attention", "mask_losses"},
+    "dino": {
+        "deformable_attention",
+        "query_losses",
+        "feature_sizes",
+        "positional_encodings",
+    },
+    "mask2former": {"deformable_attention", "mask_losses", "positional_encodings"},
 }
 
 
@@ -144,7 +150,16 @@ def triangles(boxes, size):
     return PolygonMasks([[np.array(one)] for one in points], *size)
 
 
-@pytest.mark.parametrize("name", ["mask-rcnn", "retinanet", "atss-dyhead", "rtmdet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mask-rcnn",
+        "retinanet",
+        "atss-dyhead",
+        "rtmdet",
+        pytest.param("dino", marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_in_bfloat16_with_a_compiled_mmcv(name, monkeypatch):
     """Whose ops refuse bfloat16, as those of mmcv on a GPU do: losses are those without compiled
     ops, to the bit. On a CPU mmdet has focal losses without an op."""
@@ -164,7 +179,13 @@ def test_a_step_in_bfloat16_with_a_compiled_mmcv(name, monkeypatch):
             losses(copy.deepcopy(model))
     report = swin_backbone.accelerate(model)
     assert "bfloat16_ops" in {row.rewrite for row in report.replaced}
+    called = []
+    monkeypatch.setattr(
+        mmdet_query_losses, "is_bare", lambda *one: called.append(is_bare(*one)) or called[-1]
+    )
     found = losses(model)
+    assert all(called)  # other rewrites do not step aside for this one
+    assert bool(called) is (name == "dino")
     assert found.keys() == expected.keys()
     assert all(torch.equal(loss, expected[key]) for key, loss in found.items())
 
@@ -416,7 +437,7 @@ def test_a_head_of_proposals_by_the_graph_of_its_maps():
     for one in (model, stock):
         swin_backbone.accelerate(one)
     graphs = swin_backbone.graph_backbone(
-        model, 2, lambda device: RunsAgain(), head=dense_head(model)
+        model, 2, lambda device: RunsAgain(), head=dense_head(model)[0]
     )
     called = []
     model.rpn_head.rpn_conv.forward = counted(model.rpn_head.rpn_conv.forward, called)
@@ -443,17 +464,109 @@ def test_a_head_of_proposals_by_the_graph_of_its_maps():
     assert (graphs.reason, graphs.shapes) == (None, 2)
 
 
+def test_a_mask_transformer_by_the_graph_of_its_maps():
+    """Backbone, pixel decoder and all layers of the decoder: steps, gradients and predictions are
+    those without graphs."""
+    model = build("mask2former").train()
+    model.requires_grad_(True)
+    stock = copy.deepcopy(model)
+    for one in (model, stock):
+        swin_backbone.accelerate(one)
+    head, stand_ins = dense_head(model)
+    assert head == "decode_head"
+    graphs = swin_backbone.graph_backbone(
+        model, 2, lambda device: RunsAgain(), head=head, stand_ins=stand_ins
+    )
+    called = []
+    layer = model.decode_head.transformer_decoder.layers[0]
+    layer.forward = counted(layer.forward, called)
+    task = Task("mask2former", 2, "train", (64, 96))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        images, samples = torch.randn(2, 3, 64, 96), detectors.draw_samples(task, "cpu")
+        torch.testing.assert_close(*(step(one, images, samples, seed) for one in (model, stock)))
+        for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
+            assert (p.grad is None) == (other.grad is None), name
+            if p.grad is not None:
+                # Gradients of all layers' results are added in another order.
+                torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+    before = len(called)
+    step(model, images, samples, 0)
+    assert len(called) - before == 1  # a replay, which runs again here, and no more
+    for one in (model, stock):
+        one.eval()
+    for _ in range(3):
+        with torch.no_grad():
+            one, two = (m.predict(images, copy.deepcopy(samples)) for m in (model, stock))
+        for found, expected in zip(one, two, strict=True):
+            assert torch.equal(found.pred_sem_seg.data, expected.pred_sem_seg.data)
+    assert (graphs.reason, graphs.shapes) == (None, 2)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_encoder_by_the_graph_of_its_layers(padded):
+    """Of DINO, with masks of padding as a further tensor and without: steps and gradients are those
+    without graphs, as are predictions."""
+    model = build("dino").train()
+    stock = copy.deepcopy(model)
+    for one in (model, stock):
+        swin_backbone.accelerate(one)
+    graphs = graph_layers(model.encoder, 2, lambda device: RunsAgain())
+    called = []
+    layer = model.encoder.layers[0]
+    layer.forward = counted(layer.forward, called)
+    task = Task("dino", 2, "train", (64, 96))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        images, samples = torch.randn(2, 3, 64, 96), detectors.draw_samples(task, "cpu")
+        for sample in samples[: int(padded)]:
+            sample.set_metainfo({"img_shape": (50, 90)})
+        losses = [step(one, images, copy.deepcopy(samples), seed) for one in (model, stock)]
+        torch.testing.assert_close(*losses)
+        for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
+            assert (p.grad is None) == (other.grad is None), name
+            if p.grad is not None:
+                torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+    before = len(called)
+    step(model, images, copy.deepcopy(samples), 0)
+    assert len(called) - before == 1
+    for one in (model, stock):
+        one.eval()
+    for _ in range(3):
+        with torch.no_grad():
+            one, two = (
+                m.predict(images, copy.deepcopy(samples), rescale=False) for m in (model, stock)
+            )
+        for found, expected in zip(one, two, strict=True):
+            assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
+    assert (graphs.reason, graphs.shapes) == (None, 2)
+    graphs.revert()
+
+
+def test_an_encoder_in_graphs_is_told_and_given_back():
+    model = build("dino")
+    report = swin_backbone.accelerate(model, graphs=True)
+    (told,) = [
+        row for row in report.replaced if (row.rewrite, row.modules) == ("graphs", ("encoder",))
+    ]
+    assert "all layers" in told.what
+    report.revert()
+    assert (
+        not {"forward", "run_layers", "get_encoder_reference_points"} & vars(model.encoder).keys()
+    )
+
+
 def counted(forward, calls):
-    def call(*inputs):
+    def call(*inputs, **others):
         calls.append(len(inputs))
-        return forward(*inputs)
+        return forward(*inputs, **others)
 
     return call
 
 
 def test_heads_that_are_left_out_of_the_graph():
     model = build("mask-rcnn")
-    assert dense_head(model) == "rpn_head"
+    assert dense_head(model)[0] == "rpn_head"
     own = type("OwnHead", (type(model.rpn_head),), {"forward_single": lambda self, x: (x, x)})
     model.rpn_head.__class__ = own
     assert dense_head(model) is None

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import random
 import re
 import signal
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 from benchmarking import comparison, profiling, steps, tables
 from benchmarking.cases import ALL, DTYPES, MODES, Architecture, Case, named_cases
-from benchmarking.csv_rows import COLUMNS
+from benchmarking.csv_rows import COLUMNS, as_lines
 from benchmarking.implementations import (
     DEFAULT_IMPLEMENTATIONS,
     IMPLEMENTATIONS,
@@ -292,6 +293,8 @@ def test_what_cannot_run_is_a_row_with_the_reason(build, reason):
     assert broken.seconds is None
     assert fine.reason is None
     assert fine.seconds > 0
+    assert fine.host_seconds > 0
+    assert broken.host_seconds is None
     assert fine.parameters == 1
     assert "broken, eager" in tables.as_markdown(benchmark([result]))
 
@@ -396,7 +399,7 @@ def benchmark(results):
 def two_rows():
     floor = Floor(flops=2e9, bytes=1e6)
     rows = [
-        Row("a", "eager", 10, 0.5, [0.4, 0.2, 0.3], 2_000_000_000),
+        Row("a", "eager", 10, 0.5, [0.4, 0.2, 0.3], 2_000_000_000, host_seconds=0.0125),
         Row("ours", "eager", 10, 0.1, [0.1, 0.1], None),
         Row("a", "compiled", reason="not | today"),
     ]
@@ -410,6 +413,7 @@ def test_table_compares_with_ours():
     cells = dict(zip(tables.HEADINGS[1:], tables.cells(result.rows[0], result, found), strict=True))
     assert cells == {
         "ms": "300",
+        "host ms": "12.5",
         "noise": "16.7%",  # quartiles 0.25 and 0.35
         "img/s": "6.667",
         "ours is": "3.00x",
@@ -419,6 +423,26 @@ def test_table_compares_with_ours():
         "of copy": "0.3%",
         "x floor": "150.0",
     }
+
+
+def test_csv_has_the_hosts_time_where_it_was_measured():
+    found = two_rows()
+    lines = as_lines(found.cases[0], found)
+    assert [line["host_ms"] for line in lines] == ["12.500", "", ""]
+
+
+def test_the_hosts_time_ends_when_the_call_returns(monkeypatch):
+    """Waiting for the device comes before it, and is not in it."""
+    clock, events = [0.0], []
+
+    def passes(name, seconds):
+        events.append(name)
+        clock[0] += seconds
+
+    monkeypatch.setattr(timing, "synchronize", lambda device: passes(device, 10))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    assert timing.host_seconds(lambda: passes("step", 2), "cuda") == 2
+    assert events == ["cuda", "step"]
 
 
 def test_markdown_escapes_and_names_reasons():
@@ -486,6 +510,35 @@ def test_kernels_are_grouped_and_shortened(name, group, short):
 
 def test_overlapping_kernels_count_once():
     assert profiling.union([(5, 7), (0, 2), (1, 3), (6, 6.5)]) == 5
+
+
+@pytest.mark.parametrize(
+    ("spans", "others", "expected"),
+    [
+        ([], [(0, 1)], 0),
+        ([(0, 4)], [], 4),
+        ([(0, 4), (3, 5)], [], 5),  # overlaps count once
+        ([(0, 4)], [(0, 9)], 0),
+        ([(0, 4)], [(1, 2), (3, 8)], 2),
+        ([(2, 6), (8, 9)], [(0, 3), (2.5, 4), (5, 8)], 2),
+    ],
+)
+def test_what_nothing_else_covers(spans, others, expected):
+    assert profiling.exposed(spans, others) == expected
+
+
+def test_what_nothing_else_covers_by_counting():
+    """On spans of whole numbers: unit by unit."""
+    rng = random.Random()
+    for _ in range(200):
+        spans, others = (
+            [(start, start + rng.randint(0, 6)) for start in rng.choices(range(30), k=5)]
+            for _ in range(2)
+        )
+        units, covered = (
+            {i for start, end in of for i in range(start, end)} for of in (spans, others)
+        )
+        assert profiling.exposed(spans, others) == len(units - covered)
 
 
 @pytest.mark.parametrize(
@@ -563,6 +616,7 @@ def test_command_line(tmp_path):
     found = [(line["version"], line["window"], line["batch"], line["mode"]) for line in lines]
     assert found == [("v1", "7", "1", "forward")] * 2 + [("v2", "8", "2", "train")] * 2
     assert all(float(line["images_per_second"]) > 0 and not line["reason"] for line in lines)
+    assert all(float(line["host_ms"]) > 0 for line in lines)
     assert all("--cases v1-tiny-w7-b1" in line["command"] for line in lines)
     assert out["png"].read_bytes().startswith(b"\x89PNG")
     assert "| ours, eager |" in out["md"].read_text()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
 
@@ -108,6 +109,30 @@ def test_two_processes_on_the_cpu_train_and_test(data, tmp_path):
         "dist_test.sh", config, tmp_path / "iter_2.pth", 2, *options(data, 2), **environment
     )
     assert "mIoU" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one(data, tmp_path):
+    """Two nodes of a process each, on this machine: the losses and weights of two processes."""
+    port = "29618"
+    arguments = [CONFIG, 1, "--work-dir", tmp_path / "nodes", *options(data, 2)]
+
+    def node(rank):
+        places = {"NNODES": "2", "NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "PORT": port}
+        return run_tool("dist_train.sh", *arguments, **places)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(node, range(2)))
+    one = [CONFIG, 2, "--work-dir", tmp_path / "one", *options(data, 2)]
+    run_tool("dist_train.sh", *one, PORT=port)
+    assert logged_steps(tmp_path / "nodes") == [1, 2]
+    found, expected = (
+        torch.load(tmp_path / name / "iter_2.pth", weights_only=False)["state_dict"]
+        for name in ("nodes", "one")
+    )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
 
 
 def test_slurm_asks_for_a_process_a_gpu(tmp_path):

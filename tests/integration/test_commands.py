@@ -244,6 +244,11 @@ def grid():
         ("benchmark_encoders", ["--cases", "nothing"], "--cases"),
         ("benchmark_volumes", ["--repeats", "0"], "--repeats"),
         ("benchmark_backbones", ["--plot", "{O}/p.txt"], "--plot"),
+        *[
+            ("benchmark_scaling", ["--out", "{O}", *options], f"{options[0]}.* needs a GPU")
+            for options in (["--profile", "{O}/p.csv"], ["--strategy", "graphs"])
+            if not torch.cuda.is_available()
+        ],
     )  # fmt: skip
 
 

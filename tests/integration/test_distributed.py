@@ -1,6 +1,8 @@
 """Several processes on the CPU, through gloo: DDP, FSDP, processes that die, options of configs."""
 
+import csv
 import inspect
+import io
 import json
 import os
 import re
@@ -28,6 +30,8 @@ from swin_backbone.model import SwinBlock
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
 
 pytest.importorskip("mmseg")
+import benchmark_scaling
+
 OPTIONS = CONFIGS / "_base_" / "options"
 
 
@@ -238,6 +242,33 @@ def test_tools_know_the_options():
     done = call_tool("train.py", "--help")
     assert all(path.stem in done.stdout for path in OPTIONS.glob("*.py"))
     assert os.access(TOOLS / "dist_train.sh", os.X_OK)
+
+
+def test_of_nccl_counts_what_no_computing_kernel_hides():
+    pytest.importorskip("matplotlib")
+    kernels = [
+        ("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgs)", (10, 30)),
+        ("ncclDevKernel_AllGather_RING_LL(ncclDevKernelArgs)", (25, 40)),
+        ("gemm", (0, 15)),
+        ("gemm", (18, 28)),
+        ("Memcpy DtoD (Device -> Device)", (28, 40)),
+        ("nccl:all_reduce", (10, 40)),
+    ]
+    assert benchmark_scaling.overlap(kernels) == (30, 3 + 12)
+    assert benchmark_scaling.overlap(kernels[2:]) == (0, 0)
+
+
+def test_a_line_of_the_profile_says_what_was_not_seen():
+    setting = {"arch": "tiny", "batch": 2, "strategy": "ddp", "processes": 2}
+    rows = [
+        {**setting, "seconds": 0.02, "nccl_ms": 1.5, "exposed_ms": 0.5, "peak_memory_mib": 1.0},
+        {**setting, "seconds": 0.02},
+        {**setting, "error": "out of memory"},
+    ]
+    lines = list(csv.DictReader(io.StringIO(benchmark_scaling.profile_lines(rows))))
+    assert [line["exposed_share"] for line in lines] == ["0.025", "", ""]
+    assert [line["step_ms"] for line in lines] == ["20", "", ""]
+    assert [line["error"] for line in lines] == ["", "the profiler saw no kernels", "out of memory"]
 
 
 @pytest.mark.slow

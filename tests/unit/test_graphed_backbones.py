@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from benchmarking import runners
 from helpers.graph_recorders import RunsAgain, in_between
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -121,8 +122,11 @@ def test_a_training_is_the_same_with_and_without(recorders, make, accumulate, cl
     assert (recorders.total("recorded"), recorders.total("replays")) == (4, 14)
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     assert graphs.bytes_held() >= gradients  # which replays fill, where they stay
+    assert runners.graphs_of(model) == [graphs]
+    assert runners.bytes_of_graphs(model) == graphs.bytes_held()
     graphs.revert()
     assert graphs.bytes_held() == 0
+    assert not runners.graphs_of(model)
 
 
 @pytest.mark.parametrize("with_cp", ["reentrant", True])
@@ -665,3 +669,33 @@ def test_accelerate_finds_the_encoder():
     assert not [row for row in accelerate(model).rows if row.rewrite == "graphs"]
     with pytest.raises(TypeError, match="graphs must be True or False, got 1"):
         accelerate(model, graphs=1)
+
+
+def test_another_method_than_forward(recorders):
+    class Deep(Pyramid):
+        def forward(self, x):
+            return self.deep(self.stem(x)[:, :4])
+
+    torch.manual_seed(0)
+    stock = Deep().double()
+    model = copy.deepcopy(stock)
+    graphs = graph_backbone(model, 2, recorders, method="deep")
+    for seed in range(3):
+        found, expected = (one(images(seed=seed)) for one in (model, stock))
+        assert torch.equal(found, expected)
+        for one in (found, expected):
+            one.sum().backward()
+    for one, other in zip(model.parameters(), stock.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad)
+    assert (graphs.shapes, recorders.total("replays")) == (1, 4)
+    with pytest.raises(ValueError, match="graphs in deep already"):
+        graph_backbone(model, 2, recorders, method="deep")
+    graphs.revert()
+    assert "deep" not in vars(model)
+
+
+@pytest.mark.parametrize("options", [{"method": "dep"}, {"method": "deep", "head": "last"}])
+def test_no_such_method(recorders, options):
+    with pytest.raises(ValueError, match="method must be the name of a method"):
+        graph_backbone(pyramid(), 2, recorders, **options)

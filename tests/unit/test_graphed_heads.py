@@ -133,6 +133,57 @@ def test_kept_results_are_not_computed_again(pair, call):
     assert Head.calls - before == (call not in KEPT)
 
 
+class AsksTheDevice(Head):
+    """Cannot be captured."""
+
+    def forward(self, maps):
+        if self.recorder.rehearsing:
+            raise RuntimeError("waits for the device")
+        return super().forward(maps)
+
+
+def test_a_head_that_cannot_be_captured_is_left_out():
+    """Its maps are replayed nevertheless."""
+    recorder, said, stock = RunsAgain(), [], Detector()
+    AsksTheDevice.recorder = recorder
+    model = copy.deepcopy(stock)
+    model.head.__class__ = AsksTheDevice
+    graphs = graph_backbone(
+        model, 4, lambda device: recorder, lambda words, level: said.append(words), head="head"
+    )
+    for _ in range(3):
+        for one in (model, stock):
+            one.zero_grad()
+        found, expected = step(model), step(stock)
+        assert all(map(torch.equal, found, expected))
+        for one, other in zip(model.parameters(), stock.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
+    assert (graphs.reason, graphs.shapes) == (None, 1)
+    assert recorder.replays
+    assert any("the head is left out" in words and "waits for" in words for words in said)
+    graphs.revert()
+    assert "forward" not in vars(model.head)
+
+
+@pytest.mark.parametrize("others", [(), (None,)])
+def test_further_arguments_that_a_head_does_not_read(others):
+    class Reads(Head):
+        def forward(self, maps, samples=()):
+            assert len(samples or ()) == 0
+            return super().forward(maps)
+
+    stock = Detector()
+    model = copy.deepcopy(stock)
+    model.head.__class__ = Reads
+    graph_backbone(model, 4, lambda device: RunsAgain(), head="head", stand_ins=lambda maps: ([],))
+    before = Head.calls
+    for _ in range(3):
+        found = step(model, call=lambda model, maps: model.head(maps, *others))
+    assert all(map(torch.equal, found, step(stock)))
+    model.extract_feat(torch.ones(1, 3, 8, 8))
+    assert Head.calls > before
+
+
 def test_what_is_kept_is_let_go(pair):
     """Else results of which no loss is made would stand in the way of the next call's graph."""
     said = []

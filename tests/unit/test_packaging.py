@@ -37,7 +37,11 @@ FOLDERS = ("tools", "benchmarks", "docs", "examples")
 #: With what tests share, which figures of the docs use.
 OWN = {
     "swin_backbone",
-    *(path.stem for name in (*FOLDERS, "tests") for path in (ROOT / name).iterdir()),
+    *(
+        path.stem
+        for name in (*FOLDERS, "docs/figures", "tests")
+        for path in (ROOT / name).iterdir()
+    ),
 }
 FILES = sorted(path for name in ("swin_backbone", *FOLDERS) for path in (ROOT / name).rglob("*.py"))
 

@@ -8,6 +8,7 @@ import weakref
 from helpers.threads import errors_of_threads
 
 from swin_backbone.acceleration.recent_values import RecentValues
+from swin_backbone.ops.kept_tables import keeping
 
 
 class Owner:
@@ -47,6 +48,18 @@ def test_they_go_with_their_owner():
     del owner, value
     gc.collect()
     assert gone() is None
+
+
+def test_a_graph_keeps_what_it_reads():
+    """Where values are no longer kept here, it still reads them, by address."""
+    values, owner, read = RecentValues(1), Owner(), []
+    values.keep(owner, "a", 1)
+    with keeping(read):
+        values.get(owner, "a")
+        values.keep(owner, "b", 2)
+        assert values.get(owner, "c") is None
+    values.get(owner, "b")
+    assert read == [1, 2]
 
 
 def test_threads():

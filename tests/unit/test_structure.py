@@ -381,3 +381,43 @@ def test_tables_say_where_they_lie():
         for line in makers_without_a_device(tree)
     }
     assert not found
+
+
+def remembered_tensors(tree: ast.Module) -> Iterator[int]:
+    """Lines where ``functools`` remembers what holds tensors, by what functions say they return."""
+    functions = {one.name: one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)}
+    for node in ast.walk(tree):
+        found = None
+        if isinstance(node, ast.FunctionDef) and any(
+            ast.unparse(one).split("(")[0] in {"lru_cache", "cache"} for one in node.decorator_list
+        ):
+            found = node
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("lru_cache("):
+            found = functions.get(ast.unparse(node.args[0]))
+        returns = ast.unparse(found.returns) if found is not None and found.returns else ""
+        if "Tensor" in returns and "Callable" not in returns:
+            yield node.lineno
+
+
+def test_remembered_tensors_are_recognised():
+    lines = """
+@lru_cache(maxsize=4)
+def a() -> Tensor: pass
+def b() -> tuple[Tensor, int]: pass
+c = lru_cache(maxsize=4)(b)
+@remembered_tables
+def d() -> Tensor: pass
+@cache
+def e() -> Callable[..., Tensor]: pass
+"""
+    assert list(remembered_tensors(ast.parse(lines))) == [2 + 1, 5]
+
+
+def test_tensors_are_remembered_where_graphs_keep_them():
+    """A CUDA graph reads them by address, whatever a bounded memory has forgotten by then."""
+    found = {
+        f"{path.relative_to(PACKAGE)}:{line}"
+        for path, tree in TREES.items()
+        for line in remembered_tensors(tree)
+    }
+    assert not found

@@ -130,6 +130,10 @@ HOOKS_OF_ALL: tuple[Mapping, ...] = tuple(
 _FORWARD, _FORWARD_PRE, _BACKWARD, _BACKWARD_PRE = HOOKS_OF_ALL
 
 
+#: Attribute of a function that computes what a class's ``forward`` does, which it holds.
+STANDS_FOR = "stands_for"
+
+
 def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of ``module`` is one of ``kind.forward``, and nothing sees or changes it."""
     if _FORWARD or _FORWARD_PRE or _BACKWARD or _BACKWARD_PRE:
@@ -146,7 +150,7 @@ def _is_itself(module: nn.Module, kind: type[nn.Module]) -> bool:
         or own["_forward_pre_hooks"]
         or own["_backward_hooks"]
         or own["_backward_pre_hooks"]
-        or "forward" in own
+        or ("forward" in own and getattr(own["forward"], STANDS_FOR, None) is not kind.forward)
         or "_compiled_call_impl" in own  # of nn.Module.compile
     )
 

@@ -1,0 +1,28 @@
+"""The measured results that pictures are drawn from: benchmarks/results/*.csv."""
+
+import csv
+from pathlib import Path
+
+DOCS = Path(__file__).parent.parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+OURS, PEERS = "#2a6fbb", "#a9b1ba"
+
+
+def newest_first(kind: str) -> list[list[dict]]:
+    """The rows of each ``KIND-CARD-YYYY-MM-DD*.csv``, by the date in its name.
+
+    Args:
+        kind: with which the names begin.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    files = sorted(RESULTS.glob(f"{kind}-*.csv"), key=lambda path: path.stem.split("-", 2)[2])
+    if not files:
+        raise FileNotFoundError(f"kind {kind!r}: no such file in {RESULTS}")
+    return [read(path) for path in reversed(files)]
+
+
+def read(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

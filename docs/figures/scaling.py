@@ -1,0 +1,132 @@
+"""Draw docs/images/scaling.png, two GPUs beside one, from the results; print what more would do.
+
+python docs/figures/scaling.py      (prints the table 'What to expect of more GPUs' in markdown)
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from result_files import DOCS, OURS, PEERS, newest_first
+
+from swin_backbone.atomic_files import write_whole
+
+OUT = DOCS / "images" / "scaling.png"
+#: Part of linear that is wanted of two GPUs, by images a GPU.
+WANTED = {"16": 0.96, "4": 0.92, "2": 0.85}
+ARCHES = {"tiny": "Swin-T", "small": "Swin-S", "base": "Swin-B", "large": "Swin-L"}
+WAYS = ("graphs", "ddp", "fsdp2", "fsdp")
+#: Bytes a second of a GPU in each direction: over NVLink, and over its network adapter.
+LINK, ADAPTER = 300e9, 40e9
+#: Bytes of gradients of UPerNet.
+GRADIENTS = {
+    "Swin-T, float32": 240e6,
+    "Swin-T, bfloat16": 120e6,
+    "Swin-B, float32": 485e6,
+    "Swin-L, float32": 936e6,
+}
+#: GPUs of a node, and nodes.
+MACHINES = {
+    "2 GPUs": (2, 1),
+    "8 GPUs": (8, 1),
+    "2 nodes": (8, 2),
+    "4 nodes": (8, 4),
+    "8 nodes": (8, 8),
+}
+
+
+def seconds_of_gradients(
+    size: float, gpus: int, nodes: int = 1, link: float = LINK, adapter: float = ADAPTER
+) -> float:
+    """How long gradients travel in a step, by rings in a node and between nodes.
+
+    Args:
+        size: of the gradients, bytes.
+        gpus: of a node.
+        nodes: how many.
+        link: bytes a second of a GPU in each direction in a node.
+        adapter: bytes a second of a GPU in each direction between nodes.
+    """
+    inside = 2 * (gpus - 1) / gpus * size / link
+    between = 2 * (nodes - 1) / nodes * size / gpus / adapter
+    return inside + between
+
+
+def expected_table(gradients: Mapping[str, float] = GRADIENTS) -> str:
+    """Milliseconds of gradients (name: bytes) on each of ``MACHINES``, in markdown."""
+    lines = [
+        f"| UPerNet | gradients | {' | '.join(MACHINES)} |",
+        f"| --- | {' | '.join(['---:'] * (1 + len(MACHINES)))} |",
+    ]
+    for name, size in gradients.items():
+        times = [f"{1e3 * seconds_of_gradients(size, *at):.1f}" for at in MACHINES.values()]
+        lines.append(f"| {name} | {size / 1e6:.0f} MB | {' | '.join(times)} |")
+    return "\n".join(lines)
+
+
+def pairs() -> list[tuple[dict, dict]]:
+    """Rows of one and of two GPUs of each setting that was measured with both, the last of each."""
+    rows = {}
+    for row in itertools.chain(*reversed(newest_first("scaling-h200"))):
+        if not row["error"]:
+            rows[row["arch"], row["batch"], row["strategy"], row["processes"]] = row
+    alone = {key[:3]: row for key, row in rows.items() if key[3] == "1"}
+    both = [
+        (alone[key[:3]], row) for key, row in rows.items() if key[3] == "2" and key[:3] in alone
+    ]
+    if not both:
+        raise FileNotFoundError("no setting was measured on one GPU and on two")
+    return sorted(both, key=lambda pair: place_of(pair[1]))
+
+
+def place_of(row: dict) -> tuple:
+    """By which rows are sorted: model, way of training, the largest batch first."""
+    return list(ARCHES).index(row["arch"]), WAYS.index(row["strategy"]), -int(row["batch"])
+
+
+def draw(both: list[tuple[dict, dict]]) -> plt.Figure:
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(both) + 1.3))
+    for place, (one, two) in enumerate(both):
+        efficiency = float(two["images_per_second"]) / 2 / float(one["images_per_second"])
+        graphs = two["strategy"] == "graphs"
+        axes.barh(place, 100 * efficiency, 0.62, color=OURS if graphs else PEERS)
+        axes.text(1, place, f"{efficiency:.1%}", va="center", color="white", weight="bold")
+        times = " to ".join(f"{1e3 * float(row['seconds']):.1f}" for row in (one, two))
+        text = f"{times} ms a step, {float(two['images_per_second']):.0f} img/s of two"
+        axes.text(102, place, text, va="center", fontsize=10)
+    marks = [(100 * part, place) for place, (_, two) in enumerate(both) if (part := wanted(two))]
+    axes.vlines([x for x, _ in marks], [y - 0.4 for _, y in marks], [y + 0.4 for _, y in marks],
+                color="#c0504d", lw=2, label="wanted")  # fmt: skip
+    axes.axvline(100, color="black", lw=0.8, ls=":", label="twice one GPU")
+    axes.set_yticks(range(len(both)), [name_of(two) for _, two in both], fontsize=10)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 186), xticks=[])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.02), ncols=2, fontsize=9, frameon=False)
+    row = both[0][1]
+    title = f"UPerNet, 512x512: two GPUs, of twice one ({row['device']}, {row['date'][:10]})"
+    axes.set_title(title, loc="left", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def wanted(row: dict) -> float | None:
+    """Part of linear, of Swin-T by graphs."""
+    is_aim = (row["arch"], row["strategy"]) == ("tiny", "graphs")
+    return WANTED.get(row["batch"]) if is_aim else None
+
+
+def name_of(row: dict) -> str:
+    way = "CUDA graphs" if row["strategy"] == "graphs" else row["strategy"].upper()
+    return f"{ARCHES[row['arch']]}, {row['batch']} a GPU, {way}"
+
+
+if __name__ == "__main__":
+    print(expected_table())
+    figure = draw(pairs())
+    write_whole(OUT, lambda unfinished: figure.savefig(unfinished, dpi=110))
+    print(OUT)
