@@ -122,7 +122,9 @@ def test_models_that_resemble_a_swin_have_its_layers():
     """Super-resolution, and spectrograms."""
     import transformers
 
-    model, fast, report = pair(alone("Swin2SRModel", "Swin2SR").eval())
+    model = alone("Swin2SRModel", "Swin2SR").eval()
+    randomise(model)
+    model, fast, report = pair(model)
     assert [len(row.modules) for row in blocks(report) if row.what] == [6]
     images = torch.randn(1, 3, 16, 24)
     assert_same(lambda m, x: [m(x).last_hidden_state], model, fast, images)
@@ -266,7 +268,9 @@ def test_small_images_change_the_windows_as_they_do_in_transformers():
 
 @pytest.mark.parametrize("kind", ["Swin", "Swinv2", "DonutSwin", "MaskFormerSwin"])
 def test_gradient_checkpointing(kind):
-    model, fast, _ = pair(alone(f"{kind}Model", kind).train())
+    model = alone(f"{kind}Model", kind).train()
+    randomise(model)  # as it starts, V2's gradients are so large that float32 is 3e-5 off itself
+    model, fast, _ = pair(model)
     for one in (model, fast):
         one.gradient_checkpointing_enable()
     images = torch.randn(2, 3, IMAGE, IMAGE)
@@ -294,7 +298,9 @@ def test_files_of_transformers(kind, tmp_path):
     images = torch.randn(1, 3, IMAGE, IMAGE)
     outputs = [one(images).last_hidden_state for one in (model, fast, again)]
     assert torch.allclose(outputs[0], outputs[1], atol=1e-5)
-    assert torch.equal(outputs[1], outputs[2])
+    # The file's tensors lie at other multiples of bytes, of which products may round otherwise.
+    assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
+    assert torch.allclose(outputs[1], outputs[2], atol=1e-5)
 
 
 ADAPTED = {
