@@ -11,7 +11,8 @@ import re
 import pytest
 import torch
 from helpers.errors import relative_error
-from helpers.models_with_swin import CASES, IMAGE, alone, make_case, make_torchvision, maps_of
+from helpers.models_with_swin import IMAGE, alone, make_case, make_torchvision, maps_of
+from helpers.outputs_of_models import MODELS, SIZES, outputs_of, sizes_of
 from helpers.peers import PAIRS, PEERS, make_theirs, randomise
 from helpers.swin_like_the_original import Block, KnowsItsMap, V2Block
 from torch import nn
@@ -21,9 +22,12 @@ from swin_backbone.acceleration.swin import halves
 from swin_backbone.ops import dispatch
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
-SIZES = [(64, 64), (72, 40), (92, 60)]
-#: Models whose blocks are functions of a graph, of which there are no modules to find.
-GRAPHS = ["torchvision, extractor"]
+#: Models and the sizes of images that they take; filled up, one size will do.
+TAKEN = [
+    pytest.param(name, size, marks=pytest.mark.slow if size == SIZES[1] else [])
+    for name in MODELS
+    for size in sizes_of(name)
+]
 #: Names of classes of blocks.
 BLOCK = re.compile("Block|Layer$|Hotter|KnowsItsMap|Scaled")
 
@@ -107,7 +111,7 @@ def test_fused_halves_of_v2_get_the_same_parameters(monkeypatch, name, pretraine
     assert found.count("attention branch") == (4 if name != "mmpretrain" else 0)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in GRAPHS])
+@pytest.mark.parametrize("name", MODELS)
 def test_whole_models_compute_the_same(name):
     model, _ = make_case(name)
     model, fast, report = pair(model)
@@ -116,6 +120,26 @@ def test_whole_models_compute_the_same(name):
     images = torch.randn(2, 3, IMAGE, IMAGE)
     assert_same(maps_of, model, fast, images)
     assert operations(maps_of, fast, images).count("attention") == 6
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("name", "size"), TAKEN, ids=str)
+def test_whole_models_give_the_same(name, size, dtype):
+    """Logits, masks, boxes, and the gradients of all parameters.
+
+    In what lies around an encoder a rounding may decide: ReLUs, the best proposals, masks of
+    attention, which pixels are beside a point. In float32 one of three draws has to be free of it.
+    """
+    draws = torch.randn(3 if dtype == torch.float32 else 1, 2, 3, *size, dtype=dtype)
+    model, _ = make_case(name)
+    model, fast, _ = pair(model.to(dtype))
+    run = outputs_of(name)
+    for number, images in enumerate(draws, 1):
+        try:
+            return assert_same(run, model, fast, images)
+        except AssertionError:
+            if number == len(draws):
+                raise
 
 
 def test_models_that_resemble_a_swin_have_its_layers():
