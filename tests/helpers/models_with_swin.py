@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.fx
 
-from .peers import import_mmpretrain, randomise
+from .peers import import_mmpose, import_mmpretrain, randomise
 
 SIZES = {"embed_dims": 8, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 2}
 IMAGE = 64  # maps of 16, 8, 4 and 2 tokens: no shifted window covers one, so all rules agree
@@ -26,10 +26,10 @@ TEXT |= {"intermediate_size": 16}
 def swin_config(kind="Swin", **options):
     import transformers
 
-    return getattr(transformers, f"{kind}Config")(
-        image_size=IMAGE, embed_dim=8, depths=[2, 2, 1, 1], num_heads=[1, 2, 4, 8], window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"], **options,
-    )  # fmt: skip
+    sizes = {"embed_dim": 8, "depths": [2, 2, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 2}
+    sizes |= options
+    stages = [f"stage{number + 1}" for number in range(len(sizes["depths"]))]
+    return getattr(transformers, f"{kind}Config")(image_size=IMAGE, out_features=stages, **sizes)
 
 
 def alone(model, kind="Swin", **options):
@@ -179,6 +179,10 @@ def stock(package, **options):
     return backbones.SwinTransformer(**SIZES, **options)
 
 
+def mmpose():
+    return import_mmpose().SwinTransformer(**SIZES)
+
+
 MMPRETRAIN_ARCH = {"embed_dims": 8, "depths": [2, 2, 1, 1], "num_heads": [1, 2, 4, 8]}
 
 
@@ -277,6 +281,7 @@ CASES = {
         POSITIONS,
     ),
     "mmdet, some maps": (partial(stock, "mmdet", out_indices=(1, 3)), {"out_indices": (1, 3)}),
+    "mmpose": (mmpose, {}),
     "mmpretrain": (partial(mmpretrain, **ALL), {}),
     "mmpretrain, positions": (partial(mmpretrain, use_abs_pos_embed=True, **ALL), POSITIONS),
     "mmpretrain, classifier's": (mmpretrain, {"out_indices": (3,)}),
