@@ -11,10 +11,11 @@ DEMO_OUT ?= demo_output
 # Training steps of the demo; empty for the config's own number.
 DEMO_ITERS ?=
 
-# Only the tests of parity want mmpretrain. It stays beside the environment, whose mmdet would
-# import all of it, and it fails to import with transformers 5.
-MMPRETRAIN := onedl-mmpretrain modelindex model-index lazy-importer ordered-set mat4py einops \
-	importlib-metadata zipp
+# Only the tests of parity want mmpretrain and mmpose. They stay beside the environment: its mmdet
+# would import all of mmpretrain, which fails to import with transformers 5, and of mmpose a file is
+# read, without what it needs beside that.
+PEERS := onedl-mmpretrain modelindex model-index lazy-importer ordered-set mat4py einops \
+	importlib-metadata zipp mmpose
 
 RUN := $(VENV)/bin/python
 
@@ -59,7 +60,7 @@ $(VENV)/.demo-installed: pyproject.toml | $(RUN)
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
 	$(RUN) -m pip install --quiet -e '.[onedl,detection,test,test-tools]'
-	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/peers $(MMPRETRAIN)
+	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/peers $(PEERS)
 	@touch $@
 
 $(VENV)/.lint-installed: pyproject.toml | $(RUN)

@@ -1,10 +1,13 @@
-"""Fixtures for all tests; what is collected without a GPU; what a run says at its end."""
+"""Fixtures for all tests; what is collected without a GPU; what a run says at its end; random
+numbers that a failure tells how to draw again."""
 
 import logging
 import os
+import random
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from helpers.scenes import write_scenes
@@ -36,6 +39,15 @@ def pytest_collection_modifyitems(config, items):
         without = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
+
+
+@pytest.hookimpl(tryfirst=True)  # fixtures draw, too
+def pytest_runtest_setup(item):
+    """Each test draws other numbers in each run; a failure names the seed that draws them again."""
+    seed = int(os.environ.get("SWIN_TEST_SEED") or torch.seed() % 2**32)
+    for start in (torch.manual_seed, numpy.random.seed, random.seed):
+        start(seed)
+    item.add_report_section("call", "seed", f"the same numbers again: SWIN_TEST_SEED={seed}")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -18,15 +18,17 @@ def non_maximum_suppression(
 ) -> Tensor:
     """Indices of the boxes that no better box, itself kept, overlaps by more than a threshold.
 
-    The same boxes as ``torchvision.ops.nms`` gives, also of equal scores, the first of which is the
-    best. On a GPU a block of 64 boxes is decided at once.
+    The same boxes as ``torchvision.ops.nms`` gives on the same device, also of equal scores, the
+    first of which is the best, and of overlaps that meet the threshold: a CPU compares with the
+    threshold in float64, a GPU with it in float32. An overlap of 3/10 in float32 is thus above 0.3
+    on a CPU, and is not on a GPU. On a GPU a block of 64 boxes is decided at once.
 
     Args:
-        boxes: (N, 4), floating point, as x1, y1, x2, y2.
+        boxes: (N, 4), floating point, as x1, y1, x2, y2. Of 16 bits they are compared in float32.
         scores: (N,), floating point.
         iou_threshold: intersection over union above which the worse box goes.
         impl: ``'reference'``, plain PyTorch, box by box, which defines it; ``'triton'``, kernels,
-            of float32 and 16 bits, in float32; ``'auto'``, the fastest one that can run.
+            of float32 and 16 bits; ``'auto'``, the fastest one that can run.
 
     Returns:
         int64 (kept,), best first. Of how many is known when the device is done: the call waits.
@@ -37,9 +39,10 @@ def non_maximum_suppression(
         TypeError: for other types and dtypes.
     """
     check(boxes, scores)
-    threshold = FINITE("iou_threshold", iou_threshold)
-    if _way(boxes, impl) == "triton":
-        return triton.suppression_op.suppress(boxes.float(), scores, threshold)
+    threshold = _as_compared(FINITE("iou_threshold", iou_threshold), boxes)
+    way, boxes = _way(boxes, impl), _wide(boxes)
+    if way == "triton":
+        return triton.suppression_op.suppress(boxes, scores, threshold)
     return suppress(boxes, scores, threshold)
 
 
@@ -67,13 +70,36 @@ def unsuppressed(boxes: Tensor, iou_threshold: float, *, impl: str = "auto") -> 
         raise TypeError(f"boxes must be floating point, got {boxes.dtype}")
     if boxes.dim() != 3 or boxes.shape[2] != 4:
         raise ValueError(f"boxes must be (B, N, 4), got {tuple(boxes.shape)}")
-    threshold = FINITE("iou_threshold", iou_threshold)
-    if _way(boxes.flatten(0, 1)[: boxes.shape[1]], impl) == "triton":
-        return triton.suppression_op.unsuppressed(boxes.float(), threshold)
+    threshold = _as_compared(FINITE("iou_threshold", iou_threshold), boxes)
+    way, boxes = _way(boxes.flatten(0, 1)[: boxes.shape[1]], impl), _wide(boxes)
+    if way == "triton":
+        return triton.suppression_op.unsuppressed(boxes, threshold)
     kept = boxes.new_empty(boxes.shape[:2], dtype=torch.bool)
     for image, of_image in zip(boxes, kept, strict=True):
         of_image.copy_(stays(image, threshold))
     return kept
+
+
+def _wide(boxes: Tensor) -> Tensor:
+    """Boxes of 16 bits in float32, in which their overlaps are found."""
+    return boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+
+
+def nearest_float32(number: float) -> Tensor:
+    """The number in float32, on the CPU whatever the default device."""
+    return torch.tensor(number, dtype=torch.float32, device="cpu")
+
+
+def _as_compared(threshold: float, boxes: Tensor) -> float:
+    """The threshold that every way compares overlaps with, for the boxes of torchvision's operator
+    on this device."""
+    if boxes.is_cpu == (boxes.dtype == torch.float64):
+        return threshold  # exactly, or rounded where it is compared
+    nearest = nearest_float32(threshold)
+    if boxes.is_cpu and nearest.item() > threshold:
+        # A float32 is above a number if it is above the float32 just below that number.
+        nearest = nearest.nextafter(nearest_float32(-torch.inf))
+    return nearest.item()
 
 
 def _way(boxes: Tensor, impl: str) -> str:

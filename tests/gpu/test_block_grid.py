@@ -9,7 +9,15 @@ from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("window_size", "shift_size"),
-    [((7, 7), (3, 3)), ((8, 8), (4, 4)), ((12, 12), (0, 0)), ((24, 24), (12, 12))],
+    [
+        ((7, 7), (3, 3)),
+        ((8, 8), (4, 4)),
+        ((5, 9), (2, 4)),
+        ((12, 12), (0, 0)),
+        ((12, 12), (6, 6)),
+        ((16, 16), (8, 8)),
+        ((24, 24), (12, 12)),
+    ],
 )
 @pytest.mark.parametrize("channels", [96, 128, 192, 256, 384, 512, 768, 1024, 1536])
 @pytest.mark.parametrize("run", BRANCHES)

@@ -9,7 +9,7 @@ from helpers.variable_length_cases import compare
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("mask_padding", [False, True])
-@pytest.mark.parametrize(("window", "shift"), [(7, 0), (7, 3), (8, 4), (12, 6), (16, 8)])
+@pytest.mark.parametrize(("window", "shift"), [(7, 0), (7, 3), (8, 4), (12, 6), (16, 8), (24, 12)])
 @pytest.mark.parametrize("head_dim", [32, 64])
 def test_full_grid(dtype, cosine, mask_padding, window, shift, head_dim):
     options = {"window_size": (window, window), "shift_size": (shift, shift)}

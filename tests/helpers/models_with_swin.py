@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.fx
 
-from .peers import import_mmpretrain, randomise
+from .peers import import_mmpose, import_mmpretrain, randomise
 
 SIZES = {"embed_dims": 8, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 2}
 IMAGE = 64  # maps of 16, 8, 4 and 2 tokens: no shifted window covers one, so all rules agree
@@ -26,10 +26,10 @@ TEXT |= {"intermediate_size": 16}
 def swin_config(kind="Swin", **options):
     import transformers
 
-    return getattr(transformers, f"{kind}Config")(
-        image_size=IMAGE, embed_dim=8, depths=[2, 2, 1, 1], num_heads=[1, 2, 4, 8], window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"], **options,
-    )  # fmt: skip
+    sizes = {"embed_dim": 8, "depths": [2, 2, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 2}
+    sizes |= options
+    stages = [f"stage{number + 1}" for number in range(len(sizes["depths"]))]
+    return getattr(transformers, f"{kind}Config")(image_size=IMAGE, out_features=stages, **sizes)
 
 
 def alone(model, kind="Swin", **options):
@@ -54,6 +54,13 @@ def maskformer():
         "MaskFormerForInstanceSegmentation", decoder_config=decoder, fpn_feature_size=32,
         mask_feature_size=32,
     )  # fmt: skip
+
+
+def depth_by_v2():
+    """Without the last ReLU, which makes zeros of all that random weights give."""
+    model = around("DPTForDepthEstimation", "Swinv2", **DPT)
+    model.head.head[-1] = torch.nn.Identity()
+    return model
 
 
 def grounding(model):
@@ -107,15 +114,18 @@ def dual_encoder():
 
 M2F = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 16}
 M2F |= {"encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "dim_feedforward": 16}
+M2F |= {"num_queries": 4}
 ONEFORMER = {"hidden_dim": 32, "conv_dim": 32, "mask_dim": 32, "encoder_layers": 1}
 ONEFORMER |= {"text_encoder_width": 32, "text_encoder_num_layers": 1, "text_encoder_vocab_size": 32}
 ONEFORMER |= {"decoder_layers": 2, "dim_feedforward": 16, "encoder_feedforward_dim": 16}
+ONEFORMER |= {"num_queries": 4}
 TIMM = {"embed_dim": 8, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 2}
 TIMM |= {"img_size": IMAGE}
 OMDET = {"encoder_hidden_dim": 32, "decoder_hidden_dim": 32, "decoder_num_layers": 1}
 OMDET |= {"encoder_in_channels": [16, 32, 64], "vision_features_channels": [32, 32, 32]}
 OMDET |= {"encoder_dim_feedforward": 16, "decoder_dim_feedforward": 16}
-OMDET |= {"task_encoder_hidden_dim": 16, "num_queries": 4}
+OMDET |= {"task_encoder_hidden_dim": 16, "num_queries": 4, "class_embed_dim": 16}
+OMDET |= {"text_projection_in_dim": 16, "text_projection_out_dim": 16}
 DPT = {"hidden_size": 16, "neck_hidden_sizes": [8, 16, 32, 64], "fusion_hidden_size": 8}
 DPT |= {"reassemble_factors": [1, 1, 1, 1], "is_hybrid": False}
 UPERNET = {"hidden_size": 16, "auxiliary_channels": 8, "auxiliary_in_channels": 32}
@@ -169,6 +179,10 @@ def stock(package, **options):
     return backbones.SwinTransformer(**SIZES, **options)
 
 
+def mmpose():
+    return import_mmpose().SwinTransformer(**SIZES)
+
+
 MMPRETRAIN_ARCH = {"embed_dims": 8, "depths": [2, 2, 1, 1], "num_heads": [1, 2, 4, 8]}
 
 
@@ -209,6 +223,7 @@ CASES = {
     "SwinForMaskedImageModeling": (partial(alone, "SwinForMaskedImageModeling"), MAPS),
     "TimmBackbone": (partial(timm_inside, out_indices=(0, 1, 2, 3)), MAPS),
     "SwinBackbone": (partial(alone, "SwinBackbone"), {}),
+    "MaskFormerSwinModel": (partial(alone, "MaskFormerSwinModel", "MaskFormerSwin"), MAPS),
     "MaskFormerSwinBackbone": (partial(alone, "MaskFormerSwinBackbone", "MaskFormerSwin"), {}),
     "MaskFormer": (maskformer, {}),
     "Mask2Former": (partial(around, "Mask2FormerForUniversalSegmentation", **M2F), {}),
@@ -242,7 +257,7 @@ CASES = {
         partial(around, "UperNetForSemanticSegmentation", "Swinv2", **UPERNET),
         V2 | MAPS,
     ),
-    "DPT, V2": (partial(around, "DPTForDepthEstimation", "Swinv2", **DPT), V2 | MAPS),
+    "DPT, V2": (depth_by_v2, V2 | MAPS),
     # timm, alone and in the wrappers of others
     "timm": (partial(make_timm, "v1"), MAPS),
     "timm, V2": (partial(make_timm, "v2"), V2 | MAPS),
@@ -266,6 +281,7 @@ CASES = {
         POSITIONS,
     ),
     "mmdet, some maps": (partial(stock, "mmdet", out_indices=(1, 3)), {"out_indices": (1, 3)}),
+    "mmpose": (mmpose, {}),
     "mmpretrain": (partial(mmpretrain, **ALL), {}),
     "mmpretrain, positions": (partial(mmpretrain, use_abs_pos_embed=True, **ALL), POSITIONS),
     "mmpretrain, classifier's": (mmpretrain, {"out_indices": (3,)}),
@@ -303,7 +319,7 @@ def maps_of(model, images):
     for name in ("SwinBackbone", "MaskFormerSwinBackbone", "Swinv2Backbone"):
         if name in kinds:
             return kinds[name](images).feature_maps
-    for name in ("SwinModel", "Swinv2Model", "DonutSwinModel"):
+    for name in ("SwinModel", "Swinv2Model", "DonutSwinModel", "MaskFormerSwinModel"):
         if name in kinds:
             encoder = kinds[name]
             return raw_maps(encoder.encoder.layers, partial(encoder, images))

@@ -1,6 +1,7 @@
 """Other libraries' own Swin classes, small and with random weights."""
 
 import importlib
+import importlib.machinery
 import sys
 import types
 from collections.abc import Callable
@@ -58,6 +59,21 @@ def import_mmpretrain():
         return pytest.importorskip("mmpretrain.models.backbones", reason=reason)
     finally:
         sys.path.remove(folder)
+
+
+def import_mmpose():
+    """mmpose's Swin, beside the environment too. The packages around it, which want what is
+    compiled, are names alone."""
+    folder = str(Path(sys.prefix) / "peers")
+    spec = importlib.machinery.PathFinder.find_spec("mmpose", [*sys.path, folder])
+    if spec is None:
+        pytest.skip(f"mmpose is not installed (into {folder})")
+    (root,) = spec.submodule_search_locations
+    for parts in ((), ("models",), ("models", "backbones")):
+        package = types.ModuleType(".".join(("mmpose", *parts)))
+        package.__path__ = [str(Path(root, *parts))]
+        sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module("mmpose.models.backbones.swin")
 
 
 def _make_mmpretrain(

@@ -14,6 +14,7 @@ import pkgutil
 import re
 import sys
 import time
+import types
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -148,6 +149,7 @@ def use(torch, swin_backbone, folder):
         if key.startswith("backbone.")
     }
     models["load_state_dict"].load_state_dict(backbone)
+    models |= through_the_hub(swin_backbone, models["create"], folder)
     image = torch.linspace(-1, 1, 3 * 21 * 30).view(1, 3, 21, 30)
     with torch.no_grad():
         found["maps"] = {n: m.eval()(image)[-1].flatten().tolist() for n, m in models.items()}
@@ -188,8 +190,40 @@ def use(torch, swin_backbone, folder):
         ),
         "model": refusal(lambda: swin_backbone.create({"type": "SwinClassifierBackbone"})),
         "images": refusal(lambda: __import__("swin_backbone.images")),
+        "push": refusal(lambda: model.push_to_hub("me/swin")),
+        "hub": refusal(lambda: swin_backbone.SwinBackbone.from_pretrained("me/swin")),
     }
     return found
+
+
+def through_the_hub(swin_backbone, model, folder):
+    """A model's copies of a folder, and of the hub, for which a module stands that has functions of
+    huggingface_hub."""
+    model.save_pretrained(folder / "saved")
+    copies = {"folder": swin_backbone.SwinBackbone.from_pretrained(folder / "saved")}
+    hub, there = types.ModuleType("huggingface_hub"), folder / "hub"
+
+    class Api:
+        def __init__(self, token):
+            pass
+
+        def create_repo(self, name, private, exist_ok):
+            there.mkdir()
+
+        def upload_folder(self, repo_id, folder_path):
+            for path in Path(folder_path).iterdir():
+                (there / path.name).write_bytes(path.read_bytes())
+            return types.SimpleNamespace(commit_url=f"https://hub/{repo_id}")
+
+    hub.HfApi = Api
+    hub.hf_hub_download = lambda name, filename, revision=None: str(there / filename)
+    sys.modules["huggingface_hub"] = hub
+    try:
+        model.push_to_hub("me/swin")
+        copies["hub"] = swin_backbone.SwinBackbone.from_pretrained("me/swin")
+    finally:
+        del sys.modules["huggingface_hub"]
+    return copies
 
 
 def export(torch, model, image, folder):

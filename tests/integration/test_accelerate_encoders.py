@@ -11,7 +11,8 @@ import re
 import pytest
 import torch
 from helpers.errors import relative_error
-from helpers.models_with_swin import CASES, IMAGE, alone, make_case, make_torchvision, maps_of
+from helpers.models_with_swin import IMAGE, alone, make_case, make_torchvision, maps_of
+from helpers.outputs_of_models import MODELS, SIZES, outputs_of, sizes_of
 from helpers.peers import PAIRS, PEERS, make_theirs, randomise
 from helpers.swin_like_the_original import Block, KnowsItsMap, V2Block
 from torch import nn
@@ -21,9 +22,12 @@ from swin_backbone.acceleration.swin import halves
 from swin_backbone.ops import dispatch
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
-SIZES = [(64, 64), (72, 40), (92, 60)]
-#: Models whose blocks are functions of a graph, of which there are no modules to find.
-GRAPHS = ["torchvision, extractor"]
+#: Models and the sizes of images that they take; filled up, one size will do.
+TAKEN = [
+    pytest.param(name, size, marks=pytest.mark.slow if size == SIZES[1] else [])
+    for name in MODELS
+    for size in sizes_of(name)
+]
 #: Names of classes of blocks.
 BLOCK = re.compile("Block|Layer$|Hotter|KnowsItsMap|Scaled")
 
@@ -107,7 +111,7 @@ def test_fused_halves_of_v2_get_the_same_parameters(monkeypatch, name, pretraine
     assert found.count("attention branch") == (4 if name != "mmpretrain" else 0)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in GRAPHS])
+@pytest.mark.parametrize("name", MODELS)
 def test_whole_models_compute_the_same(name):
     model, _ = make_case(name)
     model, fast, report = pair(model)
@@ -118,13 +122,35 @@ def test_whole_models_compute_the_same(name):
     assert operations(maps_of, fast, images).count("attention") == 6
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("name", "size"), TAKEN, ids=str)
+def test_whole_models_give_the_same(name, size, dtype):
+    """Logits, masks, boxes, and the gradients of all parameters.
+
+    In what lies around an encoder a rounding may decide: ReLUs, the best proposals, masks of
+    attention, which pixels are beside a point. In float32 one of three draws has to be free of it.
+    """
+    draws = torch.randn(3 if dtype == torch.float32 else 1, 2, 3, *size, dtype=dtype)
+    model, _ = make_case(name)
+    model, fast, _ = pair(model.to(dtype))
+    run = outputs_of(name)
+    for number, images in enumerate(draws, 1):
+        try:
+            return assert_same(run, model, fast, images)
+        except AssertionError:
+            if number == len(draws):
+                raise
+
+
 def test_models_that_resemble_a_swin_have_its_layers():
     """Super-resolution, and spectrograms."""
     import transformers
 
-    model, fast, report = pair(alone("Swin2SRModel", "Swin2SR").eval())
+    model = alone("Swin2SRModel", "Swin2SR").double().eval()
+    randomise(model)
+    model, fast, report = pair(model)
     assert [len(row.modules) for row in blocks(report) if row.what] == [6]
-    images = torch.randn(1, 3, 16, 24)
+    images = torch.randn(1, 3, 16, 24, dtype=torch.float64)
     assert_same(lambda m, x: [m(x).last_hidden_state], model, fast, images)
     config = transformers.ClapAudioConfig(
         spec_size=64, num_mel_bins=16, window_size=2, patch_embeds_hidden_size=8,
@@ -220,7 +246,9 @@ def test_hooks_inside_a_block_see_what_they_saw(name, version):
 
 def test_hidden_states_and_attentions():
     for kind in ("Swin", "Swinv2", "MaskFormerSwin", "DonutSwin"):
-        model, fast, _ = pair(alone(f"{kind}Model", kind).eval())
+        model = alone(f"{kind}Model", kind).eval()
+        randomise(model)
+        model, fast, _ = pair(model)
         images = torch.randn(1, 3, IMAGE, IMAGE)
         flags = {"output_hidden_states": True, "output_attentions": True}
         with torch.no_grad():
@@ -264,12 +292,41 @@ def test_small_images_change_the_windows_as_they_do_in_transformers():
         assert windows[0] == windows[1]
 
 
+@pytest.mark.parametrize("kind", ["Swin", "DonutSwin"])  # V2 has no always_partition
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("side", [3, 4, 7])
+def test_small_maps_and_always_partition(kind, always, side):
+    """Maps that a shifted window of 4 covers, just covers and does not; it shrinks for good."""
+    model = alone(f"{kind}Model", kind, window_size=4, depths=[2], num_heads=[2]).double().eval()
+    randomise(model)
+    model, fast, _ = pair(model)
+    layers = [one.encoder.layers[0].blocks[1] for one in (model, fast)]
+    tokens = torch.randn(2, side * 5, 8, dtype=torch.float64)
+
+    def run(layer, x):
+        return [layer(x, (side, 5), always_partition=always)[0]]
+
+    results = []
+    for layer in layers:
+        try:
+            results.append(run(layer, tokens)[0])
+        except RuntimeError as error:  # windows of 3 want another table than V1 has
+            results.append(str(error))
+    if isinstance(results[0], str):
+        assert results[0] == results[1]
+    else:
+        assert_same(run, *layers, tokens)
+    sizes = [(layer.window_size, layer.shift_size) for layer in layers]
+    assert sizes[0] == sizes[1] == ((min(side, 4), 2 if side > 4 else 0) if not always else (4, 2))
+
+
 @pytest.mark.parametrize("kind", ["Swin", "Swinv2", "DonutSwin", "MaskFormerSwin"])
 def test_gradient_checkpointing(kind):
-    model, fast, _ = pair(alone(f"{kind}Model", kind).train())
+    """In float64: V2's gradients are so large as it starts that float32 is 3e-5 off itself."""
+    model, fast, _ = pair(alone(f"{kind}Model", kind).double().train())
     for one in (model, fast):
         one.gradient_checkpointing_enable()
-    images = torch.randn(2, 3, IMAGE, IMAGE)
+    images = torch.randn(2, 3, IMAGE, IMAGE, dtype=torch.float64)
     assert_same(lambda m, x: [m(x).last_hidden_state], model, fast, images)
 
 
@@ -284,28 +341,34 @@ def test_checkpointed_blocks_of_openmmlab(package):
     assert_same(lambda m, x: list(m(x)), model, fast, torch.randn(2, 3, 72, 40))
 
 
-@pytest.mark.parametrize("kind", ["Swin", "Swinv2"])
+@pytest.mark.parametrize("kind", ["Swin", "Swinv2", "DonutSwin", "MaskFormerSwin"])
 def test_files_of_transformers(kind, tmp_path):
-    model, fast, _ = pair(alone(f"{kind}Model", kind).eval())
+    model = alone(f"{kind}Model", kind).eval()
+    randomise(model)
+    model, fast, _ = pair(model)
     fast.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval()
     assert list(again.state_dict()) == list(model.state_dict())
     swin_backbone.accelerate(again)
     images = torch.randn(1, 3, IMAGE, IMAGE)
     outputs = [one(images).last_hidden_state for one in (model, fast, again)]
-    assert torch.allclose(outputs[0], outputs[1], atol=1e-5)
-    assert torch.equal(outputs[1], outputs[2])
+    assert relative_error(outputs[1], outputs[0]) <= 1e-5
+    # The file's tensors lie at other multiples of bytes, of which products may round otherwise.
+    assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
+    assert relative_error(outputs[2], outputs[1]) <= 1e-5
 
 
+#: Among them layers of which a class reads the weight alone, so that an adapter does nothing: proj
+#: of torchvision, qkv of timm's and mmpretrain's V2.
 ADAPTED = {
     "SwinModel": ["q_proj", "v_proj"],
     "Swinv2Model": ["query", "value", "dense"],
     "DonutSwinModel": ["query", "dense"],
     "timm": ["qkv", "fc1"],
     "timm, V2": ["qkv", "proj"],
-    "torchvision": ["proj"],
+    "torchvision": ["proj", "mlp.0"],
     "mmseg": ["qkv", "proj"],
-    "mmpretrain, V2": ["qkv"],
+    "mmpretrain, V2": ["qkv", "proj"],
 }
 
 
@@ -328,6 +391,30 @@ def test_adapters(name, before):
     learns = [n for n, p in fast.named_parameters() if p.requires_grad]
     assert learns
     assert all("lora" in n for n in learns)
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_adapters_learn(name):
+    """Steps of an optimizer, in float64: the same adapters, and other weights as they were."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = peft.LoraConfig(target_modules=ADAPTED[name], r=2, init_lora_weights=False)
+    model = peft.inject_adapter_in_model(config, make_case(name)[0]).double()
+    model, fast, _ = pair(model)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    images = torch.randn(2, 3, IMAGE, IMAGE, dtype=torch.float64)
+    for one in (model, fast):
+        optimizer = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], lr=1e-3)
+        for _ in range(3):
+            optimizer.zero_grad()
+            sum(m.square().mean() for m in maps_of(one, images)).backward()
+            optimizer.step()
+    learnt = [n for n, p in model.named_parameters() if p.grad is not None]
+    assert learnt
+    assert all("lora" in n for n in learnt)
+    parameters = dict(model.named_parameters())
+    for key, parameter in fast.named_parameters():
+        assert torch.equal(parameter, before[key]) == (key not in learnt), key
+        torch.testing.assert_close(parameter, parameters[key], rtol=1e-9, atol=1e-9, msg=key)
 
 
 def test_a_class_that_computes_something_else_is_left_alone():

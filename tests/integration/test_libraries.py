@@ -1,6 +1,7 @@
 """Our backbone in folders, and among the models of transformers and timm."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,16 @@ IMAGES = torch.randn(1, 3, 52, 40)
 def same(ours, theirs):
     ours, theirs = list(ours), list(theirs)
     return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
+
+def near(ours, theirs):
+    """Of transformers, which computes with a file's tensors where they lie in it: at addresses that
+    are no multiples of 64 bytes convolutions and products may round otherwise."""
+    torch.testing.assert_close(list(ours), list(theirs), rtol=1e-5, atol=1e-5)
+
+
+def weights(model):
+    return model.state_dict().values()
 
 
 @pytest.mark.parametrize(
@@ -139,11 +150,12 @@ def test_transformers_reads_the_folder_and_writes_one(tmp_path):
     model = small(version="v2")
     model.save_pretrained(tmp_path / "ours")
     backbone = SwinBackboneModel.from_pretrained(tmp_path / "ours").eval()
-    assert same(backbone(IMAGES).feature_maps, model(IMAGES))
+    assert same(weights(backbone), weights(model))
+    near(backbone(IMAGES).feature_maps, model(IMAGES))
     assert backbone.channels == [16, 32, 64, 128]
     some = SwinBackboneModel.from_pretrained(tmp_path / "ours", out_features=["stage2", "stage4"])
-    assert same(some.eval()(IMAGES).feature_maps, model(IMAGES)[1::2])
-    assert same(some(IMAGES, return_dict=False)[0], model(IMAGES)[1::2])
+    near(some.eval()(IMAGES).feature_maps, model(IMAGES)[1::2])
+    near(some(IMAGES, return_dict=False)[0], model(IMAGES)[1::2])
     some.save_pretrained(tmp_path / "theirs")
     again = SwinBackbone.from_pretrained(tmp_path / "theirs")
     assert same(again(IMAGES), model(IMAGES)[1::2])
@@ -169,7 +181,9 @@ def test_a_model_of_transformers_takes_it_as_its_backbone(tmp_path):
     model.save_pretrained(tmp_path)
     again = transformers.UperNetForSemanticSegmentation.from_pretrained(tmp_path).eval()
     images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(again(images).logits, model.eval()(images).logits)
+    assert list(again.state_dict()) == list(model.state_dict())
+    assert same(weights(again), weights(model))
+    near(again(images).logits, model.eval()(images).logits)
 
 
 def test_timm_makes_it_by_name(tmp_path):
@@ -263,5 +277,8 @@ def test_the_command_prints_the_report(tmp_path, capsys):
     assert "encoder.layers.0.blocks.0 and 5 more (SwinLayer)" in printed
     main([str(tmp_path / "ours")])
     assert "nothing in this model" in capsys.readouterr().out
-    main(["timm:swin_s3_tiny_224"])
-    assert "(SwinTransformerBlock)" in capsys.readouterr().out
+    main(["timm:swin_base_patch4_window7_224"])
+    printed = capsys.readouterr().out
+    assert "(SwinTransformerBlock)" in printed
+    if not torch.cuda.is_available():  # on a card it says other things
+        assert printed in (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()

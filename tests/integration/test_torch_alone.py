@@ -54,7 +54,7 @@ def test_nothing_foreign_is_imported(found):
     assert not {"mmengine", "cv2", "PIL", "torchvision"} & set(found["foreign afterwards"])
 
 
-@pytest.mark.parametrize("way", ["init_cfg", "create", "load_state_dict"])
+@pytest.mark.parametrize("way", ["init_cfg", "create", "load_state_dict", "folder", "hub"])
 def test_checkpoints_of_runs_load(found, trained, way):
     image = torch.linspace(-1, 1, 3 * 21 * 30).view(1, 3, 21, 30)
     with torch.no_grad():
@@ -92,6 +92,8 @@ def test_names_conversion_features_and_export(found):
         ("address", ["ModuleNotFoundError", "torchvision://swin_t", "mmengine", "[onedl]"]),
         ("init type", ["ValueError", "elsewhere.Pretrained"]),
         ("model", ["ValueError", "SwinClassifierBackbone"]),
+        ("push", ["ModuleNotFoundError", "huggingface_hub", "swin-backbone[hub]"]),
+        ("hub", ["ModuleNotFoundError", "huggingface_hub", "swin-backbone[hub]"]),
         ("images", ["ModuleNotFoundError", "cv2", "swin-backbone[images]"]),
     ],
 )

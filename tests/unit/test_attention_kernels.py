@@ -37,6 +37,14 @@ def test_float32_agrees_with_float64_reference(size, window_size, shift_size):
     assert_small(kernels, 1e-5)
 
 
+@pytest.mark.parametrize("cosine", [False, True])
+def test_oblong_windows_that_are_shifted_both_ways(cosine):
+    kernels, _ = compare(
+        (7, 11), (5, 9), (2, 4), torch.float32, heads=1, batch=1, cosine=cosine, draws=2
+    )
+    assert_small(kernels[:4], 1e-5)
+
+
 @pytest.mark.parametrize(("window_size", "shift_size"), LARGE_WINDOWS)
 @pytest.mark.parametrize("cosine", [False, True])
 def test_windows_larger_than_what_is_on_chip(window_size, shift_size, cosine):

@@ -36,7 +36,7 @@ def compare(module, dtype):
     factors, numbers = [], []
     for run in (lambda: path_scale(module, x), lambda: module(x.new_ones(200, 1, 1))):
         torch.manual_seed(0)
-        factors.append(run().flatten().float())
+        factors.append(run().flatten().double())
         numbers.append(torch.rand(1))
     assert factors[1].unique().numel() == 2
     assert torch.allclose(*factors, rtol=torch.finfo(dtype).eps)

@@ -76,6 +76,17 @@ def test_nms(device, dtype, offset):
     torch.testing.assert_close(found.cpu(), torch.cat([boxes, scores[:, None]], 1)[expected])
 
 
+@on_devices
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_nms_compares_with_a_threshold_in_float32(device, tenths):
+    """As mmcv's compiled op does, on a CPU too: an overlap of 3/10 is not above 0.3."""
+    boxes = torch.tensor([[0, 0, 10, 1], [0, 0, tenths, 1.0]], device=device)
+    scores, threshold = torch.tensor([0.9, 0.8], device=device), torch.tensor(tenths / 10)
+    assert len(suppression.nms(boxes, scores, tenths / 10, 0)) == 2
+    below = threshold.nextafter(torch.tensor(0.0)).item()
+    assert len(suppression.nms(boxes, scores, below, 0)) == 1
+
+
 @without_ops
 def test_nms_options_that_mmdet_uses():
     boxes, scores = random_boxes(40), torch.rand(40)

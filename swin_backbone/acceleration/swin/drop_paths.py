@@ -25,8 +25,8 @@ def knows_drop_path(module: nn.Module) -> bool:
 
 
 def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
-    """(B,) float32, what a library's own module multiplies the branch of each image with, from the
-    same random numbers; ``None`` for 1."""
+    """(B,) float32, or float64 for such ``x``, what a library's own module multiplies the branch of
+    each image with, from the same random numbers; ``None`` for 1."""
     rate = getattr(drop_path, "drop_prob", getattr(drop_path, "p", 0.0))
     if not (drop_path.training and rate):
         return None
@@ -39,7 +39,8 @@ def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
 
 
 def _by_module(drop_path: nn.Module, one: Tensor, images: int) -> Tensor:
-    return drop_path(one.expand(images, 1, 1)).flatten().float()
+    scale = drop_path(one.expand(images, 1, 1)).flatten()
+    return scale if scale.dtype == torch.float64 else scale.float()
 
 
 def _bernoulli(keep: float, images: int, dtype: torch.dtype, device: torch.device) -> Tensor:

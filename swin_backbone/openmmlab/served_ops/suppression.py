@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
+from ...ops.suppression import nearest_float32
 from .common import at_least_float32, torchvision_ops
 from .overlaps import overlaps, rotated_overlaps
 
@@ -22,7 +23,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Args:
         boxes: (N, 4), as x1, y1, x2, y2.
         scores: (N,).
-        iou_threshold: intersection over union above which the worse box goes.
+        iou_threshold: intersection over union above which the worse box goes. mmcv has it in
+            float32, also on a CPU, where torchvision compares with a float64.
         offset: 1 if x2 and y2 are the last pixels of a box, 0 if they are its borders.
 
     Returns:
@@ -33,7 +35,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1)
     if ops.dispatch.suppression(boxes) == "triton":
         return ops.non_maximum_suppression(boxes, scores, iou_threshold)
-    return torchvision_ops().nms(boxes, at_least_float32(scores), iou_threshold)
+    threshold = nearest_float32(iou_threshold).item()
+    return torchvision_ops().nms(boxes, at_least_float32(scores), threshold)
 
 
 def softnms(
