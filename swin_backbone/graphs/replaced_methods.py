@@ -18,12 +18,12 @@ class ReplacedMethod:
         run: takes its arguments, without the module.
 
     Attributes:
-        name: as given.
+        name, run: as given.
         function: the method that was there before, bound.
     """
 
     def __init__(self, module: nn.Module, name: str, run: Callable):
-        self.name, self.function = name, getattr(module, name)
+        self.name, self.run, self.function = name, run, getattr(module, name)
         self._module, self._had = module, module.__dict__.get(name)
         module.__dict__[name] = MethodType(self._method(run), module)
 
@@ -50,3 +50,9 @@ class ReplacedMethod:
 def is_replaced(module: nn.Module, name: str) -> bool:
     """Whether graphs run in the place of a method."""
     return hasattr(module.__dict__.get(name), "replaced")
+
+
+def run_instead(model: nn.Module) -> list[Callable]:
+    """What runs in the places of methods of a model's modules."""
+    methods = [method for module in model.modules() for method in module.__dict__.values()]
+    return [method.replaced.run for method in methods if hasattr(method, "replaced")]
