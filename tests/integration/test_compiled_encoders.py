@@ -5,18 +5,23 @@ all ways of an encoder may differ in.
 """
 
 import copy
+import re
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from helpers import compiled_steps as steps
 from helpers.errors import relative_error
+from helpers.graph_recorders import RunsAgain
 from helpers.models_with_swin import IMAGE, make_case
 from helpers.peers import PEERS, make_theirs
 from helpers.pretended_gpu import move, pretended_gpu
 from torch import nn
 
 import swin_backbone
+from swin_backbone.acceleration import graphed_encoders
+from swin_backbone.graphs import graph_backbone
 
 SIZES = {"embed_dims": 32, "depths": (2, 1), "num_heads": (1, 2), "window_size": 2}
 PAIRS = [
@@ -37,8 +42,8 @@ def nothing_compiled():
     torch._dynamo.reset()
 
 
-def make(name, version="v1", size=16, drop_path=0.0):
-    model = make_theirs(name, version, image_size=size, **SIZES)
+def make(name, version="v1", drop_path=0.0, **sizes):
+    model = make_theirs(name, version, image_size=16, **{**SIZES, **sizes})
     for module in model.modules():
         if hasattr(module, "drop_prob"):
             module.drop_prob = drop_path
@@ -160,10 +165,17 @@ def freeze(block):
     block.mlp.fc1.weight.requires_grad_(False)
 
 
-CHANGES = [put_another_layer, hook_a_layer, exchange_attention, give_a_forward]
+CHANGES = [exchange_attention, give_a_forward]
 CHANGES += [
     pytest.param(change, marks=pytest.mark.slow)
-    for change in (change_eps, hook_the_block, change_the_windows, freeze)
+    for change in (
+        put_another_layer,
+        hook_a_layer,
+        change_eps,
+        hook_the_block,
+        change_the_windows,
+        freeze,
+    )  # fmt: skip
 ]
 
 
@@ -202,6 +214,48 @@ def test_reverted_and_accelerated_again():
     assert relative_error(found[1], found[0]) <= 1e-10
 
 
+def test_cuda_graphs_step_aside(monkeypatch):
+    """A compiled model is one graph of torch.compile's, and none is recorded."""
+    recorders = []
+
+    def record_on(device):
+        recorders.append(RunsAgain())
+        return recorders[-1]
+
+    graph = partial(graph_backbone, record_on=record_on)
+    monkeypatch.setattr(graphed_encoders, "graph_backbone", graph)
+    model = make_theirs("transformers", "v1", image_size=16, **SIZES)
+    swin_backbone.accelerate(model, graphs=True, pools=False, channels_last=False)
+    call = torch.compile(model, backend="eager", fullgraph=True)
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        for run, count in [(call, 0), (call, 0), (call, 0), (model, 0), (model, 1)]:
+            run(images)
+            assert [recorder.recorded for recorder in recorders] == [count]
+
+
+@pytest.mark.slow  # two models of every library
+@pytest.mark.parametrize(("name", "version"), PAIRS)
+def test_blocks_that_are_compiled_one_by_one(name, version):
+    """Blocks of the same sizes share graphs, as those of the untouched model do."""
+    images, found = torch.randn(1, 3, 16, 16), []
+    fast = make(name, version, depths=(4, 1))
+    plain = copy.deepcopy(fast)
+    for module in plain.modules():
+        module.__dict__.pop("forward", None)
+    for model in (plain, fast):
+        torch._dynamo.reset()
+        graphs = steps.CompileCounterWithBackend("eager")
+        for module in model.modules():
+            if re.search("Block|SwinLayer|Swinv2Layer", type(module).__name__):
+                module.compile(backend=graphs)
+        with torch.no_grad():
+            PEERS[name].maps(model, images)
+        found.append(graphs.frame_count)
+    assert 0 < found[1] <= found[0]
+
+
+@pytest.mark.slow  # compiles what it recomputes, too
 def test_blocks_that_recompute():
     """transformers' gradient checkpointing: the same gradients, in one graph."""
     model = make("transformers", drop_path=0.0).double().train()

@@ -248,7 +248,7 @@ def give_a_forward(layer):
     layer.forward = lambda x: x
 
 
-#: Hooks of all modules are not among them: graphs of torch.compile do without those that come later.
+#: Hooks of all modules are not among them: torch.compile's graphs do without later ones.
 LATER = {
     "own forward": give_a_forward,
     "compiled": lambda layer: layer.compile(),

@@ -141,9 +141,9 @@ class Cast(NamedTuple):
 
     def find(self, weight: Tensor | None) -> Tensor | None:
         """As :meth:`swin_backbone.ops.LowPrecisionCopies.find`."""
-        for known, copy in self.pairs:
+        for known, low in self.pairs:
             if known is weight:
-                return copy
+                return low
         return None
 
 
