@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from swin_backbone.device_memory import give_back_memory, peak_on_gpu
-from swin_backbone.graphs.graphed_backbones import GraphedBackbone
-from swin_backbone.graphs.replaced_methods import users_of_graphs
+from swin_backbone.graphs import graphed_backbones
 from swin_backbone.inference.timing import Deadline, interleave
 
 Step = Callable[[], object]
@@ -54,14 +53,9 @@ class Runner:
         self.model.zero_grad(set_to_none=True)
 
 
-def graphs_of(model: nn.Module) -> list[GraphedBackbone]:
-    """What replays parts of a model as CUDA graphs."""
-    return [user for user in users_of_graphs(model) if isinstance(user, GraphedBackbone)]
-
-
 def bytes_of_graphs(model: nn.Module) -> int:
-    """Of memory that these hold."""
-    return sum(graphs.bytes_held() for graphs in graphs_of(model))
+    """Of memory that CUDA graphs of parts of a model hold."""
+    return sum(graphs.bytes_held() for graphs in graphed_backbones(model))
 
 
 def take_turns(runners: Sequence[Runner], device: str, repeats: int, deadline: Deadline) -> None:

@@ -3,7 +3,7 @@
 Nothing here knows of any library's models; what a batch is, the caller says.
 """
 
-from .graphed_backbones import GraphedBackbone, graph_backbone
+from .graphed_backbones import GraphedBackbone, graph_backbone, graphed_backbones
 from .graphed_losses import GraphedLosses
 from .predictions import GraphedPredictions, graph_predictions
 from .processes import Agreement, Averaging
@@ -20,4 +20,5 @@ __all__ = [
     "Recorder",
     "graph_backbone",
     "graph_predictions",
+    "graphed_backbones",
 ]

@@ -18,7 +18,7 @@ from .graphed_heads import GraphedHead, StandIns
 from .module_graph import ModuleGraph, Pass
 from .recording import CaptureError, CudaRecorder, Recorder, starts_kernels
 from .refusals import why_not_recorded
-from .replaced_methods import ReplacedMethod, is_replaced
+from .replaced_methods import ReplacedMethod, is_replaced, run_instead
 from .structures import Structure, take_apart
 from .training_state import Signature, modes_of_torch
 
@@ -334,6 +334,12 @@ def graph_backbone(
     if is_replaced(model, replaced):
         raise ValueError(f"model has graphs in {replaced} already: revert them first")
     return GraphedBackbone(model, most_shapes, record_on, say, head, stand_ins, method)
+
+
+def graphed_backbones(model: nn.Module) -> list[GraphedBackbone]:
+    """What :func:`graph_backbone` did to a model and to modules in it."""
+    owners = [getattr(run, "__self__", None) for run in run_instead(model)]
+    return [owner for owner in owners if isinstance(owner, GraphedBackbone)]
 
 
 def _circumstances(tensors: Sequence[Tensor], learns: bool) -> tuple:

@@ -18,13 +18,12 @@ class ReplacedMethod:
         run: takes its arguments, without the module.
 
     Attributes:
-        name: as given.
+        name, run: as given.
         function: the method that was there before, bound.
-        run: as given.
     """
 
     def __init__(self, module: nn.Module, name: str, run: Callable):
-        self.name, self.function, self.run = name, getattr(module, name), run
+        self.name, self.run, self.function = name, run, getattr(module, name)
         self._module, self._had = module, module.__dict__.get(name)
         module.__dict__[name] = MethodType(self._method(run), module)
 
@@ -48,13 +47,12 @@ class ReplacedMethod:
                 own[self.name] = self._had
 
 
-def users_of_graphs(model: nn.Module) -> list:
-    """Objects whose methods run in the place of methods of a model's modules."""
-    methods = [method for module in model.modules() for method in vars(module).values()]
-    runs = [method.replaced.run for method in methods if hasattr(method, "replaced")]
-    return [run.__self__ for run in runs if hasattr(run, "__self__")]
-
-
 def is_replaced(module: nn.Module, name: str) -> bool:
     """Whether graphs run in the place of a method."""
     return hasattr(module.__dict__.get(name), "replaced")
+
+
+def run_instead(model: nn.Module) -> list[Callable]:
+    """What runs in the places of methods of a model's modules."""
+    methods = [method for module in model.modules() for method in module.__dict__.values()]
+    return [method.replaced.run for method in methods if hasattr(method, "replaced")]

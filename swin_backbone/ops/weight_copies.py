@@ -56,7 +56,7 @@ class LowPrecisionCopies:
         if self._pairs is None:
             self._pairs = {}
             for group in self._groups:
-                for known, copy in zip(group, _copies_in_a_graph(group, self.dtype), strict=True):
+                for known, copy in zip(group, copies_in_a_graph(group, self.dtype), strict=True):
                     self._pairs.setdefault(tuple(known.shape), []).append((known, copy))
         pairs = [] if weight is None else self._pairs.get(tuple(weight.shape), [])
         for known, copy in pairs:
@@ -74,12 +74,18 @@ def _copies(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
     return views
 
 
-def _copies_in_a_graph(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-    """The same by an operator that compilers leave as it is: they would make it many kernels."""
+def copies_in_a_graph(
+    weights: Sequence[Tensor], dtype: torch.dtype, shapes: Sequence[Tensor] | None = None
+) -> Sequence[Tensor]:
+    """The same by an operator that compilers leave as it is: they would make it many kernels.
+
+    ``shapes``: tensors of the shapes of the copies, one of which may be of several weights.
+    """
     with torch.no_grad():
         flat = triton.casts_op.cast_together([w.detach() for w in weights], dtype)
-        parts = flat.split([w.numel() for w in weights])
-        return [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]
+        shapes = weights if shapes is None else shapes
+        parts = flat.split([one.numel() for one in shapes])
+        return [part.view(one.shape) for part, one in zip(parts, shapes, strict=True)]
 
 
 def in_compute_dtype(
@@ -96,5 +102,5 @@ def cast_weight(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """``weight`` in ``dtype``, without its history; in a graph by an operator that compilers leave
     as it is, as they would make a kernel of it."""
     if weight is not None and torch.compiler.is_compiling() and weight.dtype != dtype:
-        return _copies_in_a_graph([weight], dtype)[0]
+        return copies_in_a_graph([weight], dtype)[0]
     return None if weight is None else weight.detach().to(dtype)

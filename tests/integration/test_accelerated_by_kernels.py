@@ -1,19 +1,18 @@
 """What accelerated encoders of other libraries do on a GPU: there, or in Triton's interpreter."""
 
 import copy
-import importlib
 import pickle
 from collections import Counter
 
 import pytest
 import torch
+from helpers.encoders_by_kernels import take_kernels
 from helpers.errors import relative_error
 from helpers.peers import PEERS, make_theirs
 from helpers.triton_kernels import DEVICE  # skips where none can run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import swin_backbone
-from swin_backbone.ops import dispatch
 
 SIZES = {"embed_dims": 32, "depths": (2, 1), "num_heads": (1, 2), "window_size": 2}
 IMAGE = 16
@@ -23,37 +22,11 @@ LIBRARIES = [
     "transformers",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("mmseg", "timm", "torchvision")),
 ]
-ON_GPU = ["encoder_norms", "halves", "patch_embeddings", "patch_mergings", "transformers_stages"]
 
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
-    if DEVICE == "cuda":
-        return
-    for name in ON_GPU:
-        module = importlib.import_module(f"swin_backbone.acceleration.swin.{name}")
-        monkeypatch.setattr(module, "on_gpu", is_for_kernels)
-    for name, index in WAYS.items():
-        monkeypatch.setattr(dispatch, name, by_kernels(getattr(dispatch, name), index))
-
-
-#: Questions of which way, and which of their arguments is the tensor.
-WAYS = {"why_not_fused": 0, "residual_branch": 1, "post_norm_branch": 1}
-WAYS |= {"layer_norm": 0, "patch_merging": 0}
-
-
-def is_for_kernels(x):
-    return x.dtype != torch.float64  # in which blocks are tried
-
-
-def by_kernels(ask, index):
-    """The question, whose answer for the CPU is that of a GPU."""
-    answer = None if ask is dispatch.why_not_fused else "triton"
-
-    def asked(*arguments, **options):
-        return answer if is_for_kernels(arguments[index]) else ask(*arguments, **options)
-
-    return asked
+    take_kernels(monkeypatch)
 
 
 def make(name, version="v1", **options):

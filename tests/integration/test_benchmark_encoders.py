@@ -3,9 +3,14 @@
 import csv
 import sys
 import time
+from functools import partial
 
 import pytest
+from helpers.graph_recorders import RunsAgain
 from helpers.paths import ROOT
+
+from swin_backbone.acceleration import graphed_encoders
+from swin_backbone.graphs import graph_backbone
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("timm", reason="timm is not installed")
@@ -49,6 +54,48 @@ def test_what_fails_is_a_row(benchmark, tmp_path, monkeypatch):
     monkeypatch.setitem(benchmark.CASES, "timm-B", benchmark.Case(fails, 1, 64))
     rows = run(benchmark, tmp_path, "--cases", "timm-B", "backbone-T", "--modes", "forward")
     assert [row["reason"] for row in rows] == ["RuntimeError: no such model"] * 2 + [""] * 2
+
+
+@pytest.fixture
+def recorders(monkeypatch):
+    """Of graphs that are recorded on a CPU, too."""
+    made = []
+
+    def record_on(device):
+        made.append(RunsAgain())
+        return made[-1]
+
+    graph = partial(graph_backbone, record_on=record_on)
+    monkeypatch.setattr(graphed_encoders, "graph_backbone", graph)
+    return made
+
+
+@pytest.mark.parametrize("case", ["backbone-T", "classifier-B"])
+def test_graphs_that_are_replayed_are_found(benchmark, tmp_path, recorders, case):
+    """Of a backbone, and of one in a model."""
+    size = "64" if case == "backbone-T" else "224"  # the smallest that it takes
+    rows = run(benchmark, tmp_path, "--cases", case, "--ways", "graphs", "--size", size)
+    assert [bool(row["ms"]) for row in rows] == [True, True], rows
+    assert [recorder.recorded > 0 < recorder.replays for recorder in recorders] == [True] * 2
+
+
+def test_graphs_that_are_not_there_are_a_reason(benchmark, tmp_path, recorders, monkeypatch):
+    """None on this device; and none of calls that were too few, of a shape each."""
+    monkeypatch.setattr(benchmark, "WARM_UP", 1)
+    few = run(benchmark, tmp_path, "--cases", "backbone-T", "--ways", "graphs")
+    assert ["nothing was captured" in row["reason"] for row in few] == [True, True]
+    monkeypatch.undo()
+    small = (16, [1, 1, 1, 1], [1, 2, 4, 8])
+    monkeypatch.setitem(benchmark.SIZES, "T", small)
+    none = run(benchmark, tmp_path, "--cases", "backbone-T", "--ways", "graphs")
+    assert ["graphs are CUDA's" in row["reason"] for row in none] == [True, True]
+
+
+@pytest.mark.slow  # a minute of inductor
+def test_both_ways_that_are_compiled(benchmark, tmp_path):
+    ways = ["--ways", "compiled", "accelerated-compiled", "--modes", "train"]
+    rows = run(benchmark, tmp_path, "--cases", "backbone-T", *ways)
+    assert all(float(row["ms"]) > 0 and not row["reason"] for row in rows)
 
 
 def test_the_time_limit_breaks_off_what_runs(benchmark, tmp_path, monkeypatch):

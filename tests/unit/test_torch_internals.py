@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from swin_backbone.ops import torch_internals
-from swin_backbone.ops.torch_internals import choosing
+from swin_backbone.ops.torch_internals import choosing, module_contents
 
 MODES = "torch.utils._python_dispatch._get_current_dispatch_mode_stack"
 STACK = "torch._C._len_torch_dispatch_stack"
@@ -242,6 +242,43 @@ def test_which_modules_are_themselves(without, missing):
     modules, _ = without("module_contents", missing)
     assert modules.is_itself(nn.Linear(2, 2), nn.Linear) == (not missing)
     assert not any(modules.is_itself(layer, nn.Linear) for layer in touched())
+
+
+def give_a_forward(layer):
+    layer.forward = lambda x: x
+
+
+#: Hooks of all modules are not among them: torch.compile's graphs do without later ones.
+LATER = {
+    "own forward": give_a_forward,
+    "compiled": lambda layer: layer.compile(),
+    **{
+        f"{way} hook": lambda layer, way=way: getattr(layer, f"register_{way}_hook")(
+            lambda *_: None
+        )
+        for way in ("forward", "forward_pre", "full_backward", "full_backward_pre")
+    },
+}
+
+
+@pytest.mark.parametrize("change", LATER.values(), ids=LATER)
+def test_what_comes_to_a_module_later_makes_a_graph_anew(change):
+    """A graph that took a layer's parameters asks again once it is more than they are."""
+    torch._dynamo.reset()
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return x + module_contents.is_bare(self.layer, nn.Linear)
+
+    model, x = Model(), torch.zeros(1)
+    compiled = torch.compile(model, backend="eager")
+    assert compiled(x) == 1
+    change(model.layer)
+    assert compiled(x) == model(x) == 0
 
 
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "backward", "backward_pre"])

@@ -27,8 +27,10 @@ def knows_drop_path(module: nn.Module) -> bool:
 def path_scale(drop_path: nn.Module, x: Tensor) -> Tensor | None:
     """(B,) float32, or float64 for such ``x``, what a library's own module multiplies the branch of
     each image with, from the same random numbers; ``None`` for 1."""
+    if not drop_path.training:  # first: a graph of predictions then serves blocks of any rate
+        return None
     rate = getattr(drop_path, "drop_prob", getattr(drop_path, "p", 0.0))
-    if not (drop_path.training and rate):
+    if not rate:
         return None
     if torch.compiler.is_compiling():
         return _by_module(drop_path, x.new_ones(1), len(x))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +61,15 @@ def _is_joined(attention: nn.Module) -> bool:
     return "q_proj" in children(attention)
 
 
-@lru_cache(maxsize=64)
+#: A dictionary, as torch.compile looks up what is in one, and traces what a cache remembers.
+_ARGUMENTS: dict[type, tuple[str, ...]] = {}
+
+
 def _arguments(kind: type) -> tuple[str, ...]:
     """Names of the arguments of a layer's own ``forward``."""
-    return tuple(inspect.signature(inspect.unwrap(kind.forward)).parameters)[1:]
+    if kind not in _ARGUMENTS:
+        _ARGUMENTS[kind] = tuple(inspect.signature(inspect.unwrap(kind.forward)).parameters)[1:]
+    return _ARGUMENTS[kind]
 
 
 def forward(layer: nn.Module, hidden_states: Tensor, *arguments, **options):

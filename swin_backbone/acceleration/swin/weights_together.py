@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...ops import LinearParameters, compute_dtype
 from ...ops.torch_internals.tensor_views import copy_all, version_of, views_like
+from ...ops.weight_copies import copies_in_a_graph
 from ..rewrite import Undo
 
 _PLACE = "_swin_backbone_place"
@@ -128,19 +129,22 @@ class Cast(NamedTuple):
     """Copies of a block's weights, as operations look them up: by the parameter.
 
     Attributes:
-        projection: to queries, keys and values as one layer, which of three has gradients but no
-            numbers of its own.
+        projection: to queries, keys and values as one layer, which of three has gradients but,
+            unless it is compiled, no numbers of its own.
         dtype: of the copies.
-        copies: by the identity of the parameter.
+        pairs: parameters, and their copies.
     """
 
     projection: LinearParameters
     dtype: torch.dtype
-    copies: dict[int, Tensor]
+    pairs: list[tuple[Tensor, Tensor]]
 
     def find(self, weight: Tensor | None) -> Tensor | None:
         """As :meth:`swin_backbone.ops.LowPrecisionCopies.find`."""
-        return self.copies.get(id(weight))
+        for known, low in self.pairs:
+            if known is weight:
+                return low
+        return None
 
 
 def cast_weights(
@@ -164,24 +168,34 @@ def cast_weights(
     weights = [layer.weight for layer in projections]
     biases = [layer.bias for layer in projections if layer.bias is not None]
     wanted = (*weights, *biases, *(layer.weight for layer in others))
-    if torch.compiler.is_compiling() or len(biases) not in (0, len(weights)):
+    if len(biases) not in (0, len(weights)):
         return None
     first = wanted[0]
     for weight in wanted:
         alike = type(weight) is nn.Parameter and weight.dtype == first.dtype != dtype
         if not alike or weight.device != first.device:
             return None
+    compiled = torch.compiler.is_compiling()
+    together = _below_each_other if compiled else _stand_ins
     joint = LinearParameters(weights[0], biases[0] if biases else None)
     if len(weights) > 1:
-        stand_ins = _stand_ins(len(weights), *weights, *biases)
-        joint = LinearParameters(stand_ins[0], stand_ins[1] if biases else None)
+        parts = together(len(weights), *weights, *biases)
+        joint = LinearParameters(parts[0], parts[1] if biases else None)
     shapes = (*joint[: 1 + bool(biases)], *(layer.weight for layer in others))
     place = block.__dict__.get(_PLACE)
-    if place is None:
+    if compiled:
+        # A graph cannot leave copies to other blocks, nor be sure of what was cast before it.
+        copies = copies_in_a_graph(wanted, dtype, shapes)
+    elif place is None:
         copies = _cast([Used(wanted, shapes)], dtype)[0]
     else:
         copies = place.fellows.copies(place.number, Used(wanted, shapes), dtype)
-    return Cast(joint, dtype, dict(zip(map(id, shapes), copies, strict=True)))
+    return Cast(joint, dtype, list(zip(shapes, copies, strict=True)))
+
+
+def _below_each_other(count: int, *parts: Tensor) -> Tensors:
+    """Each ``count`` parts as one tensor, which passes gradients on to them."""
+    return tuple(torch.cat(parts[i : i + count]) for i in range(0, len(parts), count))
 
 
 def _stand_ins(count: int, *parts: Tensor) -> Tensors:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
@@ -152,7 +153,14 @@ def _is_itself(module: nn.Module, kind: type[nn.Module]) -> bool:
         or own["_backward_pre_hooks"]
         or ("forward" in own and getattr(own["forward"], STANDS_FOR, None) is not kind.forward)
         or "_compiled_call_impl" in own  # of nn.Module.compile
+        or (torch.compiler.is_compiling() and _is_replaced(module))
     )
+
+
+def _is_replaced(module: nn.Module) -> bool:
+    """The last two of :func:`_is_itself` for torch.compile: a graph is made anew where an attribute
+    that was asked for is another one, not where a dictionary gets a name that it had not."""
+    return not hasattr(module, "forward") or module._compiled_call_impl is not None
 
 
 def _sees_hooks(_: object) -> bool:
