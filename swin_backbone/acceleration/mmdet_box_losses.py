@@ -90,5 +90,4 @@ REWRITE = Rewrite(
     finds,
     why_not,
     apply,
-    unproven=True,
 )

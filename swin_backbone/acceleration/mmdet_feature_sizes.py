@@ -193,5 +193,10 @@ def _proposals(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[
 
 
 REWRITE = Rewrite(
-    "feature_sizes", "sizes of maps as numbers, so that nothing waits", finds, why_not, apply
+    "feature_sizes",
+    "sizes of maps as numbers, so that nothing waits",
+    finds,
+    why_not,
+    apply,
+    unproven=True,
 )

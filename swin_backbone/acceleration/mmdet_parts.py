@@ -26,7 +26,6 @@ def rewrite_of_parts(
     method: str,
     function: Callable,
     also: tuple[str, ...] = (),
-    unproven: bool = False,
 ) -> Rewrite:
     """A rewrite that gives such objects another method.
 
@@ -38,7 +37,6 @@ def rewrite_of_parts(
         method: that is replaced.
         function: what takes its place.
         also: other methods that it stands for, which must be the class's.
-        unproven: as of a :class:`Rewrite`.
     """
 
     def parts(module: nn.Module) -> list:
@@ -64,4 +62,4 @@ def rewrite_of_parts(
 
         return undo
 
-    return Rewrite(name, what, finds, why_not, apply, unproven)
+    return Rewrite(name, what, finds, why_not, apply)

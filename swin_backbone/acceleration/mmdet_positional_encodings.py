@@ -97,6 +97,7 @@ REWRITE = Rewrite(
     finds,
     why_not,
     apply,
+    unproven=True,
 )
 HEADS = Rewrite(
     "positional_encodings",
@@ -104,4 +105,5 @@ HEADS = Rewrite(
     _finds_head,
     _why_not_head,
     _apply_to_head,
+    unproven=True,
 )

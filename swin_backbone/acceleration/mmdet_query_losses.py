@@ -326,5 +326,10 @@ def _of_layers(layers: Sequence[list[Tensor]], prefix: str) -> dict[str, Tensor]
 
 
 REWRITE = Rewrite(
-    "query_losses", "losses of all layers together, matched with one wait", finds, why_not, apply
+    "query_losses",
+    "losses of all layers together, matched with one wait",
+    finds,
+    why_not,
+    apply,
+    unproven=True,
 )

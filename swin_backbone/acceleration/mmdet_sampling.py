@@ -112,5 +112,4 @@ REWRITE = rewrite_of_parts(
     "sample",
     sample,
     also=("_sample_pos", "_sample_neg"),
-    unproven=True,
 )

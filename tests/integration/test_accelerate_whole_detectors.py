@@ -100,6 +100,7 @@ def test_losses_are_those_of_the_stock_model(name, device, monkeypatch):
     that there the stock sampler stays. DINO's points lie where its maps have kinks, and a rounding
     may put one on the other side: a few gradients then differ, by a hundredth of what all are."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     stock = build(name).train().to(device)
     task = Task(name, 2, "train", (64, 96))
     images, samples = torch.randn(2, 3, 64, 96, device=device), detectors.draw_samples(task, device)
@@ -220,7 +221,6 @@ def test_the_region_proposal_network_shares_ground_truth():
 @pytest.mark.parametrize(("switches", "ahead"), [({}, True), ({"mask_targets": False}, False)])
 def test_masks_are_copied_while_the_backbone_is_computed(monkeypatch, switches, ahead, device):
     """Once each, before anything is drawn, which waits; nobody holds them afterwards."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     model = build("mask-rcnn").train().to(device)
     swin_backbone.accelerate(model, **switches)
     images = torch.randn(2, 3, 64, 96, device=device)

@@ -7,7 +7,6 @@ import torch
 from helpers.waits import waits
 
 import swin_backbone  # lets mmcv.ops import
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 
@@ -19,12 +18,6 @@ from mmengine.registry import DefaultScope
 
 CLASSES = 5
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-@pytest.fixture(autouse=True)
-def on_request(monkeypatch):
-    """What no card has measured yet is asked for."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
 def head_of(**options):

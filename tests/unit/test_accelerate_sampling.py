@@ -7,7 +7,6 @@ import torch
 from helpers.waits import waits
 
 import swin_backbone  # lets mmcv.ops import
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 
@@ -26,12 +25,6 @@ FIELDS = (
     "pos_gt_labels", "pos_gt_bboxes",
 )  # fmt: skip
 NUMBERS = ("num_pos", "num_neg", "num_gts", "avg_factor")
-
-
-@pytest.fixture(autouse=True)
-def on_request(monkeypatch):
-    """What no card has measured yet is asked for."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
