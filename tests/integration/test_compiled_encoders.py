@@ -175,7 +175,7 @@ CHANGES += [
         hook_the_block,
         change_the_windows,
         freeze,
-    )  # fmt: skip
+    )
 ]
 
 
