@@ -6,7 +6,7 @@ methods call copies of mmcv's functions, in which a call with such a tensor is a
 that serves a mmcv without compiled ops, or else, as autocast has it for ops that need float32, by
 the compiled op in float32. Other calls are the compiled op's, as they were.
 
-Read in the sources of mmcv 2.1.0 (classic line) and onedl-mmcv 2.3.6.
+Read in the sources of onedl-mmcv 2.3.6; other releases are taken to be alike.
 """
 
 from __future__ import annotations

@@ -87,6 +87,25 @@ def test_16_bits(dtype):
         torch.testing.assert_close(own.double(), right, rtol=half, atol=3e-5)
 
 
+@pytest.mark.parametrize("impl", ["reference", *(["triton"] if HAS_GPU else [])])
+def test_gradients_of_regions_that_overlap_are_added_in_float32(impl):
+    """And rounded to 16 bits once: half of the last of eight bits, 2e-3, of each."""
+    maps, rois, levels = draw(400)
+    options = {"size": (7, 7), "sampling_ratio": 2}
+    grad = torch.randn(400, 20, 7, 7, device=DEVICE).bfloat16()
+
+    def gradients(dtype, impl):
+        def run(leaves):
+            return ops.roi_align(leaves, rois.float(), levels, SCALES, impl=impl, **options)
+
+        rounded = [x.bfloat16().to(dtype) for x in maps]
+        return with_gradients(run, rounded, grad)[1:]
+
+    exact = gradients(torch.float64, "reference")
+    for found, right in zip(gradients(torch.bfloat16, impl), exact, strict=True):
+        assert relative_error(found, right) < 2.5e-3
+
+
 @both
 def test_of_nothing(impl):
     """No regions, a map without any, and regions that are none."""

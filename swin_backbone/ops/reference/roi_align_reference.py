@@ -24,10 +24,12 @@ def pool_regions(
 ) -> Tensor:
     """Region by region; arguments and result are those of :func:`swin_backbone.ops.roi_align`."""
     dtype = torch.promote_types(maps[0].dtype, torch.float32)
+    # Once for all regions, so that gradients of those that overlap are added up in this dtype.
+    wide = [one.to(dtype) for one in maps]
     pooled = []
     for (image, *box), level in zip(rois.tolist(), levels.tolist(), strict=True):
         x1, y1, x2, y2 = (side * scales[level] - 0.5 * aligned for side in box)
-        found = maps[level][int(image)].to(dtype)
+        found = wide[level][int(image)]
         rows = _parts(y1, y2, size[0], found.shape[1], sampling_ratio, aligned).to(found)
         columns = _parts(x1, x2, size[1], found.shape[2], sampling_ratio, aligned).to(found)
         pooled.append(rows @ found @ columns.T)
