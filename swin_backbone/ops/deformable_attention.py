@@ -152,7 +152,8 @@ def _pairs(shapes, keys: int, levels: int) -> tuple[tuple[int, int], ...] | None
         isinstance(pair, list | tuple) and all(type(n) is int for n in pair) for pair in shapes
     )
     if plain:
-        return _remembered_pairs(tuple(map(tuple, shapes)), keys, levels)
+        check = _numbers if torch.compiler.is_compiling() else _remembered_pairs
+        return check(tuple(map(tuple, shapes)), keys, levels)
     return _numbers(shapes, keys, levels)
 
 
