@@ -152,7 +152,7 @@ def _is_unusual(head: nn.Module, objects: Sequence) -> bool:
     """Whether somebody watches the losses, or boxes are of a class of mmdet's own. Of several
     processes, all find the same, and do not wait for each other in vain."""
     watched = not all(is_bare(getattr(head, name), type(getattr(head, name))) for name in LOSSES)
-    return watched or any(type(one.bboxes) is not Tensor for one in objects)
+    return watched or not all(isinstance(one.bboxes, Tensor) for one in objects)
 
 
 def _precise(values: Tensor) -> Tensor:
