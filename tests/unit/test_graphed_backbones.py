@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from swin_backbone import SwinBackbone, accelerate, explain, graph_backbone
+from swin_backbone.graphs import graphed_backbones
 
 
 class Pyramid(nn.Module):
@@ -122,11 +123,11 @@ def test_a_training_is_the_same_with_and_without(recorders, make, accumulate, cl
     assert (recorders.total("recorded"), recorders.total("replays")) == (4, 14)
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     assert graphs.bytes_held() >= gradients  # which replays fill, where they stay
-    assert runners.graphs_of(model) == [graphs]
+    assert graphed_backbones(model) == [graphs]
     assert runners.bytes_of_graphs(model) == graphs.bytes_held()
     graphs.revert()
     assert graphs.bytes_held() == 0
-    assert not runners.graphs_of(model)
+    assert not graphed_backbones(model)
 
 
 @pytest.mark.parametrize("with_cp", ["reentrant", True])
