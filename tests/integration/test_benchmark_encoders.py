@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 import pytest
+import torch
 from helpers.graph_recorders import RunsAgain
 from helpers.paths import ROOT
 
@@ -91,11 +92,20 @@ def test_graphs_that_are_not_there_are_a_reason(benchmark, tmp_path, recorders, 
     assert ["graphs are CUDA's" in row["reason"] for row in none] == [True, True]
 
 
-@pytest.mark.slow  # a minute of inductor
-def test_both_ways_that_are_compiled(benchmark, tmp_path):
+def test_both_ways_that_are_compiled(benchmark, tmp_path, monkeypatch):
+    """Both are traced; to make code of them takes minutes."""
+    compiled, compile_ = [], torch.compile
+
+    def traced(model):
+        compiled.append(model)
+        return compile_(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
     ways = ["--ways", "compiled", "accelerated-compiled", "--modes", "train"]
     rows = run(benchmark, tmp_path, "--cases", "backbone-T", *ways)
     assert all(float(row["ms"]) > 0 and not row["reason"] for row in rows)
+    own = [any("forward" in vars(part) for part in one.modules()) for one in compiled]
+    assert own == [False, True]
 
 
 def test_the_time_limit_breaks_off_what_runs(benchmark, tmp_path, monkeypatch):
