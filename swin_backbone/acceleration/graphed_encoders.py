@@ -60,25 +60,28 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
     dense heads; where there is none, the smallest module that holds all that is known of Swin
     Transformers."""
     rows, undos = [], []
+
+    def graph(name: str, make: Callable, what: str) -> bool:
+        module = model.get_submodule(name)
+        kind, reason = type(module).__name__, ""
+        try:
+            undos.append(make(module, say=framework().log).revert)
+        except ValueError as error:
+            what, reason = "", str(error)
+        rows.append(Row(NAME, (name,), kind, what, reason))
+        return not reason
+
     for name in _encoders(model):
         module = model.get_submodule(name)
-        kind = type(module).__name__
         head, stand_ins = dense_head(module) or (None, None)
-        try:
-            graphs = graph_backbone(module, say=framework().log, head=head, stand_ins=stand_ins)
-            undos.append(graphs.revert)
-        except ValueError as error:
-            rows.append(Row(NAME, (name,), kind, reason=str(error)))
-            continue
-        rows.append(Row(NAME, (name,), kind, WHAT))
-        if head is not None:
+        make = partial(graph_backbone, head=head, stand_ins=stand_ins)
+        if graph(name, make, WHAT) and head is not None:
             names = (f"{name}.{head}" if name else head,)
             kind = type(module.get_submodule(head)).__name__
             rows.append(Row(NAME, names, kind, WHAT_OF_HEADS))
-    for name, encoder in model.named_modules():
-        if mmdet_feature_sizes.LAYERS in encoder.__dict__:
-            undos.append(graph_layers(encoder, say=framework().log).revert)
-            rows.append(Row(NAME, (name,), type(encoder).__name__, WHAT_OF_LAYERS))
+    for name, module in model.named_modules():
+        if mmdet_feature_sizes.LAYERS in module.__dict__:
+            graph(name, graph_layers, WHAT_OF_LAYERS)
     return rows, undos
 
 

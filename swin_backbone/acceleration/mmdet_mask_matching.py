@@ -19,8 +19,11 @@ from . import mmdet_matching
 def why_not_matched(assigner) -> str | None:
     """Why an assigner's matches are not those of :func:`matched_queries`, or ``None``."""
     reason = mmdet_matching.why_not_matched(assigner, tuple(KINDS))
-    softmax = [cost for cost in assigner.match_costs if not getattr(cost, "use_sigmoid", True)]
-    return reason or ("its costs are of softmax" if softmax else None)
+    if reason is None and not all(
+        getattr(cost, "use_sigmoid", True) for cost in assigner.match_costs
+    ):
+        return "its costs are of softmax"
+    return reason
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..ops.host_copies import copied_to
 from .polygon_masks import Outlines, cut_out, outlines_of, why_no_outlines
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods, why_unproven
 
@@ -79,10 +80,7 @@ def _copied(masks, device: torch.device) -> Tensor | Outlines:
     """Bitmaps (N, H, W) as uint8, or polygons as outlines, on a device."""
     polygons = type(masks) is imported("mmdet.structures.mask", "PolygonMasks")
     host = outlines_of(masks.masks) if polygons else torch.from_numpy(masks.masks)
-    # A copy from memory that the system may move waits for all that the device has to do.
-    if device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True)
+    return copied_to(host, device)
 
 
 def _is_known(masks, soft: bool) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.plain_modules import is_bare
+from ..ops.host_copies import copied_to
 from .mmdet_internals import QUERY_LOSSES
 from .mmdet_matching import matched, why_not_matched
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
@@ -53,9 +54,12 @@ def why_not(head: nn.Module) -> str | None:
             return f"its {name} is {type(loss).__name__}, and none of {', '.join(kinds)}"
         if loss.reduction != "mean":
             return f"its {name} is a {loss.reduction}, and no mean"
-    if any(getattr(cost, "binary_input", False) for cost in head.assigner.match_costs):
+    reason = why_not_matched(head.assigner, COSTS)
+    if reason is None and any(
+        getattr(cost, "binary_input", False) for cost in head.assigner.match_costs
+    ):
         return "its costs are of masks"
-    return why_not_matched(head.assigner, COSTS)
+    return reason
 
 
 def apply(head: nn.Module) -> Undo:
@@ -182,13 +186,7 @@ def _size(meta: dict) -> list[float]:
 
 def _on_device(numbers: object, like: Tensor) -> Tensor:
     """Numbers that the host knows, copied without waiting for the device."""
-    found = torch.as_tensor(numbers, dtype=like.dtype, device="cpu")
-    return _copied(found, like.device)
-
-
-def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-    return pinned.to(device, non_blocking=True)
+    return copied_to(torch.as_tensor(numbers, dtype=like.dtype, device="cpu"), like.device)
 
 
 @torch.no_grad()
@@ -209,7 +207,7 @@ def _matched(
             rows, columns = map(torch.from_numpy, next(found))
             table.append(torch.stack([rows + image * number, columns + first]))
             first += len(one.labels)
-    table = _copied(torch.cat(table, 2), queries.scores.device)
+    table = copied_to(torch.cat(table, 2), queries.scores.device)
     return Pairs(*table, images * number - table.shape[2])
 
 
@@ -234,7 +232,7 @@ def _noised_pairs(counts: Sequence[int], dn_meta: dict, boxes: Tensor) -> Pairs:
         queries.append((image * number + group + own).flatten())
         objects.append((first + own).repeat(groups))
         first += count
-    table = _copied(torch.stack([torch.cat(queries), torch.cat(objects)]), boxes.device)
+    table = copied_to(torch.stack([torch.cat(queries), torch.cat(objects)]), boxes.device)
     return Pairs(*table[:, None].expand(-1, len(boxes), -1), table.shape[1])
 
 
@@ -256,17 +254,22 @@ def _losses(
 def _factors(head: nn.Module, pairs: Sequence[Pairs], device: torch.device) -> list[tuple]:
     """What losses of classes, and those of boxes, are divided by: means over all processes, which
     are asked once."""
-    numbers = [(one.number + one.without * head.bg_cls_weight, one.number) for one in pairs]
+    numbers = [(_counted(head, one), one.number) for one in pairs]
     if imported("mmengine.dist", "get_world_size")() == 1:
         return [(max(classes, 1), max(boxes, 1)) for classes, boxes in numbers]
     reduced = imported("mmdet.utils", "reduce_mean")(
-        _copied(torch.tensor(numbers, dtype=torch.float32, device="cpu"), device)
+        copied_to(torch.tensor(numbers, dtype=torch.float32, device="cpu"), device)
     ).clamp(min=1)
     means = [tuple(one) for one in reduced]
     if head.sync_cls_avg_factor:
         return means
     own = [max(classes, 1) for classes, _ in numbers]
     return [(classes, boxes) for classes, (_, boxes) in zip(own, means, strict=True)]
+
+
+def _counted(head: nn.Module, pairs: Pairs) -> float:
+    """How many queries of a layer count in losses of classes, those without an object in part."""
+    return pairs.number + pairs.without * head.bg_cls_weight
 
 
 def _class_losses(
@@ -283,8 +286,8 @@ def _class_losses(
     )
     losses = losses.sum(1) / (factor + EPS)
     # The stock head has the factor in a tensor of one number, and so the loss, unless it is 1.
-    counted = pairs.number + pairs.without * head.bg_cls_weight >= 1
-    return list(losses[:, None] if head.sync_cls_avg_factor and counted else losses)
+    synchronised = head.sync_cls_avg_factor and _counted(head, pairs) >= 1
+    return list(losses[:, None] if synchronised else losses)
 
 
 def _box_losses(

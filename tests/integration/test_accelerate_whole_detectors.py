@@ -429,6 +429,14 @@ def step(model, images, samples, seed):
     return torch.stack([value.detach() for value in values])
 
 
+def assert_same_gradients(model, stock, atol):
+    """But for the order in which they are added."""
+    for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
+        assert (p.grad is None) == (other.grad is None), name
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=atol, msg=name)
+
+
 def test_a_head_of_proposals_by_the_graph_of_its_maps():
     """Steps, gradients and predictions are those without graphs."""
     model = build("mask-rcnn").train()
@@ -446,9 +454,7 @@ def test_a_head_of_proposals_by_the_graph_of_its_maps():
         torch.manual_seed(seed)
         images, samples = torch.randn(2, 3, 64, 96), detectors.draw_samples(task, "cpu")
         assert torch.equal(*(step(one, images, samples, seed) for one in (model, stock)))
-        for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
-            # Gradients of five levels are added in another order.
-            torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+        assert_same_gradients(model, stock, 1e-6)  # of five levels
     before = len(called)
     step(model, images, samples, 0)
     assert len(called) - before == 5  # a replay, which runs again here, and no more
@@ -485,11 +491,7 @@ def test_a_mask_transformer_by_the_graph_of_its_maps():
         torch.manual_seed(seed)
         images, samples = torch.randn(2, 3, 64, 96), detectors.draw_samples(task, "cpu")
         torch.testing.assert_close(*(step(one, images, samples, seed) for one in (model, stock)))
-        for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
-            assert (p.grad is None) == (other.grad is None), name
-            if p.grad is not None:
-                # Gradients of all layers' results are added in another order.
-                torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+        assert_same_gradients(model, stock, 1e-5)  # of all layers' results
     before = len(called)
     step(model, images, samples, 0)
     assert len(called) - before == 1  # a replay, which runs again here, and no more
@@ -523,10 +525,7 @@ def test_an_encoder_by_the_graph_of_its_layers(padded):
             sample.set_metainfo({"img_shape": (50, 90)})
         losses = [step(one, images, copy.deepcopy(samples), seed) for one in (model, stock)]
         torch.testing.assert_close(*losses)
-        for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
-            assert (p.grad is None) == (other.grad is None), name
-            if p.grad is not None:
-                torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+        assert_same_gradients(model, stock, 1e-5)
     before = len(called)
     step(model, images, copy.deepcopy(samples), 0)
     assert len(called) - before == 1
@@ -554,6 +553,33 @@ def test_an_encoder_in_graphs_is_told_and_given_back():
     assert (
         not {"forward", "run_layers", "get_encoder_reference_points"} & vars(model.encoder).keys()
     )
+
+
+@pytest.mark.parametrize("name", ["mask-rcnn", "dino", "mask2former"])
+def test_what_is_graphed_already_is_told_and_left(name, monkeypatch):
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
+    model = build(name)
+    first = swin_backbone.accelerate(model, graphs=True)
+    second = swin_backbone.accelerate(model, graphs=True)
+    graphed = {row.modules for row in first.replaced if row.rewrite == "graphs"}
+    again = [row for row in second.left if row.rewrite == "graphs"]
+    assert again
+    assert {row.modules for row in again} <= graphed
+    assert all("already" in row.reason for row in again)
+    assert not any(row.rewrite == "graphs" for row in second.replaced)
+    for report in (second, first):
+        report.revert()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["dino", "mask2former"])
+def test_an_assigner_of_ones_own_is_left(name):
+    model = build(name)
+    head = model.bbox_head if name == "dino" else model.decode_head
+    head.assigner = SimpleNamespace()  # which need not have costs
+    rewrite = "query_losses" if name == "dino" else "mask_losses"
+    (row,) = [row for row in swin_backbone.accelerate(model).left if row.rewrite == rewrite]
+    assert "its assigner is a SimpleNamespace" in row.reason
 
 
 def counted(forward, calls):

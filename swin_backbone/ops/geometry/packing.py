@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..host_copies import copied_to
+
 Size = tuple[int, int]
 
 
@@ -173,10 +175,7 @@ def join(maps: Iterable[Tensor]) -> Tensor:
 def make_tables(levels: Sequence[Level], device: torch.device) -> list[Tables]:
     """Tables of the levels of a pyramid, or of one."""
     rows, tokens, windows = _rows(levels)
-    short = torch.tensor(rows, dtype=torch.int32, device="cpu")
-    if device.type == "cuda":
-        short = short.pin_memory()
-    short = short.to(device, non_blocking=True)
+    short = copied_to(torch.tensor(rows, dtype=torch.int32, device="cpu"), device)
     token, merged, batch = _spread_over_tokens(short, sum(tokens))
     table = _spread_over_windows(short, sum(windows))
     images = len(levels[0].sizes)

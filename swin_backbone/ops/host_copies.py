@@ -1,0 +1,18 @@
+"""Copies from the host for which nothing waits."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+
+#: A tensor, or what is pinned and moved as one.
+Copied = TypeVar("Copied")
+
+
+def copied_to(host: Copied, device: torch.device) -> Copied:
+    """``host``, which lies on the CPU, on a device. A copy from memory that the system may move
+    waits for all that a GPU has to do; memory that is pinned is let go when the copy is done."""
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
