@@ -6,11 +6,15 @@ from helpers.attention_cases import (
     ALL_WINDOWS,
     OPTIONS,
     compare,
+    make_inputs,
 )
 from helpers.errors import assert_as_good, draws_for, pooled_errors
 from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
+from swin_backbone.ops import dispatch
+from swin_backbone.ops.triton import row_attention_op
+from swin_backbone.ops.triton.attention_op import window_attention
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -37,6 +41,34 @@ def test_cosine_and_valid_sizes_on_a_gpu(
         draws=draws_for(heads),
     )  # fmt: skip
     assert_as_good(kernels, reference, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("window", [9, 12])
+def test_dropout_by_whole_rows_of_scores(monkeypatch, window, dtype):
+    """Drops what blocks of scores drop: these in float32 are the measure of both in 16 bits, and
+    whole rows err no more than 1.5 times as much. The same bits again."""
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
+    qkv, table, padding = make_inputs((64, 60), (window, window), heads=3, head_dim=32, batch=2)
+    seed = torch.tensor([5], device=DEVICE)
+    cotangent = torch.randn(*qkv.shape[:-1], 96, device=DEVICE).to(dtype)
+    sizes = [window, window, window // 2, window // 2]
+    drawn = [qkv.to(dtype), table, padding.to(dtype)]
+
+    def differentiate(dtype):
+        tensors = [drawn[0].to(dtype), table.clone(), drawn[2].to(dtype)]
+        tensors = [tensor.requires_grad_() for tensor in tensors]
+        out = window_attention(*tensors, None, None, None, seed, sizes, 32**-0.5, 0.4)
+        gradients = torch.autograd.grad(out, tensors, cotangent.to(dtype))
+        return [tensor.float() for tensor in (out.detach(), *gradients)]
+
+    rows = differentiate(dtype)
+    assert all(map(torch.equal, rows, differentiate(dtype)))
+    monkeypatch.setattr(row_attention_op, "MOST_TOKENS", 0)
+    blocks, exact = differentiate(dtype), differentiate(torch.float32)
+    assert not all(map(torch.equal, rows, blocks)), "whole rows did not run"
+    for ours, other, right in zip(rows, blocks, exact, strict=True):
+        assert (ours - right).norm() <= 1.5 * (other - right).norm()
 
 
 def draw_like_trained(model):
