@@ -9,7 +9,7 @@ and arrays count as the numbers and sequences that they hold; ``True`` is no num
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from os import PathLike, fspath
@@ -138,6 +138,12 @@ class OneOf:
         if value not in self.choices:
             raise ValueError(f"{name} must be {self.words}, got {show(value)}")
         return str(value)
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise as :class:`OneOf` does, by what compilers can trace: torch 2.11 cannot make one."""
+    if not isinstance(value, str) or value not in choices:
+        OneOf(tuple(choices))(name, value)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import dispatch, triton
-from .argument_checks import OneOf, check_tensor, is_sequence, show, two_integers, unpacked
+from .argument_checks import check_choice, check_tensor, is_sequence, show, two_integers, unpacked
 from .kept_tables import remembered_tables
 from .reference.deformable_attention_reference import by_gathering, by_grid_sample
 
@@ -178,7 +178,7 @@ _remembered_pairs = lru_cache(maxsize=256)(_numbers)
 
 
 def _chosen(impl: str, value: Tensor, locations: Tensor, weights: Tensor) -> str:
-    OneOf(DEFORMABLE_ATTENTION)("impl", impl)
+    check_choice("impl", impl, DEFORMABLE_ATTENTION)
     if impl == "auto":
         return dispatch.deformable_attention(value, locations, weights)
     if impl == "triton":

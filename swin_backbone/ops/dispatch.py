@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import triton
-from .argument_checks import OneOf
+from .argument_checks import check_choice
 from .layer_parameters import compute_dtype
 from .symbolic_shapes import has_symbols
 from .torch_internals.exporting import is_exporting
@@ -164,9 +164,7 @@ def attention(inputs: AttentionInputs, backend: str = "auto") -> str:
 
 def check_backend_name(backend: str) -> None:
     """Raise unless ``backend`` is ``'auto'`` or a known backend."""
-    # Compilers cannot trace the rest.
-    if not isinstance(backend, str) or backend not in ("auto", *ATTENTION):
-        OneOf(("auto", *ATTENTION))("backend", backend)
+    check_choice("backend", backend, ("auto", *ATTENTION))
 
 
 def _preference(qkv: Tensor) -> tuple[str, ...]:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from . import dispatch, triton
-from .argument_checks import FINITE, Each, Flag, Integer, OneOf, Pair, check_tensor
+from .argument_checks import FINITE, Each, Flag, Integer, Pair, check_choice, check_tensor
 from .reference.roi_align_reference import pool_regions
 
 #: What computes it; see :func:`roi_align`.
 ROI_ALIGN = ("auto", "reference", "triton")
+_SIZE, _SAMPLES, _FLAG, _SCALES = Pair(), Integer(0), Flag(), Each(FINITE, "finite numbers")
 
 
 def roi_align(
@@ -51,12 +52,12 @@ def roi_align(
             run.
         TypeError: for other types and dtypes.
     """
-    size = Pair()("size", size)
-    sampling_ratio = Integer(0)("sampling_ratio", sampling_ratio)
-    aligned = Flag()("aligned", aligned)
-    scales = Each(FINITE, "finite numbers")("scales", scales)
+    size = _SIZE("size", size)
+    sampling_ratio = _SAMPLES("sampling_ratio", sampling_ratio)
+    aligned = _FLAG("aligned", aligned)
+    scales = _SCALES("scales", scales)
     check(maps, rois, levels, scales)
-    OneOf(ROI_ALIGN)("impl", impl)
+    check_choice("impl", impl, ROI_ALIGN)
     if impl == "auto":
         impl = dispatch.roi_align(maps, rois, size)
     elif impl == "triton":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import dispatch, triton
-from .argument_checks import FINITE, OneOf, check_tensor
+from .argument_checks import FINITE, check_choice, check_tensor
 from .reference.suppression_reference import stays, suppress
 
 #: What computes it; see :func:`non_maximum_suppression`.
@@ -108,7 +108,7 @@ def _way(boxes: Tensor, impl: str) -> str:
     Raises:
         ValueError: as of :func:`non_maximum_suppression`.
     """
-    OneOf(SUPPRESSION)("impl", impl)
+    check_choice("impl", impl, SUPPRESSION)
     if impl == "auto":
         return dispatch.suppression(boxes)
     if impl == "triton":

@@ -181,7 +181,7 @@ def cast_weights(
     if len(weights) > 1:
         parts = together(len(weights), *weights, *biases)
         joint = LinearParameters(parts[0], parts[1] if biases else None)
-    shapes = (*joint[: 1 + bool(biases)], *(layer.weight for layer in others))
+    shapes = (*joint[: 2 if biases else 1], *(layer.weight for layer in others))
     place = block.__dict__.get(_PLACE)
     if compiled:
         # A graph cannot leave copies to other blocks, nor be sure of what was cast before it.
