@@ -1,5 +1,7 @@
 """Kernels are compiled ahead of a step, which leaves the model as it was."""
 
+import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 from swin_backbone import SwinBackbone
 from swin_backbone.acceleration.compile_ahead import compile_kernels, kept_state
+from swin_backbone.ops.triton import compile_ahead, direct_launch
 
 
 def small_model():
@@ -122,3 +125,61 @@ def test_processes_wait_for_the_first_unless_norms_need_all(monkeypatch, norm, r
         hook.before_train_iter(SimpleNamespace(model=model), 0, {})
     waits = ["compile", "barrier"] if rank == 0 else ["barrier", "compile"]
     assert called == (["compile"] if norm is nn.SyncBatchNorm else waits)
+
+
+class NamedAlike:
+    """Launchers as Triton 3.6 loads them: modules of C of one name, whose functions Python keeps in
+    one place, where the next thread may put its own before they are taken out."""
+
+    place = SimpleNamespace()
+
+    def __init__(self, source, metadata):
+        NamedAlike.place.launch = source
+        time.sleep(0.002)
+        self.launch = NamedAlike.place.launch
+
+
+class Compiled:
+    """Stands in for a kernel that Triton compiled, and tells which launcher started it."""
+
+    function, packed_metadata, metadata = "function", "packed", "metadata"
+
+    def __init__(self, number, started):
+        self.src, self.started, self.loaded = number, started, None
+
+    @property
+    def run(self):
+        self.loaded = self.loaded or NamedAlike(self.src, self.metadata)
+        return lambda *arguments: self.started.append(self.loaded.launch)
+
+
+@pytest.fixture
+def stand_in_driver(monkeypatch):
+    active = SimpleNamespace(launcher_cls=NamedAlike)
+    stand_in = SimpleNamespace(
+        __version__="3.6.0", runtime=SimpleNamespace(driver=SimpleNamespace(active=active))
+    )
+    monkeypatch.setattr(direct_launch, "triton", stand_in)
+    monkeypatch.setattr(direct_launch, "current_stream", lambda: lambda device: 77)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+
+
+def test_each_kernel_gets_its_own_launcher(stand_in_driver):
+    """Compiled by many threads, and loaded where no other thread loads."""
+    started, launches = [], []
+    with compile_ahead.collect_launches(8) as collected:
+        for number in range(40):
+            kernel = SimpleNamespace(
+                warmup=lambda *a, number=number, **options: Compiled(number, started)
+            )
+            launches.append(
+                SimpleNamespace(
+                    kernel=kernel, compiled={}, numbers=(), grid=(1, 1, 1), constants={}, options={}
+                )
+            )
+            collected.add(launches[-1], 0, (torch.zeros(1),))
+    assert collected.kernels == 40
+    for one in launches:
+        (start,) = one.compiled.values()
+        start((1, 1, 1), [], ())
+    assert started == list(range(40))

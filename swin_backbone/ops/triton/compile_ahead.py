@@ -6,6 +6,10 @@ threads share it out among all cores.
 
 Where launches are collected they start nothing. What operations return then is memory as it was
 found, and only of use to an operation that follows.
+
+Triton's launchers are loaded by one thread, when all are built. Up to Triton 3.6 each is a module
+of C that is loaded under the same name as all others, and keeps its functions in what Python holds
+by that name: of two threads that load at the same time, one can get the other's launcher.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .direct_launch import direct_start
+from .direct_launch import build_launcher, direct_start
 
 #: More compile no faster: the longest kernel takes a fifth of what all take on so many cores.
 MOST_THREADS = 32
@@ -39,7 +43,9 @@ class Collected:
     def __init__(self, executor: ThreadPoolExecutor):
         self._executor = executor
         self._lock = threading.Lock()  # a backward pass runs in threads of its own
-        self._futures: dict[tuple, Future] = {}
+        self._compiling: dict[tuple, Future] = {}
+        #: The dictionary that each is to be found in, by the same key.
+        self._places: dict[tuple, dict] = {}
         self.kernels = 0
 
     def add(self, started: launch.Launch, device: int, tensors: tuple[Tensor, ...]) -> None:
@@ -47,28 +53,32 @@ class Collected:
         dtypes = tuple(tensor.dtype for tensor in tensors)
         key = (id(started.compiled), device, dtypes)
         with self._lock:
-            if key not in self._futures:
-                self._futures[key] = self._executor.submit(_compile, started, device, dtypes)
+            if key not in self._compiling:
+                self._compiling[key] = self._executor.submit(_compile, started, device, dtypes)
+                self._places[key] = started.compiled
 
     def wait(self) -> None:
-        """Wait for all.
+        """Wait for all, and load them.
 
         Raises:
             Exception: what Triton raised for a kernel that does not compile.
         """
-        for future in self._futures.values():
-            future.result()
-        self.kernels = len(self._futures)
+        kernels = {key: future.result() for key, future in self._compiling.items()}
+        for _ in self._executor.map(build_launcher, kernels.values()):
+            pass
+        for key, compiled in kernels.items():
+            _, device, dtypes = key
+            with torch.cuda.device(device):
+                self._places[key][(device, *dtypes)] = direct_start(compiled, device)
+        self.kernels = len(kernels)
 
 
-def _compile(started: launch.Launch, device: int, dtypes: tuple[torch.dtype, ...]) -> None:
+def _compile(started: launch.Launch, device: int, dtypes: tuple[torch.dtype, ...]) -> object:
     arguments = (*dtypes, *started.numbers)
     with torch.cuda.device(device):
-        compiled = started.kernel.warmup(
+        return started.kernel.warmup(
             *arguments, grid=started.grid, **started.constants, **started.options
         )
-        # Loads it on the device, too.
-        started.compiled[(device, *dtypes)] = direct_start(compiled, device)
 
 
 @contextmanager

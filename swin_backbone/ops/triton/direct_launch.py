@@ -45,6 +45,19 @@ def why_plain() -> str | None:
     return None
 
 
+def build_launcher(compiled: object) -> None:
+    """Have Triton build what starts a compiled kernel, for its cache of files: a C compiler runs,
+    and threads can share that out. Nothing is kept of it: what is loaded in one thread while
+    others load may be another kernel's. Where Triton builds nothing, this is quick.
+    """
+    if why_plain() is not None:  # built when it is loaded
+        return
+    make = getattr(triton.runtime.driver.active, "launcher_cls", None)
+    source, metadata = (getattr(compiled, name, None) for name in ("src", "metadata"))
+    if None not in (make, source, metadata):
+        make(source, metadata)
+
+
 def direct_start(compiled: object, device: int) -> Start | None:
     """How to start a compiled kernel on the current stream, without a further question.
 
