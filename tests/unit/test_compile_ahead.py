@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.threads import errors_of_threads
 from torch import nn
 
 from swin_backbone import SwinBackbone
 from swin_backbone.acceleration.compile_ahead import compile_kernels, kept_state
-from swin_backbone.ops.triton import compile_ahead, direct_launch
+from swin_backbone.ops.triton import compile_ahead, direct_launch, launch
 
 
 def small_model():
@@ -165,7 +166,7 @@ def stand_in_driver(monkeypatch):
 
 
 def test_each_kernel_gets_its_own_launcher(stand_in_driver):
-    """Compiled by many threads, and loaded where no other thread loads."""
+    """Of many that are compiled by threads."""
     started, launches = [], []
     with compile_ahead.collect_launches(8) as collected:
         for number in range(40):
@@ -183,3 +184,41 @@ def test_each_kernel_gets_its_own_launcher(stand_in_driver):
         (start,) = one.compiled.values()
         start((1, 1, 1), [], ())
     assert started == list(range(40))
+
+
+class Kernel:
+    """Stands in for one that Triton compiles and loads when it is started."""
+
+    arg_names = ("x", "CHANNELS")
+
+    def __init__(self, number, started):
+        self.compiled = Compiled(number, started)
+
+    def __getitem__(self, grid):
+        def start(*arguments, **options):
+            self.compiled.run()
+            return self.compiled
+
+        return start
+
+
+class OnGpu(torch.Tensor):
+    """Says that it lies on GPU 0."""
+
+    def get_device(self):
+        return 0
+
+
+def test_threads_that_start_kernels_get_their_own_launchers(stand_in_driver, monkeypatch):
+    """As those of ``nn.DataParallel``, or of a backward pass over several devices."""
+    monkeypatch.setattr(launch, "VARIANTS", {})
+    monkeypatch.setattr(launch, "current_device", lambda: 0)
+    started, x = [], torch.zeros(64).as_subclass(OnGpu)
+
+    def run(number):
+        one = launch.Launch(Kernel(number, started), (1,), (), {"CHANNELS": number}, {})
+        for _ in range(2):  # compiled, and then directly
+            one(x)
+
+    assert not errors_of_threads(run, 16)
+    assert sorted(started) == sorted([*range(16)] * 2)

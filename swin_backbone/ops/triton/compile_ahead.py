@@ -7,9 +7,7 @@ threads share it out among all cores.
 Where launches are collected they start nothing. What operations return then is memory as it was
 found, and only of use to an operation that follows.
 
-Triton's launchers are loaded by one thread, when all are built. Up to Triton 3.6 each is a module
-of C that is loaded under the same name as all others, and keeps its functions in what Python holds
-by that name: of two threads that load at the same time, one can get the other's launcher.
+Kernels are loaded by one thread, when all are built: :data:`.direct_launch.LOADING` says why.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .direct_launch import build_launcher, direct_start
+from .direct_launch import LOADING, build_launcher, direct_start
 
 #: More compile no faster: the longest kernel takes a fifth of what all take on so many cores.
 MOST_THREADS = 32
@@ -64,12 +62,13 @@ class Collected:
             Exception: what Triton raised for a kernel that does not compile.
         """
         kernels = {key: future.result() for key, future in self._compiling.items()}
-        for _ in self._executor.map(build_launcher, kernels.values()):
-            pass
-        for key, compiled in kernels.items():
-            _, device, dtypes = key
-            with torch.cuda.device(device):
-                self._places[key][(device, *dtypes)] = direct_start(compiled, device)
+        with LOADING:
+            for _ in self._executor.map(build_launcher, kernels.values()):
+                pass
+            for key, compiled in kernels.items():
+                _, device, dtypes = key
+                with torch.cuda.device(device):
+                    self._places[key][(device, *dtypes)] = direct_start(compiled, device)
         self.kernels = len(kernels)
 
 

@@ -10,6 +10,7 @@ plain one: the same kernel, the same bits, more of the host's time.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 import triton
@@ -23,6 +24,11 @@ VARIABLE = "SWIN_BACKBONE_DIRECT_LAUNCH"
 TESTED = ((3, 3), (3, 8))
 #: The version whose launchers can be gone past.
 THIN = (3, 6)
+
+#: Held by the thread in which Triton loads a kernel. Up to Triton 3.6 each launcher is a module of
+#: C that is loaded under the same name as all others, and keeps its functions in what Python holds
+#: by that name: of two threads that load at the same time, one can get the other's launcher.
+LOADING = threading.RLock()
 
 #: Starts a compiled kernel, given its grid, the tensors' addresses, and what follows them.
 Start = Callable[[tuple[int, ...], list[int], tuple], None]
@@ -47,8 +53,8 @@ def why_plain() -> str | None:
 
 def build_launcher(compiled: object) -> None:
     """Have Triton build what starts a compiled kernel, for its cache of files: a C compiler runs,
-    and threads can share that out. Nothing is kept of it: what is loaded in one thread while
-    others load may be another kernel's. Where Triton builds nothing, this is quick.
+    and threads can share that out while another holds :data:`LOADING`. What they load is thrown
+    away. Where Triton builds nothing, this is quick.
     """
     if why_plain() is not None:  # built when it is loaded
         return

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from ..torch_internals.devices import current_device
-from .direct_launch import Start, direct_start
+from .direct_launch import LOADING, Start, direct_start
 
 #: Programs of a kernel that loops over its work, where there is enough: some for each of a large
 #: GPU's multiprocessors. Each leaves partial sums, which are added up afterwards.
@@ -209,9 +209,11 @@ class Launch:
             return start(self.grid, pointers, self.constant_arguments)
         if collected is not None:
             return collected.add(self, device, tensors) if aligned and device >= 0 else None
-        compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants, **self.options)
-        if device >= 0 and aligned and key not in self.compiled:
-            self.compiled[key] = direct_start(compiled, device)
+        with LOADING:
+            launch = self.kernel[self.grid]
+            compiled = launch(*tensors, *self.numbers, **self.constants, **self.options)
+            if device >= 0 and aligned and key not in self.compiled:
+                self.compiled[key] = direct_start(compiled, device)
         return None
 
 
