@@ -198,5 +198,4 @@ REWRITE = Rewrite(
     finds,
     why_not,
     apply,
-    unproven=True,
 )

@@ -97,7 +97,6 @@ REWRITE = Rewrite(
     finds,
     why_not,
     apply,
-    unproven=True,
 )
 HEADS = Rewrite(
     "positional_encodings",
@@ -105,5 +104,4 @@ HEADS = Rewrite(
     _finds_head,
     _why_not_head,
     _apply_to_head,
-    unproven=True,
 )

@@ -334,5 +334,4 @@ REWRITE = Rewrite(
     finds,
     why_not,
     apply,
-    unproven=True,
 )

@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
 
-import torch
 from torch import nn
 
-from ..ops import dispatch
 from ..ops.torch_internals.distributed_models import REPLICATE, replica_with_own_methods
 
 #: Takes back what a rewrite did.
@@ -27,7 +25,6 @@ class Rewrite:
         finds: whether a module is of the kind that it is about.
         why_not: why this module is left alone, or ``None`` if it is rewritten.
         apply: rewrites a module and returns what takes it back.
-        unproven: whether no GPU has run it yet. Where there is one, it is then used on request.
         join: does more with all modules of a model that were rewritten, by their names.
     """
 
@@ -36,15 +33,7 @@ class Rewrite:
     finds: Callable[[nn.Module], bool]
     why_not: Callable[[nn.Module], str | None]
     apply: Callable[[nn.Module], Undo]
-    unproven: bool = False
     join: Callable[[Mapping[str, nn.Module]], list[Undo]] | None = None
-
-
-def why_unproven() -> str | None:
-    """Why what no GPU has run yet is not used, or ``None`` if it is."""
-    if dispatch.TAKES_UNPROVEN or not torch.cuda.is_available():
-        return None
-    return dispatch.UNPROVEN
 
 
 def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:

@@ -100,7 +100,6 @@ def test_losses_are_those_of_the_stock_model(name, device, monkeypatch):
     that there the stock sampler stays. DINO's points lie where its maps have kinks, and a rounding
     may put one on the other side: a few gradients then differ, by a hundredth of what all are."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     stock = build(name).train().to(device)
     task = Task(name, 2, "train", (64, 96))
     images, samples = torch.randn(2, 3, 64, 96, device=device), detectors.draw_samples(task, device)
@@ -127,7 +126,6 @@ def test_losses_are_those_of_the_stock_model(name, device, monkeypatch):
 def test_losses_with_polygons(monkeypatch, device):
     """The stock model's, of boxes that are drawn on the host."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     stock, task = build("mask-rcnn").train().to(device), Task("mask-rcnn", 2, "train", (64, 96))
     images, samples = torch.randn(2, 3, 64, 96, device=device), detectors.draw_samples(task, device)
     for sample in samples:
@@ -556,8 +554,7 @@ def test_an_encoder_in_graphs_is_told_and_given_back():
 
 
 @pytest.mark.parametrize("name", ["mask-rcnn", "dino", "mask2former"])
-def test_what_is_graphed_already_is_told_and_left(name, monkeypatch):
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
+def test_what_is_graphed_already_is_told_and_left(name):
     model = build(name)
     first = swin_backbone.accelerate(model, graphs=True)
     second = swin_backbone.accelerate(model, graphs=True)

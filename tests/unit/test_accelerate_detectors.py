@@ -1,8 +1,6 @@
 """Parts of mmdet's detectors, accelerated, against the stock classes."""
 
-import contextlib
 import copy
-import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from helpers.waits import waits
 
 import swin_backbone  # lets mmcv.ops import
-from swin_backbone import acceleration, ops
+from swin_backbone import ops
 from swin_backbone.acceleration import mmdet_mask_regions, mmdet_mask_targets, polygon_masks
 
 pytest.importorskip("mmdet")
@@ -39,18 +37,6 @@ def scope_of_mmdet():
     """Whatever scope earlier tests left."""
     with DefaultScope.overwrite_default_scope("mmdet"):
         yield
-
-
-def test_what_no_card_has_measured_is_left_where_there_is_one(monkeypatch):
-    (one,) = [rewrite for rewrite in acceleration.REWRITES if rewrite.name == "roi_extractors"]
-    monkeypatch.setattr(acceleration, "REWRITES", (dataclasses.replace(one, unproven=True),))
-    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    report = swin_backbone.accelerate(extractor())
-    assert not report.replaced
-    assert "SWIN_BACKBONE_UNPROVEN=1" in report.left[0].reason
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert swin_backbone.accelerate(extractor()).replaced
 
 
 @pytest.fixture
@@ -158,7 +144,6 @@ def polygons(number, side, dtype="float64"):
 def test_mask_targets_of_polygons(monkeypatch, device, points, dtype, size):
     """The bits that pycocotools draws, of boxes of a part of a pixel, too, and of images without
     boxes or objects; also where not all boxes go together."""
-    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", True)
     stock = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
     fast = copy.deepcopy(stock)
     report = swin_backbone.accelerate(fast)
@@ -182,7 +167,7 @@ def assert_the_same_targets(fast, stock, masks, cfg, boxes):
 
 
 @pytest.mark.parametrize("kind", ["integers", "two points", "numbers", "bitmaps beside"])
-def test_mask_targets_of_other_polygons(monkeypatch, kind):
+def test_mask_targets_of_other_polygons(kind):
     """Whose points numpy cuts off, or which are lines, are mmdet's; an image with bitmaps may be
     among others."""
     head = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
@@ -201,20 +186,6 @@ def test_mask_targets_of_other_polygons(monkeypatch, kind):
     assert torch.equal(targets_of(head, masks, cfg, boxes), expected)
     with pytest.raises(ValueError, match="always binary"):  # mmdet's, of shares of pixels
         targets_of(head, masks, {**cfg, "soft_mask_target": True}, boxes)
-
-
-def test_polygons_are_stock_until_a_card_has_cut_them_out(monkeypatch):
-    """But on request, where there is one."""
-    monkeypatch.setattr(ops.dispatch, "TAKES_UNPROVEN", False)
-    head = FCNMaskHead(num_convs=1, in_channels=4, conv_out_channels=4, num_classes=2)
-    swin_backbone.accelerate(head)
-    called = []
-    monkeypatch.setattr(mmdet_mask_targets, "cut_out", lambda *rest: called.append(rest))
-    for there in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda found=there: found)
-        with contextlib.suppress(AttributeError):  # of what the stand-in does not return
-            targets_of(head, [polygons(1, 60)], {"mask_size": 8}, [random_boxes(4, 60)])
-        assert bool(called) is not there
 
 
 def test_polygons_go_ahead_and_the_host_does_not_wait(monkeypatch):

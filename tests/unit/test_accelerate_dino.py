@@ -9,7 +9,6 @@ from helpers.small_detector import small_detector
 from helpers.waits import COPY, waits
 
 import swin_backbone
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 
@@ -21,12 +20,6 @@ from mmengine.structures import InstanceData
 CONFIG = ROOT / "configs" / "swin_det" / "dino-4scale_swin-t-p4-w7_8xb2-12e_coco.py"
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 CLASSES, LAYERS = 5, 3
-
-
-@pytest.fixture(autouse=True)
-def on_request(monkeypatch):
-    """What no card has run yet is asked for."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
 
 
 def build_head(**changes):

@@ -12,7 +12,6 @@ from helpers.small_detector import small_detector
 
 import swin_backbone
 from swin_backbone.acceleration import mmdet_query_losses
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 
@@ -30,7 +29,6 @@ PADDED = (128, 192)
 @pytest.fixture
 def dino(monkeypatch):
     """Accelerated, on the CPU; what is pinned for a copy stays as it is."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda one: one)
     # Of a tensor that is there; the one that holds nothing has none.
     monkeypatch.setattr(torch, "_shape_as_tensor", lambda one: torch.tensor(one.shape))

@@ -56,11 +56,22 @@ def test_bars_of_a_backbone_are_of_one_run(figure):
             assert len(found) > 2
 
 
-@pytest.mark.parametrize("name", ["where_time_goes", "scaling", "backbones", "whole_models"])
+def test_bars_of_a_detector_are_of_one_run(figure):
+    module = figure("detectors")
+    for task, rows in module.measured().items():
+        assert {row["task"] for row in rows} == {task}
+        assert [row["way"] for row in rows] == list(module.WAYS)
+        assert len({row["device"] for row in rows}) == len({row["date"][:10] for row in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["where_time_goes", "scaling", "backbones", "detectors", "whole_models"]
+)
 def test_pictures_are_drawn(name, figure):
     module = figure(name)
     rows = {
         "where_time_goes": "newest_rows", "scaling": "pairs", "backbones": "measured",
+        "detectors": "measured",
         "whole_models": "newest_rows",
     }[name]  # fmt: skip
     picture = module.draw(getattr(module, rows)())
