@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..framework import framework
 from ..graphs import graph_backbone
 from ..model.backbone import SwinBackbone
-from . import mmdet_feature_sizes, mmdet_positional_encodings
+from . import mmdet_feature_sizes, mmdet_graphed_decoder, mmdet_positional_encodings
 from .acceleration_report import Row
 from .rewrite import Undo, imported, own_method
 from .swin import REWRITES
@@ -71,6 +71,14 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
         rows.append(Row(NAME, (name,), kind, what, reason))
         return not reason
 
+    def graph_decoder(name: str, detector: nn.Module) -> None:
+        what, reason = mmdet_graphed_decoder.WHAT, mmdet_graphed_decoder.why_not(detector) or ""
+        if not reason:
+            make = partial(graph_backbone, say=framework().log)
+            undos.append(mmdet_graphed_decoder.apply(detector, make))
+        kind, place = type(detector.decoder).__name__, f"{name}.decoder" if name else "decoder"
+        rows.append(Row(NAME, (place,), kind, "" if reason else what, reason))
+
     for name in _encoders(model):
         module = model.get_submodule(name)
         head, stand_ins = dense_head(module) or (None, None)
@@ -82,6 +90,9 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
     for name, module in model.named_modules():
         if mmdet_feature_sizes.LAYERS in module.__dict__:
             graph(name, graph_layers, WHAT_OF_LAYERS)
+    for name, module in model.named_modules():
+        if mmdet_graphed_decoder.finds(module):
+            graph_decoder(name, module)
     return rows, undos
 
 

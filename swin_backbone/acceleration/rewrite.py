@@ -10,6 +10,7 @@ from types import CellType, FunctionType, MethodType
 from torch import nn
 
 from ..ops.torch_internals.distributed_models import REPLICATE, replica_with_own_methods
+from ..ops.torch_internals.module_contents import name_in_pickles
 
 #: Takes back what a rewrite did.
 Undo = Callable[[], None]
@@ -36,22 +37,27 @@ class Rewrite:
     join: Callable[[Mapping[str, nn.Module]], list[Undo]] | None = None
 
 
-def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Undo:
-    """Give one module other methods; its class and all other modules keep theirs.
+def replace_methods(module: object, functions: Mapping[str, Callable]) -> Undo:
+    """Give one module, or an object that one holds, other methods; its class and all others keep
+    theirs.
 
     Copies of the module (``copy.deepcopy``, ``nn.DataParallel``) have the same methods, bound to
     themselves. Pickles refer to methods by name, so that a module that is loaded has those of its
-    class, and needs no more.
+    class, and needs no more; a method that the class does not have becomes its ``forward``.
 
     Args:
         module: the module.
         functions: by the name of the method, what takes its place; the first argument is the
             module.
     """
-    functions = {name: _named(function, name) for name, function in functions.items()}
+    functions = {
+        name: _named(function, name_in_pickles(module, name))
+        for name, function in functions.items()
+    }
     for name, function in functions.items():
         module.__dict__[name] = MethodType(function, module)
-    module.__dict__[REPLICATE] = MethodType(replica_with_own_methods, module)
+    if isinstance(module, nn.Module):
+        module.__dict__[REPLICATE] = MethodType(replica_with_own_methods, module)
 
     def undo() -> None:
         for name, function in functions.items():
@@ -65,7 +71,7 @@ def replace_methods(module: nn.Module, functions: Mapping[str, Callable]) -> Und
     return undo
 
 
-def _function_of(module: nn.Module, name: str) -> Callable | None:
+def _function_of(module: object, name: str) -> Callable | None:
     """Of a method that the module itself holds."""
     method = module.__dict__.get(name)
     is_own = isinstance(method, MethodType) and method.__self__ is module
@@ -73,12 +79,23 @@ def _function_of(module: nn.Module, name: str) -> Callable | None:
 
 
 def drop_own_methods(module: nn.Module) -> None:
-    """Forget methods of the class's own that the module holds as if they had replaced something:
-    those of a pickle, see :func:`replace_methods`."""
-    for name in list(module.__dict__):
-        function = _function_of(module, name)
-        if function is not None and getattr(type(module), name, None) is function:
-            del module.__dict__[name]
+    """Forget methods of the class's own that a module, or an object that it holds, has as if they
+    had replaced something: those of a pickle, see :func:`replace_methods`."""
+    for value in list(module.__dict__.values()):
+        for part in value if isinstance(value, list) else [value]:
+            if hasattr(part, "__dict__") and not isinstance(part, (nn.Module, type)):
+                _drop_own_methods(part)
+    _drop_own_methods(module)
+
+
+def _drop_own_methods(owner: object) -> None:
+    for name, value in list(owner.__dict__.items()):
+        # A static method is read as a function.
+        function = value if isinstance(value, FunctionType) else _function_of(owner, name)
+        if function is None:
+            continue
+        if getattr(type(owner), name_in_pickles(owner, name), None) is function:
+            del owner.__dict__[name]
 
 
 def _named(function: Callable, name: str) -> Callable:

@@ -54,6 +54,7 @@ class GraphedBackbone:
         head: name of a module of the model that is called with the maps, or ``None``.
         stand_ins: of that module's further arguments.
         method: of the model, in the place of its usual one.
+        modules: that the method runs; ``None``: all of the model's.
 
     Attributes:
         reason: why there are no graphs, or ``None``.
@@ -68,11 +69,12 @@ class GraphedBackbone:
         head: str | None = None,
         stand_ins: StandIns | None = None,
         method: str | None = None,
+        modules: Sequence[nn.Module] | None = None,
     ):
         self.model, self.most = model, most
         self.reason: str | None = None
         self._record_on, self._say, self._said = record_on, say, set()
-        method, self._part = _what_is_graphed(model, head, method)
+        method, self._part = _what_is_graphed(model, head, method, modules)
         self._head, self._called = None, [model]
         if head is not None:
             self._head = GraphedHead(self._part[head], stand_ins)
@@ -253,20 +255,25 @@ class GraphedBackbone:
 
 
 def _what_is_graphed(
-    model: nn.Module, head: str | None, method: str | None = None
+    model: nn.Module,
+    head: str | None,
+    method: str | None = None,
+    modules: Sequence[nn.Module] | None = None,
 ) -> tuple[str, nn.Module]:
     """The name of a method, and the modules that it runs, and that run after it.
 
     Raises:
         ValueError: if ``head`` is no child of a model with ``extract_feat``, or there is no such
-            method.
+            method, or none for ``modules``.
     """
+    if modules is not None and method is None:
+        raise ValueError("modules are of a method, and method is None")
     if method is not None:
         if head is not None or not callable(getattr(model, method, None)):
             raise ValueError(
                 f"method must be the name of a method, and stand without a head, got {method!r}"
             )
-        return method, model
+        return method, model if modules is None else nn.ModuleList(modules)
     own = dict(model.named_children())
     extracts = callable(getattr(model, "extract_feat", None))
     if head is not None and not (extracts and head in own):
@@ -287,6 +294,7 @@ def graph_backbone(
     head: str | None = None,
     stand_ins: StandIns | None = None,
     method: str | None = None,
+    modules: Sequence[nn.Module] | None = None,
 ) -> GraphedBackbone:
     """Replay a backbone's forward and backward pass as CUDA graphs, for sizes that come again.
 
@@ -315,6 +323,7 @@ def graph_backbone(
             its results do not depend.
         method: name of a method of the model that is captured in the place of ``forward`` or
             ``extract_feat``.
+        modules: all that ``method`` runs, if it is not all of the model.
 
     Returns:
         What takes it back, with the reason if nothing can be captured.
@@ -322,18 +331,19 @@ def graph_backbone(
     Raises:
         TypeError: if ``model`` is no module.
         ValueError: if ``most_shapes`` is below 1, or ``model`` has no parameters or has graphs
-            already, or ``head`` is not the name of such a child, or ``method`` of no method.
+            already, or ``head`` is not the name of such a child, or ``method`` of no method, or
+            ``modules`` come without it.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(most_shapes, bool) or not isinstance(most_shapes, int) or most_shapes < 1:
         raise ValueError(f"most_shapes must be an integer of at least 1, got {most_shapes!r}")
-    replaced, part = _what_is_graphed(model, head, method)
+    replaced, part = _what_is_graphed(model, head, method, modules)
     if next(part.parameters(), None) is None:
         raise ValueError(f"model must have parameters, got a {type(model).__name__} without any")
     if is_replaced(model, replaced):
         raise ValueError(f"model has graphs in {replaced} already: revert them first")
-    return GraphedBackbone(model, most_shapes, record_on, say, head, stand_ins, method)
+    return GraphedBackbone(model, most_shapes, record_on, say, head, stand_ins, method, modules)
 
 
 def graphed_backbones(model: nn.Module) -> list[GraphedBackbone]:

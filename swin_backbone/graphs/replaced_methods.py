@@ -7,6 +7,8 @@ from types import MethodType
 
 from torch import nn
 
+from ..ops.torch_internals.module_contents import name_in_pickles
+
 
 class ReplacedMethod:
     """What one module does in the place of a method, until that is put back. A copy of the module
@@ -34,7 +36,7 @@ class ReplacedMethod:
             had = getattr(self._had, "__func__", None)
             return (had or getattr(type(module), self.name))(module, *args, **kwargs)
 
-        method.__name__ = self.name  # which is what a pickle looks for in the class
+        method.__name__ = name_in_pickles(self._module, self.name)
         method.replaced = self
         return method
 

@@ -131,11 +131,9 @@ def _never(*arguments) -> None:
     """Of a way that takes everything."""
 
 
-def why_unproven(x: Tensor) -> str | None:
-    """Why a kernel that has not run on a card yet does not run ``x``, or ``None`` if it may."""
-    if not x.is_cuda or TAKES_UNPROVEN:
-        return None
-    return UNPROVEN
+def why_unproven(on_a_card: bool) -> str | None:
+    """Why what no card has run yet is not used on one, or ``None`` if it is."""
+    return UNPROVEN if on_a_card and not TAKES_UNPROVEN else None
 
 
 # Attention within windows

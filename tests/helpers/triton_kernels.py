@@ -41,4 +41,4 @@ def let_kernels_run(monkeypatch):
 
 def take_measured(monkeypatch):
     """What runs on a card unless the environment asks for more runs here, too."""
-    monkeypatch.setattr(dispatch, "why_unproven", lambda x: "not measured on a card yet")
+    monkeypatch.setattr(dispatch, "why_unproven", lambda on_a_card: "not measured on a card yet")

@@ -1,6 +1,7 @@
 """Losses of whole detectors, accelerated, against the stock ones."""
 
 import copy
+import pickle
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -10,10 +11,9 @@ import pytest
 import torch
 from benchmarking import detectors
 from benchmarking.segmentors import Task
+from helpers.detector_steps import assert_same_gradients, build, counted, step
 from helpers.graph_recorders import RunsAgain
-from helpers.paths import ROOT
 from helpers.refusing_ops import install_refusing_ops
-from helpers.small_detector import small_detector
 from helpers.waits import waits
 
 import swin_backbone
@@ -52,27 +52,6 @@ EXPECTED = {
     },
     "mask2former": {"deformable_attention", "mask_losses", "positional_encodings"},
 }
-
-
-def build(name):
-    from mmdet.utils import register_all_modules
-    from mmengine.registry import DefaultScope
-
-    register_all_modules(init_default_scope=False)
-    if name in detectors.SEMANTIC:
-        from mmseg.utils import register_all_modules as register_all_of_mmseg
-
-        register_all_of_mmseg(init_default_scope=False)
-    cfg = small_detector(ROOT / "configs" / detectors.CONFIGS[name])
-    with DefaultScope.overwrite_default_scope("mmseg" if name in detectors.SEMANTIC else "mmdet"):
-        model = MODELS.build(cfg.model)
-    model.init_weights()
-    for name, parameter in model.named_parameters():
-        if name.endswith("sampling_offsets.bias"):
-            # As initialised, points lie on pixels, where the gradient of a bilinear sample jumps:
-            # a rounding decides which one it is.
-            parameter.data += 0.25 + 0.1 * torch.rand_like(parameter)
-    return model
 
 
 def losses_and_gradients(model, images, samples):
@@ -418,23 +397,6 @@ def test_the_hook_turns_cudnns_trials_off_for_detectors(monkeypatch):
         assert torch.backends.cudnn.benchmark is expected
 
 
-def step(model, images, samples, seed):
-    torch.manual_seed(seed)
-    model.zero_grad()
-    losses = model.loss(images, samples)
-    values = [sum(v) if isinstance(v, list) else v.mean() for k, v in losses.items() if "loss" in k]
-    sum(values).backward()
-    return torch.stack([value.detach() for value in values])
-
-
-def assert_same_gradients(model, stock, atol):
-    """But for the order in which they are added."""
-    for (name, p), other in zip(model.named_parameters(), stock.parameters(), strict=True):
-        assert (p.grad is None) == (other.grad is None), name
-        if p.grad is not None:
-            torch.testing.assert_close(p.grad, other.grad, rtol=1e-4, atol=atol, msg=name)
-
-
 def test_a_head_of_proposals_by_the_graph_of_its_maps():
     """Steps, gradients and predictions are those without graphs."""
     model = build("mask-rcnn").train()
@@ -579,12 +541,24 @@ def test_an_assigner_of_ones_own_is_left(name):
     assert "its assigner is a SimpleNamespace" in row.reason
 
 
-def counted(forward, calls):
-    def call(*inputs, **others):
-        calls.append(len(inputs))
-        return forward(*inputs, **others)
-
-    return call
+@pytest.mark.parametrize("name", ["mask-rcnn", "dino", "mask2former"])
+def test_a_pickled_detector_is_the_stock_one(name):
+    """Also with methods that its class does not have, and parts that are no modules; and it can be
+    accelerated again."""
+    model = build(name).train()
+    stock = copy.deepcopy(model)
+    told = [
+        (row.rewrite, row.modules, row.what)
+        for row in swin_backbone.accelerate(model, graphs=True).replaced
+    ]
+    loaded = pickle.loads(pickle.dumps(model))
+    images, samples = (
+        torch.randn(2, 3, 64, 96),
+        detectors.draw_samples(Task(name, 2, "train", (64, 96)), "cpu"),
+    )
+    assert torch.equal(*(step(one, images, copy.deepcopy(samples), 0) for one in (loaded, stock)))
+    again = swin_backbone.accelerate(loaded, graphs=True).replaced
+    assert [(row.rewrite, row.modules, row.what) for row in again] == told
 
 
 def test_heads_that_are_left_out_of_the_graph():

@@ -223,3 +223,9 @@ def why_watched(module: nn.Module) -> str | None:
         if any(getattr(hook, "__module__", None) not in COLLECTORS for hook in hooks.values()):
             return f"has a {kind.replace('_', '-')} hook"
     return "is compiled" if module.__dict__.get("_compiled_call_impl") is not None else None
+
+
+def name_in_pickles(owner: object, method: str) -> str:
+    """The name to give a function that a module, or another object, holds as a method: a pickle
+    looks for it in the class, so that it is that of a method there."""
+    return method if hasattr(type(owner), method) else "forward"

@@ -59,7 +59,7 @@ def of_large_windows(
             their definition yet.
     """
     fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads), cosine)
-    compared = dropout_p == 0 or dispatch.why_unproven(qkv) is None
+    compared = dropout_p == 0 or dispatch.why_unproven(qkv.is_cuda) is None
     return by_rows if fits and compared else streamed
 
 
