@@ -7,11 +7,14 @@ import torch
 
 from swin_backbone import accelerate, graph_backbone
 from swin_backbone.acceleration.graphed_encoders import dense_head
+from swin_backbone.graphs import graphed_backbones
+from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 
-from benchmarking.detectors import CONFIGS, draw_classes, draw_objects
+from benchmarking.detectors import CONFIGS, draw_classes, draw_objects, draw_samples
 from benchmarking.segmentors import Task
+from helpers.detector_steps import build, step
 from helpers.paths import ROOT
 from helpers.small_detector import small_detector
 from helpers.tiny_detectors import tiny_config, tiny_detector
@@ -142,3 +145,42 @@ def test_a_mask_transformer():
     assert (graphs.reason, graphs.shapes) == (None, 2), said
     assert not any("left out" in words[0] for words in said), said
     graphs.revert()
+
+
+def test_encoder_and_decoder_of_dino(monkeypatch):
+    """In training, with other numbers of objects in each step, and in predictions."""
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
+    plain = build("dino").cuda()
+    accelerate(plain)
+    model = copy.deepcopy(plain)
+    report = accelerate(model, graphs=True)
+    task = Task("dino", 2, "train", (64, 96))
+    for seed, objects in enumerate([12, 3, 7, 0, 12, 1]):
+        torch.manual_seed(seed)
+        images, samples = torch.randn(2, 3, 64, 96, device="cuda"), draw_samples(task, "cuda")
+        for sample in samples:
+            sample.gt_instances = sample.gt_instances[:objects]
+        found = []
+        for one in (plain, model):
+            losses = step(one.train(), images, copy.deepcopy(samples), seed)
+            grads = [p.grad for p in one.parameters() if p.grad is not None]
+            found.append((losses, torch.cat([grad.flatten() for grad in grads])))
+        # Products in TensorFloat-32, and points at kinks, of which a rounding chooses the side.
+        torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-2, atol=1e-2)
+        assert (found[1][1] - found[0][1]).norm() <= 0.05 * found[0][1].norm()
+    for one in (plain, model):
+        one.eval()
+    for _ in range(3):
+        with torch.no_grad():
+            expected, predicted = (
+                one.predict(images, copy.deepcopy(samples), rescale=False) for one in (plain, model)
+            )
+        for right, own in zip(expected, predicted, strict=True):
+            right, own = right.pred_instances.scores, own.pred_instances.scores
+            torch.testing.assert_close(own, right, rtol=1e-2, atol=1e-3)
+    graphs = {type(one.model).__name__: one for one in graphed_backbones(model)}
+    assert len(graphs) == 3
+    assert {name: (one.reason, one.shapes) for name, one in graphs.items()} == dict.fromkeys(
+        graphs, (None, 2)
+    )
+    report.revert()
