@@ -269,13 +269,15 @@ def test_blocks_that_recompute():
 
 
 @pytest.mark.slow  # makes code
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_inductor(version):
+@pytest.mark.parametrize(
+    ("version", "precisions"), [("v1", [(False, 1e-5), (True, 3e-2)]), ("v2", [(True, 3e-2)])]
+)
+def test_inductor(version, precisions):
     """Under autocast, too; float32 within what sums in another order differ by."""
     model = make("transformers", version).train()
     run = maps_of("transformers", model)
     images = torch.randn(2, 3, 16, 16)
-    for low, tolerance in [(False, 1e-5), (True, 3e-2)]:
+    for low, tolerance in precisions:
         torch._dynamo.reset()
 
         def cast(images, low=low):
