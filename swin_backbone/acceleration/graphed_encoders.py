@@ -88,7 +88,8 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
             kind = type(module.get_submodule(head)).__name__
             rows.append(Row(NAME, names, kind, WHAT_OF_HEADS))
     for name, module in model.named_modules():
-        if mmdet_feature_sizes.LAYERS in module.__dict__:
+        own = module.__dict__
+        if mmdet_feature_sizes.LAYERS in own and mmdet_graphed_decoder.KNOWN not in own:
             graph(name, graph_layers, WHAT_OF_LAYERS)
     for name, module in model.named_modules():
         if mmdet_graphed_decoder.finds(module):

@@ -156,6 +156,7 @@ def test_what_is_told(monkeypatch):
     def told(model, graphs=True):
         report = swin_backbone.accelerate(model, graphs=graphs)
         rows = [row for row in (*report.replaced, *report.left) if row.rewrite == "graphs"]
+        assert len(rows) == len({row.modules for row in rows})
         return report, {row.modules[0]: row for row in rows}
 
     model = build("dino")
