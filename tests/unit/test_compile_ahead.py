@@ -222,3 +222,15 @@ def test_threads_that_start_kernels_get_their_own_launchers(stand_in_driver, mon
 
     assert not errors_of_threads(run, 16)
     assert sorted(started) == sorted([*range(16)] * 2)
+
+
+@pytest.mark.parametrize(("version", "built"), [("3.6.0", 1), ("4.0.0", 0)])
+def test_launchers_are_built_where_that_is_known(stand_in_driver, monkeypatch, version, built):
+    """With another Triton they are as kernels are loaded."""
+    monkeypatch.setattr(direct_launch.triton, "__version__", version)
+    made = []
+    active = direct_launch.triton.runtime.driver.active
+    monkeypatch.setattr(active, "launcher_cls", lambda *arguments: made.append(arguments))
+    direct_launch.build_launcher(Compiled(3, []))
+    direct_launch.build_launcher(object())  # of no kind that is known
+    assert made == [(3, "metadata")] * built
