@@ -159,6 +159,7 @@ def test_what_is_told(monkeypatch):
         assert len(rows) == len({row.modules for row in rows})
         return report, {row.modules[0]: row for row in rows}
 
+    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     model = build("dino")
     report, rows = told(model)
     assert rows["decoder"].what == mmdet_graphed_decoder.WHAT
