@@ -10,7 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from result_files import DOCS, OURS, PEERS, newest_first
+from result_files import DOCS, OURS, PEERS, label_bars, newest_first
 
 from swin_backbone.atomic_files import write_whole
 
@@ -71,13 +71,7 @@ def draw_panel(axes: plt.Axes, rows: list[dict]) -> None:
         if own and speed == max(speeds):
             text += f": {speed / best:.1f} times the best peer"
         axes.text(speed + max(speeds) / 60, place, text, va="center", fontsize=9)
-    axes.set_yticks(
-        range(len(rows)), [IMPLEMENTATIONS[r["implementation"]] for r in rows], fontsize=9
-    )
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1.75 * max(speeds)), xticks=[])
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.tick_params(length=0)
+    label_bars(axes, [IMPLEMENTATIONS[r["implementation"]] for r in rows], 1.75 * max(speeds))
 
 
 if __name__ == "__main__":

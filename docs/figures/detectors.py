@@ -7,7 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from result_files import DOCS, OURS, PEERS, newest_first
+from result_files import DOCS, OURS, PEERS, label_bars, newest_first
 
 from swin_backbone.atomic_files import write_whole
 
@@ -61,11 +61,7 @@ def draw_panel(axes: plt.Axes, rows: list[dict]) -> None:
         if milliseconds == min(times):
             text += f": {times[0] / milliseconds:.1f} times as fast"
         axes.text(milliseconds + max(times) / 80, place, text, va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [WAYS[row["way"]] for row in rows], fontsize=9)
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1.15 * max(times)), xticks=[])
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.tick_params(length=0)
+    label_bars(axes, [WAYS[row["way"]] for row in rows], 1.15 * max(times))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The measured results that pictures are drawn from: benchmarks/results/*.csv."""
+"""The measured results that pictures are drawn from: benchmarks/results/*.csv; and their bars."""
 
 import csv
 from pathlib import Path
@@ -26,3 +26,19 @@ def newest_first(kind: str) -> list[list[dict]]:
 def read(path: Path) -> list[dict]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def label_bars(axes, names: list[str], end: float, fontsize: int = 9) -> None:
+    """Names beside horizontal bars, which say their values themselves, the first on top.
+
+    Args:
+        axes: matplotlib's, with a bar at each of 0, 1, ...
+        names: of the bars.
+        end: of the axis of values, with room for what stands behind the longest bar.
+        fontsize: of the names, in points.
+    """
+    axes.set_yticks(range(len(names)), names, fontsize=fontsize)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, end), xticks=[])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)

@@ -7,7 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from result_files import DOCS, OURS, PEERS, newest_first
+from result_files import DOCS, OURS, PEERS, label_bars, newest_first
 
 from swin_backbone.atomic_files import write_whole
 
@@ -45,12 +45,7 @@ def draw(rows: list[dict]) -> plt.Figure:
             text += f": {stock / milliseconds:.1f} times as fast as mmseg"
         weight = "bold" if place == len(rows) - 1 else "normal"
         axes.text(milliseconds + stock / 100, place, text, va="center", fontsize=11, weight=weight)
-    axes.set_yticks(range(len(rows)), [BARS[row["way"]] for row in rows], fontsize=11)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.22 * stock)
-    axes.xaxis.set_visible(False)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.tick_params(length=0)
+    label_bars(axes, [BARS[row["way"]] for row in rows], 1.22 * stock, fontsize=11)
     title = "A training step of UPerNet, Swin-T, 16 x 512x512"
     axes.set_title(
         f"{title} ({rows[0]['device']}, {rows[0]['date'][:10]})", loc="left", fontsize=11
