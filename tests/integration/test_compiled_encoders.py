@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import compiled_steps as steps
+from helpers import hooks_that_come_later
 from helpers.errors import relative_error
 from helpers.graph_recorders import RunsAgain
 from helpers.models_with_swin import IMAGE, make_case
@@ -40,6 +41,8 @@ pytestmark = pytest.mark.filterwarnings("error:Dynamo detected a call")
 def nothing_compiled():
     """Functions of many tests share code, of which torch compiles a few variants only."""
     torch._dynamo.reset()
+    with hooks_that_come_later.seen():
+        yield
 
 
 def make(name, version="v1", drop_path=0.0, **sizes):
