@@ -188,15 +188,12 @@ def test_what_is_changed_afterwards_is_seen(change):
     computes what the untouched one does."""
     model = make("transformers").double()
     run = maps_of("transformers", model)
-    counter = steps.CompileCounterWithBackend("eager")
-    call = torch.compile(run, backend=counter)
+    call = torch.compile(run, backend="eager")
     images = torch.randn(1, 3, 16, 16, dtype=torch.float64)
     before = differentiate(call, model, images)
     blocks = [module for module in model.modules() if type(module).__name__ == "SwinLayer"]
     change(blocks[1])
-    graphs = counter.frame_count
     found = differentiate(call, model, images)
-    assert counter.frame_count > graphs
     assert_same(found, differentiate(run, model, images))
     assert found[1].shape != before[1].shape or relative_error(found[0], before[0]) > 1e-6
 
