@@ -61,40 +61,39 @@ def apply_graphs(model: nn.Module) -> tuple[list[Row], list[Undo]]:
     Transformers."""
     rows, undos = [], []
 
-    def graph(name: str, make: Callable, what: str) -> bool:
-        module = model.get_submodule(name)
-        kind, reason = type(module).__name__, ""
+    def graph(name: str, make: Callable[..., Undo], what: str) -> bool:
+        kind, reason = type(model.get_submodule(name)).__name__, ""
         try:
-            undos.append(make(module, say=framework().log).revert)
+            undos.append(make(say=framework().log))
         except ValueError as error:
             what, reason = "", str(error)
         rows.append(Row(NAME, (name,), kind, what, reason))
         return not reason
 
-    def graph_decoder(name: str, detector: nn.Module) -> None:
-        what, reason = mmdet_graphed_decoder.WHAT, mmdet_graphed_decoder.why_not(detector) or ""
-        if not reason:
-            make = partial(graph_backbone, say=framework().log)
-            undos.append(mmdet_graphed_decoder.apply(detector, make))
-        kind, place = type(detector.decoder).__name__, f"{name}.decoder" if name else "decoder"
-        rows.append(Row(NAME, (place,), kind, "" if reason else what, reason))
-
     for name in _encoders(model):
         module = model.get_submodule(name)
         head, stand_ins = dense_head(module) or (None, None)
-        make = partial(graph_backbone, head=head, stand_ins=stand_ins)
+        make = partial(_graphed, graph_backbone, module, head=head, stand_ins=stand_ins)
         if graph(name, make, WHAT) and head is not None:
-            names = (f"{name}.{head}" if name else head,)
             kind = type(module.get_submodule(head)).__name__
-            rows.append(Row(NAME, names, kind, WHAT_OF_HEADS))
+            rows.append(Row(NAME, (_child(name, head),), kind, WHAT_OF_HEADS))
     for name, module in model.named_modules():
         own = module.__dict__
         if mmdet_feature_sizes.LAYERS in own and mmdet_graphed_decoder.KNOWN not in own:
-            graph(name, graph_layers, WHAT_OF_LAYERS)
+            graph(name, partial(_graphed, graph_layers, module), WHAT_OF_LAYERS)
     for name, module in model.named_modules():
         if mmdet_graphed_decoder.finds(module):
-            graph_decoder(name, module)
+            make = partial(mmdet_graphed_decoder.apply, module)
+            graph(_child(name, "decoder"), make, mmdet_graphed_decoder.WHAT)
     return rows, undos
+
+
+def _graphed(graph: Callable, module: nn.Module, **options) -> Undo:
+    return graph(module, **options).revert
+
+
+def _child(name: str, child: str) -> str:
+    return f"{name}.{child}" if name else child
 
 
 #: Graphs of a rewritten encoder of Deformable DETR and its kin, whose points are computed outside.

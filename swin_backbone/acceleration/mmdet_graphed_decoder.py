@@ -8,8 +8,6 @@ left is what it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -52,16 +50,19 @@ def why_not(detector: nn.Module) -> str | None:
     return reason or dispatch.why_unproven(torch.cuda.is_available())
 
 
-def apply(detector: nn.Module, graph: Callable = graph_backbone) -> Undo:
+def apply(detector: nn.Module, **options) -> Undo:
     """Graph the decoder of a detector.
 
     Args:
-        detector: of which :func:`why_not` has nothing to say.
-        graph: as :func:`swin_backbone.graph_backbone`.
+        detector: a DINO.
+        options: further ones of :func:`swin_backbone.graph_backbone`.
 
     Raises:
-        ValueError: as that.
+        ValueError: what :func:`why_not` says, or as that.
     """
+    reason = why_not(detector)
+    if reason is not None:
+        raise ValueError(reason)
     decoder, branches = detector.decoder, detector.bbox_head.reg_branches
     generator = detector.dn_query_generator
     noised = 2 * generator.num_dn_queries if generator.dynamic_dn_groups else NOISED
@@ -73,7 +74,7 @@ def apply(detector: nn.Module, graph: Callable = graph_backbone) -> Undo:
         decoder.__dict__.pop(KNOWN, None)
 
     try:
-        graphs = graph(decoder, method=LAYERS, modules=[decoder, branches])
+        graphs = graph_backbone(decoder, method=LAYERS, modules=[decoder, branches], **options)
     except ValueError:
         undo()
         raise
@@ -124,19 +125,6 @@ def _missing(noised: int, of: int) -> int:
     return -1 if noised < 0 else max(1, -(-noised // of)) * of - noised
 
 
-def run_layers(
-    decoder: nn.Module,
-    query: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None,
-    self_attn_mask: Tensor | None,
-    reference_points: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    valid_ratios: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """What the stock decoder gives."""
-    return type(decoder).forward(
-        decoder, query, value, key_padding_mask, self_attn_mask, reference_points, spatial_shapes,
-        level_start_index, valid_ratios, decoder.__dict__[KNOWN][0],
-    )  # fmt: skip
+def run_layers(decoder: nn.Module, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the stock decoder gives, of its arguments without the last."""
+    return type(decoder).forward(decoder, *inputs, decoder.__dict__[KNOWN][0])

@@ -12,7 +12,7 @@ from helpers.graph_recorders import RunsAgain
 
 import swin_backbone
 from swin_backbone.acceleration import mmdet_graphed_decoder
-from swin_backbone.graphs import graph_backbone, graphed_backbones
+from swin_backbone.graphs import graphed_backbones
 from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
@@ -38,9 +38,9 @@ def in_float64(monkeypatch):
     torch.set_default_dtype(torch.float32)
 
 
-def graph(*arguments, **options):
+def graph(model):
     """As it is on a card, by a recorder that runs again."""
-    return graph_backbone(*arguments, record_on=lambda device: RunsAgain(), **options)
+    return mmdet_graphed_decoder.apply(model, record_on=lambda device: RunsAgain())
 
 
 def pair():
@@ -64,7 +64,7 @@ def images_with(*objects):
 def test_steps_are_those_without_graphs():
     """Losses and gradients, with few objects and many, none in one image, and none at all."""
     stock, model = pair()
-    undo = mmdet_graphed_decoder.apply(model, graph)
+    undo = graph(model)
     (graphs,) = graphed_backbones(model)
     called = []
     layer = model.decoder.layers[0]
@@ -85,7 +85,7 @@ def test_steps_are_those_without_graphs():
 
 def test_predictions_are_those_without_graphs():
     stock, model = pair()
-    mmdet_graphed_decoder.apply(model, graph)
+    graph(model)
     for _ in range(3):
         images, samples = images_with(3, 3)
         with torch.no_grad():
@@ -112,7 +112,7 @@ def test_what_is_added_is_seen_by_none(groups, objects, monkeypatch):
         generator.dynamic_dn_groups, generator.num_groups = False, 2
         del generator.num_dn_queries
     stock = copy.deepcopy(model)
-    mmdet_graphed_decoder.apply(model, graph)
+    graph(model)
     images, samples = images_with(objects, objects // 2)
     found = []
     for one in (model, stock):
@@ -137,7 +137,7 @@ def test_what_is_added_is_seen_by_none(groups, objects, monkeypatch):
 def test_other_uses_of_the_decoder_are_the_stock_ones():
     """In a copy; with other layers that refine boxes; in what was pickled."""
     stock, model = pair()
-    mmdet_graphed_decoder.apply(model, graph)
+    graph(model)
     copied = copy.deepcopy(model)
     file = io.BytesIO()
     torch.save(model, file)

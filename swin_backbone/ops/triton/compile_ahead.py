@@ -41,9 +41,8 @@ class Collected:
     def __init__(self, executor: ThreadPoolExecutor):
         self._executor = executor
         self._lock = threading.Lock()  # a backward pass runs in threads of its own
-        self._compiling: dict[tuple, Future] = {}
-        #: The dictionary that each is to be found in, by the same key.
-        self._places: dict[tuple, dict] = {}
+        #: What each becomes, and the dictionary that it is to be found in.
+        self._compiling: dict[tuple, tuple[Future, dict]] = {}
         self.kernels = 0
 
     def add(self, started: launch.Launch, device: int, tensors: tuple[Tensor, ...]) -> None:
@@ -52,8 +51,8 @@ class Collected:
         key = (id(started.compiled), device, dtypes)
         with self._lock:
             if key not in self._compiling:
-                self._compiling[key] = self._executor.submit(_compile, started, device, dtypes)
-                self._places[key] = started.compiled
+                future = self._executor.submit(_compile, started, device, dtypes)
+                self._compiling[key] = future, started.compiled
 
     def wait(self) -> None:
         """Wait for all, and load them.
@@ -61,14 +60,14 @@ class Collected:
         Raises:
             Exception: what Triton raised for a kernel that does not compile.
         """
-        kernels = {key: future.result() for key, future in self._compiling.items()}
+        kernels = [future.result() for future, _ in self._compiling.values()]
         with LOADING:
-            for _ in self._executor.map(build_launcher, kernels.values()):
+            for _ in self._executor.map(build_launcher, kernels):
                 pass
-            for key, compiled in kernels.items():
+            for compiled, (key, (_, place)) in zip(kernels, self._compiling.items(), strict=True):
                 _, device, dtypes = key
                 with torch.cuda.device(device):
-                    self._places[key][(device, *dtypes)] = direct_start(compiled, device)
+                    place[(device, *dtypes)] = direct_start(compiled, device)
         self.kernels = len(kernels)
 
 
