@@ -23,6 +23,7 @@ from torch import nn
 import swin_backbone
 from swin_backbone.acceleration import graphed_encoders
 from swin_backbone.graphs import graph_backbone
+from swin_backbone.ops.versions import release
 
 SIZES = {"embed_dims": 32, "depths": (2, 1), "num_heads": (1, 2), "window_size": 2}
 PAIRS = [
@@ -188,12 +189,16 @@ def test_what_is_changed_afterwards_is_seen(change):
     computes what the untouched one does."""
     model = make("transformers").double()
     run = maps_of("transformers", model)
-    call = torch.compile(run, backend="eager")
+    counter = steps.CompileCounterWithBackend("eager")
+    call = torch.compile(run, backend=counter)
     images = torch.randn(1, 3, 16, 16, dtype=torch.float64)
     before = differentiate(call, model, images)
     blocks = [module for module in model.modules() if type(module).__name__ == "SwinLayer"]
     change(blocks[1])
+    graphs = counter.frame_count
     found = differentiate(call, model, images)
+    if change is not freeze or release(torch.__version__) >= (2, 14):  # 2.11's graph serves both
+        assert counter.frame_count > graphs
     assert_same(found, differentiate(run, model, images))
     assert found[1].shape != before[1].shape or relative_error(found[0], before[0]) > 1e-6
 
@@ -269,15 +274,13 @@ def test_blocks_that_recompute():
 
 
 @pytest.mark.slow  # makes code
-@pytest.mark.parametrize(
-    ("version", "precisions"), [("v1", [(False, 1e-5), (True, 3e-2)]), ("v2", [(True, 3e-2)])]
-)
-def test_inductor(version, precisions):
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_inductor(version):
     """Under autocast, too; float32 within what sums in another order differ by."""
     model = make("transformers", version).train()
     run = maps_of("transformers", model)
     images = torch.randn(2, 3, 16, 16)
-    for low, tolerance in precisions:
+    for low, tolerance in [(False, 1e-5), (True, 3e-2)]:
         torch._dynamo.reset()
 
         def cast(images, low=low):
