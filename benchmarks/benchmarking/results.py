@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from swin_backbone.atomic_files import write_text
-from swin_backbone.ops.dispatch import TAKES_UNPROVEN, UNPROVEN_VARIABLE
 
 from .cases import Case
 from .implementations import Implementation
@@ -183,6 +182,5 @@ def now() -> str:
 
 
 def command_line() -> str:
-    """What was typed, but for the path of the interpreter, and what of the environment counts."""
-    chosen = f"{UNPROVEN_VARIABLE}=1 " if TAKES_UNPROVEN else ""
-    return chosen + shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """What was typed, but for the path of the interpreter."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])

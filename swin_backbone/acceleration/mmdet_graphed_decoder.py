@@ -8,13 +8,11 @@ left is what it was.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..graphs import graph_backbone
 from ..graphs.replaced_methods import is_replaced
-from ..ops import dispatch
 from .mmdet_feature_sizes import LAYERS
 from .rewrite import Undo, imported, is_of, own_method, replace_methods
 
@@ -46,8 +44,7 @@ def why_not(detector: nn.Module) -> str | None:
     if is_replaced(decoder, LAYERS):
         return f"it has graphs in {LAYERS} already: revert them first"
     reason = own_method(detector, "forward_decoder", _stock_detector())
-    reason = reason or own_method(decoder, "forward", _stock_decoder())
-    return reason or dispatch.why_unproven(torch.cuda.is_available())
+    return reason or own_method(decoder, "forward", _stock_decoder())
 
 
 def apply(detector: nn.Module, **options) -> Undo:

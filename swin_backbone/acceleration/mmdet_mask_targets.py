@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.host_copies import copied_to
+from .packed_bitmaps import bitmaps_on
 from .polygon_masks import Outlines, cut_out, outlines_of, why_no_outlines
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
@@ -77,10 +78,10 @@ def _cut(masks, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _copied(masks, device: torch.device) -> Tensor | Outlines:
-    """Bitmaps (N, H, W) as uint8, or polygons as outlines, on a device."""
-    polygons = type(masks) is imported("mmdet.structures.mask", "PolygonMasks")
-    host = outlines_of(masks.masks) if polygons else torch.from_numpy(masks.masks)
-    return copied_to(host, device)
+    """Bitmaps (N, H, W), or polygons as outlines, on a device."""
+    if type(masks) is imported("mmdet.structures.mask", "PolygonMasks"):
+        return copied_to(outlines_of(masks.masks), device)
+    return bitmaps_on(device, masks.masks)
 
 
 def _is_known(masks, soft: bool) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..graphs.recording import starts_kernels
 from .rewrite import imported
 
 ASSIGNER = "mmdet.models.task_modules.assigners.hungarian_assigner"
@@ -47,6 +48,9 @@ def matched(costs: Sequence[Tensor]) -> list[tuple]:
 
     solve, pairs, start = imported(ASSIGNER, "linear_sum_assignment"), [], 0
     flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy() if costs else None
+    if costs and not starts_kernels():
+        # Kernels are compiled ahead: costs are memory as it was found, and any match will do.
+        flat = np.nan_to_num(flat)
     for cost in costs:
         one = flat[start : start + cost.numel()].reshape(cost.shape)
         found = np.array([solve(layer) for layer in one], dtype=np.int64)

@@ -66,12 +66,6 @@ PREFERENCE_PLAIN = ("reference",)
 HAS_TRITON = util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-#: ``1`` takes kernels that have been compared with their definitions in Triton's interpreter, but
-#: neither compared nor timed on a card yet: where they are a choice, what was measured is chosen.
-UNPROVEN_VARIABLE = "SWIN_BACKBONE_UNPROVEN"
-UNPROVEN = f"not measured on a card yet; {UNPROVEN_VARIABLE}=1 takes it"
-TAKES_UNPROVEN = os.environ.get(UNPROVEN_VARIABLE) == "1"
-
 _EXPORTED = "an exported model runs where there may be no Triton"
 _NO_MATRIX_UNITS = "float32 without tf32 has no matrix units: torch's own matmul is as fast"
 
@@ -129,11 +123,6 @@ def _first(
 
 def _never(*arguments) -> None:
     """Of a way that takes everything."""
-
-
-def why_unproven(on_a_card: bool) -> str | None:
-    """Why what no card has run yet is not used on one, or ``None`` if it is."""
-    return UNPROVEN if on_a_card and not TAKES_UNPROVEN else None
 
 
 # Attention within windows

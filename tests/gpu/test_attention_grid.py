@@ -12,7 +12,6 @@ from helpers.errors import assert_as_good, draws_for, pooled_errors
 from helpers.triton_kernels import DEVICE  # skips first where no kernel can run
 
 from swin_backbone import SwinBackbone
-from swin_backbone.ops import dispatch
 from swin_backbone.ops.triton import row_attention_op
 from swin_backbone.ops.triton.attention_op import window_attention
 
@@ -48,7 +47,6 @@ def test_cosine_and_valid_sizes_on_a_gpu(
 def test_dropout_by_whole_rows_of_scores(monkeypatch, window, dtype):
     """Drops what blocks of scores drop: these in float32 are the measure of both in 16 bits, and
     whole rows err no more than 1.5 times as much. The same bits again."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     qkv, table, padding = make_inputs((64, 60), (window, window), heads=3, head_dim=32, batch=2)
     seed = torch.tensor([5], device=DEVICE)
     cotangent = torch.randn(*qkv.shape[:-1], 96, device=DEVICE).to(dtype)

@@ -8,7 +8,6 @@ import torch
 from swin_backbone import accelerate, graph_backbone
 from swin_backbone.acceleration.graphed_encoders import dense_head
 from swin_backbone.graphs import graphed_backbones
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 
@@ -149,7 +148,6 @@ def test_a_mask_transformer():
 
 def test_encoder_and_decoder_of_dino(monkeypatch):
     """In training, with other numbers of objects in each step, and in predictions."""
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     plain = build("dino").cuda()
     accelerate(plain)
     model = copy.deepcopy(plain)

@@ -37,8 +37,3 @@ def let_kernels_run(monkeypatch):
     monkeypatch.setattr(dispatch, "norm_by_triton", lambda *arguments: None)
     monkeypatch.setattr(dispatch, "listeners", [decided.append])
     return decided
-
-
-def take_measured(monkeypatch):
-    """What runs on a card unless the environment asks for more runs here, too."""
-    monkeypatch.setattr(dispatch, "why_unproven", lambda on_a_card: "not measured on a card yet")

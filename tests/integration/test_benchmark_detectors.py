@@ -118,12 +118,10 @@ def test_what_stock_models_compute_in(monkeypatch):
         assert ways["mmdet, compiled ops"].dtype("cpu") == "float32"
 
 
-@pytest.mark.parametrize("chosen", [True, False])
-def test_the_command_says_what_was_asked_for(monkeypatch, chosen):
-    monkeypatch.setattr(results, "TAKES_UNPROVEN", chosen)
+def test_the_command_says_what_was_asked_for(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/a/b/benchmark_detectors.py", "--tasks", "dino:2:train"])
     words = "python benchmarks/benchmark_detectors.py --tasks dino:2:train"
-    assert results.command_line() == ("SWIN_BACKBONE_UNPROVEN=1 " if chosen else "") + words
+    assert results.command_line() == words
 
 
 def test_memory_of_graphs_is_counted(monkeypatch):

@@ -13,7 +13,6 @@ from helpers.graph_recorders import RunsAgain
 import swin_backbone
 from swin_backbone.acceleration import mmdet_graphed_decoder
 from swin_backbone.graphs import graphed_backbones
-from swin_backbone.ops import dispatch
 
 pytest.importorskip("mmdet")
 pytest.importorskip("torchvision")
@@ -159,7 +158,6 @@ def test_what_is_told(monkeypatch):
         assert len(rows) == len({row.modules for row in rows})
         return report, {row.modules[0]: row for row in rows}
 
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", True)
     model = build("dino")
     report, rows = told(model)
     assert rows["decoder"].what == mmdet_graphed_decoder.WHAT
@@ -169,6 +167,3 @@ def test_what_is_told(monkeypatch):
     own = build("dino")
     own.decoder.__class__ = type("Own", (type(own.decoder),), {"forward": lambda self, **kw: None})
     assert "has a forward of its own" in told(own)[1]["decoder"].reason
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(dispatch, "TAKES_UNPROVEN", False)
-    assert mmdet_graphed_decoder.why_not(build("dino")) == dispatch.UNPROVEN

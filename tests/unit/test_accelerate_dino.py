@@ -9,6 +9,8 @@ from helpers.small_detector import small_detector
 from helpers.waits import COPY, waits
 
 import swin_backbone
+from swin_backbone.acceleration import mmdet_matching
+from swin_backbone.ops.triton import launch
 
 pytest.importorskip("mmdet")
 
@@ -237,3 +239,13 @@ def test_boxes_of_mmdets_own_class_are_for_the_stock_head():
             losses_of(head, objects)
         errors.append((caught.type, str(caught.value), caught.traceback[-1].name))
     assert errors[0] == errors[1]
+
+
+def test_costs_of_kernels_that_only_compile_match_anything(monkeypatch):
+    """Memory as it was found is no number, sometimes, while kernels are compiled ahead."""
+    costs = [torch.full((2, 5, 3), float("nan")), torch.full((2, 5, 1), float("inf"))]
+    with pytest.raises(ValueError, match="numeric|feasible"):
+        mmdet_matching.matched(costs)
+    monkeypatch.setattr(launch, "collected", object())
+    for (queries, objects), count in zip(mmdet_matching.matched(costs), (3, 1), strict=True):
+        assert queries.shape == objects.shape == (2, count)

@@ -9,14 +9,13 @@ from helpers.paths import ROOT
 from helpers.triton_kernels import (  # skips first where no kernel can run
     DEVICE,
     let_kernels_run,
-    take_measured,
 )
 
 from swin_backbone import SwinBackbone, list_architectures, list_checkpoints
 from swin_backbone.model.window_attention_v2 import WindowAttentionV2
 from swin_backbone.ops import Windows, dispatch
 from swin_backbone.ops.dispatch import why_not_fused
-from swin_backbone.ops.triton import row_attention_op, streamed_attention_op
+from swin_backbone.ops.triton import streamed_attention_op
 from swin_backbone.ops.triton.attention_op import is_large, of_large_windows
 from swin_backbone.ops.triton.streamed_attention_op import block_of
 
@@ -90,15 +89,6 @@ def test_what_lies_between_blocks_is_fused(monkeypatch):
             channels = 2 * stage.blocks[0].norm1.normalized_shape[0]
             x = torch.zeros(1, 2, 2, channels // 4, dtype=torch.bfloat16, device=DEVICE)
             assert dispatch.patch_merging(x, channels) == "triton", name
-
-
-def test_rows_that_no_card_has_compared_are_not_taken_unasked(monkeypatch):
-    """With masks or dropped weights: windows pass by in blocks then, of which one has."""
-    qkv = torch.empty(1, 1, 1, 288, dtype=torch.bfloat16)
-    assert of_large_windows(qkv, 3, (12, 12), dropout_p=0.1) is row_attention_op
-    take_measured(monkeypatch)
-    assert of_large_windows(qkv, 3, (12, 12), dropout_p=0.1) is streamed_attention_op
-    assert of_large_windows(qkv, 3, (12, 12)) is row_attention_op
 
 
 def test_the_docs_say_which_kernels():

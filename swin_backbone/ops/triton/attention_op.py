@@ -10,7 +10,6 @@ import torch
 import triton
 from torch import Tensor
 
-from .. import dispatch
 from . import row_attention_op as by_rows
 from . import streamed_attention_op as streamed
 from .attention_cut import (
@@ -44,9 +43,7 @@ def is_large(sizes: _Sizes) -> bool:
     return sizes[0] * sizes[1] > MOST_TOKENS
 
 
-def of_large_windows(
-    qkv: Tensor, heads: int, sizes: _Sizes, cosine: bool = False, dropout_p: float = 0.0
-):
+def of_large_windows(qkv: Tensor, heads: int, sizes: _Sizes, cosine: bool = False):
     """The module whose kernels compute windows of which :func:`is_large` says so: by whole rows
     of scores, :mod:`.row_attention_op`, or else by blocks, :mod:`.streamed_attention_op`.
 
@@ -55,12 +52,9 @@ def of_large_windows(
         heads: number of heads.
         sizes: window rows and columns, and more.
         cosine: whether scores are cosines.
-        dropout_p: probability that a weight is dropped: with this, no card has compared rows with
-            their definition yet.
     """
     fits = by_rows.takes(qkv.dtype, sizes, qkv.shape[-1] // (3 * heads), cosine)
-    compared = dropout_p == 0 or dispatch.why_unproven(qkv.is_cuda) is None
-    return by_rows if fits and compared else streamed
+    return by_rows if fits else streamed
 
 
 def _forward_work(qkv, table, padding, scales, valid, packed, seed, sizes, *others) -> Work | None:
@@ -105,7 +99,7 @@ def attend(
     """
     if is_large(sizes):
         cosine = logit_scale is not None
-        return of_large_windows(qkv, table.shape[1], sizes, cosine, dropout_p).attend(
+        return of_large_windows(qkv, table.shape[1], sizes, cosine).attend(
             qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale, dropout_p
         )
     kind = kind_of_call(
@@ -156,7 +150,7 @@ def attention_partials(
     """
     if is_large(sizes):
         cosine = logit_scale is not None
-        return of_large_windows(qkv, table.shape[1], sizes, cosine, dropout_p).partials(
+        return of_large_windows(qkv, table.shape[1], sizes, cosine).partials(
             grad_out, qkv, table, padding_qkv, logit_scale, valid_sizes, packed, seed, sizes, scale,
             dropout_p, sum_all,
         )  # fmt: skip
