@@ -244,7 +244,7 @@ def test_boxes_of_mmdets_own_class_are_for_the_stock_head():
 def test_costs_of_kernels_that_only_compile_match_anything(monkeypatch):
     """Memory as it was found is no number, sometimes, while kernels are compiled ahead."""
     costs = [torch.full((2, 5, 3), float("nan")), torch.full((2, 5, 1), float("inf"))]
-    with pytest.raises(ValueError, match="numeric|feasible"):
+    with pytest.raises(ValueError, match=r"numeric|feasible"):
         mmdet_matching.matched(costs)
     monkeypatch.setattr(launch, "collected", object())
     for (queries, objects), count in zip(mmdet_matching.matched(costs), (3, 1), strict=True):
