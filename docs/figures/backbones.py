@@ -10,7 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from result_files import DOCS, OURS, PEERS, label_bars, newest_first
+from result_files import DOCS, OURS, PEERS, label_bars, newest_first, where_and_when
 
 from swin_backbone.atomic_files import write_whole
 
@@ -53,8 +53,8 @@ def draw(rows: dict[tuple, list[dict]]) -> plt.Figure:
         for axes, (mode, called) in zip(line, MODES.items(), strict=True):
             draw_panel(axes, rows[case, mode])
             axes.set_title(f"{title}, batch {case[-1]}, {called}", loc="left", fontsize=10)
-    row = max(itertools.chain(*rows.values()), key=lambda row: row["date"])
-    title = f"Images a second, bfloat16, eager ({row['device']}, {row['date'][:10]})"
+    when = where_and_when(itertools.chain(*rows.values()))
+    title = f"Images a second, bfloat16, eager ({when})"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
     return figure

@@ -3,11 +3,13 @@
 python docs/figures/detectors.py
 """
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from result_files import DOCS, OURS, PEERS, label_bars, newest_first
+from result_files import DOCS, OURS, PEERS, label_bars, newest_first, where_and_when
 
 from swin_backbone.atomic_files import write_whole
 
@@ -45,8 +47,8 @@ def draw(rows: dict[str, list[dict]]) -> plt.Figure:
     for axes, (task, bars) in zip(panels, rows.items(), strict=True):
         draw_panel(axes, bars)
         axes.set_title(TASKS[task], loc="left", fontsize=10)
-    newest = max((row for bars in rows.values() for row in bars), key=lambda row: row["date"])
-    title = f"Milliseconds, Swin-T, bfloat16 ({newest['device']}, {newest['date'][:10]})"
+    when = where_and_when(itertools.chain(*rows.values()))
+    title = f"Milliseconds, Swin-T, bfloat16 ({when})"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
     return figure

@@ -1,6 +1,7 @@
 """The measured results that pictures are drawn from: benchmarks/results/*.csv; and their bars."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 DOCS = Path(__file__).parent.parent
@@ -26,6 +27,13 @@ def newest_first(kind: str) -> list[list[dict]]:
 def read(path: Path) -> list[dict]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def where_and_when(rows: Iterable[dict]) -> str:
+    """The card, and the days from the first to the last of results, for a title."""
+    rows = list(rows)
+    days = sorted({row["date"][:10] for row in rows})
+    return f"{rows[0]['device']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
 
 
 def label_bars(axes, names: list[str], end: float, fontsize: int = 9) -> None:

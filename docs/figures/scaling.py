@@ -10,7 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from result_files import DOCS, OURS, PEERS, newest_first
+from result_files import DOCS, OURS, PEERS, newest_first, where_and_when
 
 from swin_backbone.atomic_files import write_whole
 
@@ -107,8 +107,8 @@ def draw(both: list[tuple[dict, dict]]) -> plt.Figure:
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0.02), ncols=2, fontsize=9, frameon=False)
-    row = both[0][1]
-    title = f"UPerNet, 512x512: two GPUs, of twice one ({row['device']}, {row['date'][:10]})"
+    when = where_and_when(itertools.chain(*both))
+    title = f"UPerNet, 512x512: two GPUs, of twice one ({when})"
     axes.set_title(title, loc="left", fontsize=11)
     figure.tight_layout()
     return figure
