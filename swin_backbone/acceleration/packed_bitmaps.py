@@ -8,33 +8,38 @@ of that to copy.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..ops.host_copies import copied_to
 
-DTYPES = {np.dtype(np.uint8): torch.uint8, np.dtype(np.bool_): torch.bool}
+if TYPE_CHECKING:
+    import numpy
+
+#: In which zeros and ones may come, by NumPy's names.
+DTYPES = {"uint8": torch.uint8, "bool": torch.bool}
 
 
-def bitmaps_on(device: torch.device, bitmaps: np.ndarray) -> Tensor:
+def bitmaps_on(device: torch.device, bitmaps: numpy.ndarray) -> Tensor:
     """``torch.from_numpy(bitmaps)`` on a device: zeros and ones as bits, anything else as it is.
 
     Args:
         device: where to.
         bitmaps: of any dtype and shape.
     """
+    import numpy
+
     if device.type == "cpu" or not _is_of_bits(bitmaps):
-        return copied_to(torch.from_numpy(np.ascontiguousarray(bitmaps)), device)
-    packed = copied_to(torch.from_numpy(np.packbits(bitmaps)), device)
-    return unpacked(packed, bitmaps.shape).view(DTYPES[bitmaps.dtype])
+        return copied_to(torch.from_numpy(numpy.ascontiguousarray(bitmaps)), device)
+    packed = copied_to(torch.from_numpy(numpy.packbits(bitmaps)), device)
+    return unpacked(packed, bitmaps.shape).view(DTYPES[bitmaps.dtype.name])
 
 
-def _is_of_bits(bitmaps: np.ndarray) -> bool:
-    if not bitmaps.size or bitmaps.dtype not in DTYPES:
-        return False
-    return bitmaps.dtype == np.bool_ or bitmaps.max() <= 1
+def _is_of_bits(bitmaps: numpy.ndarray) -> bool:
+    name = bitmaps.dtype.name
+    return bool(bitmaps.size) and name in DTYPES and (name == "bool" or bitmaps.max() <= 1)
 
 
 def unpacked(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
