@@ -31,7 +31,9 @@ def bitmaps_on(device: torch.device, bitmaps: numpy.ndarray) -> Tensor:
     """
     import numpy
 
-    if device.type == "cpu" or not _is_of_bits(bitmaps):
+    if device.type == "cpu" or not bitmaps.size:
+        return torch.from_numpy(numpy.ascontiguousarray(bitmaps)).to(device)
+    if not _is_of_bits(bitmaps):
         return copied_to(torch.from_numpy(numpy.ascontiguousarray(bitmaps)), device)
     packed = copied_to(torch.from_numpy(numpy.packbits(bitmaps)), device)
     return unpacked(packed, bitmaps.shape).view(DTYPES[bitmaps.dtype.name])
@@ -39,7 +41,7 @@ def bitmaps_on(device: torch.device, bitmaps: numpy.ndarray) -> Tensor:
 
 def _is_of_bits(bitmaps: numpy.ndarray) -> bool:
     name = bitmaps.dtype.name
-    return bool(bitmaps.size) and name in DTYPES and (name == "bool" or bitmaps.max() <= 1)
+    return name in DTYPES and (name == "bool" or bitmaps.max() <= 1)
 
 
 def unpacked(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
