@@ -12,6 +12,8 @@ from swin_backbone.ops.triton import deformable_attention_op  # noqa: F401  (reg
 
 #: Triton's interpreter cuts bfloat16 off instead of rounding.
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if HAS_GPU else [])]
+#: The most that one rounding to bfloat16 changes a number by, and cutting it off.
+ROUNDED = 2**-8 if HAS_GPU else 2**-7
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
@@ -101,7 +103,7 @@ def test_precisions_that_differ():
     expected = [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
     assert [x.dtype for x in ours] == expected
     for own, right in zip(ours, exact, strict=True):
-        assert relative_error(own, right) < (1e-5 if own.dtype == torch.float32 else 4e-3)
+        assert relative_error(own, right) < (1e-5 if own.dtype == torch.float32 else ROUNDED)
 
 
 @pytest.mark.parametrize("deterministic_too", [False, True])
