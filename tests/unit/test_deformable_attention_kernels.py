@@ -12,8 +12,6 @@ from swin_backbone.ops.triton import deformable_attention_op  # noqa: F401  (reg
 
 #: Triton's interpreter cuts bfloat16 off instead of rounding.
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if HAS_GPU else [])]
-#: The most that one rounding to bfloat16 changes a number by, and cutting it off.
-ROUNDED = 2**-8 if HAS_GPU else 2**-7
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
@@ -92,6 +90,12 @@ def test_points_of_one_value(deterministic):
         assert relative_error(own, right) < 1e-5
 
 
+def cut_off(exact):
+    """The numbers of bfloat16 that Triton's interpreter writes for these."""
+    bits = exact.float().view(torch.int32)
+    return (bits & -(2**16)).view(torch.float32)
+
+
 def test_precisions_that_differ():
     """16-bit values, float32 locations and weights, as autocast makes them."""
     case = CASES["three levels"]
@@ -102,8 +106,10 @@ def test_precisions_that_differ():
     exact = with_gradients(of("reference"), *_doubled(inputs), grad.double())
     expected = [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
     assert [x.dtype for x in ours] == expected
+    if not HAS_GPU:  # the kernel writes the result itself; gradients are rounded by PyTorch
+        exact[0] = cut_off(exact[0])
     for own, right in zip(ours, exact, strict=True):
-        assert relative_error(own, right) < (1e-5 if own.dtype == torch.float32 else ROUNDED)
+        assert relative_error(own, right) < (1e-5 if own.dtype == torch.float32 else 4e-3)
 
 
 @pytest.mark.parametrize("deterministic_too", [False, True])
