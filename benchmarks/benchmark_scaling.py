@@ -31,7 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +45,10 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.nn.parallel import DistributedDataParallel
 
-from swin_backbone import accelerate  # first: it lets mmseg import without compiled ops
+from swin_backbone import (  # first: it lets mmseg import without compiled ops
+    accelerate,
+    compile_kernels,
+)
 from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
@@ -224,8 +227,16 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     model = wrap(build(arch, arguments), strategy, device, arguments)
+    inputs, samples = random_batch(batch, arguments.size, device)
+
+    def losses_of(model: nn.Module) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
+            losses = model(inputs, samples, mode="loss")
+        return sum(value.mean() for name, value in losses.items() if "loss" in name)
+
     if not arguments.stock:
         accelerate(model)  # on the device, as in a run
+    compile_together(model, losses_of)
     runner = SimpleNamespace(model=model)
     hook = CudaGraphHook(bucket_mb=arguments.bucket_mb, predictions=False)
     if strategy == "graphs":
@@ -233,12 +244,9 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.01, fused=CUDA)
     if strategy == "fsdp2":
         step_on_own_parts(optimizer)
-    inputs, samples = random_batch(batch, arguments.size, device)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
-            losses = model(inputs, samples, mode="loss")
-        loss = sum(value.mean() for name, value in losses.items() if "loss" in name)
+        loss = losses_of(model)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -262,6 +270,16 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     }
     hook.after_train(runner)
     return row
+
+
+def compile_together(model: nn.Module, losses_of: Callable[[nn.Module], torch.Tensor]) -> None:
+    """Compile a step's kernels: the first process does, and the others wait for it."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    is_first = int(os.environ["LOCAL_RANK"]) == 0
+    run = lambda: losses_of(inner).backward()  # noqa: E731
+    compile_kernels(inner, run, wait=None if is_first else dist.barrier)
+    if is_first:
+        dist.barrier()
 
 
 def build(arch: str, arguments: argparse.Namespace) -> nn.Module:

@@ -28,7 +28,10 @@ class CompiledKernels(NamedTuple):
 
 
 def compile_kernels(
-    model: nn.Module, run: Callable[[], object], threads: int | None = None
+    model: nn.Module,
+    run: Callable[[], object],
+    threads: int | None = None,
+    wait: Callable[[], object] | None = None,
 ) -> CompiledKernels:
     """Compile the Triton kernels that ``run`` would start, in threads.
 
@@ -42,10 +45,17 @@ def compile_kernels(
 
         compile_kernels(model, lambda: model(images).sum().backward())
 
+    The processes of a distributed run all have to call it, as what they wait for each other in is
+    part of ``run``: synchronised norms, parameters that are gathered, averages in losses. One of a
+    machine's compiles; the others ``wait`` for it, such as in a barrier that it enters
+    afterwards, and then find its kernels on disk.
+
     Args:
         model: on a GPU; a model elsewhere starts no kernels.
         run: forward, or forward and backward.
         threads: how many compile at a time; ``None``: one for each core that the process may use.
+        wait: called once between ``run`` and compiling, also if ``run`` fails or starts no kernels;
+            ``None``: kernels are compiled while ``run`` goes on.
 
     Returns:
         How many, and how long it took.
@@ -60,8 +70,10 @@ def compile_kernels(
         raise ValueError(f"threads must be at least 1, got {threads}")
     began = time.monotonic()
     if not HAS_TRITON or not any(p.is_cuda for p in model.parameters()):
+        if wait is not None:
+            wait()
         return CompiledKernels(0, 0.0)
-    with triton.compile_ahead.collect_launches(threads) as collected, kept_state(model):
+    with triton.compile_ahead.collect_launches(threads, wait) as collected, kept_state(model):
         run()
     torch.cuda.synchronize()
     return CompiledKernels(collected.kernels, time.monotonic() - began)

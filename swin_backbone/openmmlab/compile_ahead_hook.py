@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..acceleration.compile_ahead import compile_kernels
 
@@ -23,10 +24,10 @@ class CompileAheadHook(Hook):
         custom_hooks = [dict(type="CompileAheadHook")]
 
     The first batch goes through the model once more, with kernels left out
-    (:func:`swin_backbone.acceleration.compile_ahead.compile_kernels`). Of several processes on a
-    machine the first one compiles, and the others find its kernels in Triton's cache; with
-    ``SyncBatchNorm`` all do. Where the
-    batch does not go through, the log says why, and kernels are compiled when they are started.
+    (:func:`swin_backbone.acceleration.compile_ahead.compile_kernels`), in all processes of a run
+    together. Of those on a machine the first one compiles, and the others find its kernels in
+    Triton's cache. Where the batch does not go through, the log says why, and kernels are compiled
+    when they are started.
 
     Args:
         threads: how many compile at a time; ``None``: one for each core.
@@ -40,13 +41,14 @@ class CompileAheadHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Of forward, losses and backward."""
-        model = unwrapped(runner.model)
+        model = without_reducer(runner.model)
+        inner = unwrapped(model)
 
         def run() -> None:
             with runner.optim_wrapper.optim_context(model):
-                data = model.data_preprocessor(copy.deepcopy(data_batch), True)
+                data = inner.data_preprocessor(copy.deepcopy(data_batch), True)
                 losses = model(**data, mode="loss")
-            model.parse_losses(losses)[0].backward()
+            inner.parse_losses(losses)[0].backward()
 
         self._compile_once("training", model, run)
 
@@ -59,7 +61,7 @@ class CompileAheadHook(Hook):
         self._before_prediction(runner, data_batch, runner.test_loop)
 
     def _before_prediction(self, runner, data_batch, loop) -> None:
-        model = unwrapped(runner.model)
+        model = without_reducer(runner.model)
 
         def run() -> None:
             with torch.no_grad(), torch.autocast("cuda", enabled=getattr(loop, "fp16", False)):
@@ -71,12 +73,9 @@ class CompileAheadHook(Hook):
         if phase in self.done or not torch.cuda.is_available():
             return
         self.done.add(phase)
-        # Norms that wait for all processes in each pass need all of them to compile.
-        together = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-        if get_local_rank() > 0 and not together:
-            barrier()
+        is_first = get_local_rank() == 0
         try:
-            compiled = compile_kernels(model, run, self.threads)
+            compiled = compile_kernels(model, run, self.threads, None if is_first else barrier)
             print_log(
                 f"compiled {compiled.kernels} kernels for {phase} in {compiled.seconds:.1f} s",
                 "current",
@@ -84,10 +83,16 @@ class CompileAheadHook(Hook):
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             print_log(f"kernels for {phase} are compiled as they are started: {reason}", "current")
-        if get_local_rank() == 0 and not together:
+        if is_first:
             barrier()
 
 
+def without_reducer(model: nn.Module) -> nn.Module:
+    """What ``DistributedDataParallel`` wraps, whose gradients it would average. FSDP's wrapper
+    gathers parameters, and stays."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
-    """What a wrapper for several processes holds: its own passes would wait for the others."""
+    """What a wrapper for several processes holds."""
     return model.module if is_model_wrapper(model) else model

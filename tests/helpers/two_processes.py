@@ -11,6 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.compiled_together import WRAPPERS, compiled_ahead
 from swin_backbone import SwinBackbone
 
 ARGUMENTS = {
@@ -191,6 +192,7 @@ def main():
         "early maps": early_maps(rank),
         "empty batch": empty_batch(rank),
         "empty batch, version 2, packed": empty_batch(rank, version="v2", packed=True),
+        **{f"ahead, {wrapper}": compiled_ahead(rank, wrapper) for wrapper in WRAPPERS},
         "bytes": broadcast_bytes(rank, SwinBackbone),
         "bytes of mmseg's": broadcast_bytes(rank, SwinTransformer),
     }

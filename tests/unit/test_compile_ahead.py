@@ -103,8 +103,9 @@ def test_a_step_is_the_same(version):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
-def test_processes_wait_for_the_first_unless_norms_need_all(monkeypatch, norm, rank):
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_wait_for_the_first(monkeypatch, fails, rank):
+    """Once each, with whatever norms, and also for one that fails."""
     from mmengine.logging import MMLogger
 
     from swin_backbone.openmmlab import compile_ahead_hook
@@ -115,17 +116,57 @@ def test_processes_wait_for_the_first_unless_norms_need_all(monkeypatch, norm, r
     monkeypatch.setattr(compile_ahead_hook, "get_local_rank", lambda: rank)
     monkeypatch.setattr(compile_ahead_hook, "barrier", lambda: called.append("barrier"))
 
-    def compile_kernels(model, run, threads):
+    def compile_kernels(model, run, threads, wait):
+        if wait is not None:
+            wait()
         called.append("compile")
+        if fails:
+            raise ValueError("no batch of this model's")
         return SimpleNamespace(kernels=1, seconds=1.0)
 
     monkeypatch.setattr(compile_ahead_hook, "compile_kernels", compile_kernels)
-    model = nn.Sequential(norm(2))
     hook = compile_ahead_hook.CompileAheadHook()
     for _ in range(2):
-        hook.before_train_iter(SimpleNamespace(model=model), 0, {})
-    waits = ["compile", "barrier"] if rank == 0 else ["barrier", "compile"]
-    assert called == (["compile"] if norm is nn.SyncBatchNorm else waits)
+        hook.before_train_iter(SimpleNamespace(model=nn.Sequential()), 0, {})
+    assert called == (["compile", "barrier"] if rank == 0 else ["barrier", "compile"])
+
+
+def test_without_kernels_a_process_waits_all_the_same():
+    calls = []
+    run, wait = (lambda: calls.append("run")), (lambda: calls.append("wait"))
+    assert compile_kernels(small_model(), run, wait=wait) == (0, 0.0)
+    assert calls == ["wait"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_compiled_before_the_wait(stand_in_driver, fails):
+    """And the wait comes once, also for a pass that fails."""
+    order = []
+
+    def warmup(*arguments, **options):
+        order.append("compiled")
+        return Compiled(1, [])
+
+    one = SimpleNamespace(
+        kernel=SimpleNamespace(warmup=warmup),
+        **{"compiled": {}, "numbers": (), "grid": (1, 1, 1), "constants": {}, "options": {}},
+    )
+
+    def run():
+        with compile_ahead.collect_launches(2, lambda: order.append("waited")) as collected:
+            for _ in range(2):
+                collected.add(one, 0, (torch.zeros(1, device="cpu"),))
+            order.append("ran")
+            if fails:
+                raise ValueError("this batch does not go through")
+        assert collected.kernels == 1
+
+    if fails:
+        with pytest.raises(ValueError, match="does not go through"):
+            run()
+    else:
+        run()
+    assert order == ["ran", "waited", *([] if fails else ["compiled"])]
 
 
 class NamedAlike:

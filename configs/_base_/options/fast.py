@@ -4,6 +4,7 @@ _base_ = "amp_bf16.py"
 default_hooks = dict(
     accelerate=dict(type="AccelerateHook"),
     compile_ahead=dict(type="CompileAheadHook"),
+    end_workers=dict(type="EndWorkersHook"),
 )
 optim_wrapper = dict(optimizer=dict(fused=True))
 env_cfg = dict(cudnn_benchmark=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmengine.registry import FUNCTIONS, MODELS, TRANSFORMS
 
-from . import deferred_logs  # noqa: F401  (registers its hook)
+from . import deferred_logs, ended_workers  # noqa: F401  (register their hooks)
 
 # mmseg is slow to import, and not always there.
 

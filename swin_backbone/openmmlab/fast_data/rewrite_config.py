@@ -82,6 +82,9 @@ def use_fast_data(cfg: Config, reduced: bool = True, on_gpu: bool | None = None)
         report.left.append(("train_dataloader", "the config has none"))
         return report
     _feed(loader, on_gpu, report)
+    if loader.get("pin_memory") and loader.get("persistent_workers"):
+        cfg.default_hooks.end_workers = {"type": "EndWorkersHook"}
+        report.replaced.append(("workers", "EndWorkersHook: they leave as soon as the run ends"))
     datasets = list(_with_pipelines(loader.get("dataset")))
     kind = _name((cfg.get("model") or {}).get("data_preprocessor"))
     for dataset in datasets:
