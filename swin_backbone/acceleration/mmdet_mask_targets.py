@@ -3,8 +3,8 @@
 mmdet copies boxes to the host and back, makes a float map of the image's size for every sampled
 box, and copies the result to the host and back; polygons it draws on the host, box by box. Here
 each image's masks, or the edges of its polygons, go to the device once, and boxes say which of them
-they are cut out of: the same targets. In a detector that is accelerated they go there while the
-backbone is still computed.
+they are cut out of: the same targets. In a detector that is accelerated, threads prepare that from
+the step's beginning on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..ops.host_copies import copied_to
-from .packed_bitmaps import bitmaps_on
+from ..ops.host_copies import ready_for
+from .packed_bitmaps import prepared_bitmaps, prepared_by_threads
 from .polygon_masks import Outlines, cut_out, outlines_of, why_no_outlines
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
-#: Masks on a device, of batches whose losses are being computed.
+#: Of masks of batches whose losses are being computed, the device, and what gives them there.
 _ahead: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -67,9 +67,8 @@ def _cut(masks, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
     boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
     x, y = boxes[:, 0::2].clamp(0, masks.width), boxes[:, 1::2].clamp(0, masks.height)
     boxes = torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
-    copy, device = _ahead.get(masks, (None, None))
-    if device != boxes.device:
-        copy = _copied(masks, boxes.device)
+    device, copied = _ahead.get(masks, (None, None))
+    copy = copied() if device == boxes.device else _prepared(boxes.device, masks)()
     if isinstance(copy, Outlines):
         return cut_out(copy, boxes, chosen, size).float()
     roi_align = imported("mmcv.ops.roi_align", "roi_align")
@@ -77,11 +76,12 @@ def _cut(masks, boxes: Tensor, chosen: Tensor, size: tuple[int, int]) -> Tensor:
     return roi_align(copy[:, None].to(boxes), rois, size, 1.0, 0, "avg", True)[:, 0]
 
 
-def _copied(masks, device: torch.device) -> Tensor | Outlines:
-    """Bitmaps (N, H, W), or polygons as outlines, on a device."""
-    if type(masks) is imported("mmdet.structures.mask", "PolygonMasks"):
-        return copied_to(outlines_of(masks.masks), device)
-    return bitmaps_on(device, masks.masks)
+def _prepared(device: torch.device, masks) -> Callable[[], Tensor | Outlines]:
+    """What gives bitmaps (N, H, W), or polygons as outlines, on a device."""
+    if type(masks) is not imported("mmdet.structures.mask", "PolygonMasks"):
+        return prepared_bitmaps(device, masks.masks)
+    outlines = ready_for(outlines_of(masks.masks), device)
+    return lambda: outlines.to(device, non_blocking=True)
 
 
 def _is_known(masks, soft: bool) -> bool:
@@ -94,32 +94,29 @@ def _is_known(masks, soft: bool) -> bool:
 
 
 @contextmanager
-def masks_ahead(heads: Sequence[nn.Module], samples: Sequence) -> Iterator[Callable]:
-    """Within it, the masks of a batch can be on a device before targets are cut out of them.
+def masks_ahead(
+    heads: Sequence[nn.Module], samples: Sequence, device: torch.device
+) -> Iterator[None]:
+    """Within it, threads prepare the masks of a batch, if all mask heads are accelerated.
 
     Args:
         heads: mask heads of a detector.
         samples: data samples of the batch.
-
-    Yields:
-        What starts the copies to a device, if all the heads are accelerated.
+        device: of the detector.
     """
-    held: list = []
-
-    def start(device: torch.device) -> None:
-        if not heads or not all(map(_is_accelerated, heads)):
-            return
-        for sample in samples:
-            masks = sample.gt_instances.get("masks")
-            if masks is not None and _is_known(masks, soft=False) and len(masks.masks):
-                _ahead[masks] = _copied(masks, device), device
-                held.append(masks)
-
-    try:
-        yield start
-    finally:
-        for masks in held:
-            _ahead.pop(masks, None)
+    found = [sample.gt_instances.get("masks") for sample in samples] if heads else []
+    if not all(map(_is_accelerated, heads)):
+        found = []
+    known = [m for m in found if m is not None and _is_known(m, soft=False) and len(m.masks)]
+    with prepared_by_threads(_prepared, device, known) as coming:
+        _ahead.update(
+            {masks: (device, copied) for masks, copied in zip(known, coming, strict=True)}
+        )
+        try:
+            yield
+        finally:
+            for masks in known:
+                _ahead.pop(masks, None)
 
 
 def _is_accelerated(head: nn.Module) -> bool:

@@ -44,13 +44,8 @@ def apply(detector: nn.Module) -> Undo:
 
     def loss(detector: nn.Module, batch_inputs: Tensor, batch_data_samples: Sequence) -> dict:
         """mmdet's own, in which the backbone runs before the samples are copied."""
-        with masks_ahead(_mask_heads(detector), batch_data_samples) as start:
-
-            def shared(samples: Sequence) -> list:
-                start(batch_inputs.device)
-                return with_own_containers(samples)
-
-            own = with_globals(stock, copy=SimpleNamespace(deepcopy=shared))
+        own = with_globals(stock, copy=SimpleNamespace(deepcopy=with_own_containers))
+        with masks_ahead(_mask_heads(detector), batch_data_samples, batch_inputs.device):
             return own(detector, batch_inputs, batch_data_samples)
 
     return replace_methods(detector, {"loss": loss})

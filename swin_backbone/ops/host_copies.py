@@ -10,9 +10,15 @@ import torch
 Copied = TypeVar("Copied")
 
 
+def ready_for(host: Copied, device: torch.device) -> Copied:
+    """``host``, which lies on the CPU, in memory from which a copy to ``device`` does not wait."""
+    if device.type != "cuda":
+        return host
+    with torch.cuda.device(device):  # a thread's own is the first one
+        return host.pin_memory()
+
+
 def copied_to(host: Copied, device: torch.device) -> Copied:
     """``host``, which lies on the CPU, on a device. A copy from memory that the system may move
     waits for all that a GPU has to do; memory that is pinned is let go when the copy is done."""
-    if device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True)
+    return ready_for(host, device).to(device, non_blocking=True)

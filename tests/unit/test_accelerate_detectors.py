@@ -201,9 +201,7 @@ def test_polygons_go_ahead_and_the_host_does_not_wait(monkeypatch):
     boxes = [random_boxes(9, 60) for _ in masks]
     expected = targets_of(head, masks, cfg, boxes)
     laid_out.clear()
-    with mmdet_mask_targets.masks_ahead([head], samples) as start:
-        start(torch.device("cpu"))
-        assert len(laid_out) == 2
+    with mmdet_mask_targets.masks_ahead([head], samples, torch.device("cpu")):
         assert torch.equal(targets_of(head, masks, cfg, boxes), expected)
         assert waits(lambda: targets_of(head, masks, cfg, boxes)) == 0
     assert len(laid_out) == 2

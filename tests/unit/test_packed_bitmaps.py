@@ -1,11 +1,19 @@
 """Masks copied as bits are the masks, whatever they hold."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from swin_backbone.acceleration import packed_bitmaps
-from swin_backbone.acceleration.packed_bitmaps import bitmaps_on, unpacked
+from swin_backbone.acceleration.packed_bitmaps import (
+    THREADS,
+    bitmaps_on,
+    prepared_bitmaps,
+    prepared_by_threads,
+    unpacked,
+)
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SHAPES = [(3, 5, 7), (2, 8, 16), (1, 1, 1), (0, 4, 4), (17,)]
@@ -40,7 +48,7 @@ def test_what_goes_as_bits(monkeypatch, flip):
     """To a device without values: an eighth of the bytes, if bits are all that is there."""
     went = []
     monkeypatch.setattr(
-        packed_bitmaps, "copied_to", lambda host, to: went.append(host.numel()) or host.to(to)
+        packed_bitmaps, "ready_for", lambda host, to: went.append(host.numel()) or host
     )
     for values, dtype, bytes_each in [(2, np.uint8, 1 / 8), (2, np.bool_, 1 / 8), (3, np.uint8, 1)]:
         bitmaps = draw((4, 8, 8), values, dtype)
@@ -49,3 +57,44 @@ def test_what_goes_as_bits(monkeypatch, flip):
         assert found.shape == bitmaps.shape
         assert found.dtype == torch.from_numpy(bitmaps.copy()).dtype
         assert went.pop() == bytes_each * bitmaps.size
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_threads_prepare_them(device):
+    """Of more images than there are threads, in their order, each once."""
+    drawn = [draw((number, 9, 11), 2 + number % 2) for number in range(2 * THREADS + 1)]
+    with prepared_by_threads(prepared_bitmaps, torch.device(device), drawn) as coming:
+        found = [copied() for copied in coming]
+        assert all(copied() is one for copied, one in zip(coming, found, strict=True))
+    assert [one.device.type for one in found] == [device] * len(drawn)
+    for one, bitmaps in zip(found, drawn, strict=True):
+        assert torch.equal(one.cpu(), torch.from_numpy(bitmaps))
+
+
+def test_what_a_thread_raises_is_raised_where_it_is_asked_for():
+    def prepare(device, masks):
+        raise ValueError(f"no masks in {masks}")
+
+    with prepared_by_threads(prepare, torch.device("cpu"), ["a", "b"]) as coming:
+        for copied, name in zip(coming, "ab", strict=True):
+            for _ in range(2):
+                with pytest.raises(ValueError, match=f"no masks in {name}"):
+                    copied()
+
+
+def test_a_step_that_fails_does_not_wait_for_threads():
+    """What is not begun never is."""
+    begun, go_on = [], threading.Event()
+
+    def prepare(device, masks):
+        begun.append(masks)
+        go_on.wait(60)
+        return lambda: masks
+
+    with (
+        pytest.raises(RuntimeError, match="the step failed"),
+        prepared_by_threads(prepare, torch.device("cpu"), range(3 * THREADS)),
+    ):
+        raise RuntimeError("the step failed")
+    go_on.set()
+    assert len(begun) <= THREADS

@@ -53,21 +53,24 @@ ALIGNMENT = 16
 #: which does not say it (CUDA C++ Programming Guide, technical specifications).
 SHARED_KIB = {7: 64, 8: 99, 9: 227, 10: 227, 12: 99}
 
-#: For an H100, by kernel and channels of a token; what is not listed takes the entry for ``None``.
-#: What is listed by channels was measured in 16 bits and is for these.
+#: For an H100 and an H200, by kernel and channels of a token; what is not listed takes the entry
+#: for ``None``. What is listed by channels was measured in 16 bits and is for these.
 CONFIGS: dict[tuple[str, int | None], Config] = {
     ("norm_linear", None): Config(rows=64, columns=64, warps=4, stages=2),
+    ("norm_linear", 192): Config(rows=64, columns=64, warps=4, stages=3),
     ("linear", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3, registers=128),
     ("linear", 96): Config(rows=64, columns=128, depth=64, warps=4, stages=2),
-    ("linear", 192): Config(rows=64, columns=64, depth=64, warps=4, stages=3),
+    ("linear", 128): Config(rows=64, columns=128, depth=64, warps=4, stages=2),
+    ("linear", 192): Config(rows=64, columns=128, depth=64, warps=4, stages=2),
     ("linear_few_rows", None): Config(rows=64, columns=32, depth=128, warps=4, stages=3),
+    ("linear_few_rows", 1024): Config(rows=64, columns=64, depth=64, warps=4, stages=3),
     ("linear_few_rows", 1536): Config(rows=64, columns=64, depth=64, warps=4, stages=4),
     ("gelu_backward", None): Config(rows=128, columns=128, depth=64, warps=8, stages=3),
     ("gelu_backward", 96): Config(rows=128, columns=64, depth=32, warps=4, stages=3),
     ("mlp_forward", None): Config(rows=64, columns=32, warps=4, stages=2),
     ("mlp_forward", 96): Config(rows=64, columns=32, warps=4, stages=4, registers=168),
-    ("mlp_forward", 192): Config(rows=64, columns=32, warps=4, stages=3),
-    ("mlp_forward", 256): Config(rows=128, columns=32, warps=8, stages=3),
+    ("mlp_forward", 128): Config(rows=64, columns=64, warps=4, stages=3),
+    ("mlp_forward", 192): Config(rows=128, columns=64, warps=8, stages=3),
     ("mlp_backward", None): Config(rows=64, columns=32, warps=4, stages=2),
     ("mlp_backward", 96): Config(rows=64, columns=32, warps=4, stages=3, registers=168),
     ("mlp_backward", 128): Config(rows=64, columns=64, warps=4, stages=2),
@@ -90,6 +93,13 @@ CONFIGS: dict[tuple[str, int | None], Config] = {
     ("post_norm_mlp_backward", 192): Config(rows=128, columns=32, warps=8, stages=3),
     ("post_norm_mlp_backward", 256): Config(rows=128, columns=32, warps=8, stages=2),
     ("attention_forward", None): Config(warps=4, stages=2, registers=128, programs=4224),
+    ("attention_forward", 96): Config(warps=4, stages=2, registers=96, programs=4224),
+    ("attention_forward", 128): Config(warps=4, stages=2, registers=96, programs=4224),
+    ("attention_forward", 192): Config(warps=4, stages=2, registers=96, programs=4224),
+    ("attention_forward", 384): Config(warps=4, stages=2, registers=128, programs=1056),
+    ("attention_forward", 512): Config(warps=4, stages=2, registers=128, programs=1056),
+    ("attention_forward", 768): Config(warps=4, stages=2, registers=128, programs=1056),
+    ("attention_forward", 1024): Config(warps=4, stages=2, registers=128, programs=1056),
     ("attention_backward", None): Config(warps=4, stages=2, programs=264),
     ("rows_forward", None): Config(rows=64, warps=4, stages=2, programs=1056),
     ("rows_backward", None): Config(
