@@ -61,7 +61,7 @@ def multi_scale_deformable_attention(
     pairs = _pairs(spatial_shapes, value.shape[1], sampling_locations.shape[3])
     way = _chosen(impl, value, sampling_locations, attention_weights)
     if way == "triton":
-        shapes = spatial_shapes if pairs is None else _on_device(pairs, value.device)
+        shapes = spatial_shapes if pairs is None else shapes_on_device(pairs, value.device)
         return triton.deformable_attention_op.attention(
             value.contiguous(),
             shapes.contiguous(),
@@ -188,7 +188,7 @@ def _chosen(impl: str, value: Tensor, locations: Tensor, weights: Tensor) -> str
     return impl
 
 
-def _on_device(pairs: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+def shapes_on_device(pairs: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """(levels, 2) int64. Remembered: a copy to a GPU waits for it."""
     if torch.compiler.is_compiling():
         return torch.tensor(pairs, device=device)

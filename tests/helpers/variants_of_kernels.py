@@ -25,10 +25,15 @@ NAMES = {
 
 
 def run_detector_ops(size, dtype):
-    """Attention to points, regions of ``size`` bins and suppression, at a detector's channels."""
+    """Attention to points, deformable convolution, regions of ``size`` bins and suppression, at a
+    detector's channels."""
     from helpers.points import PointCase, draw, with_gradients
     from swin_backbone import ops
+    from swin_backbone.ops import deformable_convolution as convolution
 
+    geometry = convolution.Geometry((1, 1), (1, 1), (1, 1), 1)
+    sizes = ((2, 256, 8, 8), (256, 256, 3, 3), (2, 18, 8, 8), (2, 9, 8, 8))
+    tensors = [torch.randn(one, dtype=dtype) for one in sizes]
     case = PointCase(2, 6, 8, 32, 4, ((4, 6), (2, 3), (1, 2), (1, 1)))
     grad = torch.randn(2, 6, 256, dtype=dtype)
     for exactly in (False, True):
@@ -37,6 +42,8 @@ def run_detector_ops(size, dtype):
             lambda *inputs: ops.multi_scale_deformable_attention(*inputs, impl="triton"),
             *draw(case, dtype), grad,
         )  # fmt: skip
+        convolution.deformable_convolution(*tensors, None, geometry)
+        convolution.deformable_convolution_gradients(tensors[0], *tensors, geometry)
     torch.use_deterministic_algorithms(False)
     maps = [torch.randn(2, 256, side, side, dtype=dtype, requires_grad=True) for side in (8, 4)]
     rois = torch.tensor([[0, 1, 2, 20, 25], [1, 3, 0, 30, 9.0]])

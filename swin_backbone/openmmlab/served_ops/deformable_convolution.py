@@ -1,7 +1,9 @@
-"""Deformable convolutions, plain and modulated, from torchvision.
+"""Deformable convolutions, plain and modulated: on a GPU samples and a product, else torchvision's.
 
-Offsets come as (y, x) for each place of the kernel, in both libraries. torchvision has the
-gradients as an op of its own, so that nothing is computed forward again.
+The first computes in 16 bits where that is asked for, and adds up the map's gradients in an order
+of chance, as torchvision's does. Convolutions in groups are torchvision's everywhere. Offsets come
+as (y, x) for each place of the kernel, in both libraries. torchvision has the gradients as an op of
+its own, so that nothing is computed forward again.
 """
 # ruff: noqa: N803 (mmcv passes these arguments by name)
 
@@ -10,6 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...ops.deformable_convolution import (
+    Geometry,
+    deformable_convolution,
+    deformable_convolution_gradients,
+    runs_as_kernels,
+)
 from .common import at_least_float32, torchvision_ops, write
 from .torchvision_internals import deform_conv2d_gradients
 
@@ -218,6 +226,10 @@ def _write_what_was_read(grad: Tensor, found: Tensor) -> None:
 
 
 def _convolve(input, weight, offset, mask, bias, geometry) -> Tensor:
+    if _is_for_kernels(input, weight, offset, geometry):
+        input, weight, offset, mask = _samples(input, weight, offset, mask)
+        bias = None if bias is None else bias.to(input.dtype)
+        return deformable_convolution(input, weight, offset, mask, bias, _named(geometry))
     torchvision_ops()  # it registers the op
     input, weight, offset, mask, bias, use_mask = _operands(input, weight, offset, mask, bias)
     return torch.ops.torchvision.deform_conv2d(
@@ -227,9 +239,28 @@ def _convolve(input, weight, offset, mask, bias, geometry) -> Tensor:
 
 def _differentiate(grad_output, input, weight, offset, mask, geometry) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias."""
+    if _is_for_kernels(input, weight, offset, geometry):
+        operands = _samples(input, weight, offset, mask)
+        return deformable_convolution_gradients(grad_output, *operands, _named(geometry))
     *operands, use_mask = _operands(input, weight, offset, mask, None)
     grad_output = grad_output.to(operands[0].dtype)
     return deform_conv2d_gradients(grad_output, tuple(operands), geometry, use_mask)
+
+
+def _is_for_kernels(input: Tensor, weight: Tensor, offset: Tensor, geometry: tuple) -> bool:
+    groups, offset_groups = geometry[6:]
+    return groups == 1 and runs_as_kernels(input, weight, offset, offset_groups)
+
+
+def _named(geometry: tuple[int, ...]) -> Geometry:
+    return Geometry(geometry[:2], geometry[2:4], geometry[4:6], geometry[7])
+
+
+def _samples(input, weight, offset, mask) -> tuple[Tensor, ...]:
+    """Operands in the input's dtype, but for offsets; without a mask, of ones."""
+    if mask is None:
+        mask = offset.new_ones(()).expand(len(offset), offset.shape[1] // 2, *offset.shape[2:])
+    return input, weight.to(input.dtype), offset, mask
 
 
 def _operands(input, weight, offset, mask, bias) -> tuple:

@@ -41,16 +41,22 @@ class Sizes(NamedTuple):
     levels: int
     points: int
     channels: int
+    in_pixels: bool
 
     @classmethod
-    def of(cls, value: Tensor, locations: Tensor) -> "Sizes":
+    def of(cls, value: Tensor, locations: Tensor, in_pixels: bool) -> "Sizes":
         batch, keys, heads, channels = value.shape
         _, queries, _, levels, points, _ = locations.shape
-        return cls(batch, keys, queries * heads, heads, levels, points, channels)
+        return cls(batch, keys, queries * heads, heads, levels, points, channels, in_pixels)
 
     @property
     def constants(self) -> dict[str, int]:
-        return {"HEADS": self.heads, "LEVELS": self.levels, "POINTS": self.points}
+        return {
+            "HEADS": self.heads,
+            "LEVELS": self.levels,
+            "POINTS": self.points,
+            "IN_PIXELS": self.in_pixels,
+        }
 
 
 @remembered
@@ -83,7 +89,9 @@ def _gathering(sizes: Sizes) -> Launch:
     return Launch(gather_value_gradient, grid, numbers, constants, {"num_warps": 1})
 
 
-def _forward(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def sampled(
+    value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor, in_pixels: bool
+) -> Tensor:
     """(B, queries, heads * channels) in the dtype of ``value``.
 
     Args:
@@ -91,8 +99,10 @@ def _forward(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) 
         shapes: (levels, 2), integers.
         locations: (B, queries, heads, levels, points, 2).
         weights: (B, queries, heads, levels, points).
+        in_pixels: whether locations are in pixels, from the centre of the first one; else from 0
+            to 1 across a map.
     """
-    sizes = Sizes.of(value, locations)
+    sizes = Sizes.of(value, locations, in_pixels)
     out = value.new_empty((sizes.batch, locations.shape[1], sizes.heads * sizes.channels))
     if out.numel():
         _by_rows(attend, sizes, FORWARD[value.element_size()])(
@@ -101,10 +111,15 @@ def _forward(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) 
     return out
 
 
-def _backward(
-    grad_out: Tensor, value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor
+def sampled_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    shapes: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    in_pixels: bool,
 ) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
-    """Gradients of :func:`_forward` for value, locations and weights.
+    """Gradients of :func:`sampled` for value, locations and weights.
 
     What points give to values is added up atomically, which takes any order, unless
     ``torch.use_deterministic_algorithms`` is on: then points are sorted, and each value sums its
@@ -116,21 +131,23 @@ def _backward(
     grad_out = grad_out.contiguous()
     inputs, outputs = (value, shapes, locations, weights), (grad_locations, grad_weights)
     if torch.are_deterministic_algorithms_enabled():
-        sizes = Sizes.of(value, locations)
+        sizes = Sizes.of(value, locations, in_pixels)
         grad_value = torch.empty_like(value)
         _by_rows(attend_backward, sizes, BACKWARD, False)(grad_out, *inputs, grad_value, *outputs)
-        _gather(grad_out, *inputs, grad_value)
+        _gather(grad_out, *inputs, grad_value, sizes)
     else:
-        grad_value = _scatter(grad_out, *inputs, *outputs)
+        grad_value = _scatter(grad_out, *inputs, *outputs, in_pixels)
     return grad_value, grad_locations, grad_weights
 
 
-def _scatter(grad_out, value, shapes, locations, weights, grad_locations, grad_weights) -> Tensor:
+def _scatter(
+    grad_out, value, shapes, locations, weights, grad_locations, grad_weights, in_pixels
+) -> Tensor:
     """The gradient for ``value``, after writing those for locations and weights."""
     batch = len(value)
     if value.dtype == torch.float32:
         grad_value = torch.zeros_like(value)
-        launch = _by_rows(attend_backward, Sizes.of(value, locations), BACKWARD, True)
+        launch = _by_rows(attend_backward, Sizes.of(value, locations, in_pixels), BACKWARD, True)
         launch(
             grad_out, value, shapes, locations, weights, grad_value, grad_locations, grad_weights
         )
@@ -142,7 +159,7 @@ def _scatter(grad_out, value, shapes, locations, weights, grad_locations, grad_w
         images = slice(begin, min(begin + together, batch))
         part = sums[: images.stop - begin].zero_()
         some = [x[images] for x in (grad_out, value, locations, weights)]
-        launch = _by_rows(attend_backward, Sizes.of(some[1], some[2]), BACKWARD, True)
+        launch = _by_rows(attend_backward, Sizes.of(some[1], some[2], in_pixels), BACKWARD, True)
         launch(
             some[0], some[1], shapes, some[2], some[3], part, grad_locations[images],
             grad_weights[images],
@@ -151,9 +168,8 @@ def _scatter(grad_out, value, shapes, locations, weights, grad_locations, grad_w
     return grad_value
 
 
-def _gather(grad_out, value, shapes, locations, weights, grad_value) -> None:
+def _gather(grad_out, value, shapes, locations, weights, grad_value, sizes: Sizes) -> None:
     """``grad_value``, without additions in an order of chance."""
-    sizes = Sizes.of(value, locations)
     cells = torch.empty(weights.numel(), dtype=torch.int32, device=value.device)
     _cells(sizes)(shapes, locations, cells)
     cells, order = cells.sort(stable=True)
@@ -161,6 +177,18 @@ def _gather(grad_out, value, shapes, locations, weights, grad_value) -> None:
     numbers = torch.arange(count + 1, dtype=torch.int32, device=value.device)
     first = torch.searchsorted(cells, numbers, out_int32=True)
     _gathering(sizes)(grad_out, shapes, locations, weights, order, first, grad_value)
+
+
+def _forward(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """:func:`sampled`, of locations across a map."""
+    return sampled(value, shapes, locations, weights, False)
+
+
+def _backward(
+    grad_out: Tensor, value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor
+) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+    """:func:`sampled_backward`, of locations across a map."""
+    return sampled_backward(grad_out, value, shapes, locations, weights, False)
 
 
 _attend = register("multi_scale_deformable_attention", _forward)

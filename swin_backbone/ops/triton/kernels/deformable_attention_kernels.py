@@ -13,12 +13,18 @@ from .jit import kernel
 
 
 @triton.jit
-def _pixel(locations, sample, known, height, width):
+def _pixel(locations, sample, known, height, width, IN_PIXELS: tl.constexpr):
     """Where a point lies, in pixels whose centres are integers; beyond all pixels, far outside."""
-    x = tl.load(locations + 2 * sample, mask=known, other=-2.0).to(tl.float32) * width - 0.5
-    y = tl.load(locations + 2 * sample + 1, mask=known, other=-2.0).to(tl.float32) * height - 0.5
+    x = tl.load(locations + 2 * sample, mask=known, other=-2.0).to(tl.float32)
+    y = tl.load(locations + 2 * sample + 1, mask=known, other=-2.0).to(tl.float32)
+    if not IN_PIXELS:
+        x, y = x * width - 0.5, y * height - 0.5
     # NaN compares as outside, and integers cannot hold what is far outside.
-    near = (x > -1.0) & (y > -1.0) & (x < width) & (y < height)
+    near = (x < width) & (y < height)
+    if IN_PIXELS:  # a point at -1 gets nothing of the pixel at 0, but has its slope
+        near &= (x >= -1.0) & (y >= -1.0)
+    else:
+        near &= (x > -1.0) & (y > -1.0)
     return tl.where(near, x, -2.0), tl.where(near, y, -2.0)
 
 
@@ -34,6 +40,7 @@ def attend(
     HEADS: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
+    IN_PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -42,7 +49,8 @@ def attend(
     """``out`` (B, rows, CHANNELS) of ``value`` (B, keys, HEADS, CHANNELS).
 
     ``shapes`` are (LEVELS, 2), ``locations`` (B, rows, LEVELS, POINTS, 2), ``weights`` the same
-    without the last axis; HEADS divides rows. The grid is blocks of rows, then images.
+    without the last axis; HEADS divides rows. Locations go from 0 to 1 across a map, or IN_PIXELS
+    from 0 at the centre of the first pixel. The grid is blocks of rows, then images.
     """
     image = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -61,7 +69,7 @@ def attend(
         for group in range(0, POINTS, UNROLL):
             for step in tl.static_range(UNROLL):
                 sample = (row * LEVELS + level) * POINTS + group + step
-                x, y = _pixel(locations, sample, live, height, width)
+                x, y = _pixel(locations, sample, live, height, width, IN_PIXELS)
                 weight = tl.load(weights + sample, mask=live, other=0.0).to(tl.float32)
                 left, top = tl.floor(x), tl.floor(y)
                 across, down = x - left, y - top
@@ -97,6 +105,7 @@ def attend_backward(
     HEADS: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
+    IN_PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -128,7 +137,7 @@ def attend_backward(
         for group in range(0, POINTS, UNROLL):
             for step in tl.static_range(UNROLL):
                 sample = (row * LEVELS + level) * POINTS + group + step
-                x, y = _pixel(locations, sample, live, height, width)
+                x, y = _pixel(locations, sample, live, height, width, IN_PIXELS)
                 weight = tl.load(weights + sample, mask=live, other=0.0).to(tl.float32)
                 left, top = tl.floor(x), tl.floor(y)
                 across, down = x - left, y - top
@@ -157,8 +166,10 @@ def attend_backward(
                             grad_value + place_of, part[:, None] * grad, mask=mask, sem="relaxed"
                         )
                 tl.store(grad_weights + sample, of_weight, mask=live)
-                tl.store(grad_locations + 2 * sample, of_x * weight * width, mask=live)
-                tl.store(grad_locations + 2 * sample + 1, of_y * weight * height, mask=live)
+                if not IN_PIXELS:
+                    of_x, of_y = of_x * width, of_y * height
+                tl.store(grad_locations + 2 * sample, of_x * weight, mask=live)
+                tl.store(grad_locations + 2 * sample + 1, of_y * weight, mask=live)
         start += height * width
 
 
@@ -173,6 +184,7 @@ def cells_of_points(
     HEADS: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
+    IN_PIXELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """``cells`` (B, rows, LEVELS, POINTS) int32: image and head, and the pixel above and to the
@@ -193,7 +205,7 @@ def cells_of_points(
         start += tl.where(other < level, high * wide, 0)
         height = tl.where(other == level, high, height)
         width = tl.where(other == level, wide, width)
-    x, y = _pixel(locations, sample, known, height, width)
+    x, y = _pixel(locations, sample, known, height, width, IN_PIXELS)
     column = tl.maximum(tl.floor(x).to(tl.int32), 0)
     line = tl.maximum(tl.floor(y).to(tl.int32), 0)
     map_of_head = (row // rows * HEADS + row % HEADS).to(tl.int32)
@@ -217,6 +229,7 @@ def gather_value_gradient(
     HEADS: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
+    IN_PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     SAMPLES: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -253,7 +266,7 @@ def gather_value_gradient(
             number = place + tl.arange(0, SAMPLES)
             live = number < end
             sample = tl.load(order + number, mask=live, other=0)
-            x, y = _pixel(locations, sample, live, height, width)
+            x, y = _pixel(locations, sample, live, height, width, IN_PIXELS)
             part = tl.maximum(1.0 - tl.abs(x - column), 0.0)
             part *= tl.maximum(1.0 - tl.abs(y - line), 0.0)
             part *= tl.load(weights + sample, mask=live, other=0.0)
