@@ -90,6 +90,19 @@ def test_half_a_pixel_of_a_large_map_is_there_in_16_bits():
     assert torch.equal(out[0, 0, 0, :-1].float(), torch.full((599,), 0.5, device=DEVICE))
 
 
+def test_any_layout_of_memory():
+    """Convolutions give offsets channels last, and gradients come like that: the same bits but for
+    what is added up in an order of chance."""
+    geometry, tensors = draw("dilated", torch.float32, DEVICE)
+    grad = torch.randn_like(by_torchvision(geometry, tensors))
+    expected = with_gradients(geometry, tensors, grad)
+    *maps, bias = (one.detach() for one in tensors)
+    maps = [one.to(memory_format=torch.channels_last) for one in maps]
+    found = with_gradients(geometry, [*maps, bias], grad.to(memory_format=torch.channels_last))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_zeros_have_the_slopes_of_torchvision():
     """As offsets begin: every point lies on a pixel, where slopes to its two sides differ. Sums of
     float32 in another order."""
