@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -82,10 +82,16 @@ def prepared_by_threads(
     """
     with_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="masks")
     try:
-        coming = [with_threads.submit(prepare, device, masks) for masks in masks_of_images]
+        coming = [with_threads.submit(_on_its_device, prepare, device, m) for m in masks_of_images]
         yield [_Once(future) for future in coming]
     finally:
         with_threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _on_its_device(prepare: Callable, device: torch.device, masks: object) -> Callable:
+    """In a thread, whose own device is the first one: pinning would take memory there."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return prepare(device, masks)
 
 
 class _Once:

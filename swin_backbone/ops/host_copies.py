@@ -12,10 +12,7 @@ Copied = TypeVar("Copied")
 
 def ready_for(host: Copied, device: torch.device) -> Copied:
     """``host``, which lies on the CPU, in memory from which a copy to ``device`` does not wait."""
-    if device.type != "cuda":
-        return host
-    with torch.cuda.device(device):  # a thread's own is the first one
-        return host.pin_memory()
+    return host.pin_memory() if device.type == "cuda" else host
 
 
 def copied_to(host: Copied, device: torch.device) -> Copied:

@@ -1,6 +1,7 @@
 """Masks copied as bits are the masks, whatever they hold."""
 
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -80,6 +81,26 @@ def test_what_a_thread_raises_is_raised_where_it_is_asked_for():
             for _ in range(2):
                 with pytest.raises(ValueError, match=f"no masks in {name}"):
                     copied()
+
+
+def test_threads_prepare_on_the_device_of_the_model(monkeypatch):
+    """And not on the first one, which a thread begins with."""
+    entered, prepared = [], []
+
+    @contextmanager
+    def on(device):
+        entered.append(device)
+        yield
+        entered.append(None)
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    second = torch.device("cuda", 1)
+    with prepared_by_threads(
+        lambda device, masks: prepared.append(entered[-1]) or (lambda: masks), second, ["a"]
+    ) as coming:
+        assert coming[0]() == "a"
+    assert prepared == [second]
+    assert entered == [second, None]
 
 
 def test_a_step_that_fails_does_not_wait_for_threads():
