@@ -31,7 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,16 +39,14 @@ import torch
 import torch.distributed as dist
 from benchmarking.profiling import exposed, is_kernel, union
 from mmengine.config import Config
+from mmengine.dist import init_local_group
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.nn.parallel import DistributedDataParallel
 
-from swin_backbone import (  # first: it lets mmseg import without compiled ops
-    accelerate,
-    compile_kernels,
-)
+from swin_backbone import accelerate  # first: it lets mmseg import without compiled ops
 from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
@@ -56,6 +54,7 @@ from swin_backbone.cli.commands import Parser, command
 from swin_backbone.cli.launching import leave_processes
 from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.model.sharding import UNIT_MB, shard, step_on_own_parts
+from swin_backbone.openmmlab.compile_ahead_hook import compile_together, without_reducer
 from swin_backbone.openmmlab.cuda_graph_hook import CudaGraphHook
 from swin_backbone.openmmlab.gradient_compression import COMPRESSIONS, CompressGradientsHook
 from swin_backbone.openmmlab.sharding import wrap_swin_blocks
@@ -184,6 +183,7 @@ def work(arguments: argparse.Namespace) -> None:
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
     dist.init_process_group("nccl" if CUDA else "gloo")
+    init_local_group(int(os.environ["GROUP_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     init_default_scope("mmseg")
     settings = itertools.product(arguments.arch, arguments.batch, arguments.strategy)
     for arch, batch, strategy in settings:
@@ -236,7 +236,8 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
 
     if not arguments.stock:
         accelerate(model)  # on the device, as in a run
-    compile_together(model, losses_of)
+    inner = without_reducer(model)
+    compile_together(inner, lambda: losses_of(inner).backward())
     runner = SimpleNamespace(model=model)
     hook = CudaGraphHook(bucket_mb=arguments.bucket_mb, predictions=False)
     if strategy == "graphs":
@@ -270,16 +271,6 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     }
     hook.after_train(runner)
     return row
-
-
-def compile_together(model: nn.Module, losses_of: Callable[[nn.Module], torch.Tensor]) -> None:
-    """Compile a step's kernels: the first process does, and the others wait for it."""
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
-    is_first = int(os.environ["LOCAL_RANK"]) == 0
-    run = lambda: losses_of(inner).backward()  # noqa: E731
-    compile_kernels(inner, run, wait=None if is_first else dist.barrier)
-    if is_first:
-        dist.barrier()
 
 
 def build(arch: str, arguments: argparse.Namespace) -> nn.Module:

@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..acceleration.compile_ahead import compile_kernels
+from ..acceleration.compile_ahead import CompiledKernels, compile_kernels
 
 
 @HOOKS.register_module()
@@ -73,9 +73,8 @@ class CompileAheadHook(Hook):
         if phase in self.done or not torch.cuda.is_available():
             return
         self.done.add(phase)
-        is_first = get_local_rank() == 0
         try:
-            compiled = compile_kernels(model, run, self.threads, None if is_first else barrier)
+            compiled = compile_together(model, run, self.threads)
             print_log(
                 f"compiled {compiled.kernels} kernels for {phase} in {compiled.seconds:.1f} s",
                 "current",
@@ -83,6 +82,17 @@ class CompileAheadHook(Hook):
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             print_log(f"kernels for {phase} are compiled as they are started: {reason}", "current")
+
+
+def compile_together(
+    model: nn.Module, run: Callable[[], object], threads: int | None = None
+) -> CompiledKernels:
+    """:func:`compile_kernels`, called by all processes: of those on a machine the first one
+    compiles, and the others wait for it, also if it fails."""
+    is_first = get_local_rank() == 0
+    try:
+        return compile_kernels(model, run, threads, None if is_first else barrier)
+    finally:
         if is_first:
             barrier()
 
