@@ -1,14 +1,15 @@
 """Measure how training scales with the number of GPUs of one machine (or of processes on a CPU).
 
     python benchmarks/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
-        [--batch 2 4 16] [--strategy ddp graphs fsdp fsdp2] [--size 512] [--norm SyncBN] [--stock]
-        [--bucket-mb 25] [--gradients bfloat16] [--profile OUT/overlap.csv]
+        [--batch 2 4 16] [--strategy ddp graphs fsdp fsdp2 fsdp2-reshard] [--size 512] [--stock]
+        [--norm SyncBN] [--bucket-mb 25] [--gradients bfloat16] [--profile OUT/overlap.csv]
 
 Swin + UPerNet, accelerated (or with ``--stock`` as mmseg builds it), trains on random images that
 are on the GPU already, in bfloat16 (float32 on the CPU), everything else as configured: AdamW,
 SyncBN in the heads (which ``--norm BN`` makes each process's own, to see what it costs).
 ``graphs`` is DDP whose steps are replayed as CUDA graphs; ``fsdp2`` is ``fully_shard``, on GPUs
-with blocks that travel in bfloat16, and gradients in float32 or what ``--gradients`` says. For each
+with blocks that travel in bfloat16, and gradients in float32 or what ``--gradients`` says;
+``fsdp2-reshard`` gives blocks back in between, to gather them again for the backward pass. For each
 setting: images a second of all processes, efficiency (images a second a process, against one
 process), the host's own time in a step, peak memory of a process, and communication: the time of
 NCCL's kernels (gloo's calls) in a step, whether computation hides it or not. Prints a row of CSV
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import gc
 import io
 import itertools
 import json
@@ -69,7 +71,9 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Channels, depths and heads; 'nano' is for trying this script.
 SIZES = {**ARCHITECTURES, "nano": (8, (1, 1, 1, 1), (1, 1, 2, 2))}
 CUDA = torch.cuda.is_available()
-STRATEGIES = ["ddp", "graphs", "fsdp", "fsdp2"]
+STRATEGIES = ["ddp", "graphs", "fsdp", "fsdp2", "fsdp2-reshard"]
+#: How a strategy's lines are drawn.
+LINES = dict(zip(STRATEGIES, ("-", ":", "--", "-.", (0, (1, 4))), strict=True))
 #: Columns of the table that grows as settings are measured.
 COLUMNS = ["arch", "batch", "strategy", "processes", "images_per_second", "seconds"]
 COLUMNS += ["host_seconds", "communication", "peak_memory_mib", "device", "error"]
@@ -223,6 +227,7 @@ def together(every: list[dict]) -> dict:
 
 def measure(arch, batch, strategy, device, arguments) -> dict:
     """Time the training steps of one setting in this process."""
+    gc.collect()  # models refer to themselves, the more when they are sharded
     if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -243,7 +248,7 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     if strategy == "graphs":
         hook.before_train(runner)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.01, fused=CUDA)
-    if strategy == "fsdp2":
+    if strategy.startswith("fsdp2"):
         step_on_own_parts(optimizer)
 
     def step() -> None:
@@ -294,9 +299,15 @@ def wrap(
     model: nn.Module, strategy: str, device: torch.device, arguments: argparse.Namespace
 ) -> nn.Module:
     """The model, spread over the processes, on this process's device."""
-    if strategy == "fsdp2":
+    if strategy.startswith("fsdp2"):
         types = torch.bfloat16, getattr(torch, arguments.gradients or "float32")
-        return shard(model.to(device), device.type, UNIT_MB, *(types if CUDA else ()))
+        return shard(
+            model.to(device),
+            device.type,
+            UNIT_MB,
+            *(types if CUDA else ()),
+            reshard_after_forward=strategy == "fsdp2-reshard",
+        )
     if strategy != "fsdp":
         model = DistributedDataParallel(
             model.to(device),
@@ -485,7 +496,7 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.plot(
             *zip(*points, strict=True) if points else ([], []),
             color=colours[arch],
-            linestyle=dict(zip(STRATEGIES, ("-", ":", "--", "-."), strict=True))[strategy],
+            linestyle=LINES[strategy],
             marker="os^v"[batches.index(batch) % 4],
             label=f"{arch}, batch {batch}, {strategy.upper()}",
         )

@@ -30,6 +30,7 @@ def shard(
     unit_mb: float = UNIT_MB,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = None,
+    reshard_after_forward: bool = False,
 ) -> nn.Module:
     """Spread a model's parameters over all processes, in place.
 
@@ -46,17 +47,22 @@ def shard(
             Sharded parameters and the optimizer keep theirs, and so does what is no block: batch
             norms compute in float32.
         reduce_dtype: in which gradients are averaged; ``None`` for ``param_dtype``, or their own.
+        reshard_after_forward: whether blocks are given back after their forward pass, and gathered
+            again for the backward pass. Without, which is not PyTorch's default, they stay until
+            then, whole, in ``param_dtype``: Swin-L's take 0.4 GB in bfloat16, a third less is sent,
+            and the host has less to do.
 
     Returns:
         ``model``, whose parameters are now ``DTensor``.
 
     Raises:
         ImportError: if PyTorch has no public ``fully_shard``.
+        TypeError: if ``reshard_after_forward`` is no ``bool``; PyTorch's numbers are of processes.
         ValueError: if processes have not been joined, ``unit_mb`` is not above 0, or a parameter
             has no axis to spread it along.
     """
     fsdp = _fsdp()
-    _check(model, unit_mb)
+    _check(model, unit_mb, reshard_after_forward)
     device_type = device_type or next(model.parameters()).device.type
     mesh = torch.distributed.init_device_mesh(device_type, (torch.distributed.get_world_size(),))
     for parameter in model.parameters():  # channels-last weights of convolutions are not taken
@@ -67,7 +73,9 @@ def shard(
     )
     running: list[nn.Module] = []
     for blocks, runs in units(model, unit_mb):
-        fsdp.fully_shard(blocks, mesh=mesh, mp_policy=policy)
+        fsdp.fully_shard(
+            blocks, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward
+        )
         running += [blocks[0]] if runs else []
     rest = fsdp.MixedPrecisionPolicy(reduce_dtype=reduce_dtype, cast_forward_inputs=False)
     fsdp.fully_shard(model, mesh=mesh, mp_policy=rest)
@@ -94,7 +102,11 @@ def _fsdp():
     return fsdp
 
 
-def _check(model: nn.Module, unit_mb: float) -> None:
+def _check(model: nn.Module, unit_mb: float, reshard_after_forward: bool) -> None:
+    if not isinstance(reshard_after_forward, bool):
+        raise TypeError(
+            f"reshard_after_forward must be True or False, got {reshard_after_forward!r}"
+        )
     if isinstance(unit_mb, bool) or not isinstance(unit_mb, int | float) or not unit_mb > 0:
         raise ValueError(f"unit_mb must be a number above 0, got {unit_mb!r}")
     single = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]

@@ -39,6 +39,8 @@ class FullyShardStrategy(strategy("DDPStrategy")):
         param_dtype: in which the blocks' parameters travel and compute: ``'bfloat16'``,
             ``'float16'``, ``'float32'``, or ``None`` for their own.
         reduce_dtype: in which gradients are averaged; ``None``: in the parameters'.
+        reshard_after_forward: whether blocks are given back between their forward and backward
+            passes; without, there is less to send, and more to hold.
         options: of mmengine's ``DDPStrategy``, but for ``model_wrapper``.
 
     Raises:
@@ -52,6 +54,7 @@ class FullyShardStrategy(strategy("DDPStrategy")):
         unit_mb: float = UNIT_MB,
         param_dtype: str | None = None,
         reduce_dtype: str | None = None,
+        reshard_after_forward: bool = False,
         **options,
     ):
         if options.pop("model_wrapper", None) is not None:
@@ -59,6 +62,7 @@ class FullyShardStrategy(strategy("DDPStrategy")):
         self.unit_mb = unit_mb
         self.param_dtype = _dtype("param_dtype", param_dtype)
         self.reduce_dtype = _dtype("reduce_dtype", reduce_dtype)
+        self.reshard_after_forward = reshard_after_forward
         super().__init__(**options)
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
@@ -72,7 +76,14 @@ class FullyShardStrategy(strategy("DDPStrategy")):
             model = revert_sync_batchnorm(model)  # it synchronises GPUs only
         # Test-time augmentation never calls its own forward, but that of the model in it.
         inner = model.module if isinstance(model, BaseTTAModel) else model
-        shard(inner, device.type, self.unit_mb, self.param_dtype, self.reduce_dtype)
+        shard(
+            inner,
+            device.type,
+            self.unit_mb,
+            self.param_dtype,
+            self.reduce_dtype,
+            self.reshard_after_forward,
+        )
         inner.__deepcopy__ = _refuse_copy
         return model
 

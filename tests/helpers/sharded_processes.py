@@ -35,12 +35,15 @@ from swin_backbone.model.sharding import (
 )
 
 SIZE = (20, 28)
-#: Of the backbone; ``unit_mb`` of sharding: a block by itself, some, all of them.
+#: Of the backbone; ``unit_mb`` of sharding: a block by itself, some, all of them; and whether
+#: blocks are given back after their forward pass.
 CASES = {
     "v1, a block": ({}, 1e-6),
     "v1, two blocks": ({}, 0.02),
     "v1, all": ({}, 25),
+    "v1, two blocks, given back": ({}, 0.02, True),
     "v2": ({"version": "v2"}, 1e-6),
+    "with_cp, v2, given back": ({"with_cp": True, "version": "v2"}, 1e-6, True),
     "with_cp": ({"with_cp": True}, 1e-6),
     "with_cp, v2, two blocks": ({"with_cp": True, "version": "v2"}, 0.02),
     "frozen": ({"frozen_stages": 1, "out_indices": (1,)}, 0.02),
@@ -75,10 +78,10 @@ def largest(state, other):
     return largest_difference([state[k] for k in other], list(other.values()))
 
 
-def against_one(rank, changes, unit_mb):
+def against_one(rank, changes, unit_mb, reshard_after_forward=False):
     """Weights after three steps, and what happens to a state that is read back."""
     alone, model = Model(**changes), Model(**changes)
-    shard(model, "cpu", unit_mb)
+    shard(model, "cpu", unit_mb, reshard_after_forward=reshard_after_forward)
     own, spread = adamw(alone), adamw(model)
     batches = [[images(2 * step + other, SIZE) for other in range(2)] for step in range(4)]
     norms = steps(alone, alone, [torch.cat(both) for both in batches[:3]], own)

@@ -199,6 +199,21 @@ def test_what_cannot_be_spread_is_refused(joined):
     for size in (0, -1.0, "25", True, float("nan")):
         with pytest.raises(ValueError, match="unit_mb must be a number above 0"):
             shard(nn.Linear(2, 2), unit_mb=size)
+    for size in (1, None, "yes"):  # PyTorch takes numbers, of processes to spread over instead
+        with pytest.raises(TypeError, match="reshard_after_forward must be True or False"):
+            shard(nn.Linear(2, 2), reshard_after_forward=size)
+
+
+@pytest.mark.parametrize("reshard_after_forward", [True, False])
+def test_blocks_are_whole_between_passes_if_asked(joined, reshard_after_forward):
+    model = Means(SwinBackbone(**SMALL))
+    shard(model, unit_mb=1e-6, reshard_after_forward=reshard_after_forward)
+    blocks = [block for stage in model.backbone.stages for block in stage.blocks]
+    loss = model(torch.randn(1, 3, 20, 28))
+    spread = [isinstance(next(block.parameters()), DTensor) for block in blocks]
+    assert spread == [reshard_after_forward] * len(blocks)
+    loss.backward()
+    assert all(isinstance(p, DTensor) for p in model.parameters())
 
 
 def test_without_processes_it_says_how_to_start(monkeypatch):
