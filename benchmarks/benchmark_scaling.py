@@ -40,6 +40,7 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 from benchmarking.profiling import exposed, is_kernel, union
+from benchmarking.results import now
 from mmengine.config import Config
 from mmengine.dist import init_local_group
 from mmengine.registry import init_default_scope
@@ -75,8 +76,8 @@ STRATEGIES = ["ddp", "graphs", "fsdp", "fsdp2", "fsdp2-reshard"]
 #: How a strategy's lines are drawn.
 LINES = dict(zip(STRATEGIES, ("-", ":", "--", "-.", (0, (1, 4))), strict=True))
 #: Columns of the table that grows as settings are measured.
-COLUMNS = ["arch", "batch", "strategy", "processes", "images_per_second", "seconds"]
-COLUMNS += ["host_seconds", "communication", "peak_memory_mib", "device", "error"]
+COLUMNS = ["date", "torch", "arch", "batch", "strategy", "processes", "images_per_second"]
+COLUMNS += ["seconds", "host_seconds", "communication", "peak_memory_mib", "device", "error"]
 #: Of the file that ``--profile`` writes: times of a step, and the part of it that nothing hides.
 PROFILE_COLUMNS = ["arch", "batch", "strategy", "processes", "step_ms", "nccl_ms", "exposed_ms"]
 PROFILE_COLUMNS += ["exposed_share", "device", "error"]
@@ -198,7 +199,7 @@ def work(arguments: argparse.Namespace) -> None:
         every: list = [None] * dist.get_world_size()
         dist.all_gather_object(every, row)
         if dist.get_rank() == 0:
-            row = together(every)
+            row = {"date": now(), "torch": torch.__version__, **together(every)}
             with arguments.worker.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             add_line(arguments.out / "scaling.csv", [row.get(name, "") for name in COLUMNS])

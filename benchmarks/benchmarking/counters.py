@@ -7,12 +7,11 @@ read all counters, and writes one line a launch.
 from __future__ import annotations
 
 import csv
-import importlib
-import pkgutil
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 TIME, BYTES = "gpu__time_duration.sum", "dram__bytes.sum"
@@ -43,52 +42,47 @@ STALLS = {
 COLUMNS = ("kernel", "launches", "ms", "gb", *SHARES, "waits_for")
 
 
-def package_kernels() -> list[str]:
-    """Names of the kernels that the package starts; other functions begin with an underscore."""
-    import triton
-
-    from swin_backbone.ops.triton import kernels
-
-    modules = [
-        importlib.import_module(f"{kernels.__name__}.{module.name}")
-        for module in pkgutil.iter_modules(kernels.__path__)
-    ]
-    return sorted(
-        name
-        for module in modules
-        for name, value in vars(module).items()
-        if isinstance(value, triton.runtime.KernelInterface) and not name.startswith("_")
-    )
+#: Seconds between two looks at how far ``ncu`` is.
+WAIT = 5
 
 
-def count(command: Sequence[str], log: Path) -> list[dict]:
+def count(command: Sequence[str], log: Path, say: Callable[[int], None]) -> list[dict]:
     """Rows of :data:`COLUMNS` of the package's kernels that ``command`` starts, the longest first.
 
     Args:
         command: a program and its arguments.
         log: where ``ncu`` writes what it found.
+        say: is told again and again how many launches were counted.
 
     Raises:
         ValueError: if there is no ``ncu``, it fails, or found none of the kernels.
     """
+    from swin_backbone.ops.triton.kernels import all_kernels  # imports Triton
+
     program = shutil.which("ncu")
     if program is None:
         raise ValueError("counters need NVIDIA's Nsight Compute: ncu is not in PATH")
     metrics = ",".join((TIME, BYTES, *SHARES.values(), *STALLS.values()))
     options = ["--csv", "--page", "raw", "--print-units", "base", "--clock-control", "none"]
-    options += ["--kernel-name", f"regex:^({'|'.join(package_kernels())})$"]
-    done = subprocess.run(
-        [program, *options, "--metrics", metrics, "--log-file", str(log), *command],
-        stdout=subprocess.DEVNULL,
-    )
-    lines = log.read_text().splitlines() if log.exists() else []
-    if done.returncode:
+    options += ["--kernel-name", f"regex:^({'|'.join(all_kernels())})$"]
+    options += ["--metrics", metrics, "--log-file", str(log)]
+    with subprocess.Popen([program, *options, *command], stdout=subprocess.DEVNULL) as running:
+        while running.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(WAIT)
+            say(sum("Profiling" in line for line in _lines(log)))
+    lines = _lines(log)
+    if running.returncode:
         said = [line for line in lines if "ERROR" in line] or ["nothing"]
-        raise ValueError(f"ncu ended with status {done.returncode} and said {said[-1]!r}")
+        raise ValueError(f"ncu ended with status {running.returncode} and said {said[-1]!r}")
     rows = summed(lines)
     if not rows:
         raise ValueError(f"{' '.join(command)} started none of the package's kernels")
     return rows
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.exists() else []
 
 
 def summed(lines: Iterable[str]) -> list[dict]:

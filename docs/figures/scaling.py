@@ -18,7 +18,7 @@ OUT = DOCS / "images" / "scaling.png"
 #: Part of linear that is wanted of two GPUs, by images a GPU.
 WANTED = {"16": 0.96, "4": 0.92, "2": 0.85}
 ARCHES = {"tiny": "Swin-T", "small": "Swin-S", "base": "Swin-B", "large": "Swin-L"}
-WAYS = ("graphs", "ddp", "fsdp2", "fsdp")
+WAYS = ("graphs", "ddp", "fsdp2", "fsdp2-reshard", "fsdp")
 #: Bytes a second of a GPU in each direction: over NVLink, and over its network adapter.
 LINK, ADAPTER = 300e9, 40e9
 #: Bytes of gradients of UPerNet.
@@ -68,18 +68,24 @@ def expected_table(gradients: Mapping[str, float] = GRADIENTS) -> str:
 
 
 def pairs() -> list[tuple[dict, dict]]:
-    """Rows of one and of two GPUs of each setting that was measured with both, the last of each."""
-    rows = {}
-    for row in itertools.chain(*reversed(newest_first("scaling-h200"))):
-        if not row["error"]:
-            rows[row["arch"], row["batch"], row["strategy"], row["processes"]] = row
-    alone = {key[:3]: row for key, row in rows.items() if key[3] == "1"}
-    both = [
-        (alone[key[:3]], row) for key, row in rows.items() if key[3] == "2" and key[:3] in alone
-    ]
+    """Rows of one and of two GPUs of each setting that was measured with both: the last of two, and
+    of one that of the same file, or else the last."""
+    alone, together = {}, {}
+    for rows in reversed(newest_first("scaling-h200")):
+        measured = [row for row in rows if not row["error"]]
+        beside = {setting(row): row for row in measured if row["processes"] == "1"}
+        alone |= beside
+        for row in measured:
+            if row["processes"] == "2":
+                together[setting(row)] = beside.get(setting(row)), row
+    both = [(one or alone[key], two) for key, (one, two) in together.items() if one or key in alone]
     if not both:
         raise FileNotFoundError("no setting was measured on one GPU and on two")
     return sorted(both, key=lambda pair: place_of(pair[1]))
+
+
+def setting(row: dict) -> tuple[str, str, str]:
+    return row["arch"], row["batch"], row["strategy"]
 
 
 def place_of(row: dict) -> tuple:
@@ -103,13 +109,13 @@ def draw(both: list[tuple[dict, dict]]) -> plt.Figure:
     axes.axvline(100, color="black", lw=0.8, ls=":", label="twice one GPU")
     axes.set_yticks(range(len(both)), [name_of(two) for _, two in both], fontsize=10)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 186), xticks=[])
+    axes.set(xlim=(0, 192), xticks=[])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0.02), ncols=2, fontsize=9, frameon=False)
     when = where_and_when(itertools.chain(*both))
     title = f"UPerNet, 512x512: two GPUs, of twice one ({when})"
-    axes.set_title(title, loc="left", fontsize=11)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
     return figure
 

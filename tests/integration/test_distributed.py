@@ -287,21 +287,23 @@ def test_scaling_is_measured(tmp_path):
     run_tool(
         "benchmark_scaling.py", "--out", tmp_path, "--processes", 1, 2, "--arch", "nano",
         "--batch", 2, "--size", 64, "--steps", 2, "--warm-up", 1, "--port", 29625,
-        "--strategy", "ddp", "fsdp2",
+        "--strategy", "ddp", "fsdp2", "fsdp2-reshard",
     )  # fmt: skip
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert [(row["processes"], row["strategy"]) for row in rows] == [
-        (1, "ddp"), (1, "fsdp2"), (2, "ddp"), (2, "fsdp2")
-    ]  # fmt: skip
+        (processes, strategy)
+        for processes in (1, 2)
+        for strategy in ("ddp", "fsdp2", "fsdp2-reshard")
+    ]
     for row in rows:
         assert row["images_per_second"] == pytest.approx(2 * row["processes"] / row["seconds"])
         assert row["peak_memory_mib"] > 0
     assert rows[0]["efficiency"] == 1
-    expected = rows[2]["images_per_second"] / 2 / rows[0]["images_per_second"]
-    assert rows[2]["efficiency"] == pytest.approx(expected)
-    assert all(row["communication"] > 0 for row in rows[2:])
+    expected = rows[3]["images_per_second"] / 2 / rows[0]["images_per_second"]
+    assert rows[3]["efficiency"] == pytest.approx(expected)
+    assert all(row["communication"] > 0 for row in rows[3:])
     lines = (tmp_path / "scaling.csv").read_text().splitlines()
-    assert [line.split(",")[2:4] for line in lines[1:]] == [
+    assert [line.split(",")[4:6] for line in lines[1:]] == [
         [row["strategy"], str(row["processes"])] for row in rows
     ]
     assert "| nano | 2 | ddp | 2 |" in (tmp_path / "scaling.md").read_text()

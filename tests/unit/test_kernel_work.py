@@ -17,13 +17,13 @@ from helpers.block_cases import (
     run_post_norm_attention,
     run_post_norm_mlp,
 )
-from helpers.started_kernels import all_kernels
 from helpers.triton_kernels import HAS_GPU, let_kernels_run
 from torch.utils.flop_counter import FlopCounterMode
 
 from swin_backbone import SwinBackbone
 from swin_backbone.ops import Windows
 from swin_backbone.ops.triton import residual_mlp_op
+from swin_backbone.ops.triton.kernels import all_kernels
 from swin_backbone.ops.triton.launch import Launch
 
 interpreted = pytest.mark.skipif(HAS_GPU, reason="counts products in Triton's interpreter")

@@ -87,12 +87,24 @@ class Tuner:
         memory: what was remembered.
         card: its name, for the log.
         seconds: times a call.
+        candidates: what is worth trying for a piece of work; :func:`candidates_for` by default.
+
+    Attributes:
+        times: what each candidate that ran took, in seconds, by work.
     """
 
-    def __init__(self, memory: Memory, card: str, seconds: Callable[[Callable], float]):
+    def __init__(
+        self,
+        memory: Memory,
+        card: str,
+        seconds: Callable[[Callable], float],
+        candidates: Callable[[Work], list[Config]] | None = None,
+    ):
         self.memory = memory
         self.card = card
         self.seconds = seconds
+        self.candidates = candidates or candidates_for
+        self.times: dict[Work, dict[Config, float]] = {}
         self.trial: dict[str, Config] = {}
         self.given_up: set[tuple[str, int]] = set()
         self.lock = threading.RLock()  # an operation that is timed may start another one
@@ -120,7 +132,7 @@ class Tuner:
         with self.lock:
             if self.knows(work):  # another thread was faster
                 return
-            candidates = candidates_for(work)
+            candidates = self.candidates(work)
             logger.info(
                 "tuning %s for %d channels, %d rows and %s on %s: %d candidates",
                 *(work.kernel, work.channels, work.rows, work.dtype, self.card, len(candidates)),
@@ -130,6 +142,7 @@ class Tuner:
             for candidate in candidates:
                 with self._trying(work.kernel, candidate, forget):
                     times[candidate] = self.seconds(run)
+            self.times[work] = times
             self._conclude(work, times, time.monotonic() - start)
 
     @contextmanager
