@@ -63,6 +63,7 @@ CHOSEN = {
         "test_result_and_gradients[dtype0-odd]",
         "test_the_same_bits_where_that_is_asked_for[dtype0-odd]",
     ],
+    "unit/test_deformable_convolution.py": ["test_result_and_gradients[torch.float32-dilated]"],
     "unit/test_suppression.py": ["test_the_same_boxes[64-200-0.5-triton]"],
 }
 HALVES = ("attention", "mlp", "post_norm_attention", "post_norm_mlp")

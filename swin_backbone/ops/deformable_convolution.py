@@ -87,9 +87,10 @@ def deformable_convolution_gradients(
     offset: Tensor,
     mask: Tensor,
     geometry: Geometry,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    with_bias: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of :func:`deformable_convolution` for x, weight, offset, mask and bias, each in its
-    dtype, given that of the result (B, D, H', W')."""
+    dtype, given that of the result (B, D, H', W'); without ``with_bias`` there is none for it."""
     samples = _samples(x, weight, offset, mask, geometry)
     grad_out = grad_out.to(x.dtype).flatten(2).transpose(1, 2).contiguous()
     of_columns = (grad_out @ _matrix(weight)).view(*samples.locations.shape[:2], -1)
@@ -98,41 +99,32 @@ def deformable_convolution_gradients(
     )
     matrix = grad_out.flatten(0, 1).t() @ _columns(samples, offset).flatten(0, 1)
     batch, channels, height, width = x.shape
-    rows, columns = weight.shape[2:]
-    axes = batch, -1, rows * columns, geometry.offset_groups
-    moved = of_locations.view(*axes, 2).flip(4)  # to y and x
+    of_offset, of_mask = triton.deformable_convolution_op.placed_backward(
+        of_locations, of_weights, offset, mask, _points(weight, geometry)
+    )
     return (
         of_value.view(batch, height, width, channels).permute(0, 3, 1, 2),
-        matrix.view(len(weight), rows, columns, channels).permute(0, 3, 1, 2),
-        moved.permute(0, 3, 2, 4, 1).reshape(offset.shape).to(offset.dtype),
-        of_weights.view(axes).permute(0, 3, 2, 1).reshape(mask.shape).to(mask.dtype),
-        grad_out.sum((0, 1)),
+        matrix.view(len(weight), *weight.shape[2:], channels).permute(0, 3, 1, 2),
+        of_offset,
+        of_mask,
+        grad_out.sum((0, 1)) if with_bias else None,
     )
 
 
 def _samples(x, weight, offset, mask, geometry: Geometry) -> Samples:
     batch, channels, height, width = x.shape
-    groups, kernel, size = geometry.offset_groups, tuple(weight.shape[2:]), offset.shape[2:]
+    groups = geometry.offset_groups
     value = x.permute(0, 2, 3, 1).reshape(batch, height * width, groups, channels // groups)
-    places = (kernel[0] * kernel[1], size[0] * size[1])
-    # 16 bits know no part of a pixel on a map of a thousand.
-    moved = offset.float().reshape(batch, groups, places[0], 2, places[1]).permute(0, 4, 2, 1, 3)
-    down, across = (_along(size[axis], kernel[axis], axis, geometry, moved) for axis in range(2))
-    down = down[:, None, :, None].expand(*size, *kernel).reshape(places[1], places[0], 1)
-    across = across[None, :, None, :].expand(*size, *kernel).reshape(places[1], places[0], 1)
-    locations = torch.stack([moved[..., 1] + across, moved[..., 0] + down], -1)
-    factors = mask.to(x.dtype).reshape(batch, groups, places[0], places[1]).permute(0, 3, 2, 1)
-    queries = (batch, places[0] * places[1], groups, 1, 1)
     shapes = shapes_on_device(((height, width),), x.device)
-    found = value, shapes, locations.view(*queries, 2), factors.reshape(queries)
-    return Samples(*(one.contiguous() for one in found))
+    points = _points(weight, geometry)
+    placed = triton.deformable_convolution_op.placed(offset, mask, points, x.dtype)
+    return Samples(value.contiguous(), shapes, *placed)
 
 
-def _along(pixels: int, taps: int, axis: int, geometry: Geometry, like: Tensor) -> Tensor:
-    """(pixels, taps): where the kernel's places lie along one axis, before they are moved."""
-    at = torch.arange(pixels, dtype=like.dtype, device=like.device) * geometry.stride[axis]
-    tap = torch.arange(taps, dtype=like.dtype, device=like.device) * geometry.dilation[axis]
-    return at[:, None] - geometry.padding[axis] + tap
+def _points(weight: Tensor, geometry: Geometry) -> triton.deformable_convolution_op.Points:
+    *sizes, groups = geometry
+    kernel = tuple(weight.shape[2:])
+    return triton.deformable_convolution_op.Points(groups, kernel, *map(tuple, sizes))
 
 
 def _columns(samples: Samples, offset: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def modulated_deform_conv_backward(
     places, size = deformable_group * kernel_h * kernel_w, grad_output.shape[2:]
     offset, mask = _read("offset", offset, 2 * places, size), _read("mask", mask, places, size)
     found_input, found_weight, found_offset, found_mask, found_bias = _differentiate(
-        grad_output, input, weight, offset, mask, geometry
+        grad_output, input, weight, offset, mask, geometry, with_bias
     )
     write((grad_input, grad_weight), (found_input, found_weight))
     _write_what_was_read(grad_offset, found_offset)
@@ -168,7 +168,7 @@ def deform_conv_backward_input(
 ) -> None:
     """Gradients of :func:`deform_conv_forward`, written to ``gradInput`` and ``gradOffset``."""
     geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    found = _differentiate(gradOutput, input, weight, offset, None, geometry)
+    found = _differentiate(gradOutput, input, weight, offset, None, geometry, False)
     write((gradInput, gradOffset), (found[0], found[2]))
 
 
@@ -197,7 +197,7 @@ def deform_conv_backward_parameters(
     geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
     # It does not depend on the values of the weight.
     weight = gradWeight.new_zeros(gradWeight.shape)
-    found = _differentiate(gradOutput, input, weight, offset, None, geometry)
+    found = _differentiate(gradOutput, input, weight, offset, None, geometry, False)
     gradWeight.copy_(scale * found[1])
 
 
@@ -219,10 +219,11 @@ def _read(name: str, values: Tensor, channels: int, size: tuple[int, int]) -> Te
 
 def _write_what_was_read(grad: Tensor, found: Tensor) -> None:
     """The gradient of what :func:`_read` took; the rest has none."""
-    whole = found.new_zeros(len(grad), grad[0].numel())
-    found = found.flatten(1)
-    whole[:, : found.shape[1]] = found
-    grad.copy_(whole.view(grad.shape))
+    if found[0].numel() < grad[0].numel():
+        whole = found.new_zeros(len(grad), grad[0].numel())
+        whole[:, : found[0].numel()] = found.flatten(1)
+        found = whole
+    grad.copy_(found.view(grad.shape))
 
 
 def _convolve(input, weight, offset, mask, bias, geometry) -> Tensor:
@@ -237,11 +238,13 @@ def _convolve(input, weight, offset, mask, bias, geometry) -> Tensor:
     )
 
 
-def _differentiate(grad_output, input, weight, offset, mask, geometry) -> tuple[Tensor, ...]:
-    """Gradients of input, weight, offset, mask and bias."""
+def _differentiate(
+    grad_output, input, weight, offset, mask, geometry, with_bias: bool
+) -> tuple[Tensor | None, ...]:
+    """Gradients of input, weight, offset, mask and bias, without ``with_bias`` of anything."""
     if _is_for_kernels(input, weight, offset, geometry):
         operands = _samples(input, weight, offset, mask)
-        return deformable_convolution_gradients(grad_output, *operands, _named(geometry))
+        return deformable_convolution_gradients(grad_output, *operands, _named(geometry), with_bias)
     *operands, use_mask = _operands(input, weight, offset, mask, None)
     grad_output = grad_output.to(operands[0].dtype)
     return deform_conv2d_gradients(grad_output, tuple(operands), geometry, use_mask)
