@@ -374,10 +374,10 @@ MUTATIONS = (
     ),
     Mutation(
         "offsets",
-        "gradients of offsets come as x and y",
-        f"{OPS}/deformable_convolution.py",
-        ".flip(4)",
-        "",
+        "gradients of offsets come as x twice",
+        f"{OPS}/triton/kernels/deformable_convolution_kernels.py",
+        "tl.store(grad_offset + target, y, mask=live)",
+        "tl.store(grad_offset + target, x, mask=live)",
         ("unit/test_deformable_convolution.py::test_result_and_gradients",),
     ),
     Mutation(
