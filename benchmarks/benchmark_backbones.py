@@ -38,7 +38,7 @@ from benchmarking.results import (
     now,
 )
 from benchmarking.roofline import measure_ceilings
-from benchmarking.tables import as_markdown, case_table, show
+from benchmarking.tables import as_markdown, case_table, console_for_tables, show
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -54,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     check(arguments, parser)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a log: wide enough that no line of a table breaks
+    console = console_for_tables()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", module=r"(timm|transformers|mmcv|mmdet|mmseg|torch)\b")

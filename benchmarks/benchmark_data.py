@@ -19,8 +19,6 @@ mmengine's own log costs an iteration of a long run.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import statistics
 import sys
 import time
@@ -33,6 +31,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from benchmarking.csv_rows import as_text
 from benchmarking.data_runs import WAYS, measure_runs
 from benchmarking.data_sets import KINDS, Kind, temporary_data
 from benchmarking.decoders import measure_decoders
@@ -105,11 +104,7 @@ def _about() -> dict:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, as_text(rows, fields))
 
 
 # --- One core ---

@@ -14,8 +14,6 @@ cache: what it promises is more than a step gains. All need a GPU.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import re
 import subprocess
 import sys
@@ -26,9 +24,11 @@ from pathlib import Path
 import torch
 from benchmarking import counters
 from benchmarking.cases import Case, matmul_precision, named_cases
+from benchmarking.csv_rows import as_text
 from benchmarking.implementations import IMPLEMENTATIONS
 from benchmarking.results import describe_device, environment_versions, now
 from benchmarking.steps import EAGER, Step, make_step
+from benchmarking.tables import console_for_tables
 from rich.console import Console
 from rich.table import Table
 
@@ -55,13 +55,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for each in (counted, tried):
         each.add_argument("--csv", type=Path, help="write the results")
     for each in (step, counted, tried):
-        each.add_argument(
-            "case", type=training_case_name, help="such as v1-tiny-w7-b32, v2-tiny-w8-b32"
-        )
+        each.add_argument("case", help="such as v1-tiny-w7-b32, v2-tiny-w8-b32")
     arguments = parser.parse_args(argv)
+    try:
+        case = training_case(arguments.case)
+    except ValueError as error:
+        parser.error(f"argument case: {error}")
     if not torch.cuda.is_available():
         raise ValueError("kernels run on a GPU, and torch sees no CUDA device")
-    case = training_case(arguments.case)
     with matmul_precision(case.dtype):
         arguments.run(case, arguments)
 
@@ -74,17 +75,12 @@ def part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def training_case_name(text: str) -> str:
-    """The name of a case that has a training step."""
-    try:
-        training_case(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
 def training_case(name: str) -> Case:
-    """The training step of a named case, in bfloat16."""
+    """The training step of a named case, in bfloat16.
+
+    Raises:
+        ValueError: if there is none.
+    """
     found = [case for case in named_cases(name, "bf16", "cuda") if case.mode == "train"]
     if not found:
         raise ValueError(f"must have a training step, so leave out the mode, got {name!r}")
@@ -104,7 +100,7 @@ def run_step(case: Case, arguments: argparse.Namespace) -> None:
 
 
 def show_counters(case: Case, arguments: argparse.Namespace) -> None:
-    console = console_of_a_log()
+    console = console_for_tables()
     with tempfile.TemporaryDirectory() as folder:
         program = [sys.executable, __file__, "step", arguments.case]
         with console.status("the step starts") as status:
@@ -121,7 +117,7 @@ def show_parameters(case: Case, arguments: argparse.Namespace) -> None:
         candidates = launch_parameters.candidates(*arguments.part)
         launch_parameters.time_parameters(step, launch_parameters.only_compiled, candidates)
         return
-    console = console_of_a_log()
+    console = console_for_tables()
     with console.status(f"{arguments.jobs} processes compile"):
         compile_in_parts(arguments.case, arguments.jobs)
     with console.status("timing"):
@@ -144,11 +140,6 @@ def compile_in_parts(case: str, jobs: int) -> None:
         raise ValueError(f"processes that compile ended with statuses {statuses}: see above")
 
 
-def console_of_a_log() -> Console:
-    """Wide where nobody set a width, so that no line of a table breaks."""
-    return Console(width=None if sys.stdout.isatty() else 160)
-
-
 def show(console: Console, case: Case, columns: Sequence[str], rows: list[dict], arguments) -> None:
     """Print rows, and write them if asked to."""
     table = Table(title=f"{case.title}, {describe_device('cuda')}", title_justify="left")
@@ -168,11 +159,7 @@ def as_csv(case: str, columns: Sequence[str], rows: list[dict]) -> str:
     versions = environment_versions()
     about = {"date": now(), "device": describe_device("cuda"), "torch": torch.__version__}
     about |= {"triton": versions.get("triton", ""), "case": case}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*about, *columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(about | row for row in rows)
-    return text.getvalue()
+    return as_text((about | row for row in rows), [*about, *columns])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from swin_backbone.atomic_files import write_text
@@ -21,7 +21,7 @@ COLUMNS = (
 def write_csv(benchmark: Benchmark, path: Path) -> None:
     """Write every row, over what was there."""
     lines = [line for result in benchmark.cases for line in as_lines(result, benchmark)]
-    write_text(path, as_text([dict(zip(COLUMNS, COLUMNS, strict=True)), *lines]))
+    write_text(path, as_text(lines, COLUMNS))
 
 
 def as_lines(result: CaseResult, benchmark: Benchmark) -> list[dict[str, object]]:
@@ -58,8 +58,10 @@ def as_lines(result: CaseResult, benchmark: Benchmark) -> list[dict[str, object]
     ]
 
 
-def as_text(lines: Iterable[dict[str, object]]) -> str:
-    """Lines as CSV has them."""
+def as_text(lines: Iterable[dict[str, object]], columns: Sequence[str]) -> str:
+    """Lines as CSV has them, under the names of columns."""
     text = io.StringIO()
-    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(lines)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return text.getvalue()

@@ -7,6 +7,8 @@ from rich.table import Table
 
 from .results import Benchmark, CaseResult, Row
 
+#: Columns of a log: wide enough that no line of a table breaks.
+LOG_WIDTH = 160
 HEADINGS = (
     "implementation",
     "ms",
@@ -27,6 +29,12 @@ LEGEND = (
     "included; of matmul, of copy: part of the measured ceilings; x floor: times the least time "
     "that the ceilings allow"
 )
+
+
+def console_for_tables() -> Console:
+    """As wide as the terminal, or as a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def show(benchmark: Benchmark, console: Console) -> None:

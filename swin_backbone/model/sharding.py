@@ -49,8 +49,8 @@ def shard(
         reduce_dtype: in which gradients are averaged; ``None`` for ``param_dtype``, or their own.
         reshard_after_forward: whether blocks are given back after their forward pass, and gathered
             again for the backward pass. Without, which is not PyTorch's default, they stay until
-            then, whole, in ``param_dtype``: Swin-L's take 0.4 GB in bfloat16, a third less is sent,
-            and the host has less to do.
+            then, whole, in ``param_dtype``: Swin-L's take 0.4 GB in bfloat16, less is sent, and the
+            host has less to do.
 
     Returns:
         ``model``, whose parameters are now ``DTensor``.

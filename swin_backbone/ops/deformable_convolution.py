@@ -14,15 +14,7 @@ from torch import Tensor
 
 from . import dispatch, triton
 from .deformable_attention import shapes_on_device
-
-
-class Geometry(NamedTuple):
-    """Of a convolution, rows before columns; ``offset_groups`` have offsets of their own."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    offset_groups: int
+from .geometry.convolution import Geometry
 
 
 class Samples(NamedTuple):
@@ -100,7 +92,7 @@ def deformable_convolution_gradients(
     matrix = grad_out.flatten(0, 1).t() @ _columns(samples, offset).flatten(0, 1)
     batch, channels, height, width = x.shape
     of_offset, of_mask = triton.deformable_convolution_op.placed_backward(
-        of_locations, of_weights, offset, mask, _points(weight, geometry)
+        of_locations, of_weights, offset, mask, weight.shape[2:], geometry
     )
     return (
         of_value.view(batch, height, width, channels).permute(0, 3, 1, 2),
@@ -116,15 +108,10 @@ def _samples(x, weight, offset, mask, geometry: Geometry) -> Samples:
     groups = geometry.offset_groups
     value = x.permute(0, 2, 3, 1).reshape(batch, height * width, groups, channels // groups)
     shapes = shapes_on_device(((height, width),), x.device)
-    points = _points(weight, geometry)
-    placed = triton.deformable_convolution_op.placed(offset, mask, points, x.dtype)
+    placed = triton.deformable_convolution_op.placed(
+        offset, mask, weight.shape[2:], geometry, x.dtype
+    )
     return Samples(value.contiguous(), shapes, *placed)
-
-
-def _points(weight: Tensor, geometry: Geometry) -> triton.deformable_convolution_op.Points:
-    *sizes, groups = geometry
-    kernel = tuple(weight.shape[2:])
-    return triton.deformable_convolution_op.Points(groups, kernel, *map(tuple, sizes))
 
 
 def _columns(samples: Samples, offset: Tensor) -> Tensor:

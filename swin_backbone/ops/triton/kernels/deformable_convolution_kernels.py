@@ -13,9 +13,8 @@ from .jit import kernel
 
 @triton.jit
 def _point(samples, pixels, GROUPS: tl.constexpr, PLACES: tl.constexpr, BLOCK: tl.constexpr):
-    """Points of this program, which of them there are, their output pixels and places of the
-    kernel, and where their numbers lie in a mask; the second of a pair in offsets comes ``pixels``
-    after the first, which is at the same, each row of pixels counted twice."""
+    """Points of this program, which of them there are, and of each its output pixel, its place of
+    the convolution's kernel, and its channel of the mask, which has two channels of offsets."""
     point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     place, pixel = point // GROUPS % PLACES, point // (GROUPS * PLACES)
     channel = point % GROUPS * PLACES + place
