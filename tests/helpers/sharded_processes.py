@@ -18,12 +18,14 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import FlexibleRunner
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.paths import CONFIGS
 from helpers.tiny_run import tiny_config
 from helpers.two_processes import ARGUMENTS, Model, images, largest_difference
 from swin_backbone.checkpoints import CheckpointError
+from swin_backbone.model import SwinBlock, SwinBlockV2
 from swin_backbone.model.sharding import (
     shard,
     spread_optimizer_state,
@@ -160,7 +162,14 @@ class RecordHook(Hook):
     """What a run computes."""
 
     def before_train(self, runner):
-        self.seen = {"loss": [], "grad_norm": [], "mIoU": []}
+        self.seen = {"loss": [], "grad_norm": [], "mIoU": [], "spread": []}
+        runner.model.register_forward_hook(self.after_forward)
+
+    def after_forward(self, model, inputs, output):
+        """Whether the first block is spread over the processes between training's passes."""
+        if model.training:
+            block = next(m for m in model.modules() if isinstance(m, SwinBlock | SwinBlockV2))
+            self.seen["spread"].append(isinstance(next(block.parameters()), DTensor))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.seen["loss"].append(float(outputs["loss"].detach()))
@@ -198,7 +207,8 @@ def runs(scenes, out):
         often = {"optim_wrapper.accumulative_counts": 2, **hooks}
         run(f"{name} accumulated", [name, "accumulate"], **often)
         run(f"{name} amp", [name, "amp_bf16"], steps=2, **hooks)
-    run("fsdp2_bf16", ["fsdp2_bf16"], steps=2, **hooks)
+    given_back = {"strategy.reshard_after_forward": True}
+    run("fsdp2_bf16", ["fsdp2_bf16"], steps=2, **hooks, **given_back)
     try:
         run("ema", ["fsdp2", "ema"], steps=1)
     except TypeError as error:

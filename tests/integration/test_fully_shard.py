@@ -126,6 +126,8 @@ def test_accelerated_accumulated_and_in_mixed_precision(results):
     # Norms and tables are rounded to 8 bits, too, which DDP's autocast leaves alone.
     assert low["loss"] == pytest.approx(ddp["loss"], rel=4e-3)
     assert low["loss"] != ddp["loss"]
+    assert ours["spread"] == [False, False], "blocks are kept until their backward pass"
+    assert low["spread"] == [True, True], "or given back, where the config asks for it"
 
 
 @pytest.mark.slow
