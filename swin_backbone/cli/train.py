@@ -7,7 +7,8 @@ swin-backbone train CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp]
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mmengine.config import Config
 from mmengine.optim.optimizer import amp_optimizer_wrapper
@@ -55,8 +56,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_optimizer(cfg)
     check_precision(cfg)
     check_averages(cfg)
-    build_runner(cfg).train()
+    with norms_of_one_value():
+        build_runner(cfg).train()
     leave_processes()
+
+
+@contextmanager
+def norms_of_one_value() -> Iterator[None]:
+    """Say what can be done about a batch norm of one image's only pixel, as of a head that pools
+    all of a map: PyTorch says what it got."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel when training"):
+            raise
+        raise ValueError(
+            f"a batch norm has no variance of a single value ({error}): train with "
+            "train_dataloader.batch_size of 2 or more images a process, or other norms in the "
+            "heads' norm_cfg, such as GN"
+        ) from error
 
 
 def resume(cfg: Config, checkpoint: str) -> None:

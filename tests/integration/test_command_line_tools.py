@@ -168,6 +168,20 @@ def test_what_is_missing_is_named(tool, arguments, message, tmp_path):
     assert message.format(tmp=tmp_path) in done.stdout + done.stderr
 
 
+def test_training_with_one_image_says_what_a_batch_norm_needs(data, tmp_path):
+    """The head pools whole maps, and a norm then has one value a channel."""
+    config = tmp_path / "batch_norm.py"
+    head = "dict(norm_cfg=dict(_delete_=True, type='BN'))"
+    config.write_text(f"_base_ = ['{CONFIG}']\nmodel = dict(decode_head={head})\n")
+    one = [*options(data, 1), "train_dataloader.batch_size=1"]
+    done = call_tool("train.py", config, "--work-dir", tmp_path, *one, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    (line,) = (x for x in done.stderr.splitlines() if "error:" in x)
+    assert "size torch.Size([1," in line
+    assert "train_dataloader.batch_size of 2 or more images a process" in line
+
+
 @pytest.mark.parametrize("kind", ["image", "folder", "glob"])
 def test_predict_paints_a_picture_for_each_image(kind, run, data, tmp_path):
     folder = data / "img_dir" / "val"
