@@ -72,8 +72,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 @pytest.fixture
 def equal_scores_in_order(monkeypatch):
-    """Of equal scores mmdet takes any: PyTorch's sort by vector instructions keeps no order of equal
-    values, and other proposals would be drawn. Of 1,500 scores near a half two may well be equal."""
+    """Of equal scores mmdet takes any: PyTorch's sort by vector instructions keeps no order of
+    equal values, and other proposals would be drawn. Two of 1,500 near a half may be equal."""
     stock = torch.Tensor.sort
     monkeypatch.setattr(torch.Tensor, "sort", partialmethod(stock, stable=True))
 
