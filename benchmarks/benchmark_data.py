@@ -31,7 +31,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from benchmarking.csv_rows import as_text
 from benchmarking.data_runs import WAYS, measure_runs
 from benchmarking.data_sets import KINDS, Kind, temporary_data
 from benchmarking.decoders import measure_decoders
@@ -44,6 +43,7 @@ from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.argument_types import not_negative, number, positive
 from swin_backbone.cli.commands import Parser, command
 from swin_backbone.cli.config_options import add_config_options
+from swin_backbone.cli.csv_text import as_csv
 from swin_backbone.config_files import configs_folder
 from swin_backbone.openmmlab.fast_data.deferred_logs import GrowingHistory
 from swin_backbone.openmmlab.fast_data.rewrite_config import use_fast_data
@@ -104,7 +104,7 @@ def _about() -> dict:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    write_text(path, as_text(rows, fields))
+    write_text(path, as_csv(rows, fields))
 
 
 # --- One core ---

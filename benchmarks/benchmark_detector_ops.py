@@ -13,8 +13,6 @@ result, then of each gradient.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +34,7 @@ from torch import Tensor
 
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.csv_text import as_csv
 from swin_backbone.inference.timing import seconds
 
 COLUMNS = ("date", "device", "torch", "case", "dtype", "way")
@@ -53,11 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("  ".join(line[name] for name in COLUMNS[3:-1]), flush=True)
             lines.append(line)
     if options.csv:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS)
-        writer.writeheader()
-        writer.writerows(lines)
-        write_text(options.csv, text.getvalue())
+        write_text(options.csv, as_csv(lines, COLUMNS))
     return 0
 
 

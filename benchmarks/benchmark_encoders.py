@@ -17,8 +17,6 @@ whatever runs is broken off, and what is left becomes rows that say so.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import signal
 import statistics
 import sys
@@ -44,6 +42,7 @@ from torch import Tensor, nn
 from swin_backbone import accelerate, compile_kernels
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.csv_text import as_csv
 from swin_backbone.graphs import graphed_backbones
 from swin_backbone.inference.timing import Deadline, wall_seconds
 
@@ -338,11 +337,7 @@ def show(name: str, mode: str, runners: list[Runner], device: str, console: Cons
 
 
 def write_csv(path: Path, lines: list[dict]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(path, text.getvalue())
+    write_text(path, as_csv(lines, COLUMNS))
 
 
 if __name__ == "__main__":

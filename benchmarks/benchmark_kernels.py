@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 from benchmarking import counters
 from benchmarking.cases import Case, matmul_precision, named_cases
-from benchmarking.csv_rows import as_text
 from benchmarking.implementations import IMPLEMENTATIONS
 from benchmarking.results import describe_device, environment_versions, now
 from benchmarking.steps import EAGER, Step, make_step
@@ -36,6 +35,7 @@ from swin_backbone import compile_kernels
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.argument_types import positive
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.csv_text import as_csv
 
 
 @command
@@ -150,16 +150,16 @@ def show(console: Console, case: Case, columns: Sequence[str], rows: list[dict],
         table.add_row(*(str(row[column]) for column in columns))
     console.print(table)
     if arguments.csv:
-        write_text(arguments.csv, as_csv(arguments.case, columns, rows))
+        write_text(arguments.csv, text_of(arguments.case, columns, rows))
         console.print(f"wrote {arguments.csv}")
 
 
-def as_csv(case: str, columns: Sequence[str], rows: list[dict]) -> str:
+def text_of(case: str, columns: Sequence[str], rows: list[dict]) -> str:
     """With date, card, versions and case before each row."""
     versions = environment_versions()
     about = {"date": now(), "device": describe_device("cuda"), "torch": torch.__version__}
     about |= {"triton": versions.get("triton", ""), "case": case}
-    return as_text((about | row for row in rows), [*about, *columns])
+    return as_csv((about | row for row in rows), [*about, *columns])
 
 
 if __name__ == "__main__":

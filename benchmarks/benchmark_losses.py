@@ -11,8 +11,6 @@ under ``torch.compile``, and image by image with recomputation.
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 import sys
 import time
@@ -30,6 +28,7 @@ from swin_backbone import ops
 from swin_backbone.atomic_files import write_text
 from swin_backbone.cli.argument_types import positive
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.csv_text import as_csv
 
 IGNORED = 255
 FIELDS = ("what", "way", "forward ms", "both ms", "peak MB")
@@ -63,11 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(*(f"{v:12.3f}" if isinstance(v, float) else f"{v:34}" for v in row.values()))
         rows.append(about | row)
     if arguments.out is not None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0] if rows else [*about, *FIELDS])
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(arguments.out, text.getvalue())
+        write_text(arguments.out, as_csv(rows, [*about, *FIELDS]))
 
 
 def cases(arguments, device: str):

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import re
 import statistics
 import sys
@@ -34,6 +33,7 @@ from rich.table import Table
 
 from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.csv_text import as_csv
 from swin_backbone.inference.timing import Deadline, seconds, wall_seconds
 from swin_backbone.model.arguments import ARCHITECTURES
 
@@ -166,11 +166,7 @@ def show(task: Task, runners: list[Runner], console: Console) -> None:
 
 
 def write_csv(path: Path, lines: list[dict], columns: Sequence[str] = COLUMNS) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(path, text.getvalue())
+    write_text(path, as_csv(lines, columns))
 
 
 def read_csv(path: Path) -> list[dict]:

@@ -24,7 +24,6 @@ import argparse
 import csv
 import functools
 import gc
-import io
 import itertools
 import json
 import os
@@ -54,6 +53,7 @@ from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
 from swin_backbone.cli.commands import Parser, command
+from swin_backbone.cli.csv_text import as_csv
 from swin_backbone.cli.launching import leave_processes
 from swin_backbone.model.arguments import ARCHITECTURES
 from swin_backbone.model.sharding import UNIT_MB, shard, step_on_own_parts
@@ -210,8 +210,8 @@ def add_line(path: Path, values: Sequence, mode: str = "a") -> None:
     """A line of CSV, into a file and for who watches."""
     values = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
     with path.open(mode, newline="") as file:
-        csv.writer(file).writerow(values)
-    csv.writer(sys.stdout).writerow(values)
+        csv.writer(file, lineterminator="\n").writerow(values)
+    csv.writer(sys.stdout, lineterminator="\n").writerow(values)
     sys.stdout.flush()
 
 
@@ -425,9 +425,7 @@ def add_efficiency(rows: list[dict]) -> None:
 
 def profile_lines(rows: list[dict]) -> str:
     """CSV of ``--profile``; a setting of which the profiler saw nothing has a reason."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, PROFILE_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for row in rows:
         line = dict(row)
         if "nccl_ms" in row:
@@ -435,8 +433,9 @@ def profile_lines(rows: list[dict]) -> str:
             line["exposed_share"] = row["exposed_ms"] / line["step_ms"]
         elif "error" not in row:
             line["error"] = "the profiler saw no kernels"
-        writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()})
-    return text.getvalue()
+        line = {name: line[name] for name in PROFILE_COLUMNS if name in line}
+        lines.append({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items()})
+    return as_csv(lines, PROFILE_COLUMNS)
 
 
 def report(rows: list[dict], arguments: argparse.Namespace, argv: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import json
 import statistics
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swin_backbone.atomic_files import write_text, write_whole
+from swin_backbone.cli.csv_text import as_csv
 
 #: What is logged of an evaluation: its name here, and what makes it percent.
 SCORES = {"mIoU": ("mIoU", 1), "coco/bbox_mAP": ("box AP", 100), "coco/segm_mAP": ("mask AP", 100)}
@@ -274,9 +274,7 @@ def rounded(value: float | None, digits: int) -> str:
 
 def write_csv(runs: list[dict], path: Path) -> None:
     """Every logged loss and score, a row each."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *POINTS])
+    rows, names = [], [*COLUMNS, *POINTS]
     for run in runs:
         about = [run.get(name, "") for name in COLUMNS]
         curves = [("loss", run["iterations"], run["loss"])]
@@ -284,8 +282,9 @@ def write_csv(runs: list[dict], path: Path) -> None:
         for quantity, iterations, values in curves:
             places = positions(run, iterations, "seconds")
             for iteration, place, value in zip(iterations, places, values, strict=True):
-                writer.writerow([*about, iteration, f"{place:.3f}", quantity, f"{value:.5g}"])
-    write_text(path, text.getvalue())
+                row = [*about, iteration, f"{place:.3f}", quantity, f"{value:.5g}"]
+                rows.append(dict(zip(names, row, strict=True)))
+    write_text(path, as_csv(rows, names))
 
 
 def draw(runs: list[dict], path: Path, smoothing: float, over: str = "iterations") -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from swin_backbone.atomic_files import write_text
+from swin_backbone.cli.csv_text import as_csv
 
 from .results import Benchmark, CaseResult
 
@@ -21,7 +19,7 @@ COLUMNS = (
 def write_csv(benchmark: Benchmark, path: Path) -> None:
     """Write every row, over what was there."""
     lines = [line for result in benchmark.cases for line in as_lines(result, benchmark)]
-    write_text(path, as_text(lines, COLUMNS))
+    write_text(path, as_csv(lines, COLUMNS))
 
 
 def as_lines(result: CaseResult, benchmark: Benchmark) -> list[dict[str, object]]:
@@ -56,12 +54,3 @@ def as_lines(result: CaseResult, benchmark: Benchmark) -> list[dict[str, object]
         }
         for row in result.rows
     ]
-
-
-def as_text(lines: Iterable[dict[str, object]], columns: Sequence[str]) -> str:
-    """Lines as CSV has them, under the names of columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()

@@ -11,8 +11,6 @@ so that what else the machine does falls on all alike. On a GPU they run in bflo
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +35,7 @@ from .argument_types import device as device_type
 from .argument_types import positive
 from .commands import Parser, command
 from .config_options import add_config_options
+from .csv_text import as_csv
 
 MODES = ("predict", "train")
 WAYS = ("stock", "config", "accelerated")
@@ -111,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = f"{Path(arguments.config).stem}, {arguments.batch}x{size[0]}x{size[1]}, {device}"
     Console().print(as_table(rows, title))
     if arguments.csv is not None:
-        write_text(arguments.csv, as_csv(rows))
+        write_text(arguments.csv, with_versions(rows))
     return 0 if any(row["ms"] for row in rows) else 1
 
 
@@ -238,13 +237,9 @@ def as_table(rows: Sequence[dict], title: str) -> Table:
     return table
 
 
-def as_csv(rows: Sequence[dict]) -> str:
+def with_versions(rows: Sequence[dict]) -> str:
     """The rows as CSV, with the versions that they were measured with."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*COLUMNS, "torch"])
-    writer.writeheader()
-    writer.writerows({**row, "torch": torch.__version__} for row in rows)
-    return text.getvalue()
+    return as_csv(({**row, "torch": torch.__version__} for row in rows), [*COLUMNS, "torch"])
 
 
 def crop_of(cfg: Config) -> tuple[int, ...] | None:
