@@ -67,6 +67,5 @@ REWRITE = rewrite_of_parts(
     "anchors laid out once for each size",
     ("prior_generator",),
     ("mmdet.models.task_modules.prior_generators.anchor_generator", "AnchorGenerator"),
-    "grid_priors",
-    grid_priors,
+    {"grid_priors": grid_priors},
 )

@@ -56,6 +56,5 @@ REWRITE = rewrite_of_parts(
     "boxes assigned to all objects at once",
     ("assigner", "bbox_assigner"),
     ("mmdet.models.task_modules.assigners.max_iou_assigner", "MaxIoUAssigner"),
-    "assign_wrt_overlaps",
-    assign_wrt_overlaps,
+    {"assign_wrt_overlaps": assign_wrt_overlaps},
 )

@@ -16,7 +16,7 @@ from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 METHODS = ("loss_and_target", "loss", "get_targets", "_get_targets_single")
 #: Losses that are sums over boxes.
-LOSSES = ("L1Loss", "SmoothL1Loss")
+LOSSES = ("L1Loss", "SmoothL1Loss", "IoULoss", "GIoULoss", "DIoULoss", "CIoULoss")
 
 
 def _stock() -> type | None:
@@ -32,11 +32,11 @@ def why_not(head: nn.Module) -> str | None:
         reason = own_method(head, name, _stock())
         if reason is not None:
             return reason
-    if not (head.with_cls and head.with_reg) or head.reg_decoded_bbox or head.custom_activation:
-        return "its losses are not those of classes and of coded boxes"
+    if not (head.with_cls and head.with_reg) or head.custom_activation:
+        return "its losses are not those of classes and of boxes"
     loss = head.loss_bbox
     if type(loss) not in [imported("mmdet.models.losses", name) for name in LOSSES]:
-        return f"its loss_bbox is {type(loss).__name__}, and none of {' and '.join(LOSSES)}"
+        return f"its loss_bbox is {type(loss).__name__}, and none of {', '.join(LOSSES)}"
     return None if loss.reduction == "mean" else "its loss_bbox is no mean"
 
 
@@ -68,10 +68,18 @@ def loss_and_target(
     losses["acc"] = imported("mmdet.models.losses", "accuracy")(cls_score, labels)
     places = _with_objects(sampling_results, labels.device)
     boxes = bbox_pred.view(len(bbox_pred), -1, box_targets.shape[1])
-    of_class = 0 if head.reg_class_agnostic else labels[places]
-    boxes, box_targets = boxes[places, of_class], box_targets[places]
-    losses["loss_bbox"] = head.loss_bbox(boxes, box_targets, avg_factor=len(labels))
+    boxes = boxes[places, 0 if head.reg_class_agnostic else labels[places]]
+    if len(places):
+        if head.reg_decoded_bbox:
+            boxes = _tensor(head.bbox_coder.decode(rois[places, 1:], boxes))
+        losses["loss_bbox"] = head.loss_bbox(boxes, box_targets[places], avg_factor=len(labels))
+    else:  # zero, of which gradients are zeros, too
+        losses["loss_bbox"] = boxes.sum()
     return {"loss_bbox": losses, "bbox_targets": targets}
+
+
+def _tensor(boxes) -> Tensor:
+    return imported("mmdet.structures.bbox", "get_box_tensor")(boxes)
 
 
 def _with_objects(sampling_results: Sequence, device: torch.device) -> Tensor:

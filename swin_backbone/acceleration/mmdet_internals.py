@@ -15,6 +15,10 @@ LOSS_METHODS = (
     "_get_targets_single",
     "get_anchors",
 )
+#: Methods of a cascade's head that decide in which order boxes come to the heads of its stages.
+BOXES_OF_STAGES = ("loss", "bbox_loss")
+#: Methods of a stage's head that decide what the next stage's boxes are.
+REFINED_BOXES = ("refine_bboxes", "regress_by_class")
 #: Methods of Mask2Former's head that decide what its losses are.
 MASK_LOSSES = ("loss_by_feat", "_loss_by_feat_single", "get_targets", "_get_targets_single")
 #: Methods of DINO's head that decide what its losses are.

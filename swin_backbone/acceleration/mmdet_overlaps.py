@@ -60,6 +60,5 @@ REWRITE = rewrite_of_parts(
     "overlaps with objects without a copy to the GPU",
     ("assigner", "bbox_assigner"),
     (f"{ASSIGNERS}.max_iou_assigner", "MaxIoUAssigner"),
-    "assign",
-    assign,
+    {"assign": assign},
 )

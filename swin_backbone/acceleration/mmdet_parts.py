@@ -1,4 +1,4 @@
-"""What heads of mmdet keep beside modules: objects with one method that can be faster."""
+"""What heads of mmdet keep beside modules: objects with methods that can be faster."""
 
 from __future__ import annotations
 
@@ -23,20 +23,18 @@ def rewrite_of_parts(
     what: str,
     names: tuple[str, ...],
     stock: tuple[str, str],
-    method: str,
-    function: Callable,
+    functions: dict[str, Callable],
     also: tuple[str, ...] = (),
 ) -> Rewrite:
-    """A rewrite that gives such objects another method.
+    """A rewrite that gives such objects other methods.
 
     Args:
         name: of the rewrite.
         what: it does.
         names: under which heads have the objects.
         stock: module and name of their class.
-        method: that is replaced.
-        function: what takes its place.
-        also: other methods that it stands for, which must be the class's.
+        functions: what takes the places of methods, by their names.
+        also: other methods that they stand for, which must be the class's.
     """
 
     def parts(module: nn.Module) -> list:
@@ -49,12 +47,12 @@ def rewrite_of_parts(
         reasons = (
             own_method(part, one, imported(*stock))
             for part in parts(module)
-            for one in (method, *also)
+            for one in (*functions, *also)
         )
         return next((reason for reason in reasons if reason is not None), None)
 
     def apply(module: nn.Module) -> Undo:
-        undos = [replace_methods(part, {method: function}) for part in parts(module)]
+        undos = [replace_methods(part, functions) for part in parts(module)]
 
         def undo() -> None:
             for one in undos:

@@ -3,12 +3,15 @@
 Stock heads lay out labels, weights and boxes for all anchors of an image, 268,000 at 800x1344, ask
 the device which of them lie within the image, and compute losses for all, level by level, of which
 256 count. Here the scores and boxes of those that were drawn are picked out first: the same sums.
+Where some anchors do not count (those of padding, or beyond the image's border), the device is
+asked which once for each size of images.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -59,43 +62,91 @@ def loss_by_feat(
     batch_gt_instances_ignore: Sequence | None = None,
 ) -> dict[str, list[Tensor]]:
     """``RPNHead.loss_by_feat``; losses of all levels together."""
-    sizes = [x.shape[2:] for x in cls_scores]
-    if not _all_count(head, sizes, batch_img_metas):
+    sizes = [tuple(x.shape[2:]) for x in cls_scores]
+    anchors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
+    anchors = torch.cat(list(anchors))
+    counted = _counted(head, anchors, sizes, batch_img_metas)
+    if any(one is not None and not len(one) for one in counted):  # which mmdet calls an error
         return type(head).loss_by_feat(
             head, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
             batch_gt_instances_ignore,
         )  # fmt: skip
     ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
-    anchors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
-    anchors = torch.cat(list(anchors))
-    drawn = _draw(head, anchors, batch_gt_instances, ignored)
-    total = sum(result.avg_factor for result in drawn)
+    drawn = _draw(head, anchors, counted, batch_gt_instances, ignored)
+    total = sum(one.result.avg_factor for one in drawn)
     return {
-        "loss_rpn_cls": [_class_loss(head, _flat(cls_scores, 1), drawn, len(anchors), total)],
-        "loss_rpn_bbox": [_box_loss(head, _flat(bbox_preds, 4), drawn, len(anchors), total)],
+        "loss_rpn_cls": [_class_loss(head, _flat(cls_scores, 1), drawn, total)],
+        "loss_rpn_bbox": [_box_loss(head, _flat(bbox_preds, 4), drawn, total)],
     }
 
 
-def _all_count(head: nn.Module, sizes: Sequence, metas: Sequence[dict]) -> bool:
-    """Whether no anchor is left out for where it lies: anchors of padding are."""
-    if head.train_cfg["allowed_border"] >= 0:
-        return False
-    for meta in metas:
-        height, width = meta["pad_shape"][:2]
-        for (rows, columns), (across, down) in zip(
-            sizes, head.prior_generator.strides, strict=True
-        ):
-            if math.ceil(height / down) < rows or math.ceil(width / across) < columns:
-                return False
-    return True
+def _counted(
+    head: nn.Module, anchors: Tensor, sizes: Sequence, metas: Sequence[dict]
+) -> list[Tensor | None]:
+    """Places of the anchors that count in each image; ``None`` where all do."""
+    found: dict[tuple, Tensor | None] = {}
+    keys = [tuple(tuple(meta[name][:2]) for name in ("img_shape", "pad_shape")) for meta in metas]
+    for key in keys:
+        if key not in found:
+            found[key] = _counted_of(head, anchors, sizes, *key)
+    return [found[key] for key in keys]
 
 
-def _draw(head: nn.Module, anchors: Tensor, objects: Sequence, ignored: Sequence) -> list:
-    """mmdet's sampling result of each image."""
-    priors = [type(one)(priors=anchors) for one in objects]
+def _counted_of(
+    head: nn.Module, anchors: Tensor, sizes: Sequence, shape: tuple, padded: tuple
+) -> Tensor | None:
+    generator, border = head.prior_generator, head.train_cfg["allowed_border"]
+    counts = None
+    if _has_padding(generator, sizes, padded):
+        counts = torch.cat(list(generator.valid_flags(sizes, padded, anchors.device)))
+    if border >= 0:
+        rows, columns = shape
+        (left, top), (right, bottom) = anchors[:, :2].T, anchors[:, 2:].T
+        inside = (left >= -border) & (top >= -border)
+        inside &= (right < columns + border) & (bottom < rows + border)
+        counts = inside if counts is None else counts & inside
+    return None if counts is None else counts.nonzero().flatten()
+
+
+def _has_padding(generator, sizes: Sequence, padded: tuple[int, int]) -> bool:
+    """Whether maps have pixels of an image's padding, of which no anchor counts."""
+    return any(
+        math.ceil(padded[0] / down) < rows or math.ceil(padded[1] / across) < columns
+        for (rows, columns), (across, down) in zip(sizes, generator.strides, strict=True)
+    )
+
+
+@dataclass
+class _Drawn:
+    """Anchors that were drawn of an image.
+
+    Attributes:
+        result: mmdet's, of the anchors that count.
+        with_object: places of those with an object among the anchors of all images.
+        without: of those without.
+    """
+
+    result: object
+    with_object: Tensor
+    without: Tensor
+
+
+def _draw(
+    head: nn.Module, anchors: Tensor, counted: Sequence, objects: Sequence, ignored: Sequence
+) -> list[_Drawn]:
+    priors = [
+        type(one)(priors=anchors if places is None else anchors[places])
+        for one, places in zip(objects, counted, strict=True)
+    ]
     images = zip(priors, objects, ignored, strict=True)
     assigned = [head.assigner.assign(*image) for image in images]
-    return sample_all(head.sampler, assigned, priors, objects)
+    drawn = []
+    for image, result in enumerate(sample_all(head.sampler, assigned, priors, objects)):
+        found = [result.pos_inds, result.neg_inds]
+        if counted[image] is not None:
+            found = [counted[image][one] for one in found]
+        drawn.append(_Drawn(result, *(one + image * len(anchors) for one in found)))
+    return drawn
 
 
 def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
@@ -105,14 +156,11 @@ def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
     ).flatten(0, 1)
 
 
-def _class_loss(
-    head: nn.Module, scores: Tensor, drawn: Sequence, anchors: int, total: int
-) -> Tensor:
+def _class_loss(head: nn.Module, scores: Tensor, drawn: Sequence[_Drawn], total: int) -> Tensor:
     places, labels = [], []
-    for image, result in enumerate(drawn):
-        places += [result.pos_inds + image * anchors, result.neg_inds + image * anchors]
-        background = torch.full_like(result.neg_inds, head.num_classes)
-        labels += [result.pos_gt_labels, background]
+    for one in drawn:
+        places += [one.with_object, one.without]
+        labels += [one.result.pos_gt_labels, torch.full_like(one.without, head.num_classes)]
     labels = torch.cat(labels)
     weights = torch.ones_like(labels, dtype=torch.float32)
     if head.train_cfg["pos_weight"] > 0:
@@ -123,13 +171,12 @@ def _class_loss(
     return head.loss_cls(chosen, is_object[:, None], weights[:, None], avg_factor=total)
 
 
-def _box_loss(head: nn.Module, boxes: Tensor, drawn: Sequence, anchors: int, total: int) -> Tensor:
-    places = torch.cat([result.pos_inds + i * anchors for i, result in enumerate(drawn)])
+def _box_loss(head: nn.Module, boxes: Tensor, drawn: Sequence[_Drawn], total: int) -> Tensor:
     targets = head.bbox_coder.encode(
-        torch.cat([result.pos_priors for result in drawn]),
-        torch.cat([result.pos_gt_bboxes for result in drawn]),
+        torch.cat([one.result.pos_priors for one in drawn]),
+        torch.cat([one.result.pos_gt_bboxes for one in drawn]),
     )
-    chosen = boxes.index_select(0, places)
+    chosen = boxes.index_select(0, torch.cat([one.with_object for one in drawn]))
     chosen = chosen.to(torch.promote_types(chosen.dtype, targets.dtype))
     # Without weights, which are one: mmdet asks the device whether any is more than zero.
     return head.loss_bbox(chosen, targets, avg_factor=total)

@@ -24,6 +24,5 @@ REWRITE = rewrite_of_parts(
     "boxes for losses drawn where they lie",
     ("sampler", "bbox_sampler"),
     ("mmdet.models.task_modules.samplers.random_sampler", "RandomSampler"),
-    "random_choice",
-    random_choice,
+    {"random_choice": random_choice},
 )

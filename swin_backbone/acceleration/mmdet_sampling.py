@@ -39,7 +39,7 @@ def _drawn(sampler, assigned: Sequence, predicted: Sequence, objects: Sequence, 
         return [type(sampler).sample(sampler, *image, **options) for image in images]
     boxes = [_with_objects(sampler, *image) for image in images]
     result = imported(f"{SAMPLERS}.sampling_result", "SamplingResult")
-    candidates = _candidates([one.gt_inds for one in assigned])
+    candidates = candidates_by_kind([one.gt_inds for one in assigned])
     results = []
     for (one, _, truth), (priors, flags), found in zip(images, boxes, candidates, strict=True):
         chosen = _choose(sampler, *found)
@@ -69,7 +69,7 @@ def _with_objects(sampler, assigned, predicted, objects) -> tuple[Tensor, Tensor
     return priors, flags
 
 
-def _candidates(numbers: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def candidates_by_kind(numbers: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Of each image, places of candidates with an object, and of those without, in their order.
 
     Args:
@@ -109,7 +109,6 @@ REWRITE = rewrite_of_parts(
     "boxes for losses drawn with one wait",
     ("sampler", "bbox_sampler"),
     STOCK,
-    "sample",
-    sample,
+    {"sample": sample},
     also=("_sample_pos", "_sample_neg"),
 )

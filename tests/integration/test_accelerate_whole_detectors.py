@@ -44,6 +44,15 @@ EXPECTED = {
         "box_targets",
         "box_losses",
     },
+    "cascade": {
+        "roi_extractors",
+        "mask_targets",
+        "rpn_losses",
+        "proposals",
+        "box_targets",
+        "box_losses",
+        "refined_boxes",
+    },
     "dino": {
         "deformable_attention",
         "query_losses",
@@ -80,7 +89,7 @@ def equal_scores_in_order(monkeypatch):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    "name", ["mask-rcnn", pytest.param("dino", marks=pytest.mark.slow), "mask2former"]
+    "name", ["mask-rcnn", "cascade", pytest.param("dino", marks=pytest.mark.slow), "mask2former"]
 )
 def test_losses_are_those_of_the_stock_model(name, device, monkeypatch, equal_scores_in_order):
     """The rest is the same but for roundings of float32. On a GPU other boxes would be drawn, so
@@ -305,14 +314,14 @@ def test_proposals(rpn_head, changes, rescale, shapes, device):
 
 
 def test_proposals_of_a_batch_with_one_wait(rpn_head, monkeypatch):
-    """But for what mmdet's decoder copies to the device, twice; by kernels, here by a stand-in."""
+    """By kernels, here by a stand-in; a CPU counts what a number is compared with as a copy."""
     stock, fast = rpn_head, copy.deepcopy(rpn_head)
     swin_backbone.accelerate(fast)
     monkeypatch.setattr(dispatch, "suppression", lambda boxes: "triton")
     monkeypatch.setattr(ops, "unsuppressed", lambda boxes, threshold: boxes[..., 0] > 0)
     for number in (2, 5):
         shapes = ((64, 96),) * number
-        assert waits(partial(proposals_of, [fast], {}, shapes)) <= 4
+        assert waits(partial(proposals_of, [fast], {}, shapes)) <= 2
         assert waits(partial(proposals_of, [stock], {}, shapes)) > 2 * number + 2
 
 
@@ -344,19 +353,24 @@ LAID_OUT = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 1)]
 
 @pytest.mark.parametrize("loss", ["L1Loss", "SmoothL1Loss"])
 @pytest.mark.parametrize(
-    "change", ["nothing", "padding", "border", "no objects", "no object at all", "weight"]
-)
+    "change",
+    ["nothing", "padding", "border", "wide border", "padding and border", "no objects",
+     "no object at all", "weight"],
+)  # fmt: skip
 def test_losses_of_proposals(rpn_head, change, loss):
-    """Of all anchors, of those of some images alone, of weighted ones: as stock."""
+    """Of all anchors, of those that count in images of two shapes, of those of some images alone,
+    of weighted ones: as stock."""
     stock = copy.deepcopy(rpn_head).double()
     stock.loss_bbox = MODELS.build({"type": f"mmdet.{loss}", "loss_weight": 2.0})
     stock.train_cfg.pos_weight = 3.0 if change == "weight" else -1
-    stock.train_cfg.allowed_border = 0 if change == "border" else -1
+    borders = {"border": 0, "padding and border": 0, "wide border": 7}
+    stock.train_cfg.allowed_border = borders.get(change, -1)
     fast = copy.deepcopy(stock)
     report = swin_backbone.accelerate(fast)
     assert "rpn_losses" in {row.rewrite for row in report.replaced}
     objects, metas = objects_of(2)
-    metas[1]["pad_shape"] = (40, 60) if change == "padding" else (64, 96)
+    metas[1]["pad_shape"] = (48, 60) if "padding" in change else (64, 96)
+    metas[1]["img_shape"] = (42, 60) if change in borders else (64, 96)
     if change == "no objects":
         objects[0] = objects[0][:0]
     if change == "no object at all":
@@ -387,6 +401,29 @@ def test_losses_of_proposals_with_one_wait(rpn_head):
         drawn = *objects_of(number, torch.float32), torch.float32
         assert waits(partial(rpn_loss, fast, *drawn)) == 1
         assert waits(partial(rpn_loss, rpn_head, *drawn)) > 6 * number
+
+
+def test_anchors_that_count_with_one_wait_for_each_size(rpn_head):
+    fast = copy.deepcopy(rpn_head)
+    fast.train_cfg.allowed_border = 0
+    swin_backbone.accelerate(fast)
+    for sizes in (1, 2):
+        objects, metas = objects_of(4, torch.float32)
+        for meta in metas[::sizes]:
+            meta["img_shape"] = (60, 96)
+        assert waits(partial(rpn_loss, fast, objects, metas, torch.float32)) == 1 + sizes
+
+
+def test_no_anchor_that_counts_is_mmdets_error(rpn_head):
+    """Of an image of two pixels."""
+    objects, metas = objects_of(2)
+    metas[1]["img_shape"] = (1, 2)
+    heads = [copy.deepcopy(rpn_head).double() for _ in range(2)]
+    swin_backbone.accelerate(heads[1])
+    for head in heads:
+        head.train_cfg.allowed_border = 0
+        with pytest.raises(ValueError, match="no valid anchor"):
+            rpn_loss(head, objects, metas)
 
 
 def test_losses_that_ignore_a_label_are_left(rpn_head):

@@ -48,7 +48,7 @@ def step(head, results, weight=-1, dtype=torch.float32, **options):
     torch.manual_seed(1)
     count = sum(len(result.priors) for result in results)
     device = next(head.parameters()).device
-    rois = torch.rand(count, 5).to(device)
+    rois = torch.cat([torch.rand(count, 1).to(device), torch.cat([r.priors for r in results])], 1)
     outputs = head(torch.randn(count, 4, 3, 3).to(device))
     outputs = [one.detach().to(dtype).requires_grad_() for one in outputs]
     cfg = ConfigDict(pos_weight=weight)
@@ -70,6 +70,15 @@ OPTIONS = {
     "usual": {},
     "one box for all classes": {"reg_class_agnostic": True},
     "smooth": {"loss_bbox": {"type": "SmoothL1Loss", "beta": 0.5}},
+    "boxes, each of its class": {"reg_decoded_bbox": True, "loss_bbox": {"type": "GIoULoss"}},
+    **{
+        f"boxes by {kind}": {
+            "reg_decoded_bbox": True,
+            "reg_class_agnostic": True,
+            "loss_bbox": {"type": kind, "loss_weight": 10.0},
+        }
+        for kind in ("L1Loss", "IoULoss", "GIoULoss", "DIoULoss", "CIoULoss")
+    },
     "weights of classes": {
         "loss_cls": {"type": "CrossEntropyLoss", "class_weight": [1.0, 2.0, 3.0, 1.0, 1.0, 0.5]}
     },
@@ -148,8 +157,7 @@ def test_other_heads_are_left():
     with DefaultScope.overwrite_default_scope("mmdet"):
         heads = {
             "get_targets of its own": OwnTargets(in_channels=4, roi_feat_size=3),
-            "coded boxes": head_of(reg_decoded_bbox=True),
-            "GIoULoss": head_of(loss_bbox={"type": "GIoULoss"}),
+            "BoundedIoULoss": head_of(loss_bbox={"type": "BoundedIoULoss"}),
             "no mean": head_of(loss_bbox={"type": "L1Loss", "reduction": "sum"}),
             "classes and": BBoxHead(with_reg=False),
         }

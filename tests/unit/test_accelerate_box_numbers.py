@@ -113,6 +113,49 @@ def test_targets(count, options, dtype, device):
     assert "encode" not in vars(fast)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("clamp", [{}, {"add_ctr_clamp": True, "ctr_clamp": 2}])
+@pytest.mark.parametrize("options", CODERS.values(), ids=CODERS)
+@pytest.mark.parametrize(("count", "classes"), [(0, 1), (1, 1), (60, 1), (60, 3)])
+def test_boxes_of_targets(count, classes, options, clamp, dtype, device):
+    """The same bits, of images and of boxes anywhere, and of gradients; targets under autocast have
+    16 bits."""
+    fast, stock, report = pair("bbox_coder", DeltaXYWHBBoxCoder(**options, **clamp))
+    boxes = boxes_of(count, device, torch.promote_types(dtype, torch.float32))
+    targets = (4 * torch.randn(count, 4 * classes, dtype=torch.float32)).to(device, dtype)
+    for shape in (None, (30, 50), (30, 50, 3), [30, 50]):
+        results = []
+        for one in (fast, stock):
+            inputs = [x.detach().clone().requires_grad_() for x in (boxes, targets)]
+            found = one.decode(*inputs, max_shape=shape)
+            found.sum().backward()
+            results.append([found, *(x.grad for x in inputs)])
+        torch.testing.assert_close(*results, rtol=0, atol=0)
+    report.revert()
+    assert "decode" not in vars(fast)
+
+
+def test_other_targets_are_mmdets():
+    """Of several images, of boxes of a type, or within the shape that a tensor gives."""
+    fast, stock, _ = pair("bbox_coder", DeltaXYWHBBoxCoder())
+    boxes, targets = boxes_of(8), torch.randn(8, 4)
+    shape = torch.tensor([30, 40])
+    found, expected = (one.decode(boxes, targets, max_shape=shape) for one in (fast, stock))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    found, expected = (
+        one.decode(boxes.view(2, 4, 4), targets.view(2, 4, 4), max_shape=[(30, 40), (20, 20)])
+        for one in (fast, stock)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    found = fast.decode(HorizontalBoxes(boxes), targets)
+    torch.testing.assert_close(found, stock.decode(boxes, targets), rtol=0, atol=0)
+    fast, stock, _ = pair("bbox_coder", DeltaXYWHBBoxCoder(use_box_type=True))
+    assert isinstance(fast.decode(boxes, targets), HorizontalBoxes)
+    with pytest.raises(AssertionError):
+        fast.decode(boxes_of(3), targets)
+
+
 def test_targets_of_boxes_of_a_type():
     fast, stock, _ = pair("bbox_coder", DeltaXYWHBBoxCoder())
     boxes, objects = (HorizontalBoxes(boxes_of(9)) for _ in range(2))
@@ -130,3 +173,7 @@ def test_the_host_does_not_wait():
     fast, stock, _ = pair("bbox_coder", DeltaXYWHBBoxCoder())
     assert waits(lambda: fast.encode(boxes, objects)) == 0
     assert waits(lambda: stock.encode(boxes, objects)) == 2
+    moves = torch.randn(50, 4)
+    fast.decode(boxes, moves)  # numbers are rounded once
+    assert waits(lambda: fast.decode(boxes, moves, max_shape=(30, 40))) == 0
+    assert waits(lambda: stock.decode(boxes, moves, max_shape=(30, 40))) == 2
