@@ -437,6 +437,14 @@ MUTATIONS = (
         ("integration/test_accelerate_whole_detectors.py::test_losses_of_proposals",),
     ),
     Mutation(
+        "anchors with an object",
+        "a batch is divided by as many anchors as have an object, without at least one an image",
+        "swin_backbone/acceleration/mmdet_anchor_losses.py",
+        "max(len(one), 1)",
+        "len(one)",
+        ("unit/test_accelerate_anchor_losses.py::test_the_same_losses",),
+    ),
+    Mutation(
         "moved boxes",
         "boxes move by targets in 16 bits, times a deviation in 32",
         "swin_backbone/acceleration/mmdet_box_targets.py",

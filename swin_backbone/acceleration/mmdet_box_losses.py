@@ -71,14 +71,14 @@ def loss_and_target(
     boxes = boxes[places, 0 if head.reg_class_agnostic else labels[places]]
     if len(places):
         if head.reg_decoded_bbox:
-            boxes = _tensor(head.bbox_coder.decode(rois[places, 1:], boxes))
+            boxes = as_tensor(head.bbox_coder.decode(rois[places, 1:], boxes))
         losses["loss_bbox"] = head.loss_bbox(boxes, box_targets[places], avg_factor=len(labels))
     else:  # zero, of which gradients are zeros, too
         losses["loss_bbox"] = boxes.sum()
     return {"loss_bbox": losses, "bbox_targets": targets}
 
 
-def _tensor(boxes) -> Tensor:
+def as_tensor(boxes) -> Tensor:
     return imported("mmdet.structures.bbox", "get_box_tensor")(boxes)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-#: Methods of a region proposal network that decide what its losses are.
+#: Methods of a head with anchors that decide what its losses are.
 LOSS_METHODS = (
     "loss_by_feat",
     "loss_by_feat_single",

@@ -9,13 +9,13 @@ asked which once for each size of images.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .mmdet_counted_anchors import counted_anchors, flat_predictions
 from .mmdet_internals import LOSS_METHODS
 from .mmdet_sampling import sample_all
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
@@ -65,7 +65,7 @@ def loss_by_feat(
     sizes = [tuple(x.shape[2:]) for x in cls_scores]
     anchors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
     anchors = torch.cat(list(anchors))
-    counted = _counted(head, anchors, sizes, batch_img_metas)
+    counted = counted_anchors(head, anchors, sizes, batch_img_metas)
     if any(one is not None and not len(one) for one in counted):  # which mmdet calls an error
         return type(head).loss_by_feat(
             head, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
@@ -75,45 +75,9 @@ def loss_by_feat(
     drawn = _draw(head, anchors, counted, batch_gt_instances, ignored)
     total = sum(one.result.avg_factor for one in drawn)
     return {
-        "loss_rpn_cls": [_class_loss(head, _flat(cls_scores, 1), drawn, total)],
-        "loss_rpn_bbox": [_box_loss(head, _flat(bbox_preds, 4), drawn, total)],
+        "loss_rpn_cls": [_class_loss(head, flat_predictions(cls_scores, 1), drawn, total)],
+        "loss_rpn_bbox": [_box_loss(head, flat_predictions(bbox_preds, 4), drawn, total)],
     }
-
-
-def _counted(
-    head: nn.Module, anchors: Tensor, sizes: Sequence, metas: Sequence[dict]
-) -> list[Tensor | None]:
-    """Places of the anchors that count in each image; ``None`` where all do."""
-    found: dict[tuple, Tensor | None] = {}
-    keys = [tuple(tuple(meta[name][:2]) for name in ("img_shape", "pad_shape")) for meta in metas]
-    for key in keys:
-        if key not in found:
-            found[key] = _counted_of(head, anchors, sizes, *key)
-    return [found[key] for key in keys]
-
-
-def _counted_of(
-    head: nn.Module, anchors: Tensor, sizes: Sequence, shape: tuple, padded: tuple
-) -> Tensor | None:
-    generator, border = head.prior_generator, head.train_cfg["allowed_border"]
-    counts = None
-    if _has_padding(generator, sizes, padded):
-        counts = torch.cat(list(generator.valid_flags(sizes, padded, anchors.device)))
-    if border >= 0:
-        rows, columns = shape
-        (left, top), (right, bottom) = anchors[:, :2].T, anchors[:, 2:].T
-        inside = (left >= -border) & (top >= -border)
-        inside &= (right < columns + border) & (bottom < rows + border)
-        counts = inside if counts is None else counts & inside
-    return None if counts is None else counts.nonzero().flatten()
-
-
-def _has_padding(generator, sizes: Sequence, padded: tuple[int, int]) -> bool:
-    """Whether maps have pixels of an image's padding, of which no anchor counts."""
-    return any(
-        math.ceil(padded[0] / down) < rows or math.ceil(padded[1] / across) < columns
-        for (rows, columns), (across, down) in zip(sizes, generator.strides, strict=True)
-    )
 
 
 @dataclass
@@ -147,13 +111,6 @@ def _draw(
             found = [counted[image][one] for one in found]
         drawn.append(_Drawn(result, *(one + image * len(anchors) for one in found)))
     return drawn
-
-
-def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
-    """(B anchors, channels): predictions image by image, as anchors are numbered."""
-    return torch.cat(
-        [x.permute(0, 2, 3, 1).reshape(len(x), -1, channels) for x in maps], 1
-    ).flatten(0, 1)
 
 
 def _class_loss(head: nn.Module, scores: Tensor, drawn: Sequence[_Drawn], total: int) -> Tensor:

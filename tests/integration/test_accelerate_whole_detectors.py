@@ -53,6 +53,7 @@ EXPECTED = {
         "box_losses",
         "refined_boxes",
     },
+    "retinanet": {"anchors", "anchor_losses", "assigners", "overlaps", "box_targets"},
     "dino": {
         "deformable_attention",
         "query_losses",
@@ -76,7 +77,7 @@ def losses_and_gradients(model, images, samples):
     return {name: value.detach() for name, value in losses.items()}, grads
 
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES, SLOW = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], pytest.mark.slow
 
 
 @pytest.fixture
@@ -89,7 +90,8 @@ def equal_scores_in_order(monkeypatch):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    "name", ["mask-rcnn", "cascade", pytest.param("dino", marks=pytest.mark.slow), "mask2former"]
+    "name",
+    ["mask-rcnn", "cascade", "retinanet", "mask2former", pytest.param("dino", marks=SLOW)],
 )
 def test_losses_are_those_of_the_stock_model(name, device, monkeypatch, equal_scores_in_order):
     """The rest is the same but for roundings of float32. On a GPU other boxes would be drawn, so
