@@ -11,11 +11,12 @@ DEMO_OUT ?= demo_output
 # Training steps of the demo; empty for the config's own number.
 DEMO_ITERS ?=
 
-# Only the tests of parity want mmpretrain and mmpose. They stay beside the environment: its mmdet
+# Only some tests want these. They stay beside the environment, in which peft would be imported by
+# each process that imports transformers, and by mmengine therefore; and its mmdet
 # would import all of mmpretrain, which fails to import with transformers 5, and of mmpose a file is
 # read, without what it needs beside that.
 PEERS := onedl-mmpretrain modelindex model-index lazy-importer ordered-set mat4py einops \
-	importlib-metadata zipp mmpose
+	importlib-metadata zipp mmpose 'peft>=0.17' accelerate psutil
 
 RUN := $(VENV)/bin/python
 

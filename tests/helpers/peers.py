@@ -49,14 +49,24 @@ def _make_openmmlab(package):
 
 def import_mmpretrain():
     """mmpretrain's backbones: beside the environment, since mmseg would import all of it."""
-    folder = str(Path(sys.prefix) / "peers")
     # Its vision-language models need an older transformers.
     multimodal = "mmpretrain.models.multimodal"
     sys.modules.setdefault(multimodal, types.ModuleType(multimodal))
+    return _import_from_beside("mmpretrain.models.backbones")
+
+
+def import_peft():
+    """peft: beside the environment, since transformers, and mmengine by it, would import it in
+    every process of every test, for two seconds."""
+    return _import_from_beside("peft")
+
+
+def _import_from_beside(name):
+    folder = str(Path(sys.prefix) / "peers")
     sys.path.append(folder)
     try:
-        reason = f"mmpretrain is not installed (into {folder})"
-        return pytest.importorskip("mmpretrain.models.backbones", reason=reason)
+        reason = f"{name.split('.')[0]} is not installed (into {folder})"
+        return pytest.importorskip(name, reason=reason)
     finally:
         sys.path.remove(folder)
 

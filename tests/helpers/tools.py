@@ -11,6 +11,10 @@ from unittest import mock
 
 from .paths import BENCHMARKS, TOOLS
 
+#: Seconds after which a process counts as one that hangs: many times what any of these takes, since
+#: a machine may be busy with other things.
+HUNG = 900
+
 
 def run_tool(name, *arguments, check=True, **environment):
     """Run ``tools/name`` in a process of its own, and say what it printed where it fails.
@@ -24,7 +28,7 @@ def run_tool(name, *arguments, check=True, **environment):
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG,
     )
     return _checked(done) if check else done
 

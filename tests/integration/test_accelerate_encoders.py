@@ -13,7 +13,7 @@ import torch
 from helpers.errors import relative_error
 from helpers.models_with_swin import IMAGE, alone, make_case, make_torchvision, maps_of
 from helpers.outputs_of_models import MODELS, SIZES, outputs_of, sizes_of
-from helpers.peers import PAIRS, PEERS, make_theirs, randomise
+from helpers.peers import PAIRS, PEERS, import_peft, make_theirs, randomise
 from helpers.swin_like_the_original import Block, KnowsItsMap, V2Block
 from torch import nn
 
@@ -376,7 +376,7 @@ ADAPTED = {
 @pytest.mark.parametrize("name", ADAPTED)
 def test_adapters(name, before):
     """LoRA, put in before or after: its layers are called, and the rest stays fast."""
-    peft = pytest.importorskip("peft", reason="peft is not installed")
+    peft = import_peft()
     config = peft.LoraConfig(target_modules=ADAPTED[name], r=2, init_lora_weights=False)
     model, _ = make_case(name)
     fast = copy.deepcopy(model)
@@ -396,7 +396,7 @@ def test_adapters(name, before):
 @pytest.mark.parametrize("name", ADAPTED)
 def test_adapters_learn(name):
     """Steps of an optimizer, in float64: the same adapters, and other weights as they were."""
-    peft = pytest.importorskip("peft", reason="peft is not installed")
+    peft = import_peft()
     config = peft.LoraConfig(target_modules=ADAPTED[name], r=2, init_lora_weights=False)
     model = peft.inject_adapter_in_model(config, make_case(name)[0]).double()
     model, fast, _ = pair(model)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.small_models import write_detector, write_segmentor
+from helpers.tools import HUNG
 from PIL import Image
 
 from swin_backbone.cli import commands, entry
@@ -388,7 +389,7 @@ def test_as_users_run_them(files, tmp_path):
     ):  # fmt: skip
         done = subprocess.run(
             [sys.executable, TOOLS / tool, *map(str, arguments)],
-            capture_output=True, text=True, timeout=300,
+            capture_output=True, text=True, timeout=HUNG,
         )  # fmt: skip
         assert done.returncode == 2
         line = done.stderr.splitlines()[-1]

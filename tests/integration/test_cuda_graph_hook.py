@@ -15,6 +15,7 @@ from helpers.graphed_processes import CASES
 from helpers.paths import ROOT
 from helpers.segmentors import HEADS, batch, segmentor
 from helpers.tiny_run import tiny_config
+from helpers.tools import HUNG
 from mmengine.runner import Runner
 
 from swin_backbone import accelerate
@@ -137,7 +138,7 @@ def test_two_processes_train_as_they_do_without(tmp_path, script_environment):
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29627"]
     names = [name for name in CASES if name != "synchronized"]  # SyncBN needs GPUs
     command = [sys.executable, *launch, str(script), str(out), *names]
-    subprocess.run(command, check=True, timeout=600, env=script_environment)
+    subprocess.run(command, check=True, timeout=HUNG, env=script_environment)
     for of_process in json.loads(out.read_text()):
         for name in names:
             found = of_process[name]

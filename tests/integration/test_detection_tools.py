@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.paths import ROOT
 from helpers.small_detector import small_detector, write_data
-from helpers.tools import call_tool, run_tool
+from helpers.tools import HUNG, call_tool, run_tool
 from PIL import Image
 
 import swin_backbone  # noqa: F401  (lets mmdet import without compiled ops)
@@ -105,7 +105,7 @@ def test_mmdets_own_test_runs_without_compiled_ops(config, run, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "coco/bbox_mAP" in done.stdout + done.stderr

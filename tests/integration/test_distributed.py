@@ -18,7 +18,7 @@ from helpers.compiled_together import WRAPPERS
 from helpers.made_once import made_once
 from helpers.paths import CONFIGS
 from helpers.tiny_run import tiny_config
-from helpers.tools import TOOLS, call_tool, run_tool
+from helpers.tools import HUNG, TOOLS, call_tool, run_tool
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
 from mmengine.runner import Runner
@@ -41,7 +41,7 @@ def torchrun(script, *arguments, environment):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command += [script, *arguments]
     return subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300
+        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=HUNG
     )
 
 

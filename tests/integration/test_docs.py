@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.tools import HUNG
 from PIL import Image
 
 from swin_backbone import create
@@ -135,7 +136,7 @@ def test_commands_of_a_page_run(page, workplace):
             ["bash", "-ec", code] if block["language"] == "bash" else [sys.executable, "-c", code]
         )
         done = subprocess.run(
-            command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=HUNG
         )
         assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
 
@@ -151,7 +152,7 @@ def test_the_site_builds_without_warnings(tmp_path):
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stderr

@@ -9,7 +9,7 @@ import torch
 from helpers import sharded_processes
 from helpers.made_once import made_once
 from helpers.tiny_run import tiny_config
-from helpers.tools import call_tool
+from helpers.tools import HUNG, call_tool
 from mmengine.registry import STRATEGIES, DefaultScope
 
 from swin_backbone.checkpoints import read_checkpoint
@@ -31,7 +31,7 @@ def results(tmp_path_factory, scenes, script_environment):
             env=script_environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=HUNG,
         )
         assert done.returncode == 0, done.stderr[-3000:]
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.tools import HUNG
 
 pytest.importorskip("mmseg")
 
@@ -16,7 +17,7 @@ def test_hostile_files_are_refused_by_every_way_in(scenes, script_environment, t
         env={**script_environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=HUNG,
     )
     faults = [line for line in done.stdout.splitlines() if line.startswith("FAULT")]
     assert not faults, "\n".join(faults[:20])

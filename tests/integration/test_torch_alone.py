@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.tools import HUNG
 from helpers.torch_alone import SMALL, write_run
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, Sequential
@@ -37,7 +38,7 @@ def found(run_file, trained):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG,
     )
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
@@ -128,7 +129,7 @@ def test_switched_off_openmmlab_is_not_even_imported():
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HUNG,
     )
     assert done.stdout.splitlines() == ["[]", "[]", "SwinBackbone"], done.stderr
 
@@ -201,7 +202,7 @@ def effects():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert len(lines) == len(names) + 1, done.stderr

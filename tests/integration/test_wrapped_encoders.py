@@ -7,6 +7,7 @@ import sys
 import pytest
 from helpers import wrapped_encoders
 from helpers.made_once import made_once
+from helpers.tools import HUNG
 from helpers.wrapped_encoders import ENCODERS, ORDERS, WRAPPERS
 
 for package in ("transformers", "timm", "torchvision", "mmseg"):
@@ -22,7 +23,7 @@ def results(tmp_path_factory, script_environment):
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
         command += ["--standalone", wrapped_encoders.__file__, str(folder / "results.json")]
         done = subprocess.run(
-            command, env=script_environment, capture_output=True, text=True, timeout=600
+            command, env=script_environment, capture_output=True, text=True, timeout=HUNG
         )
         assert done.returncode == 0, done.stderr[-3000:]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.small_models import write_segmentor
+from helpers.tools import HUNG
 
 import swin_backbone
 from swin_backbone import extras
@@ -133,7 +134,7 @@ print(json.dumps(found))
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HUNG,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from helpers.tools import HUNG
 
 #: A package that is hidden, a command that needs it, with arguments, and the extra that has it.
 CASES = {
@@ -36,7 +37,7 @@ def test_a_tool_says_what_to_install(package):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=HUNG,
     )
     assert done.returncode == 2
     message = done.stderr.splitlines()[-1]

@@ -10,6 +10,7 @@ import copy
 import pytest
 import torch
 from helpers.by_modules import calling_modules
+from helpers.peers import import_peft
 from torch import nn
 from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 from torch.nn.modules import module as torch_module
@@ -259,7 +260,7 @@ def test_hooks_of_all_modules_have_their_effect(version, kind):
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_adapters_have_their_effect(version):
-    peft = pytest.importorskip("peft", reason="peft is not installed")
+    peft = import_peft()
     original = make(version)
 
     def adapt(model, name):
