@@ -439,10 +439,18 @@ MUTATIONS = (
     Mutation(
         "anchors with an object",
         "a batch is divided by as many anchors as have an object, without at least one an image",
-        "swin_backbone/acceleration/mmdet_anchor_losses.py",
+        "swin_backbone/acceleration/mmdet_assigned_anchors.py",
         "max(len(one), 1)",
         "len(one)",
         ("unit/test_accelerate_anchor_losses.py::test_the_same_losses",),
+    ),
+    Mutation(
+        "candidates of an object",
+        "the middle of an anchor may lie beside its object",
+        "swin_backbone/acceleration/mmdet_atss_assigners.py",
+        " & _are_within(boxes, objects, places)",
+        "",
+        ("unit/test_accelerate_atss.py::test_assignment",),
     ),
     Mutation(
         "moved boxes",

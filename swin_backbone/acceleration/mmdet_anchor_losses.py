@@ -13,10 +13,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .mmdet_box_losses import LOSSES, as_tensor
-from .mmdet_counted_anchors import counted_anchors, flat_predictions
+from .mmdet_assigned_anchors import (
+    are_unusual,
+    assigned,
+    class_losses,
+    counted_anchors,
+    other_anchors,
+)
+from .mmdet_box_losses import LOSSES, as_tensor, other_loss
 from .mmdet_internals import LOSS_METHODS
-from .mmdet_sampling import SAMPLERS, candidates_by_kind
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 
@@ -33,15 +38,7 @@ def why_not(head: nn.Module) -> str | None:
         reason = own_method(head, name, _stock())
         if reason is not None:
             return reason
-    if type(head.sampler) is not imported(f"{SAMPLERS}.pseudo_sampler", "PseudoSampler"):
-        return f"its anchors are drawn by {type(head.sampler).__name__}, and not all counted"
-    focal = imported("mmdet.models.losses", "FocalLoss")
-    if type(head.loss_cls) is not focal or head.cls_out_channels != head.num_classes:
-        return f"its loss_cls is {type(head.loss_cls).__name__}, and no FocalLoss of sigmoids"
-    loss = head.loss_bbox
-    if type(loss) not in [imported("mmdet.models.losses", name) for name in LOSSES]:
-        return f"its loss_bbox is {type(loss).__name__}, and none of {', '.join(LOSSES)}"
-    return None if loss.reduction == "mean" else "its loss_bbox is no mean"
+    return other_anchors(head) or other_loss(head, LOSSES)
 
 
 def apply(head: nn.Module) -> Undo:
@@ -61,71 +58,22 @@ def loss_by_feat(
     anchors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
     anchors = torch.cat(list(anchors))
     counted = counted_anchors(head, anchors, sizes, batch_img_metas)
-    if _is_unusual(counted, batch_gt_instances):
+    if are_unusual(counted, batch_gt_instances):
         return type(head).loss_by_feat(
             head, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
             batch_gt_instances_ignore,
         )  # fmt: skip
     ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
-    images = list(zip(counted, batch_gt_instances, ignored, strict=True))
-    numbers = [_numbers(head, anchors, *image) for image in images]
-    places = [with_object for with_object, _ in candidates_by_kind(numbers)]
-    total = sum(max(len(one), 1) for one in places)
-    classes = [_labels(head, *one) for one in zip(numbers, batch_gt_instances, strict=True)]
-    labels, weights = (torch.stack(one) for one in zip(*classes, strict=True))
-    boxes = flat_predictions(bbox_preds, 4).view(len(images), -1, 4)
-    chosen = torch.cat([boxes[image, one] for image, one in enumerate(places)])
-    truth = [
-        one.bboxes[number[place] - 1]
-        for one, number, place in zip(batch_gt_instances, numbers, places, strict=True)
-    ]
-    priors = torch.cat([anchors[place] for place in places])
+
+    def assign(image: int, priors):
+        return head.assigner.assign(priors, batch_gt_instances[image], ignored[image])
+
+    found = assigned(anchors, counted, batch_gt_instances, assign)
+    boxes, total = found.chosen(bbox_preds, 4), found.total
     return {
-        "loss_cls": _class_losses(head, cls_scores, labels, weights, total),
-        "loss_bbox": [_box_loss(head, chosen, priors, torch.cat(truth), total)],
+        "loss_cls": class_losses(head, cls_scores, found, total),
+        "loss_bbox": [_box_loss(head, boxes, *found.pairs(), total)],
     }
-
-
-def _is_unusual(counted: Sequence[Tensor | None], objects: Sequence) -> bool:
-    """Whether no anchor of an image counts, which mmdet calls an error, or boxes have a type."""
-    return any(one is not None and not len(one) for one in counted) or any(
-        type(one.bboxes) is not Tensor for one in objects
-    )
-
-
-def _numbers(head: nn.Module, anchors: Tensor, counted: Tensor | None, objects, ignored) -> Tensor:
-    """(A,): the object of each anchor, from 1; 0 for none, -1 for anchors that do not count."""
-    priors = type(objects)(priors=anchors if counted is None else anchors[counted])
-    numbers = head.assigner.assign(priors, objects, ignored).gt_inds
-    if counted is None:
-        return numbers
-    return numbers.new_full((len(anchors),), -1).index_copy(0, counted, numbers)
-
-
-def _labels(head: nn.Module, numbers: Tensor, objects) -> tuple[Tensor, Tensor]:
-    """Labels and weights (A,) of all anchors of an image."""
-    has_object = numbers > 0
-    labels = torch.full_like(numbers, head.num_classes)
-    if len(objects.labels):
-        labels = torch.where(has_object, objects.labels[(numbers - 1).clamp(min=0)], labels)
-    weights = (numbers >= 0).float()
-    if head.train_cfg["pos_weight"] > 0:
-        weights = torch.where(has_object, head.train_cfg["pos_weight"], weights)
-    return labels, weights
-
-
-def _class_losses(
-    head: nn.Module, scores: Sequence[Tensor], labels: Tensor, weights: Tensor, total: int
-) -> list[Tensor]:
-    """Of each level; labels and weights are (B, A)."""
-    losses, first = [], 0
-    for level in scores:
-        level = level.permute(0, 2, 3, 1).reshape(-1, head.cls_out_channels)
-        last = first + len(level) // len(labels)
-        part = labels[:, first:last].flatten(), weights[:, first:last].flatten()
-        losses.append(head.loss_cls(level, *part, avg_factor=total))
-        first = last
-    return losses
 
 
 def _box_loss(

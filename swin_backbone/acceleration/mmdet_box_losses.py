@@ -34,9 +34,14 @@ def why_not(head: nn.Module) -> str | None:
             return reason
     if not (head.with_cls and head.with_reg) or head.custom_activation:
         return "its losses are not those of classes and of boxes"
+    return other_loss(head, LOSSES)
+
+
+def other_loss(head: nn.Module, known: Sequence[str]) -> str | None:
+    """Why a head's losses of boxes are no means of known ones, if they are not."""
     loss = head.loss_bbox
-    if type(loss) not in [imported("mmdet.models.losses", name) for name in LOSSES]:
-        return f"its loss_bbox is {type(loss).__name__}, and none of {', '.join(LOSSES)}"
+    if type(loss) not in [imported("mmdet.models.losses", name) for name in known]:
+        return f"its loss_bbox is {type(loss).__name__}, and none of {', '.join(known)}"
     return None if loss.reduction == "mean" else "its loss_bbox is no mean"
 
 

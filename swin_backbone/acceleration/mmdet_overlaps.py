@@ -38,6 +38,11 @@ def _is_usual(assigner, objects: Tensor, boxes: Tensor, ignored) -> bool:
         return False
     if assigner.ignore_iof_thr > 0 and ignored is not None and len(ignored.bboxes):
         return False
+    return are_plain_boxes(objects, boxes)
+
+
+def are_plain_boxes(objects, boxes) -> bool:
+    """Whether there are objects (G, 4) and boxes (N, 4), tensors of one dtype."""
     return objects.dtype == boxes.dtype and all(
         type(one) is Tensor and one.dim() == 2 and one.shape[1] == 4 and len(one)
         for one in (objects, boxes)

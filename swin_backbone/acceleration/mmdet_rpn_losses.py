@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .mmdet_counted_anchors import counted_anchors, flat_predictions
+from .mmdet_assigned_anchors import counted_anchors, flat_predictions
 from .mmdet_internals import LOSS_METHODS
 from .mmdet_sampling import sample_all
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods

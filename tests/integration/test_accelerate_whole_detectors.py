@@ -53,6 +53,7 @@ EXPECTED = {
         "box_losses",
         "refined_boxes",
     },
+    "atss-dyhead": {"anchors", "anchor_losses", "assigners", "box_targets"},
     "retinanet": {"anchors", "anchor_losses", "assigners", "overlaps", "box_targets"},
     "dino": {
         "deformable_attention",
@@ -91,7 +92,14 @@ def equal_scores_in_order(monkeypatch):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "name",
-    ["mask-rcnn", "cascade", "retinanet", "mask2former", pytest.param("dino", marks=SLOW)],
+    [
+        "mask-rcnn",
+        "cascade",
+        "retinanet",
+        "atss-dyhead",
+        "mask2former",
+        pytest.param("dino", marks=SLOW),
+    ],
 )
 def test_losses_are_those_of_the_stock_model(name, device, monkeypatch, equal_scores_in_order):
     """The rest is the same but for roundings of float32. On a GPU other boxes would be drawn, so

@@ -1,0 +1,162 @@
+"""Which of a head's anchors count in an image, which have an object, and what is predicted there.
+
+mmdet makes flags of all anchors of each image and asks the device whether there are any. Where no
+anchor is left out nobody is asked; else once for each size of images. Which have an object is asked
+once for all images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .mmdet_sampling import SAMPLERS, candidates_by_kind
+from .rewrite import imported
+
+
+def counted_anchors(
+    head: nn.Module, anchors: Tensor, sizes: Sequence, metas: Sequence[dict]
+) -> list[Tensor | None]:
+    """Places of the anchors that count in each image; ``None`` where all do."""
+    found: dict[tuple, Tensor | None] = {}
+    keys = [tuple(tuple(meta[name][:2]) for name in ("img_shape", "pad_shape")) for meta in metas]
+    for key in keys:
+        if key not in found:
+            found[key] = _of_image(head, anchors, sizes, *key)
+    return [found[key] for key in keys]
+
+
+def _of_image(
+    head: nn.Module, anchors: Tensor, sizes: Sequence, shape: tuple, padded: tuple
+) -> Tensor | None:
+    generator, border = head.prior_generator, head.train_cfg["allowed_border"]
+    counts = None
+    if _has_padding(generator, sizes, padded):
+        counts = torch.cat(list(generator.valid_flags(sizes, padded, anchors.device)))
+    if border >= 0:
+        rows, columns = shape
+        (left, top), (right, bottom) = anchors[:, :2].T, anchors[:, 2:].T
+        inside = (left >= -border) & (top >= -border)
+        inside &= (right < columns + border) & (bottom < rows + border)
+        counts = inside if counts is None else counts & inside
+    return None if counts is None else counts.nonzero().flatten()
+
+
+def _has_padding(generator, sizes: Sequence, padded: tuple[int, int]) -> bool:
+    """Whether maps have pixels of an image's padding, of which no anchor counts."""
+    return any(
+        math.ceil(padded[0] / down) < rows or math.ceil(padded[1] / across) < columns
+        for (rows, columns), (across, down) in zip(sizes, generator.strides, strict=True)
+    )
+
+
+def flat_predictions(maps: Sequence[Tensor], channels: int) -> Tensor:
+    """(B anchors, channels): predictions image by image, as anchors are numbered."""
+    return torch.cat(
+        [x.permute(0, 2, 3, 1).reshape(len(x), -1, channels) for x in maps], 1
+    ).flatten(0, 1)
+
+
+@dataclass
+class Assigned:
+    """Anchors of a batch, and the objects that they are to find.
+
+    Attributes:
+        anchors: (A, 4), of each image the same.
+        objects: mmdet's instances of each image.
+        numbers: (A,) of each image: the object of each anchor, from 1; 0 for none, -1 for anchors
+            that do not count.
+        places: (N_i,) of each image: the anchors with an object.
+    """
+
+    anchors: Tensor
+    objects: Sequence
+    numbers: list[Tensor]
+    places: list[Tensor]
+
+    @property
+    def total(self) -> int:
+        """What losses are divided by: anchors with an object, at least one an image."""
+        return sum(max(len(one), 1) for one in self.places)
+
+    def chosen(self, maps: Sequence[Tensor], channels: int) -> Tensor:
+        """(N, channels): predictions of the anchors with an object, image by image."""
+        flat = flat_predictions(maps, channels).view(len(self.places), -1, channels)
+        return torch.cat([flat[image, one] for image, one in enumerate(self.places)])
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Anchors with an object, and their objects, (N, 4) each."""
+        images = zip(self.objects, self.numbers, self.places, strict=True)
+        objects = [one.bboxes[number[place] - 1] for one, number, place in images]
+        return torch.cat([self.anchors[one] for one in self.places]), torch.cat(objects)
+
+
+def assigned(
+    anchors: Tensor, counted: Sequence[Tensor | None], objects: Sequence, assign: Callable
+) -> Assigned:
+    """Ask which anchors have an object, once.
+
+    Args:
+        anchors: (A, 4).
+        counted: of each image, by :func:`counted_anchors`.
+        objects: mmdet's instances of each image.
+        assign: gives an image's assignment: of its number and of the instances with its priors.
+    """
+    numbers = []
+    for image, (one, places) in enumerate(zip(objects, counted, strict=True)):
+        priors = type(one)(priors=anchors if places is None else anchors[places])
+        found = assign(image, priors).gt_inds
+        if places is not None:
+            found = found.new_full((len(anchors),), -1).index_copy(0, places, found)
+        numbers.append(found)
+    return Assigned(anchors, objects, numbers, [one for one, _ in candidates_by_kind(numbers)])
+
+
+def other_anchors(head: nn.Module) -> str | None:
+    """Why not all anchors that count are compared with objects by sigmoids of classes."""
+    if type(head.sampler) is not imported(f"{SAMPLERS}.pseudo_sampler", "PseudoSampler"):
+        return f"its anchors are drawn by {type(head.sampler).__name__}, and not all counted"
+    focal = imported("mmdet.models.losses", "FocalLoss")
+    if type(head.loss_cls) is not focal or head.cls_out_channels != head.num_classes:
+        return f"its loss_cls is {type(head.loss_cls).__name__}, and no FocalLoss of sigmoids"
+    return None
+
+
+def are_unusual(counted: Sequence[Tensor | None], objects: Sequence) -> bool:
+    """Whether no anchor of an image counts, which mmdet calls an error, or boxes have a type."""
+    return any(one is not None and not len(one) for one in counted) or any(
+        type(one.bboxes) is not Tensor for one in objects
+    )
+
+
+def class_losses(
+    head: nn.Module, scores: Sequence[Tensor], found: Assigned, total: float | Tensor
+) -> list[Tensor]:
+    """Of each level: losses of all anchors, those that do not count without weight."""
+    images = zip(found.numbers, found.objects, strict=True)
+    labels, weights = zip(*(_labels(head, *image) for image in images), strict=True)
+    labels, weights = torch.stack(labels), torch.stack(weights)
+    losses, first = [], 0
+    for level in scores:
+        level = level.permute(0, 2, 3, 1).reshape(-1, head.cls_out_channels)
+        last = first + len(level) // len(labels)
+        part = labels[:, first:last].flatten(), weights[:, first:last].flatten()
+        losses.append(head.loss_cls(level, *part, avg_factor=total))
+        first = last
+    return losses
+
+
+def _labels(head: nn.Module, numbers: Tensor, objects) -> tuple[Tensor, Tensor]:
+    """Labels and weights (A,) of all anchors of an image."""
+    has_object = numbers > 0
+    labels = torch.full_like(numbers, head.num_classes)
+    if len(objects.labels):
+        labels = torch.where(has_object, objects.labels[(numbers - 1).clamp(min=0)], labels)
+    weights = (numbers >= 0).float()
+    if head.train_cfg["pos_weight"] > 0:
+        weights = torch.where(has_object, head.train_cfg["pos_weight"], weights)
+    return labels, weights

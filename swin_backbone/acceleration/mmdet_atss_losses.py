@@ -1,0 +1,153 @@
+"""Losses of mmdet's ATSS from the anchors that have an object, with one wait for the device.
+
+Stock heads lay out labels, weights and boxes for all anchors of an image, ask the device in each
+image and level which of them count and which have an object, and read what losses are divided by.
+Here one wait tells which anchors of the batch have an object, and only their boxes are decoded and
+compared: the same sums. Losses of classes are of all anchors, level by level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .mmdet_assigned_anchors import (
+    are_unusual,
+    assigned,
+    class_losses,
+    counted_anchors,
+    other_anchors,
+)
+from .mmdet_atss_assigners import STOCK as ASSIGNER
+from .mmdet_box_losses import as_tensor, other_loss
+from .mmdet_internals import LOSS_METHODS
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+
+#: Losses of boxes, which have a weight each.
+LOSSES = ("IoULoss", "GIoULoss", "DIoULoss", "CIoULoss")
+#: What mmdet adds to what sums are divided by.
+EPSILON = torch.finfo(torch.float32).eps
+
+
+def _stock() -> type | None:
+    return imported("mmdet.models.dense_heads.atss_head", "ATSSHead")
+
+
+def finds(module: nn.Module) -> bool:
+    return is_of(module, _stock())
+
+
+def why_not(head: nn.Module) -> str | None:
+    for name in (*LOSS_METHODS, "centerness_target", "get_num_level_anchors_inside"):
+        reason = own_method(head, name, _stock())
+        if reason is not None:
+            return reason
+    if not head.reg_decoded_bbox:
+        return "its losses are of coded boxes"
+    if type(head.assigner) is not imported(*ASSIGNER):
+        return f"its anchors are assigned by {type(head.assigner).__name__}"
+    centers = head.loss_centerness
+    if type(centers) is not imported("mmdet.models.losses", "CrossEntropyLoss"):
+        return f"its loss_centerness is {type(centers).__name__}, and no CrossEntropyLoss"
+    return other_anchors(head) or other_loss(head, LOSSES)
+
+
+def apply(head: nn.Module) -> Undo:
+    return replace_methods(head, {"loss_by_feat": loss_by_feat})
+
+
+def loss_by_feat(
+    head: nn.Module,
+    cls_scores: Sequence[Tensor],
+    bbox_preds: Sequence[Tensor],
+    centernesses: Sequence[Tensor],
+    batch_gt_instances: Sequence,
+    batch_img_metas: Sequence[dict],
+    batch_gt_instances_ignore: Sequence | None = None,
+) -> dict[str, list[Tensor]]:
+    """``ATSSHead.loss_by_feat``; losses of boxes of all levels together."""
+    sizes = [tuple(x.shape[2:]) for x in cls_scores]
+    levels = list(head.prior_generator.grid_priors(sizes, device=cls_scores[0].device))
+    anchors, bounds = torch.cat(levels), [len(one) for one in levels]
+    counted = counted_anchors(head, anchors, sizes, batch_img_metas)
+    if are_unusual(counted, batch_gt_instances):
+        return type(head).loss_by_feat(
+            head, cls_scores, bbox_preds, centernesses, batch_gt_instances, batch_img_metas,
+            batch_gt_instances_ignore,
+        )  # fmt: skip
+    ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
+    counts = _counts_of_levels(counted, bounds)
+
+    def assign(image: int, priors):
+        return head.assigner.assign(
+            priors, counts[image], batch_gt_instances[image], ignored[image]
+        )
+
+    found = assigned(anchors, counted, batch_gt_instances, assign)
+    mean = imported("mmdet.utils", "reduce_mean")
+    total = mean(torch.full((), float(found.total), device=anchors.device))
+    boxes, centers = found.chosen(bbox_preds, 4), found.chosen(centernesses, 1)[:, 0]
+    box_loss, center_loss, weight = _losses_of_boxes(head, boxes, centers, *found.pairs(), total)
+    return {
+        "loss_cls": class_losses(head, cls_scores, found, total),
+        "loss_bbox": [(box_loss / mean(weight).clamp(min=1)).to(box_loss.dtype)],
+        "loss_centerness": [center_loss],
+    }
+
+
+def _counts_of_levels(counted: Sequence[Tensor | None], levels: Sequence[int]) -> list[list[int]]:
+    """How many anchors of each level count, of each image; images of one size share a tensor."""
+    found = {id(None): list(levels)}
+    for places in counted:
+        if id(places) not in found:
+            ends = torch.tensor(levels, device="cpu").cumsum(0).to(places.device)
+            ends = [0, *torch.searchsorted(places, ends).tolist()]
+            found[id(places)] = [end - start for start, end in pairwise(ends)]
+    return [found[id(places)] for places in counted]
+
+
+def _losses_of_boxes(
+    head: nn.Module, boxes: Tensor, centers: Tensor, priors: Tensor, objects: Tensor, total: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the anchors with an object: the sum of losses of boxes, the loss of how central anchors
+    lie, and the sum of their weights.
+
+    Args:
+        head: of mmdet.
+        boxes: (N, 4) as they are predicted.
+        centers: (N,) as they are predicted.
+        priors: (N, 4).
+        objects: (N, 4).
+        total: of anchors with an object, of which the second is a mean.
+    """
+    if not len(boxes):  # zeros, of which gradients are zeros, too
+        return boxes.sum() * 0, centers.sum() * 0, priors.new_zeros(())
+    weights = _centerness(priors, objects)
+    decoded = as_tensor(head.bbox_coder.decode(priors, boxes))
+    # One by one: of weights mmdet asks the device whether any is more than zero.
+    each = head.loss_bbox(decoded, objects, reduction_override="none")
+    center_loss = head.loss_centerness(centers, weights, avg_factor=total)
+    return (each * weights).sum() / (1 + EPSILON), center_loss, weights.sum()
+
+
+def _centerness(priors: Tensor, objects: Tensor) -> Tensor:
+    """(N,): ``ATSSHead.centerness_target``, which asks the device whether any is no number; anchors
+    of :class:`ATSSAssigner` lie within their objects, where all are."""
+    parts = []
+    for i in (0, 1):
+        middle = (priors[:, i + 2] + priors[:, i]) / 2
+        sides = torch.stack([middle - objects[:, i], objects[:, i + 2] - middle], dim=1)
+        parts.append(sides.min(dim=-1)[0] / sides.max(dim=-1)[0])
+    return torch.sqrt(parts[0] * parts[1])
+
+
+REWRITE = Rewrite(
+    "anchor_losses",
+    "losses of all anchors with one wait for the GPU",
+    finds,
+    why_not,
+    apply,
+)
