@@ -453,6 +453,14 @@ MUTATIONS = (
         ("unit/test_accelerate_atss.py::test_assignment",),
     ),
     Mutation(
+        "predictions of two objects",
+        "a prediction that two objects want stays with both",
+        "swin_backbone/acceleration/mmdet_rtmdet_assigners.py",
+        "matched.sum(1, keepdim=True) > 1",
+        "matched.sum(1, keepdim=True) > 2",
+        ("unit/test_accelerate_rtmdet.py::test_matching",),
+    ),
+    Mutation(
         "moved boxes",
         "boxes move by targets in 16 bits, times a deviation in 32",
         "swin_backbone/acceleration/mmdet_box_targets.py",

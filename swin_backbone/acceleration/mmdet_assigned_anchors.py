@@ -8,7 +8,7 @@ once for all images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,13 +116,15 @@ def assigned(
     return Assigned(anchors, objects, numbers, [one for one, _ in candidates_by_kind(numbers)])
 
 
-def other_anchors(head: nn.Module) -> str | None:
-    """Why not all anchors that count are compared with objects by sigmoids of classes."""
+def other_anchors(head: nn.Module, known: str = "FocalLoss") -> str | None:
+    """Why not all anchors that count are compared with objects by a known loss of sigmoids."""
+    if not head.train_cfg:
+        return "it has no train_cfg, and so no losses"
     if type(head.sampler) is not imported(f"{SAMPLERS}.pseudo_sampler", "PseudoSampler"):
         return f"its anchors are drawn by {type(head.sampler).__name__}, and not all counted"
-    focal = imported("mmdet.models.losses", "FocalLoss")
-    if type(head.loss_cls) is not focal or head.cls_out_channels != head.num_classes:
-        return f"its loss_cls is {type(head.loss_cls).__name__}, and no FocalLoss of sigmoids"
+    kind = imported("mmdet.models.losses", known)
+    if type(head.loss_cls) is not kind or head.cls_out_channels != head.num_classes:
+        return f"its loss_cls is {type(head.loss_cls).__name__}, and no {known} of sigmoids"
     return None
 
 
@@ -137,17 +139,29 @@ def class_losses(
     head: nn.Module, scores: Sequence[Tensor], found: Assigned, total: float | Tensor
 ) -> list[Tensor]:
     """Of each level: losses of all anchors, those that do not count without weight."""
-    images = zip(found.numbers, found.objects, strict=True)
-    labels, weights = zip(*(_labels(head, *image) for image in images), strict=True)
-    labels, weights = torch.stack(labels), torch.stack(weights)
-    losses, first = [], 0
+    return [
+        head.loss_cls(level, labels, weights, avg_factor=total)
+        for level, labels, weights in by_level(head, scores, *labels_of(head, found))
+    ]
+
+
+def by_level(
+    head: nn.Module, scores: Sequence[Tensor], *values: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Of each level scores (B a, C), and values (B a,) of those (B, A) of all anchors."""
+    first = 0
     for level in scores:
         level = level.permute(0, 2, 3, 1).reshape(-1, head.cls_out_channels)
-        last = first + len(level) // len(labels)
-        part = labels[:, first:last].flatten(), weights[:, first:last].flatten()
-        losses.append(head.loss_cls(level, *part, avg_factor=total))
+        last = first + len(level) // len(values[0])
+        yield level, *(one[:, first:last].flatten() for one in values)
         first = last
-    return losses
+
+
+def labels_of(head: nn.Module, found: Assigned) -> tuple[Tensor, Tensor]:
+    """Labels and weights (B, A) of all anchors; those that do not count have no weight."""
+    images = zip(found.numbers, found.objects, strict=True)
+    labels, weights = zip(*(_labels(head, *image) for image in images), strict=True)
+    return torch.stack(labels), torch.stack(weights)
 
 
 def _labels(head: nn.Module, numbers: Tensor, objects) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,9 @@ def _stock() -> type | None:
 
 
 def finds(module: nn.Module) -> bool:
-    return is_of(module, _stock())
+    # RTMDet's, which is one, has other losses.
+    other = imported("mmdet.models.dense_heads.rtmdet_head", "RTMDetHead")
+    return is_of(module, _stock()) and not is_of(module, other)
 
 
 def why_not(head: nn.Module) -> str | None:
@@ -45,6 +47,9 @@ def why_not(head: nn.Module) -> str | None:
         reason = own_method(head, name, _stock())
         if reason is not None:
             return reason
+    reason = other_anchors(head) or other_loss(head, LOSSES)
+    if reason is not None:
+        return reason
     if not head.reg_decoded_bbox:
         return "its losses are of coded boxes"
     if type(head.assigner) is not imported(*ASSIGNER):
@@ -52,7 +57,7 @@ def why_not(head: nn.Module) -> str | None:
     centers = head.loss_centerness
     if type(centers) is not imported("mmdet.models.losses", "CrossEntropyLoss"):
         return f"its loss_centerness is {type(centers).__name__}, and no CrossEntropyLoss"
-    return other_anchors(head) or other_loss(head, LOSSES)
+    return None
 
 
 def apply(head: nn.Module) -> Undo:

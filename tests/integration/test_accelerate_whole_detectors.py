@@ -54,6 +54,7 @@ EXPECTED = {
         "refined_boxes",
     },
     "atss-dyhead": {"anchors", "anchor_losses", "assigners", "box_targets"},
+    "rtmdet": {"anchor_losses", "assigners"},
     "retinanet": {"anchors", "anchor_losses", "assigners", "overlaps", "box_targets"},
     "dino": {
         "deformable_attention",
@@ -97,6 +98,7 @@ def equal_scores_in_order(monkeypatch):
         "cascade",
         "retinanet",
         "atss-dyhead",
+        "rtmdet",
         "mask2former",
         pytest.param("dino", marks=SLOW),
     ],

@@ -202,13 +202,16 @@ class OwnTargets(ATSSHead):
 def test_other_heads_are_left():
     by_overlap = head_of()
     by_overlap.assigner = MaxIoUAssigner(0.5, 0.4)
-    centers = {"type": "SmoothL1Loss"}
+    centers, predicts = {"type": "SmoothL1Loss"}, head_of()
+    predicts.train_cfg = None
+    del predicts.assigner, predicts.sampler
     heads = {
         "centerness_target of its own": head_of(kind=OwnTargets),
         "losses are of coded boxes": head_of(reg_decoded_bbox=False),
         "loss_centerness is SmoothL1Loss": head_of(loss_centerness=centers),
         "loss_bbox is L1Loss": head_of(loss_bbox={"type": "L1Loss"}),
         "assigned by MaxIoUAssigner": by_overlap,
+        "no train_cfg": predicts,
     }
     for words, head in heads.items():
         left = swin_backbone.accelerate(head).left
