@@ -37,6 +37,7 @@ def decode(coder, bboxes, pred_bboxes, max_shape=None, wh_ratio_clip: float = 16
         or coder.use_box_type
         or torch.jit.is_tracing()
         or torch.onnx.is_in_onnx_export()
+        or torch.compiler.is_compiling()
     ):
         return type(coder).decode(coder, bboxes, pred_bboxes, max_shape, wh_ratio_clip)
     if not len(pred_bboxes):
