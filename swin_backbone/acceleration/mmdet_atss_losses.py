@@ -135,6 +135,8 @@ def _losses_of_boxes(
     # One by one: of weights mmdet asks the device whether any is more than zero.
     each = head.loss_bbox(decoded, objects, reduction_override="none")
     center_loss = head.loss_centerness(centers, weights, avg_factor=total)
+    # mmdet adds zeros of the levels without an object, which are of the maps' dtype.
+    center_loss = center_loss.to(torch.promote_types(center_loss.dtype, centers.dtype))
     return (each * weights).sum() / (1 + EPSILON), center_loss, weights.sum()
 
 
