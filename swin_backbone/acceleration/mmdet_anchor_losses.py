@@ -17,12 +17,12 @@ from .mmdet_assigned_anchors import (
     are_unusual,
     assigned,
     class_losses,
-    counted_anchors,
+    laid_out,
     other_anchors,
 )
 from .mmdet_box_losses import LOSSES, as_tensor, other_loss
 from .mmdet_internals import LOSS_METHODS
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 
 def _stock() -> type | None:
@@ -34,10 +34,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in LOSS_METHODS:
-        reason = own_method(head, name, _stock())
-        if reason is not None:
-            return reason
+    reason = own_methods(head, LOSS_METHODS, _stock())
+    if reason is not None:
+        return reason
     return other_anchors(head) or other_loss(head, LOSSES)
 
 
@@ -54,10 +53,7 @@ def loss_by_feat(
     batch_gt_instances_ignore: Sequence | None = None,
 ) -> dict[str, list[Tensor]]:
     """``AnchorHead.loss_by_feat``; losses of boxes of all levels together."""
-    sizes = [tuple(x.shape[2:]) for x in cls_scores]
-    anchors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
-    anchors = torch.cat(list(anchors))
-    counted = counted_anchors(head, anchors, sizes, batch_img_metas)
+    levels, counted = laid_out(head, cls_scores, batch_img_metas)
     if are_unusual(counted, batch_gt_instances):
         return type(head).loss_by_feat(
             head, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
@@ -68,7 +64,7 @@ def loss_by_feat(
     def assign(image: int, priors):
         return head.assigner.assign(priors, batch_gt_instances[image], ignored[image])
 
-    found = assigned(anchors, counted, batch_gt_instances, assign)
+    found = assigned(torch.cat(levels), counted, batch_gt_instances, assign)
     boxes, total = found.chosen(bbox_preds, 4), found.total
     return {
         "loss_cls": class_losses(head, cls_scores, found, total),

@@ -54,11 +54,30 @@ def _has_padding(generator, sizes: Sequence, padded: tuple[int, int]) -> bool:
     )
 
 
+def laid_out(
+    head: nn.Module, maps: Sequence[Tensor], metas: Sequence[dict], **options: bool
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Anchors of each level of maps, and :func:`counted_anchors` of each image.
+
+    Args:
+        head: of mmdet.
+        maps: (B, C, rows, columns) of each level.
+        metas: of each image.
+        options: of the head's generator of anchors.
+    """
+    sizes = [tuple(x.shape[2:]) for x in maps]
+    levels = list(head.prior_generator.grid_priors(sizes, device=maps[0].device, **options))
+    return levels, counted_anchors(head, torch.cat(levels), sizes, metas)
+
+
+def of_level(level: Tensor, channels: int) -> Tensor:
+    """(B, a, channels): predictions in the order of a level's anchors."""
+    return level.permute(0, 2, 3, 1).reshape(len(level), -1, channels)
+
+
 def flat_predictions(maps: Sequence[Tensor], channels: int) -> Tensor:
-    """(B anchors, channels): predictions image by image, as anchors are numbered."""
-    return torch.cat(
-        [x.permute(0, 2, 3, 1).reshape(len(x), -1, channels) for x in maps], 1
-    ).flatten(0, 1)
+    """(B, A, channels): predictions in the order of all anchors."""
+    return torch.cat([of_level(level, channels) for level in maps], 1)
 
 
 @dataclass
@@ -85,8 +104,11 @@ class Assigned:
 
     def chosen(self, maps: Sequence[Tensor], channels: int) -> Tensor:
         """(N, channels): predictions of the anchors with an object, image by image."""
-        flat = flat_predictions(maps, channels).view(len(self.places), -1, channels)
-        return torch.cat([flat[image, one] for image, one in enumerate(self.places)])
+        return self.picked(flat_predictions(maps, channels))
+
+    def picked(self, values: Tensor) -> Tensor:
+        """Those (B, A, ...) of the anchors with an object, image by image."""
+        return torch.cat([one[place] for one, place in zip(values, self.places, strict=True)])
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Anchors with an object, and their objects, (N, 4) each."""
@@ -128,11 +150,14 @@ def other_anchors(head: nn.Module, known: str = "FocalLoss") -> str | None:
     return None
 
 
+def none_counts(counted: Sequence[Tensor | None]) -> bool:
+    """Whether no anchor of an image counts, which mmdet calls an error."""
+    return any(one is not None and not len(one) for one in counted)
+
+
 def are_unusual(counted: Sequence[Tensor | None], objects: Sequence) -> bool:
-    """Whether no anchor of an image counts, which mmdet calls an error, or boxes have a type."""
-    return any(one is not None and not len(one) for one in counted) or any(
-        type(one.bboxes) is not Tensor for one in objects
-    )
+    """Whether no anchor of an image counts, or boxes have a type."""
+    return none_counts(counted) or any(type(one.bboxes) is not Tensor for one in objects)
 
 
 def class_losses(
@@ -151,7 +176,7 @@ def by_level(
     """Of each level scores (B a, C), and values (B a,) of those (B, A) of all anchors."""
     first = 0
     for level in scores:
-        level = level.permute(0, 2, 3, 1).reshape(-1, head.cls_out_channels)
+        level = of_level(level, head.cls_out_channels).flatten(0, 1)
         last = first + len(level) // len(values[0])
         yield level, *(one[:, first:last].flatten() for one in values)
         first = last

@@ -18,18 +18,13 @@ from .mmdet_assigned_anchors import (
     are_unusual,
     assigned,
     class_losses,
-    counted_anchors,
+    laid_out,
     other_anchors,
 )
 from .mmdet_atss_assigners import STOCK as ASSIGNER
-from .mmdet_box_losses import as_tensor, other_loss
+from .mmdet_box_losses import OVERLAPS, as_tensor, other_loss, weighted_mean
 from .mmdet_internals import LOSS_METHODS
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
-
-#: Losses of boxes, which have a weight each.
-LOSSES = ("IoULoss", "GIoULoss", "DIoULoss", "CIoULoss")
-#: What mmdet adds to what sums are divided by.
-EPSILON = torch.finfo(torch.float32).eps
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 
 def _stock() -> type | None:
@@ -43,11 +38,12 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in (*LOSS_METHODS, "centerness_target", "get_num_level_anchors_inside"):
-        reason = own_method(head, name, _stock())
-        if reason is not None:
-            return reason
-    reason = other_anchors(head) or other_loss(head, LOSSES)
+    reason = own_methods(
+        head, (*LOSS_METHODS, "centerness_target", "get_num_level_anchors_inside"), _stock()
+    )
+    if reason is not None:
+        return reason
+    reason = other_anchors(head) or other_loss(head, OVERLAPS)
     if reason is not None:
         return reason
     if not head.reg_decoded_bbox:
@@ -74,32 +70,31 @@ def loss_by_feat(
     batch_gt_instances_ignore: Sequence | None = None,
 ) -> dict[str, list[Tensor]]:
     """``ATSSHead.loss_by_feat``; losses of boxes of all levels together."""
-    sizes = [tuple(x.shape[2:]) for x in cls_scores]
-    levels = list(head.prior_generator.grid_priors(sizes, device=cls_scores[0].device))
-    anchors, bounds = torch.cat(levels), [len(one) for one in levels]
-    counted = counted_anchors(head, anchors, sizes, batch_img_metas)
+    levels, counted = laid_out(head, cls_scores, batch_img_metas)
     if are_unusual(counted, batch_gt_instances):
         return type(head).loss_by_feat(
             head, cls_scores, bbox_preds, centernesses, batch_gt_instances, batch_img_metas,
             batch_gt_instances_ignore,
         )  # fmt: skip
     ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
-    counts = _counts_of_levels(counted, bounds)
+    counts = _counts_of_levels(counted, [len(one) for one in levels])
 
     def assign(image: int, priors):
         return head.assigner.assign(
             priors, counts[image], batch_gt_instances[image], ignored[image]
         )
 
-    found = assigned(anchors, counted, batch_gt_instances, assign)
+    found = assigned(torch.cat(levels), counted, batch_gt_instances, assign)
     mean = imported("mmdet.utils", "reduce_mean")
-    total = mean(torch.full((), float(found.total), device=anchors.device))
-    boxes, centers = found.chosen(bbox_preds, 4), found.chosen(centernesses, 1)[:, 0]
-    box_loss, center_loss, weight = _losses_of_boxes(head, boxes, centers, *found.pairs(), total)
+    total = mean(torch.full((), float(found.total), device=cls_scores[0].device))
+    priors, objects = found.pairs()
+    weights = _centerness(priors, objects)
+    boxes = as_tensor(head.bbox_coder.decode(priors, found.chosen(bbox_preds, 4)))
+    centers = found.chosen(centernesses, 1)[:, 0]
     return {
         "loss_cls": class_losses(head, cls_scores, found, total),
-        "loss_bbox": [(box_loss / mean(weight).clamp(min=1)).to(box_loss.dtype)],
-        "loss_centerness": [center_loss],
+        "loss_bbox": [weighted_mean(head, boxes, objects, weights)],
+        "loss_centerness": [_center_loss(head, centers, weights, total)],
     }
 
 
@@ -114,30 +109,13 @@ def _counts_of_levels(counted: Sequence[Tensor | None], levels: Sequence[int]) -
     return [found[id(places)] for places in counted]
 
 
-def _losses_of_boxes(
-    head: nn.Module, boxes: Tensor, centers: Tensor, priors: Tensor, objects: Tensor, total: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the anchors with an object: the sum of losses of boxes, the loss of how central anchors
-    lie, and the sum of their weights.
-
-    Args:
-        head: of mmdet.
-        boxes: (N, 4) as they are predicted.
-        centers: (N,) as they are predicted.
-        priors: (N, 4).
-        objects: (N, 4).
-        total: of anchors with an object, of which the second is a mean.
-    """
-    if not len(boxes):  # zeros, of which gradients are zeros, too
-        return boxes.sum() * 0, centers.sum() * 0, priors.new_zeros(())
-    weights = _centerness(priors, objects)
-    decoded = as_tensor(head.bbox_coder.decode(priors, boxes))
-    # One by one: of weights mmdet asks the device whether any is more than zero.
-    each = head.loss_bbox(decoded, objects, reduction_override="none")
-    center_loss = head.loss_centerness(centers, weights, avg_factor=total)
+def _center_loss(head: nn.Module, centers: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+    """Of how central anchors are predicted to lie (N,), and do lie (N,)."""
+    if not len(centers):  # zero, of which gradients are zeros, too
+        return centers.sum() * 0
+    loss = head.loss_centerness(centers, weights, avg_factor=total)
     # mmdet adds zeros of the levels without an object, which are of the maps' dtype.
-    center_loss = center_loss.to(torch.promote_types(center_loss.dtype, centers.dtype))
-    return (each * weights).sum() / (1 + EPSILON), center_loss, weights.sum()
+    return loss.to(torch.promote_types(loss.dtype, centers.dtype))
 
 
 def _centerness(priors: Tensor, objects: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .mmdet_internals import EPS
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 METHODS = ("loss_and_target", "loss", "get_targets", "_get_targets_single")
-#: Losses that are sums over boxes.
-LOSSES = ("L1Loss", "SmoothL1Loss", "IoULoss", "GIoULoss", "DIoULoss", "CIoULoss")
+#: Losses that are sums over boxes, of which those of overlaps have a weight for each box.
+OVERLAPS = ("IoULoss", "GIoULoss", "DIoULoss", "CIoULoss")
+LOSSES = ("L1Loss", "SmoothL1Loss", *OVERLAPS)
 
 
 def _stock() -> type | None:
@@ -28,10 +30,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in METHODS:
-        reason = own_method(head, name, _stock())
-        if reason is not None:
-            return reason
+    reason = own_methods(head, METHODS, _stock())
+    if reason is not None:
+        return reason
     if not (head.with_cls and head.with_reg) or head.custom_activation:
         return "its losses are not those of classes and of boxes"
     return other_loss(head, LOSSES)
@@ -81,6 +82,19 @@ def loss_and_target(
     else:  # zero, of which gradients are zeros, too
         losses["loss_bbox"] = boxes.sum()
     return {"loss_bbox": losses, "bbox_targets": targets}
+
+
+def weighted_mean(head: nn.Module, boxes: Tensor, objects: Tensor, weights: Tensor) -> Tensor:
+    """A head's loss of boxes (N, 4) against objects (N, 4), divided by the mean over processes of
+    what all weights (N,) add up to, but at least by one."""
+    if len(boxes):
+        # One by one: of weights mmdet asks the device whether any is more than zero.
+        each = head.loss_bbox(boxes, objects, reduction_override="none")
+        loss = (each * weights).sum() / (1 + EPS)
+    else:  # zero, of which gradients are zeros, too
+        loss = boxes.sum() * 0
+    mean = imported("mmdet.utils", "reduce_mean")
+    return (loss / mean(weights.sum()).clamp(min=1)).to(loss.dtype)
 
 
 def as_tensor(boxes) -> Tensor:

@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from .recent_values import RecentValues, may_keep
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods, with_globals
+from .rewrite import (
+    Rewrite,
+    Undo,
+    all_of,
+    imported,
+    is_of,
+    own_method,
+    own_methods,
+    replace_methods,
+    with_globals,
+)
 
 #: Under which a tensor of sizes has them as numbers.
 ON_HOST = "sizes_on_host"
@@ -41,10 +51,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(detector: nn.Module) -> str | None:
-    for name in DETECTOR_METHODS:
-        reason = own_method(detector, name, _stock_detector())
-        if reason is not None:
-            return reason
+    reason = own_methods(detector, DETECTOR_METHODS, _stock_detector())
+    if reason is not None:
+        return reason
     if not is_of(detector.encoder, _stock_encoder()):
         return f"its encoder is a {type(detector.encoder).__name__}"
     reasons = (own_method(detector.encoder, name, _stock_encoder()) for name in (POINTS, "forward"))
@@ -65,12 +74,7 @@ def apply(detector: nn.Module) -> Undo:
             {POINTS: get_encoder_reference_points, "forward": forward, LAYERS: run_layers},
         ),
     ]
-
-    def undo() -> None:
-        for one in undos:
-            one()
-
-    return undo
+    return all_of(undos)
 
 
 def pre_transformer(detector: nn.Module, mlvl_feats: Sequence[Tensor], batch_data_samples=None):

@@ -5,8 +5,11 @@ Tested with mmdet 3.3.0 (classic line) and onedl-mmdetection 3.5.1.
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+#: What is added to what sums of losses are divided by.
+EPS = torch.finfo(torch.float32).eps
 #: Methods of a head with anchors that decide what its losses are.
 LOSS_METHODS = (
     "loss_by_feat",

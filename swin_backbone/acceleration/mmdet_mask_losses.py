@@ -17,17 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..model.plain_modules import is_bare
-from .mmdet_internals import MASK_LOSSES
+from .mmdet_internals import EPS, MASK_LOSSES
 from .mmdet_mask_matching import matched_queries, sample, why_not_matched
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 #: Candidates of uncertain points that are looked at together.
 AT_ONCE = 2**24
 #: By the name of each loss, its class.
 LOSSES = {"loss_cls": "CrossEntropyLoss", "loss_mask": "CrossEntropyLoss", "loss_dice": "DiceLoss"}
 SAMPLERS = "mmdet.models.task_modules.samplers.mask_pseudo_sampler"
-#: mmdet's: no division by zero.
-EPS = torch.finfo(torch.float32).eps
 
 
 def stock_head() -> type | None:
@@ -41,10 +39,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in MASK_LOSSES:
-        reason = own_method(head, name, stock_head())
-        if reason is not None:
-            return reason
+    reason = own_methods(head, MASK_LOSSES, stock_head())
+    if reason is not None:
+        return reason
     if type(head.sampler) is not imported(SAMPLERS, "MaskPseudoSampler"):
         return f"its sampler is a {type(head.sampler).__name__}"
     for name, kind in LOSSES.items():

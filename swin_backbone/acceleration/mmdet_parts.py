@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, all_of, imported, own_method, replace_methods
 
 
 def parts_of(module: nn.Module, names: tuple[str, ...], stock: type | None) -> Iterator:
@@ -52,12 +52,6 @@ def rewrite_of_parts(
         return next((reason for reason in reasons if reason is not None), None)
 
     def apply(module: nn.Module) -> Undo:
-        undos = [replace_methods(part, functions) for part in parts(module)]
-
-        def undo() -> None:
-            for one in undos:
-                one()
-
-        return undo
+        return all_of([replace_methods(part, functions) for part in parts(module)])
 
     return Rewrite(name, what, finds, why_not, apply)

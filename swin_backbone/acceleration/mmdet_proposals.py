@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .mmdet_internals import PROPOSALS, suppressed
 from .mmdet_suppression import go_together, suppressed_together
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 
 def _stock() -> type | None:
@@ -27,10 +27,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in PROPOSALS:
-        reason = own_method(head, name, _stock())
-        if reason is not None:
-            return reason
+    reason = own_methods(head, PROPOSALS, _stock())
+    if reason is not None:
+        return reason
     coder = imported("mmdet.models.task_modules.coders", "DeltaXYWHBBoxCoder")
     if type(head.bbox_coder) is not coder:
         return f"its boxes are coded by {type(head.bbox_coder).__name__}"

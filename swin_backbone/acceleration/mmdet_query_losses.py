@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ..model.plain_modules import is_bare
 from ..ops.host_copies import copied_to
-from .mmdet_internals import QUERY_LOSSES
+from .mmdet_internals import EPS, QUERY_LOSSES
 from .mmdet_matching import matched, why_not_matched
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 #: Of each query on its own, whatever others there are.
 COSTS = ("FocalLossCost", "ClassificationCost", "BBoxL1Cost", "IoUCost")
@@ -30,8 +30,6 @@ LOSSES = {
     "loss_bbox": ("L1Loss", "SmoothL1Loss"),
     "loss_iou": ("GIoULoss", "DIoULoss", "CIoULoss", "IoULoss"),
 }
-#: mmdet's: no division by zero.
-EPS = torch.finfo(torch.float32).eps
 
 
 def stock_head() -> type | None:
@@ -44,10 +42,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in QUERY_LOSSES:
-        reason = own_method(head, name, stock_head())
-        if reason is not None:
-            return reason
+    reason = own_methods(head, QUERY_LOSSES, stock_head())
+    if reason is not None:
+        return reason
     for name, kinds in LOSSES.items():
         loss = getattr(head, name)
         if type(loss) not in [imported("mmdet.models.losses", kind) for kind in kinds]:

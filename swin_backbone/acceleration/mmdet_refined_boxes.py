@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .mmdet_internals import BOXES_OF_STAGES, REFINED_BOXES
 from .mmdet_sampling import candidates_by_kind
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, all_of, imported, is_of, own_methods, replace_methods
 
 #: Heads whose regions lie image by image, in the order in which they were drawn.
 _in_order: ContextVar[tuple[nn.Module, ...]] = ContextVar("in_order", default=())
@@ -35,13 +35,13 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    reasons = [own_method(head, name, _stock()) for name in BOXES_OF_STAGES]
+    reasons = [own_methods(head, BOXES_OF_STAGES, _stock())]
     if not head.with_bbox:
         return "it has no heads of boxes"
     for one in head.bbox_head:
         if not is_of(one, _stock_of_boxes()):
             return f"a head of its boxes is {type(one).__name__}, and not mmdet's BBoxHead"
-        reasons += [own_method(one, name, _stock_of_boxes()) for name in REFINED_BOXES]
+        reasons.append(own_methods(one, REFINED_BOXES, _stock_of_boxes()))
         if one.custom_activation:
             return "its scores have an activation of their own"
     return next((reason for reason in reasons if reason is not None), None)
@@ -50,12 +50,7 @@ def why_not(head: nn.Module) -> str | None:
 def apply(head: nn.Module) -> Undo:
     undos = [replace_methods(one, {"refine_bboxes": refine_bboxes}) for one in head.bbox_head]
     undos.append(replace_methods(head, {"loss": loss}))
-
-    def undo() -> None:
-        for one in undos:
-            one()
-
-    return undo
+    return all_of(undos)
 
 
 def loss(head: nn.Module, *args, **kwargs) -> dict:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 FILE = "mmdet.models.roi_heads.roi_extractors.single_level_roi_extractor"
 
@@ -27,10 +27,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(extractor: nn.Module) -> str | None:
-    for name in ("forward", "map_roi_levels", "roi_rescale"):
-        reason = own_method(extractor, name, _stock())
-        if reason is not None:
-            return reason
+    reason = own_methods(extractor, ("forward", "map_roi_levels", "roi_rescale"), _stock())
+    if reason is not None:
+        return reason
     layers = extractor.roi_layers
     stock = imported("mmcv.ops.roi_align", "RoIAlign")
     if not all(type(layer) is stock and layer.pool_mode == "avg" for layer in layers):

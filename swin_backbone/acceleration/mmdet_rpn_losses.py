@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .mmdet_assigned_anchors import counted_anchors, flat_predictions
+from .mmdet_assigned_anchors import flat_predictions, laid_out, none_counts
 from .mmdet_internals import LOSS_METHODS
 from .mmdet_sampling import sample_all
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 #: Losses that are sums over anchors, each with its weight.
 LOSSES = {"loss_cls": ("CrossEntropyLoss",), "loss_bbox": ("L1Loss", "SmoothL1Loss")}
@@ -33,10 +33,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in LOSS_METHODS:
-        reason = own_method(head, name, _stock())
-        if reason is not None:
-            return reason
+    reason = own_methods(head, LOSS_METHODS, _stock())
+    if reason is not None:
+        return reason
     if head.reg_decoded_bbox or head.cls_out_channels != 1:
         return "its losses are of decoded boxes, or of more than one class"
     for name, kinds in LOSSES.items():
@@ -62,21 +61,22 @@ def loss_by_feat(
     batch_gt_instances_ignore: Sequence | None = None,
 ) -> dict[str, list[Tensor]]:
     """``RPNHead.loss_by_feat``; losses of all levels together."""
-    sizes = [tuple(x.shape[2:]) for x in cls_scores]
-    anchors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
-    anchors = torch.cat(list(anchors))
-    counted = counted_anchors(head, anchors, sizes, batch_img_metas)
-    if any(one is not None and not len(one) for one in counted):  # which mmdet calls an error
+    levels, counted = laid_out(head, cls_scores, batch_img_metas)
+    if none_counts(counted):
         return type(head).loss_by_feat(
             head, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
             batch_gt_instances_ignore,
         )  # fmt: skip
     ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
-    drawn = _draw(head, anchors, counted, batch_gt_instances, ignored)
+    drawn = _draw(head, torch.cat(levels), counted, batch_gt_instances, ignored)
     total = sum(one.result.avg_factor for one in drawn)
     return {
-        "loss_rpn_cls": [_class_loss(head, flat_predictions(cls_scores, 1), drawn, total)],
-        "loss_rpn_bbox": [_box_loss(head, flat_predictions(bbox_preds, 4), drawn, total)],
+        "loss_rpn_cls": [
+            _class_loss(head, flat_predictions(cls_scores, 1).flatten(0, 1), drawn, total)
+        ],
+        "loss_rpn_bbox": [
+            _box_loss(head, flat_predictions(bbox_preds, 4).flatten(0, 1), drawn, total)
+        ],
     }
 
 

@@ -17,15 +17,15 @@ from .mmdet_assigned_anchors import (
     are_unusual,
     assigned,
     by_level,
-    counted_anchors,
+    flat_predictions,
     labels_of,
+    laid_out,
+    of_level,
     other_anchors,
 )
-from .mmdet_atss_losses import EPSILON
-from .mmdet_atss_losses import LOSSES as WEIGHTED
-from .mmdet_box_losses import other_loss
+from .mmdet_box_losses import OVERLAPS, other_loss, weighted_mean
 from .mmdet_internals import LOSS_METHODS
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 
 def _stock() -> type | None:
@@ -37,11 +37,10 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(head: nn.Module) -> str | None:
-    for name in LOSS_METHODS:
-        reason = own_method(head, name, _stock())
-        if reason is not None:
-            return reason
-    reason = other_anchors(head, "QualityFocalLoss") or other_loss(head, WEIGHTED)
+    reason = own_methods(head, LOSS_METHODS, _stock())
+    if reason is not None:
+        return reason
+    reason = other_anchors(head, "QualityFocalLoss") or other_loss(head, OVERLAPS)
     if reason is None and head.train_cfg["allowed_border"] >= 0:
         return "points beyond a border do not count"
     return reason
@@ -60,10 +59,7 @@ def loss_by_feat(
     batch_gt_instances_ignore: Sequence | None = None,
 ) -> dict[str, list[Tensor]]:
     """``RTMDetHead.loss_by_feat``; losses of boxes of all levels together."""
-    sizes = [tuple(x.shape[2:]) for x in cls_scores]
-    points = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device, with_stride=True)
-    anchors = torch.cat(list(points))
-    counted = counted_anchors(head, anchors, sizes, batch_img_metas)
+    points, counted = laid_out(head, cls_scores, batch_img_metas, with_stride=True)
     if are_unusual(counted, batch_gt_instances):
         return type(head).loss_by_feat(
             head, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas,
@@ -71,7 +67,7 @@ def loss_by_feat(
         )  # fmt: skip
     boxes, overlaps = _decoded(points, bbox_preds), []
     ignored = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
-    scores = torch.cat([_flat(one, head.cls_out_channels) for one in cls_scores], 1).detach()
+    scores = flat_predictions(cls_scores, head.cls_out_channels).detach()
 
     def assign(image: int, priors):
         places = counted[image]
@@ -81,23 +77,19 @@ def loss_by_feat(
         result = head.assigner.assign(priors, batch_gt_instances[image], ignored[image])
         found = result.max_overlaps
         if places is not None:
-            found = found.new_zeros(len(anchors)).index_copy(0, places, found)
+            found = found.new_zeros(boxes.shape[1]).index_copy(0, places, found)
         overlaps.append(found)
         return result
 
-    found = assigned(anchors, counted, batch_gt_instances, assign)
+    found = assigned(torch.cat(points), counted, batch_gt_instances, assign)
     return _losses(head, cls_scores, boxes, found, torch.stack(overlaps))
-
-
-def _flat(level: Tensor, channels: int) -> Tensor:
-    return level.permute(0, 2, 3, 1).reshape(len(level), -1, channels)
 
 
 def _decoded(points: Sequence[Tensor], moves: Sequence[Tensor]) -> Tensor:
     """(B, A, 4): boxes of how far their sides are from points."""
     decode = imported("mmdet.structures.bbox", "distance2bbox")
     levels = zip(points, moves, strict=True)
-    return torch.cat([decode(point, _flat(move, 4)) for point, move in levels], 1)
+    return torch.cat([decode(point, of_level(move, 4)) for point, move in levels], 1)
 
 
 def _losses(
@@ -110,26 +102,12 @@ def _losses(
         head.loss_cls(level, (label, good), weight, avg_factor=1.0)
         for level, label, good, weight in by_level(head, scores, labels, quality, weights)
     ]
-    chosen = [part[place] for part, place in zip(boxes, found.places, strict=True)]
-    good = [part[place] for part, place in zip(quality, found.places, strict=True)]
-    box_loss, total = _box_loss(head, torch.cat(chosen), found, torch.cat(good))
-    mean = imported("mmdet.utils", "reduce_mean")
-    share = mean(quality.sum()).clamp(min=1)
+    share = imported("mmdet.utils", "reduce_mean")(quality.sum()).clamp(min=1)
+    matched = found.picked(boxes), found.pairs()[1], found.picked(quality)
     return {
         "loss_cls": [(one / share).to(one.dtype) for one in classes],
-        "loss_bbox": [(box_loss / mean(total).clamp(min=1)).to(box_loss.dtype)],
+        "loss_bbox": [weighted_mean(head, *matched)],
     }
-
-
-def _box_loss(
-    head: nn.Module, boxes: Tensor, found: Assigned, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Of predictions with an object (N, 4) and their weights (N,): the sum, and that of weights."""
-    if not len(boxes):  # zero, of which gradients are zeros, too
-        return boxes.sum() * 0, weights.sum()
-    # One by one: of weights mmdet asks the device whether any is more than zero.
-    each = head.loss_bbox(boxes, found.pairs()[1], reduction_override="none")
-    return (each * weights).sum() / (1 + EPSILON), weights.sum()
 
 
 REWRITE = Rewrite(

@@ -20,15 +20,14 @@ from ..ops import (
 )
 from .mmseg_heads import decode_head, is_decode_head
 from .mmseg_internals import methods_behind_losses, stacked_labels
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, own_methods, replace_methods
 
 
 def why_not(head: nn.Module) -> str | None:
     stock = decode_head()
-    for name in methods_behind_losses(stock):
-        reason = own_method(head, name, stock)
-        if reason is not None:
-            return reason
+    reason = own_methods(head, methods_behind_losses(stock), stock)
+    if reason is not None:
+        return reason
     if head.ignore_index is None:
         return "it has no ignore_index"
     if head.sampler is None and not any(_takes_scores(loss) for loss in _losses(head)):

@@ -22,7 +22,7 @@ from .mmseg_predictions import (
     stock_model,
     with_classes,
 )
-from .rewrite import Rewrite, Undo, imported, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, own_method, own_methods, replace_methods
 
 
 def finds(module: nn.Module) -> bool:
@@ -31,10 +31,9 @@ def finds(module: nn.Module) -> bool:
 
 def why_not(model: nn.Module) -> str | None:
     stock = stock_model("EncoderDecoder")
-    for name in (*METHODS, "encode_decode"):
-        reason = own_method(model, name, stock)
-        if reason is not None:
-            return reason
+    reason = own_methods(model, (*METHODS, "encode_decode"), stock)
+    if reason is not None:
+        return reason
     head = imported("mmseg.models.decode_heads.mask2former_head", "Mask2FormerHead")
     if not isinstance(last_head(model), head or ()):
         return f"{type(last_head(model)).__name__} is no Mask2FormerHead of mmseg"

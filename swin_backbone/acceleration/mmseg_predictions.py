@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Geometry, View, Window, merged_argmax, resized_argmax
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_method, own_methods, replace_methods
 
 METHODS = ("predict", "inference", "whole_inference", "slide_inference", "postprocess_result")
 #: Windows of an image that the network sees at a time, on a GPU. A CPU gains nothing from more than
@@ -47,10 +47,9 @@ def has_mask_head(model: nn.Module) -> bool:
 def why_not(model: nn.Module) -> str | None:
     cascade = isinstance(model, stock_model("CascadeEncoderDecoder") or ())
     stock = stock_model("CascadeEncoderDecoder" if cascade else "EncoderDecoder")
-    for name in (*METHODS, "encode_decode"):
-        reason = own_method(model, name, stock)
-        if reason is not None:
-            return reason
+    reason = own_methods(model, (*METHODS, "encode_decode"), stock)
+    if reason is not None:
+        return reason
     head = last_head(model)
     if not isinstance(head, stock_model("BaseDecodeHead")):
         return f"{type(head).__name__} is no BaseDecodeHead"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from . import mmseg_predictions
-from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
+from .rewrite import Rewrite, Undo, imported, is_of, own_methods, replace_methods
 
 
 def _stock():
@@ -17,10 +17,9 @@ def finds(module: nn.Module) -> bool:
 
 
 def why_not(tta: nn.Module) -> str | None:
-    for name in ("test_step", "merge_preds"):
-        reason = own_method(tta, name, _stock())
-        if reason is not None:
-            return f"{reason}; use predictions=False with it"
+    reason = own_methods(tta, ("test_step", "merge_preds"), _stock())
+    if reason is not None:
+        return f"{reason}; use predictions=False with it"
     if not mmseg_predictions.finds(tta.module):
         return f"{type(tta.module).__name__} is no EncoderDecoder"
     return None

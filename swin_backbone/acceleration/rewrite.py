@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
 
@@ -160,3 +160,19 @@ def own_method(module: object, name: str, stock: type) -> str | None:
     if getattr(type(module), name, None) is not getattr(stock, name):
         return f"{type(module).__name__} has a {name} of its own"
     return None
+
+
+def own_methods(module: object, names: Iterable[str], stock: type) -> str | None:
+    """:func:`own_method` of the first method that is not the one that ``stock`` defines."""
+    reasons = (own_method(module, name, stock) for name in names)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def all_of(undos: Sequence[Undo]) -> Undo:
+    """One that undoes each."""
+
+    def undo() -> None:
+        for one in undos:
+            one()
+
+    return undo

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...model.plain_modules import norm_parameters
 from ...ops import layer_norm
 from ...ops.torch_internals.module_contents import children
-from ..rewrite import Rewrite, Undo, replace_methods
+from ..rewrite import Rewrite, Undo, all_of, replace_methods
 from . import patch_embeddings, patch_mergings
 from .block_rewrite import NAME
 from .on_gpu import on_gpu
@@ -56,12 +56,7 @@ def why_not(module: nn.Module) -> str | None:
 
 def apply(module: nn.Module) -> Undo:
     undos = [replace_methods(norm, {"forward": forward}) for norm in _norms(module)]
-
-    def undo() -> None:
-        for one in undos:
-            one()
-
-    return undo
+    return all_of(undos)
 
 
 def forward(norm: nn.LayerNorm, x: Tensor) -> Tensor:
