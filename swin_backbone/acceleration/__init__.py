@@ -49,6 +49,7 @@ from . import (
     mmseg_tta,
     pools,
     swin,
+    synchronized_norms,
 )
 from .acceleration_report import Report, Row
 from .rewrite import Rewrite, drop_own_methods
@@ -94,6 +95,7 @@ REWRITES = (
     mmdet_iou_losses.REWRITE,
     mmdet_samplers.REWRITE,
     mmdet_sampling.REWRITE,
+    synchronized_norms.REWRITE,
     mmcv_convolutions.REWRITE,
     mmcv_bfloat16.REWRITE,
     pools.REWRITE,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..model.plain_modules import is_bare, is_plain
 from ..ops import compute_dtype, dispatch, triton
 from ..ops.torch_internals.module_contents import children
+from . import synchronized_norms
 from .rewrite import Rewrite, Undo, imported, is_of, own_method, replace_methods
 
 
@@ -30,9 +31,7 @@ def why_not(module: nn.Module) -> str | None:
     if reason is not None:
         return reason
     norm, conv = module.norm, module.conv
-    if isinstance(norm, nn.SyncBatchNorm):
-        return "SyncBatchNorm takes statistics of all processes"
-    if type(norm) is not nn.BatchNorm2d:
+    if type(norm) is not nn.BatchNorm2d and not synchronized_norms.is_stock(norm):
         return f"{type(norm).__name__} is no BatchNorm2d"
     if type(conv) is not nn.Conv2d or module.with_spectral_norm:
         return f"its convolution is a {type(conv).__name__}, or its weight is computed"
@@ -48,9 +47,12 @@ def why_not(module: nn.Module) -> str | None:
         or conv.bias is not None
     ):
         return "its convolution has a bias, or pads with something else than so many zeros"
-    if not (norm.affine and norm.track_running_stats) or norm.momentum is None:
-        return "its norm has no weight, no running statistics or no momentum"
-    return None
+    return synchronized_norms.why_without(norm)
+
+
+def _is_bare_norm(norm: nn.Module) -> bool:
+    kind = type(norm) if synchronized_norms.is_stock(norm) else nn.BatchNorm2d
+    return is_bare(norm, kind)
 
 
 def apply(module: nn.Module) -> Undo:
@@ -68,16 +70,18 @@ def forward(module: nn.Module, x: Tensor, activate: bool = True, norm: bool = Tr
     x = x.to(dtype)
     if not batch_norm.training:
         return triton.convolution_norm_op.folded_convolution(x, conv, batch_norm, relu)
-    low = conv.weight.detach().to(dtype)
-    return triton.convolution_norm_op.convolution_norm(x, low, conv, batch_norm, relu)
+    low, group = conv.weight.detach().to(dtype), synchronized_norms.group_of(batch_norm)
+    return triton.convolution_norm_op.convolution_norm(x, low, conv, batch_norm, relu, group)
 
 
 def _why_plain(module: nn.Module, x: Tensor) -> str | None:
     """Why this call is the class's, or ``None`` if it is not."""
     parts = children(module)
     conv, norm, activate = parts["conv"], parts[module.norm_name], parts.get("activate")
-    if not (is_bare(conv, nn.Conv2d) and is_bare(norm, nn.BatchNorm2d)):
+    if not (is_bare(conv, nn.Conv2d) and _is_bare_norm(norm)):
         return "a part is watched"
+    if torch.compiler.is_compiling() and synchronized_norms.group_of(norm) is not None:
+        return "compilers see collectives that are plain operators"
     if activate is not None and not is_bare(activate, nn.ReLU):
         return "a part is watched"
     if not all(map(is_plain, (conv.weight, norm.weight, norm.bias))):

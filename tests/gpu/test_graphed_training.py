@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +11,7 @@ from helpers.graphed_processes import CASES
 from helpers.paths import ROOT
 from helpers.segmentors import HEADS, batch, segmentor
 from helpers.tiny_run import tiny_config
+from helpers.tools import torchrun
 from mmengine.runner import Runner
 
 from swin_backbone import accelerate, graph_predictions
@@ -231,8 +230,7 @@ def test_predictions(mode):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_two_processes(tmp_path):
     out, script = tmp_path / "out.json", ROOT / "tests" / "helpers" / "graphed_processes.py"
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29713"]
-    subprocess.run([sys.executable, *launch, str(script), str(out)], check=True, timeout=300)
+    torchrun(script, out)
     for of_process in json.loads(out.read_text()):
         for name in CASES:
             found = of_process[name]

@@ -50,6 +50,18 @@ def call_tool(name, *arguments, check=True):
     return _checked(done) if check else done
 
 
+def torchrun(script, *arguments, environment=None):
+    """Run a file in two processes, and say what it printed where it fails."""
+    # Any free port: two workers of pytest may run the same file at the same time.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += [script, *arguments]
+    return _checked(
+        subprocess.run(
+            list(map(str, command)), env=environment, capture_output=True, text=True, timeout=HUNG
+        )
+    )
+
+
 def _program(name):
     """Of ``tools/`` or ``benchmarks/``."""
     (path,) = (path for path in (TOOLS / name, BENCHMARKS / name) if path.is_file())

@@ -3,8 +3,6 @@
 import copy
 import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +13,7 @@ from helpers.graphed_processes import CASES
 from helpers.paths import ROOT
 from helpers.segmentors import HEADS, batch, segmentor
 from helpers.tiny_run import tiny_config
-from helpers.tools import HUNG
+from helpers.tools import torchrun
 from mmengine.runner import Runner
 
 from swin_backbone import accelerate
@@ -135,10 +133,8 @@ def test_numbers_are_checked(name, value):
 @pytest.mark.slow
 def test_two_processes_train_as_they_do_without(tmp_path, script_environment):
     out, script = tmp_path / "out.json", ROOT / "tests" / "helpers" / "graphed_processes.py"
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29627"]
     names = [name for name in CASES if name != "synchronized"]  # SyncBN needs GPUs
-    command = [sys.executable, *launch, str(script), str(out), *names]
-    subprocess.run(command, check=True, timeout=HUNG, env=script_environment)
+    torchrun(script, out, *names, environment=script_environment)
     for of_process in json.loads(out.read_text()):
         for name in names:
             found = of_process[name]

@@ -1,15 +1,13 @@
 """fully_shard (FSDP2) in two processes on the CPU, against DDP and one process; what it saves."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from helpers import sharded_processes
 from helpers.made_once import made_once
 from helpers.tiny_run import tiny_config
-from helpers.tools import HUNG, call_tool
+from helpers.tools import call_tool, torchrun
 from mmengine.registry import STRATEGIES, DefaultScope
 
 from swin_backbone.checkpoints import read_checkpoint
@@ -24,16 +22,8 @@ def results(tmp_path_factory, scenes, script_environment):
     """What both processes found, by rank, and where they left files."""
 
     def make(folder):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-        command += ["--standalone", sharded_processes.__file__, folder / "results.json", scenes]
-        done = subprocess.run(
-            list(map(str, command)),
-            env=script_environment,
-            capture_output=True,
-            text=True,
-            timeout=HUNG,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        script, out = sharded_processes.__file__, folder / "results.json"
+        torchrun(script, out, scenes, environment=script_environment)
 
     folder = made_once(tmp_path_factory, "sharded", make)
     return json.loads((folder / "results.json").read_text()), folder

@@ -1,13 +1,11 @@
 """Accelerated encoders of other libraries in DDP, FSDP and fully_shard, in two processes."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from helpers import wrapped_encoders
 from helpers.made_once import made_once
-from helpers.tools import HUNG
+from helpers.tools import torchrun
 from helpers.wrapped_encoders import ENCODERS, ORDERS, WRAPPERS
 
 for package in ("transformers", "timm", "torchvision", "mmseg"):
@@ -20,12 +18,8 @@ def results(tmp_path_factory, script_environment):
     """What both processes found, by rank."""
 
     def make(folder):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-        command += ["--standalone", wrapped_encoders.__file__, str(folder / "results.json")]
-        done = subprocess.run(
-            command, env=script_environment, capture_output=True, text=True, timeout=HUNG
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        script, out = wrapped_encoders.__file__, folder / "results.json"
+        torchrun(script, out, environment=script_environment)
 
     return json.loads((made_once(tmp_path_factory, "wrapped", make) / "results.json").read_text())
 

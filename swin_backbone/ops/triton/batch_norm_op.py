@@ -41,13 +41,16 @@ def _shared(rows: int, channels: int) -> tuple[dict[str, int], tuple[int, int], 
 
 
 @remembered
-def _statistics_launches(rows, channels, eps, momentum) -> tuple[Launch, Launch]:
+def _statistics_launch(rows, channels) -> Launch:
     blocks, grid, each = _shared(rows, channels)
-    first = Launch(channel_statistics, grid, (rows, each), blocks, {"num_warps": 4})
-    numbers = (rows, each, grid[0], eps, momentum)
+    return Launch(channel_statistics, grid, (rows, each), blocks, {"num_warps": 4})
+
+
+@remembered
+def finish_launch(kernel, numbers, channels) -> Launch:
+    """Of a kernel that puts together what programs left."""
     few = {"C": channels, "ROWS": 64, "COLUMNS": 16}
-    second = Launch(finish_statistics, (triton.cdiv(channels, 16),), numbers, few, {"num_warps": 4})
-    return first, second
+    return Launch(kernel, (triton.cdiv(channels, 16),), numbers, few, {"num_warps": 4})
 
 
 @remembered
@@ -68,6 +71,16 @@ def _sums_launch(rows, pitch, channels, relu) -> Launch:
     blocks, grid, each = _shared(rows, channels)
     constants = {**blocks, "RELU": relu}
     return Launch(gradient_sums, grid, (rows, each, pitch), constants, {"num_warps": 4})
+
+
+def partial_statistics(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """Mean and sum of squared differences of the rows of each program, (programs, 2, C) float32;
+    number of rows, those of a program, and programs."""
+    channels = x.shape[1]
+    launch = _statistics_launch(x.numel() // channels, channels)
+    partials = x.new_empty((launch.grid[0], 2, channels), dtype=torch.float32)
+    launch(x, partials)
+    return partials, (*launch.numbers, launch.grid[0])
 
 
 def normalise_batch(
@@ -100,12 +113,42 @@ def normalise_batch(
         launch = _small_launch(normalise_few, (rows, eps, momentum), channels, relu)
         launch(x, *running, weight, bias, statistics, out)
         return out, statistics
-    first, second = _statistics_launches(rows, channels, eps, momentum)
-    partials = x.new_empty((first.grid[0], 2, channels), dtype=torch.float32)
-    first(x, partials)
-    second(partials, *running, statistics)
+    partials, numbers = partial_statistics(x)
+    finish = finish_launch(finish_statistics, (*numbers, eps, momentum), channels)
+    finish(partials, *running, statistics)
     apply_launch(normalise_channels, (rows,), channels, RELU=relu)(x, statistics, weight, bias, out)
     return out, statistics
+
+
+def with_pitch(grad_out: Tensor) -> tuple[Tensor, int]:
+    """A gradient whose pixels lie in order, and the elements from one to the next."""
+    pitch = pitch_of(grad_out)
+    if pitch is None:
+        return grad_out.contiguous(memory_format=torch.channels_last), grad_out.shape[1]
+    return grad_out, pitch
+
+
+def gradient_sums_of(
+    grad_out: Tensor,
+    pitch: int,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    relu: bool,
+) -> Tensor:
+    """Gradients for weight and bias, (2, C) float32."""
+    channels = x.shape[1]
+    launch = _sums_launch(x.numel() // channels, pitch, channels, relu)
+    partials = x.new_empty((launch.grid[0], 2 * channels), dtype=torch.float32)
+    launch(grad_out, x, statistics, weight, bias, partials)
+    (sums,) = summed([partials], [2 * channels])
+    return sums.view(2, channels)
+
+
+def backward_launch(rows: int, pitch: int, channels: int, relu: bool, together: bool) -> Launch:
+    options = {"RELU": relu, "TOGETHER": together}
+    return apply_launch(normalise_channels_backward, (rows, pitch), channels, **options)
 
 
 def normalise_batch_backward(
@@ -114,20 +157,14 @@ def normalise_batch_backward(
     """Gradients of :func:`normalise_batch` for ``x``, and, in float32, weight and bias."""
     channels = x.shape[1]
     rows = x.numel() // channels
-    pitch = pitch_of(grad_out)
-    if pitch is None:
-        grad_out, pitch = grad_out.contiguous(memory_format=torch.channels_last), channels
+    grad_out, pitch = with_pitch(grad_out)
     grad_x = torch.empty_like(x)
     if rows <= SMALL:
         sums = x.new_empty((2, channels), dtype=torch.float32)
         launch = _small_launch(normalise_few_backward, (rows, pitch), channels, relu)
         launch(grad_out, x, statistics, weight, bias, sums, grad_x)
         return grad_x, *sums.unbind()
-    launch = _sums_launch(rows, pitch, channels, relu)
-    partials = x.new_empty((launch.grid[0], 2 * channels), dtype=torch.float32)
-    launch(grad_out, x, statistics, weight, bias, partials)
-    (sums,) = summed([partials], [2 * channels])
-    apply_launch(normalise_channels_backward, (rows, pitch), channels, RELU=relu)(
-        grad_out, x, statistics, weight, bias, sums, grad_x
-    )
-    return grad_x, *sums.view(2, channels).unbind()
+    sums = gradient_sums_of(grad_out, pitch, x, statistics, weight, bias, relu)
+    launch = backward_launch(rows, pitch, channels, relu, together=False)
+    launch(grad_out, x, statistics, weight, bias, sums, grad_x)
+    return grad_x, *sums.unbind()

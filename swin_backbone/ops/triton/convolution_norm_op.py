@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import List, Tuple  # noqa: UP035
 
 import torch
+import torch.distributed as dist
 import triton
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from .batch_norm_op import apply_launch, normalise_batch, normalise_batch_backwa
 from .kernels.batch_norm_kernels import fold_norm, shift_channels
 from .launch import Launch, remembered
 from .linear_op import weight_gradient
+from .synchronized_norm_op import normalise, normalise_backward
 
 _Geometry = List[int]  # noqa: UP006
 
@@ -104,32 +106,34 @@ def _shape(x: Tensor, weight: Tensor, geometry: _Geometry) -> tuple[int, ...]:
 
 class _ConvolutionNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, conv_weight, norm_weight, norm_bias, low, geometry, norm, relu):
+    def forward(ctx, x, conv_weight, norm_weight, norm_bias, low, geometry, norm, relu, group):
         convolved = _convolve(x, low, geometry)
         own = buffers(norm)
         running = own["running_mean"], own["running_var"], own["num_batches_tracked"]
-        out, statistics = normalise_batch(
-            convolved, norm_weight, norm_bias, running, norm.eps, norm.momentum, relu
+        out, statistics = normalise(
+            convolved, norm_weight, norm_bias, running, norm.eps, norm.momentum, relu, group
         )
         ctx.save_for_backward(x, conv_weight, norm_weight, norm_bias, low, convolved, statistics)
-        ctx.geometry, ctx.relu = geometry, relu
+        ctx.geometry, ctx.relu, ctx.group = geometry, relu, group
         return out
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad_out):
         x, conv_weight, norm_weight, norm_bias, low, convolved, statistics = ctx.saved_tensors
-        grad, grad_weight, grad_bias = normalise_batch_backward(
-            grad_out, convolved, statistics, norm_weight, norm_bias, ctx.relu
+        grad, grad_weight, grad_bias = normalise_backward(
+            grad_out, convolved, statistics, norm_weight, norm_bias, ctx.relu, ctx.group
         )
         grads = _convolve_backward(
             grad, x, conv_weight, low, ctx.geometry, ctx.needs_input_grad[:2]
         )
         of_norm = grad_weight.to(norm_weight.dtype), grad_bias.to(norm_bias.dtype)
-        return *grads, *of_norm, None, None, None, None
+        return *grads, *of_norm, None, None, None, None, None
 
 
-def convolution_norm(x: Tensor, low: Tensor, conv, norm, relu: bool) -> Tensor:
+def convolution_norm(
+    x: Tensor, low: Tensor, conv, norm, relu: bool, group: dist.ProcessGroup | None = None
+) -> Tensor:
     """``relu(norm(conv(x)))`` in training.
 
     Args:
@@ -138,11 +142,12 @@ def convolution_norm(x: Tensor, low: Tensor, conv, norm, relu: bool) -> Tensor:
         conv: without a bias.
         norm: ``nn.BatchNorm2d``, with weight, bias and running statistics.
         relu: clip at zero.
+        group: processes that share the norm's statistics; not while a compiler looks on.
     """
     parameters = conv.weight, norm.weight, norm.bias, low
     geometry = geometry_of(conv)
     if not torch.compiler.is_compiling():
-        return _ConvolutionNorm.apply(x, *parameters, geometry, norm, relu)
+        return _ConvolutionNorm.apply(x, *parameters, geometry, norm, relu, group)
     mean, variance = norm.running_mean, norm.running_var
     out, *_, moved = _convolution_norm(
         x, *parameters, mean, variance, geometry, norm.eps, norm.momentum, relu

@@ -47,6 +47,38 @@ def channel_statistics(
     tl.store(target + C, tl.sum(squares, 0) - sums * sums / count, mask=known)
 
 
+@triton.jit
+def _of_all_programs(
+    partials, channel, known, rows, rows_each, programs, C: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Mean, and sum of squared differences from it, of what :func:`channel_statistics` left."""
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, programs, ROWS):
+        program = start + tl.arange(0, ROWS)
+        count = tl.minimum(rows - program * rows_each, rows_each).to(tl.float32)[:, None]
+        place = program.to(tl.int64)[:, None] * 2 * C + channel[None, :]
+        mask = (program < programs)[:, None] & known[None, :]
+        total += tl.where(mask, count * tl.load(partials + place, mask=mask, other=0.0), 0.0)
+    mean = tl.sum(total, 0) / rows
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, programs, ROWS):
+        program = start + tl.arange(0, ROWS)
+        count = tl.minimum(rows - program * rows_each, rows_each).to(tl.float32)[:, None]
+        place = program.to(tl.int64)[:, None] * 2 * C + channel[None, :]
+        mask = (program < programs)[:, None] & known[None, :]
+        apart = tl.load(partials + place, mask=mask, other=0.0) - mean[None, :]
+        inside = tl.load(partials + place + C, mask=mask, other=0.0)
+        total += tl.where(mask, inside + count * apart * apart, 0.0)
+    return mean, tl.sum(total, 0)
+
+
+@triton.jit
+def _move(running, now, momentum, known):
+    old = tl.load(running, mask=known)
+    tl.store(running, old + momentum * (now - old), mask=known)
+
+
 @kernel("rows", "rows_each", "programs")
 def finish_statistics(
     partials,
@@ -70,32 +102,99 @@ def finish_statistics(
     """
     channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     known = channel < C
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, programs, ROWS):
-        program = start + tl.arange(0, ROWS)
-        count = tl.minimum(rows - program * rows_each, rows_each).to(tl.float32)[:, None]
-        place = program.to(tl.int64)[:, None] * 2 * C + channel[None, :]
-        mask = (program < programs)[:, None] & known[None, :]
-        total += tl.where(mask, count * tl.load(partials + place, mask=mask, other=0.0), 0.0)
-    mean = tl.sum(total, 0) / rows
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, programs, ROWS):
-        program = start + tl.arange(0, ROWS)
-        count = tl.minimum(rows - program * rows_each, rows_each).to(tl.float32)[:, None]
-        place = program.to(tl.int64)[:, None] * 2 * C + channel[None, :]
-        mask = (program < programs)[:, None] & known[None, :]
-        apart = tl.load(partials + place, mask=mask, other=0.0) - mean[None, :]
-        inside = tl.load(partials + place + C, mask=mask, other=0.0)
-        total += tl.where(mask, inside + count * apart * apart, 0.0)
-    squares = tl.sum(total, 0)
+    mean, squares = _of_all_programs(
+        partials, channel, known, rows, rows_each, programs, C, ROWS, COLUMNS
+    )
     tl.store(statistics + channel, mean, mask=known)
     tl.store(statistics + C + channel, 1.0 / tl.sqrt(squares / rows + eps), mask=known)
-    old = tl.load(running_mean + channel, mask=known)
-    tl.store(running_mean + channel, old + momentum * (mean - old), mask=known)
-    old = tl.load(running_var + channel, mask=known)
-    spread = squares / (rows - 1)
-    tl.store(running_var + channel, old + momentum * (spread - old), mask=known)
+    _move(running_mean + channel, mean, momentum, known)
+    _move(running_var + channel, squares / (rows - 1), momentum, known)
     if tl.program_id(0) == 0:
+        tl.store(batches, tl.load(batches) + 1)
+
+
+@kernel("rows", "rows_each", "programs")
+def own_statistics(
+    partials,
+    statistics,
+    rows,
+    rows_each,
+    programs,
+    eps,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """``statistics`` (2 C + 1,): a process's mean, one over its standard deviation, and its rows.
+
+    The grid is blocks of channels.
+    """
+    channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    known = channel < C
+    mean, squares = _of_all_programs(
+        partials, channel, known, rows, rows_each, programs, C, ROWS, COLUMNS
+    )
+    tl.store(statistics + channel, mean, mask=known)
+    tl.store(statistics + C + channel, 1.0 / tl.sqrt(squares / rows + eps), mask=known)
+    if tl.program_id(0) == 0:
+        tl.store(statistics + 2 * C, rows.to(tl.float32))
+
+
+@triton.jit
+def _of_processes(gathered, process, processes, channel, known, eps, C: tl.constexpr):
+    """Rows, mean and sum of squared differences of some processes; zeros of one without rows."""
+    row = gathered + process.to(tl.int64) * (2 * C + 1)
+    mask = (process < processes)[:, None] & known[None, :]
+    count = tl.load(row + 2 * C, mask=process < processes, other=0.0)[:, None]
+    mean = tl.load(row[:, None] + channel[None, :], mask=mask, other=0.0)
+    inverse = tl.load(row[:, None] + C + channel[None, :], mask=mask & (count > 0.0), other=1.0)
+    squares = count * tl.maximum(1.0 / (inverse * inverse) - eps, 0.0)
+    return count, mean, squares
+
+
+@kernel("processes")
+def statistics_of_processes(
+    gathered,
+    running_mean,
+    running_var,
+    batches,
+    statistics,
+    processes,
+    eps,
+    momentum,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """``statistics`` (2 C + 1,), as of one process with the rows of all, from those of each,
+    ``gathered`` (processes, 2 C + 1); running ones are moved, and ``batches`` is counted up.
+
+    The grid is blocks of channels.
+    """
+    channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    known = channel < C
+    counts = tl.zeros([ROWS, 1], tl.float32)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, processes, ROWS):
+        process = start + tl.arange(0, ROWS)
+        count, mean, _ = _of_processes(gathered, process, processes, channel, known, eps, C)
+        counts += count
+        total += count * mean
+    rows = tl.sum(tl.sum(counts, 1), 0)
+    mean_of_all = tl.sum(total, 0) / rows
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, processes, ROWS):
+        process = start + tl.arange(0, ROWS)
+        count, mean, squares = _of_processes(gathered, process, processes, channel, known, eps, C)
+        apart = mean - mean_of_all[None, :]
+        total += squares + count * apart * apart
+    squares_of_all = tl.sum(total, 0)
+    tl.store(statistics + channel, mean_of_all, mask=known)
+    tl.store(statistics + C + channel, 1.0 / tl.sqrt(squares_of_all / rows + eps), mask=known)
+    _move(running_mean + channel, mean_of_all, momentum, known)
+    _move(running_var + channel, squares_of_all / (rows - 1.0), momentum, known)
+    if tl.program_id(0) == 0:
+        tl.store(statistics + 2 * C, rows)
         tl.store(batches, tl.load(batches) + 1)
 
 
@@ -201,10 +300,13 @@ def normalise_channels_backward(
     pitch,
     C: tl.constexpr,
     RELU: tl.constexpr,
+    TOGETHER: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """``grad_x``, given ``sums`` (2, C): the gradients of weight and bias.
+    """``grad_x``, given ``sums`` (2, C): the gradients of weight and bias; ``TOGETHER``, sums over
+    all processes of the gradient and of its product with what is left of ``x`` without its mean,
+    and ``statistics`` (2 C + 1,) with the rows of all.
 
     The grid is that of :func:`normalise_channels`.
     """
@@ -215,10 +317,18 @@ def normalise_channels_backward(
     grad, unit = _gradient_and_unit(
         grad_out, x, statistics, weight, bias, row, channel, mask, known, pitch, C, RELU
     )
-    scale = _of_channels(statistics + C, channel, known) * _of_channels(weight, channel, known)
-    grad -= _of_channels(sums + C, channel, known) / rows
-    grad -= unit * (_of_channels(sums, channel, known) / rows)
+    inverse = _of_channels(statistics + C, channel, known)
+    if TOGETHER:
+        rows_of_all = tl.load(statistics + 2 * C)
+        of_bias = _of_channels(sums, channel, known) / rows_of_all
+        of_weight = _of_channels(sums + C, channel, known) * inverse / rows_of_all
+    else:
+        of_bias = _of_channels(sums + C, channel, known) / rows
+        of_weight = _of_channels(sums, channel, known) / rows
+    grad -= of_bias
+    grad -= unit * of_weight
     place = row.to(tl.int64)[:, None] * C + channel[None, :]
+    scale = inverse * _of_channels(weight, channel, known)
     tl.store(grad_x + place, scale * grad, mask=mask)
 
 
@@ -262,12 +372,8 @@ def normalise_few(
     inverse = 1.0 / tl.sqrt(squares_of_all / rows + eps)
     tl.store(statistics + channel, mean, mask=known)
     tl.store(statistics + C + channel, inverse, mask=known)
-    old = tl.load(running_mean + channel, mask=known)
-    tl.store(running_mean + channel, old + momentum * (mean - old), mask=known)
-    old = tl.load(running_var + channel, mask=known)
-    tl.store(
-        running_var + channel, old + momentum * (squares_of_all / (rows - 1) - old), mask=known
-    )
+    _move(running_mean + channel, mean, momentum, known)
+    _move(running_var + channel, squares_of_all / (rows - 1), momentum, known)
     if tl.program_id(0) == 0:
         tl.store(batches, tl.load(batches) + 1)
     scale = inverse[None, :] * _of_channels(weight, channel, known)
