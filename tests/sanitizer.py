@@ -48,6 +48,7 @@ CHOSEN = {
         "test_prediction[1-True-dtype0]",
         "test_prediction[3-False-dtype0]",
         "test_pools[(5, 7)]",
+        "test_a_group_of_one_process[True-dtype0]",
     ],
     "unit/test_resized_scores_kernels.py": [
         "test_losses[sizes0-options0-False]",

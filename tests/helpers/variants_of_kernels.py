@@ -54,6 +54,46 @@ def run_detector_ops(size, dtype):
         ops.non_maximum_suppression(boxes, scores, 0.5, impl="triton")
 
 
+def run_segmentor_ops(classes, dtype):
+    """Convolutions with norms, alone and of a group of processes, small and large; pools, resizes,
+    losses and class maps, at a segmentor's channels; embedding of patches."""
+    import torch.distributed as dist
+    from torch import nn
+
+    from helpers.patch_cases import draw_embedding, embed_by_kernel
+    from swin_backbone import ops
+    from swin_backbone.ops import triton
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    step = triton.convolution_norm_op
+    for side, kernel_size, group in ((8, 1, None), (48, 3, None), (48, 3, dist.group.WORLD)):
+        conv = nn.Conv2d(192, 512, kernel_size, padding=kernel_size // 2, bias=False)
+        norm, low = nn.BatchNorm2d(512), conv.weight.detach().to(dtype)
+        x = torch.randn(1, 192, side, side, dtype=dtype).to(memory_format=torch.channels_last)
+        step.convolution_norm(x, low, conv, norm, True, group).sum().backward()
+        step.folded_convolution(x, conv, norm.eval(), True)
+    dist.destroy_process_group()
+    triton.pool_op.pool(x, (3, 3))
+    maps = [x, x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)]
+    maps = [one.detach().requires_grad_() for one in maps]
+    for one in (
+        triton.resize_op.concatenate(maps, (48, 48), False),
+        triton.resize_op.add(*maps, False),
+    ):
+        one.backward(torch.ones_like(one))
+    last = maps[1].detach().requires_grad_()
+    resized = triton.resize_op.resize(last, 48, 48, False)
+    resized.backward(torch.ones_like(resized))
+    scores = torch.randn(2, classes, 8, 12, dtype=dtype, requires_grad=True)
+    triton.resize_op.resize(scores, 32, 48, False).sum().backward()
+    labels = torch.zeros(2, 32, 48, dtype=torch.long)
+    for loss in (ops.resized_cross_entropy, ops.resized_binary_cross_entropy):
+        loss(scores, labels, ignore_index=255, impl="triton")[0].backward()
+    ops.resized_argmax(scores.detach(), ops.Geometry((32, 48)), impl="triton")
+    tensors = [tensor.requires_grad_() for tensor in draw_embedding(96, 3, (4, 4))]
+    embed_by_kernel(torch.randn(2, 3, 16, 16, dtype=dtype), *tensors).sum().backward()
+
+
 def collect(path, cases):
     """Write down each variant that a training step and a prediction start."""
     from swin_backbone import SwinBackbone
@@ -78,8 +118,8 @@ def collect(path, cases):
     for case in cases:
         version, window, dtype = case.split(":")
         window, dtype = int(window), getattr(torch, dtype)
-        if version == "detector":
-            run_detector_ops(window, dtype)
+        if version in OPERATIONS:
+            OPERATIONS[version](window, dtype)
             continue
         model = SwinBackbone(
             arch="tiny", version=version, window_size=window, backend="triton", drop_path_rate=0.2
@@ -91,6 +131,10 @@ def collect(path, cases):
                 model.eval()(images)
     _distort()
     Path(path).write_bytes(pickle.dumps(list(seen.values())))
+
+
+#: What heads start beside a backbone, by a case's first word; its second is a number of theirs.
+OPERATIONS = {"detector": run_detector_ops, "segmentor": run_segmentor_ops}
 
 
 def _distort():

@@ -1,7 +1,8 @@
 """Kernels compile for cards, on a machine without one: what Triton's interpreter does not see.
 
-All launches of models' training steps and predictions, with the launch parameters that ship, for an
-H100 and its kin (compute capability 9.0), whose programs have 227 KiB of shared memory.
+All launches of models' training steps and predictions, and so all kernels, with the launch
+parameters that ship, for an H100 and its kin (compute capability 9.0), whose programs have 227 KiB
+of shared memory.
 """
 
 import json
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
+from swin_backbone.ops.triton.kernels import all_kernels
+
 SCRIPT = Path(__file__).parents[1] / "helpers" / "variants_of_kernels.py"
 SHARED_BYTES = 227 * 1024
-CASES = ("v1:7:bfloat16", "v1:12:bfloat16", "v2:8:bfloat16")
-CASES += ("detector:7:bfloat16",)
+CASES = ("v1:7:bfloat16", "v1:12:bfloat16", "v1:24:bfloat16", "v2:8:bfloat16")
+CASES += ("detector:7:bfloat16", "segmentor:150:bfloat16")
 
 
 def run(folder, *arguments, interpreted=False):
@@ -38,5 +41,6 @@ def test_every_launch_compiles_and_fits(tmp_path):
         for line in run(tmp_path, "compile", tmp_path / "variants.pkl", 90).splitlines()
     ]
     assert len(found) > 100  # a model alone has some 60
+    assert not all_kernels().keys() - {kernel["kernel"] for kernel in found}
     wrong = [kernel for kernel in found if kernel["error"] or kernel["shared"] > SHARED_BYTES]
     assert not wrong, wrong

@@ -1,6 +1,7 @@
 """Convolution, batch norm and ReLU as one step, against torch's layers in float64."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -175,3 +176,53 @@ def test_pools(size):
     x = torch.randn(2, 70, 5, 7, device=DEVICE).to(memory_format=torch.channels_last)
     wanted = F.adaptive_avg_pool2d(x, size)
     torch.testing.assert_close(triton.pool_op.pool(x, size), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def alone():
+    """A group of this process."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield torch.distributed.group.WORLD
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, LOW])
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_group_of_one_process(relu, dtype, alone, monkeypatch):
+    """Of several, see tests/integration/test_synchronized_norms.py."""
+    by_group = functools.partial(triton.convolution_norm_op.convolution_norm, group=alone)
+    monkeypatch.setattr(triton.convolution_norm_op, "convolution_norm", by_group)
+    check_training(*layers(24, 3), (4, 16, 9), relu, dtype)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 16, 40])
+def test_statistics_of_many_processes(processes):
+    """Some have no pixels, some one, some many; in float32, sums of as many numbers."""
+    counts = torch.randint(2, 50, (processes,))
+    counts[1::3] = 0
+    counts[3::5] = 1
+    values = [3 * torch.randn(count, 70, dtype=torch.float64) + 2 for count in counts]
+    gathered = torch.zeros(processes, 141)
+    for row, own in zip(gathered, values, strict=True):
+        if len(own):
+            inverse = (own.var(0, correction=0) + 1e-3).rsqrt()
+            row.copy_(torch.cat([own.mean(0), inverse, torch.tensor([float(len(own))])]))
+    running = torch.rand(70, device=DEVICE), torch.rand(70, device=DEVICE)
+    batches, whole = torch.zeros((), dtype=torch.long, device=DEVICE), torch.cat(values)
+    expected = [
+        0.7 * one.double() + 0.3 * now.to(DEVICE)
+        for one, now in zip(running, (whole.mean(0), whole.var(0)), strict=True)
+    ]
+    found = triton.synchronized_norm_op.joined_statistics(
+        gathered.to(DEVICE), (*running, batches), 1e-3, 0.3
+    )
+    mean, inverse, count = found.double().cpu().split([70, 70, 1])
+    torch.testing.assert_close(mean, whole.mean(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        inverse, (whole.var(0, correction=0) + 1e-3).rsqrt(), rtol=1e-5, atol=1e-5
+    )
+    assert (count, batches) == (sum(counts), 1)
+    for one, right in zip(running, expected, strict=True):
+        torch.testing.assert_close(one.double(), right, rtol=1e-5, atol=1e-5)

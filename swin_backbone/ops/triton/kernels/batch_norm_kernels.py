@@ -192,7 +192,9 @@ def statistics_of_processes(
     tl.store(statistics + channel, mean_of_all, mask=known)
     tl.store(statistics + C + channel, 1.0 / tl.sqrt(squares_of_all / rows + eps), mask=known)
     _move(running_mean + channel, mean_of_all, momentum, known)
-    _move(running_var + channel, squares_of_all / (rows - 1.0), momentum, known)
+    # Of one pixel in all, where torch has 0 / 0.
+    spread = squares_of_all / tl.maximum(rows - 1.0, 1.0)
+    _move(running_var + channel, spread, momentum, known)
     if tl.program_id(0) == 0:
         tl.store(statistics + 2 * C, rows)
         tl.store(batches, tl.load(batches) + 1)
