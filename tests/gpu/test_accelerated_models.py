@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.errors import relative_error
 from helpers.segmentors import HEADS, batch, segmentor
+from mmcv.cnn import ConvModule
 
 from swin_backbone import accelerate
 
@@ -107,3 +108,20 @@ def test_running_statistics_and_predictions(head):
             found = torch.stack([s.pred_sem_seg.data for s in found])
             fractions.append((found != right).double().mean().item())
     assert fractions[1] <= 1.5 * fractions[0] + 0.01
+
+
+def test_a_synchronized_norm_of_one_process_is_a_batch_norm():
+    """To the bit: result, gradients and running statistics. Of several processes, see
+    tests/integration/test_synchronized_norms.py."""
+    found, x, grad = [], torch.randn(4, 16, 24, 40).cuda(), torch.randn(4, 64, 24, 40).cuda()
+    torch.manual_seed(0)
+    plain = ConvModule(16, 64, 3, padding=1, norm_cfg={"type": "BN"}).cuda()
+    synchronized = ConvModule(16, 64, 3, padding=1, norm_cfg={"type": "SyncBN"}).cuda()
+    synchronized.load_state_dict(plain.state_dict())
+    for model in (plain, synchronized):
+        assert "batch_norms" in {row.rewrite for row in accelerate(model).replaced}
+        with torch.autocast("cuda", torch.bfloat16):
+            out = model(x)
+        grads = torch.autograd.grad(out, list(model.parameters()), grad.to(out.dtype))
+        found.append([out, *grads, *model.buffers()])
+    assert all(map(torch.equal, *found))

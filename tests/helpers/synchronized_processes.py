@@ -3,12 +3,14 @@ torchrun, writes JSON.
 
 python -m torch.distributed.run --nproc_per_node=2 synchronized_processes.py OUT SEED
 
-Without a GPU kernels run in Triton's interpreter, where torch's own ``SyncBatchNorm`` does not; two
-processes may share one GPU, as they talk through gloo.
+Without a GPU kernels run in Triton's interpreter, where torch's own ``SyncBatchNorm`` does not. One
+GPU is shared by both processes, which talk through gloo; on two, through NCCL, nothing of ours may
+wait for the GPU.
 """
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -62,6 +64,11 @@ if DEVICE == "cuda":
     WAYS |= {"torch's own": by_torch, "one each": by_both}
 
 
+#: What may wait.
+WAITING = ("torch's own", "one each")
+BACKEND = "nccl" if torch.cuda.device_count() > 1 else "gloo"
+
+
 def layers():
     conv = nn.Conv2d(6, 70, 3, padding=1, bias=False)
     norm = nn.SyncBatchNorm(70, eps=1e-3, momentum=0.3)
@@ -92,7 +99,13 @@ def errors(way, shape):
     alone.load_state_dict(norm.state_dict())
     exact = copy.deepcopy(conv).double(), alone.to(DEVICE).double()
     right = train(by_torch, x.double(), *exact, grad.double())
-    found = train(WAYS[way], x[own].to(memory_format=torch.channels_last), conv, norm, grad[own])
+    inputs = x[own].to(memory_format=torch.channels_last), conv, norm, grad[own]
+    watched = BACKEND == "nccl" and way not in WAITING
+    if watched:
+        torch.cuda.set_sync_debug_mode("error")
+    found = train(WAYS[way], *inputs)
+    if watched:
+        torch.cuda.set_sync_debug_mode("default")
     grads = [one.contiguous() for one in found[2]]  # those of no images may lie otherwise
     for one in grads:  # each process has its part of them
         dist.all_reduce(one)
@@ -105,7 +118,9 @@ def errors(way, shape):
 
 def main():
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    if BACKEND == "nccl":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(BACKEND)
     torch.manual_seed(int(sys.argv[2]))
     found = {f"{way}, {shape}": errors(way, shape) for way in WAYS for shape in SHAPES}
     every = [None] * dist.get_world_size()
