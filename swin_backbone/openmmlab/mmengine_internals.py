@@ -15,6 +15,7 @@ import mmengine
 import mmengine.runner  # registers the strategies
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.optim import OptimWrapper
 from mmengine.registry import STRATEGIES, Registry
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as loading
@@ -99,6 +100,13 @@ def _told(runner: object, name: str) -> object:
 def history_statistics() -> frozenset[str]:
     """Names of the statistics that a history of mmengine's can give, users' own among them."""
     return frozenset(getattr(HistoryBuffer(), "_statistics_methods", None) or STATISTICS)
+
+
+def may_clip_without_a_norm(wrapper: OptimWrapper) -> bool:
+    """Whether what a wrapper clips gradients with may return ``None``, as a clip by value does, and
+    mmengine then logs no norm. Wrappers with a way of their own, and other mmengines, get one."""
+    own = getattr(OptimWrapper, "_clip_grad", None)
+    return own is not None and getattr(type(wrapper), "_clip_grad", None) is own
 
 
 def fetch_catalogues_with(load: Callable) -> None:

@@ -1,11 +1,13 @@
 """Fast data on a GPU: batches arrive whole, and no step waits for the card."""
 
 import uuid
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmseg.structures import SegDataSample
 
@@ -38,10 +40,19 @@ def batch(seed):
 
 
 class Run:
-    """A runner of which a hook sees the message hub alone."""
+    """What a hook sees of a runner: the message hub, an optimizer, where training is."""
 
-    def __init__(self):
+    def __init__(self, weight):
         self.message_hub = MessageHub(f"hub-{uuid.uuid4().hex}")
+        self.epoch = self.iter = self.max_epochs = self.max_iters = 0
+        self.train_dataloader = SimpleNamespace(dataset=[])
+        optimizer = torch.optim.AdamW([weight], lr=0.0, fused=True)
+        self.optim_wrapper = AmpOptimWrapper(
+            optimizer=optimizer, dtype="bfloat16", clip_grad={"max_norm": 1.0},
+            loss_scale={"enabled": False},
+        )  # fmt: skip
+        self.optim_wrapper.message_hub = self.message_hub
+        self.optim_wrapper.initialize_count_status(torch.nn.Identity(), 0, 12)
 
 
 @pytest.fixture
@@ -53,9 +64,10 @@ def no_waiting():
 
 
 def test_steps_do_not_wait_for_the_card(no_waiting):
-    on_card, run, hook = preprocessor("cuda"), Run(), DeferredRuntimeInfoHook()
-    batches = [batch(seed) for seed in range(12)]
     weight = torch.ones((), device="cuda", requires_grad=True)
+    on_card, run, hook = preprocessor("cuda"), Run(weight), DeferredRuntimeInfoHook()
+    batches = [batch(seed) for seed in range(12)]
+    hook.before_train(run)
     made = []
     for step, data in enumerate(batches):
         if step == 2:  # kernels are compiled, and histories have begun
@@ -63,6 +75,7 @@ def test_steps_do_not_wait_for_the_card(no_waiting):
         found = on_card(dict(data), training=True)
         torch.cuda._sleep(3_000_000)  # the card is behind the host
         loss = found["inputs"].mean() * weight
+        run.optim_wrapper.update_params(loss)
         hook.after_train_iter(run, step, outputs={"loss": loss, "again": loss})
         made.append(found)
     torch.cuda.set_sync_debug_mode("default")
@@ -73,7 +86,10 @@ def test_steps_do_not_wait_for_the_card(no_waiting):
         for one, two in zip(ours["data_samples"], other["data_samples"], strict=True):
             assert torch.equal(one.gt_sem_seg.data.cpu(), two.gt_sem_seg.data)
     losses = run.message_hub.get_scalar("train/loss").data[0]
-    np.testing.assert_allclose(losses, [x["inputs"].mean() for x in expected], atol=1e-3)
+    means = [x["inputs"].mean() for x in expected]
+    np.testing.assert_allclose(losses, means, atol=1e-3)
+    norms = run.message_hub.get_scalar("train/grad_norm").data[0]
+    np.testing.assert_allclose(norms, np.abs(means), atol=1e-3)
 
 
 def test_the_kernel_is_what_runs():

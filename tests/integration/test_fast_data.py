@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-import uuid
 from pathlib import Path
 
 import cv2
@@ -15,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import FUNCTIONS, MODELS, TRANSFORMS, DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
 from swin_backbone import ops
 from swin_backbone.images import UnreadableImageError
-from swin_backbone.openmmlab.fast_data.deferred_logs import DeferredRuntimeInfoHook, Ledger
 from swin_backbone.openmmlab.fast_data.rewrite_config import use_fast_data
 
 IMAGE, LABELS, FLIP, DISTORT, PACK = (
@@ -429,70 +427,6 @@ def test_a_run_goes_on_with_and_without(scenes, tmp_path):
         assert max(line["step"] for line in lines) == 9
     hub = torch.load(checkpoint, weights_only=False)["message_hub"]
     assert {type(history) for history in hub["log_scalars"].values()} == {HistoryBuffer}
-
-
-class Outputs:
-    """A runner of which a hook sees the message hub alone."""
-
-    def __init__(self):
-        self.message_hub = MessageHub(f"hub-{uuid.uuid4().hex}")
-        self.hook = DeferredRuntimeInfoHook()
-
-    def step(self, **outputs):
-        self.hook.after_train_iter(self, 0, outputs=outputs)
-
-    def history(self, name):
-        return self.message_hub.get_scalar(f"train/{name}")
-
-
-def test_losses_are_read_when_they_are_looked_at(monkeypatch):
-    reads = []
-    monkeypatch.setattr(Ledger, "read", lambda self, read=Ledger.read: reads.append(read(self)))
-    run, loss = Outputs(), torch.zeros(())
-    values = [0.5, float("nan"), 3.0, -1.0]
-    for value in values:
-        loss.fill_(value)  # the same memory, as of a graph that is replayed
-        run.step(same=loss, loss=loss.clone().requires_grad_(), rate=value, double=2 * loss)
-    assert not reads
-    for name in ("same", "loss", "rate"):
-        np.testing.assert_array_equal(run.history(name).data[0], values)
-    np.testing.assert_array_equal(run.history("double").data[0], 2 * np.array(values))
-    assert run.history("loss").current() == -1.0
-    assert run.history("loss").mean(2) == 1.0
-    assert run.history("loss").max(2) == 3.0
-    assert run.history("loss").min(2) == -1.0
-    assert run.history("loss").statistics("mean", 2) == 1.0
-    assert np.isnan(run.history("loss").mean())
-
-
-@pytest.mark.parametrize("look", ["current", "mean", "min", "max"])
-def test_a_history_is_mmengines_whatever_is_asked(look):
-    own, expected = Outputs(), HistoryBuffer()
-    rng = np.random.default_rng(9)
-    for value in rng.normal(size=30).astype(np.float32):
-        own.step(loss=torch.tensor(value))
-        expected.update(float(value))
-        if rng.random() < 0.3:
-            assert getattr(own.history("loss"), look)() == getattr(expected, look)()
-        if rng.random() < 0.3:
-            own.history("loss").update(2.0, 3)
-            expected.update(2.0, 3)
-    for found, other in zip(own.history("loss").data, expected.data, strict=True):
-        np.testing.assert_array_equal(found, other)
-    copied = copy.deepcopy(own.history("loss"))
-    assert type(copied) is HistoryBuffer
-    np.testing.assert_array_equal(copied.data[0], expected.data[0])
-    with pytest.raises(TypeError, match="int or float"):
-        own.history("loss").update("1")
-
-
-def test_a_history_keeps_no_more_than_its_length():
-    run = Outputs()
-    run.step(loss=1.0)
-    run.history("loss").max_length = 4
-    for value in range(10):
-        run.step(loss=torch.tensor(float(value)))
-    np.testing.assert_array_equal(run.history("loss").data[0], [6, 7, 8, 9])
 
 
 PLAIN = [IMAGE, LABELS, resize(), crop(), FLIP, DISTORT, PACK]

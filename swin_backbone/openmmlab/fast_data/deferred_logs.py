@@ -1,23 +1,27 @@
-"""Losses stay on the device until somebody asks for them.
+"""Losses, and norms of clipped gradients, stay on the device until somebody asks for them.
 
-mmengine writes each step's losses into histories of numbers, for which the host waits for the
-device, every step. Here a step's losses become one small tensor, and a history reads all that it
-has not read when it is looked at: by a log line, a checkpoint, a hook. Nobody sees another number
-than with mmengine's own, a NaN included.
+mmengine writes them into histories of numbers, for which the host waits for the device, every step,
+and for the norm before the optimizer's. Here they stay in small tensors, and a history reads all
+that it has not read when it is looked at: by a log line, a checkpoint, a hook. Nobody sees another
+number than with mmengine's own, a NaN included.
 
 mmengine's histories also copy themselves at each new number; these do when they are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import wraps
 
 import numpy as np
 import torch
 from mmengine.hooks import RuntimeInfoHook
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import Tensor
+
+from ..mmengine_internals import may_clip_without_a_norm
 
 #: Steps that wait to be read; then they are read, whoever asks.
 MOST_WAITING = 1000
@@ -149,23 +153,74 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     """
 
     def __init__(self):
-        self._ledger = Ledger()
+        self._losses, self._norms = Ledger(), Ledger()
+        self._undos: list[Callable[[], None]] = []
+
+    def before_train(self, runner) -> None:
+        """Have optimizer wrappers clip gradients without a look at their norms."""
+        super().before_train(runner)
+        for wrapper in _wrappers(runner.optim_wrapper):
+            if getattr(wrapper, "clip_func", None) and may_clip_without_a_norm(wrapper):
+                self._undos.append(_defer_norms(wrapper, self._norms))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Take a step's losses."""
         scalars = runner.message_hub.log_scalars
-        histories, values = [], []
-        for name, value in (outputs or {}).items():
-            history = scalars.get(f"train/{name}")
-            if isinstance(history, GrowingHistory) and _can_wait(value, values):
-                history.reads = self._ledger.read
-                histories.append(history)
-                values.append(value)
-            else:  # the first of its name, which mmengine knows how to begin, or no tensor
-                runner.message_hub.update_scalar(f"train/{name}", value)
-        if values:
-            self._ledger.write(histories, values)
+        losses = {f"train/{name}": value for name, value in (outputs or {}).items()}
+        for name, value in _defer(losses, scalars, self._losses).items():
+            runner.message_hub.update_scalar(name, value)
         _grow(scalars)
+
+    def after_train(self, runner) -> None:
+        """Give wrappers back what they clip with."""
+        super().after_train(runner)
+        for undo in self._undos:
+            undo()
+        self._undos.clear()
+
+
+def _wrappers(wrapper: OptimWrapper | OptimWrapperDict) -> Iterable[OptimWrapper]:
+    return wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _defer_norms(wrapper: OptimWrapper, ledger: Ledger) -> Callable[[], None]:
+    """Have a wrapper's function that clips hand the norm over, and return none; the result takes it
+    back."""
+    clip, name = wrapper.clip_func, f"train/{wrapper.grad_name}"
+
+    @wraps(clip)
+    def clip_and_defer(*args, **kwargs):
+        norm = {name: clip(*args, **kwargs)}
+        return _defer(norm, wrapper.message_hub.log_scalars, ledger).get(name)
+
+    def undo() -> None:
+        if wrapper.clip_func is clip_and_defer:
+            wrapper.clip_func = clip
+
+    wrapper.clip_func = clip_and_defer
+    return undo
+
+
+def _defer(
+    numbers: Mapping[str, object], scalars: Mapping[str, HistoryBuffer], ledger: Ledger
+) -> dict[str, object]:
+    """Put a step's numbers into the ledger, by the names of their histories.
+
+    Returns:
+        Those that are no tensors, and the first of each name, with which mmengine begins a history.
+    """
+    rest, histories, values = {}, [], []
+    for name, value in numbers.items():
+        history = scalars.get(name)
+        if isinstance(history, GrowingHistory) and _can_wait(value, values):
+            history.reads = ledger.read
+            histories.append(history)
+            values.append(value)
+        else:
+            rest[name] = value
+    if values:
+        ledger.write(histories, values)
+    return rest
 
 
 def _grow(scalars: MutableMapping[str, HistoryBuffer]) -> None:
