@@ -8,7 +8,7 @@ from .paths import ROOT
 from .small_detector import small_detector
 
 
-def build(name):
+def build(name, layers=2):
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=False)
@@ -16,7 +16,7 @@ def build(name):
         from mmseg.utils import register_all_modules as register_all_of_mmseg
 
         register_all_of_mmseg(init_default_scope=False)
-    cfg = small_detector(ROOT / "configs" / detectors.CONFIGS[name])
+    cfg = small_detector(ROOT / "configs" / detectors.CONFIGS[name], layers)
     with DefaultScope.overwrite_default_scope("mmseg" if name in detectors.SEMANTIC else "mmdet"):
         model = MODELS.build(cfg.model)
     model.init_weights()

@@ -26,11 +26,12 @@ PADDED = {"size"}
 NUMBERS = {"num", "nms_pre", "max_per_img", "max_per_image", "num_queries"}  # of boxes
 
 
-def small_detector(path) -> Config:
-    """The config with a backbone of 5 blocks, and with fewer channels, boxes and pixels."""
+def small_detector(path, layers=2) -> Config:
+    """The config with a backbone of 5 blocks, with fewer channels, boxes and pixels, and encoders
+    and decoders of ``layers``."""
     # Formatting a config costs more than training one small step.
     cfg = Config(Config.fromfile(path).to_dict(), format_python_code=False)
-    shrink_model(cfg.model)
+    shrink_model(cfg.model, layers)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         shrink(innermost(loader.dataset).pipeline)
         loader.update(num_workers=0, persistent_workers=False)
@@ -40,7 +41,7 @@ def small_detector(path) -> Config:
     return cfg
 
 
-def shrink_model(model) -> None:
+def shrink_model(model, layers=2) -> None:
     """A model's config, made small, with this project's backbone or another's."""
     for name in ("arch", "init_cfg", "pretrained"):
         model.backbone.pop(name, None)
@@ -53,7 +54,7 @@ def shrink_model(model) -> None:
     _first_after_backbone(model).in_channels = [
         CHANNELS_OF_STAGES[i] for i in model.backbone.get("out_indices", range(stages))
     ]
-    _shrink_decoders(model)
+    _shrink_decoders(model, layers)
     test_cfg = model.test_cfg.get("rcnn", model.test_cfg)
     if "score_thr" in test_cfg:
         test_cfg.update(score_thr=0.0)  # an untrained model is sure of nothing
@@ -68,18 +69,18 @@ def _first_after_backbone(model) -> dict:
     raise ValueError(f"the model has neither a neck nor a head of masks, got {sorted(model)}")
 
 
-def _shrink_decoders(value) -> None:
-    """Two layers to a transformer, and fewer points to compare masks at, wherever in a config."""
+def _shrink_decoders(value, layers) -> None:
+    """Layers of transformers, and fewer points to compare masks at, wherever in a config."""
     if isinstance(value, list):
         for item in value:
-            _shrink_decoders(item)
+            _shrink_decoders(item, layers)
     elif isinstance(value, dict):
         if "num_layers" in value:
-            value["num_layers"] = 2
+            value["num_layers"] = layers
         if "importance_sample_ratio" in value:
             value["num_points"] = 60
         for item in value.values():
-            _shrink_decoders(item)
+            _shrink_decoders(item, layers)
 
 
 def innermost(dataset: dict) -> dict:
