@@ -588,6 +588,38 @@ MUTATIONS = (
         "kind in (SwinBlock, SwinBlockV2)",
         ("unit/test_sharding.py",),
     ),
+    Mutation(
+        "processes without pixels",
+        "a process without pixels counts as one with a spread of zero",
+        f"{OPS}/triton/kernels/batch_norm_kernels.py",
+        "mask=mask & (count > 0.0), other=1.0)",
+        "mask=mask, other=1.0)",
+        ("unit/test_batch_norm_kernels.py",),
+    ),
+    Mutation(
+        "gradients of all processes",
+        "a norm over processes tells the others the gradient of its weight",
+        f"{OPS}/triton/synchronized_norm_op.py",
+        "told = torch.cat([of_bias, of_weight / statistics[channels : 2 * channels]])",
+        "told = torch.cat([of_bias, of_weight])",
+        ("integration/test_synchronized_norms.py",),
+    ),
+    Mutation(
+        "deferred norms",
+        "of norms that were deferred, the first is logged again",
+        f"{OPENMMLAB}/fast_data/deferred_logs.py",
+        "return _defer(norm, wrapper.message_hub.log_scalars, ledger).get(name)",
+        "return _defer(norm, wrapper.message_hub.log_scalars, ledger).get(name, norm[name])",
+        ("unit/test_deferred_logs.py",),
+    ),
+    Mutation(
+        "denoising queries",
+        "denoising queries see those of other groups",
+        "swin_backbone/acceleration/mmdet_denoising_queries.py",
+        "return (group >= 0) & (group != group[:, None])",
+        "return (group >= 0) & (group[:, None] < 0)",
+        ("unit/test_accelerate_denoising_queries.py",),
+    ),
 )
 
 
