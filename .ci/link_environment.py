@@ -1,11 +1,13 @@
 """Make the packages that the core needs, and no other, available to an environment: by links.
 
-    python .ci/link_environment.py SITE_PACKAGES REQUIREMENT [REQUIREMENT ...]
+    python .ci/link_environment.py SITE_PACKAGES REQUIREMENT [REQUIREMENT ...] [--only PATTERN ...]
 
 Run by the Python of an environment that has them; torch alone would be gigabytes to install again.
+``--only``: of all that is needed, what has such a name, as ``nvidia-*``.
 """
 
-import sys
+import argparse
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 
@@ -13,16 +15,24 @@ from packaging.requirements import Requirement
 
 
 def needed(requirements):
-    """The names of distributions that are required, and what these require."""
-    found, waiting = {}, [Requirement(text) for text in requirements]
+    """By name, the distributions that are required, and what these require."""
+    found, seen = {}, set()
+    waiting = [Requirement(text) for text in requirements]
     while waiting:
         requirement = waiting.pop()
-        marker = requirement.marker
-        if requirement.name in found or (marker and not marker.evaluate({"extra": ""})):
+        asked = requirement.name, frozenset(requirement.extras)
+        if asked in seen:
             continue
-        found[requirement.name] = metadata.distribution(requirement.name)
-        waiting += [Requirement(text) for text in found[requirement.name].requires or []]
+        seen.add(asked)
+        distribution = found[requirement.name] = metadata.distribution(requirement.name)
+        wanted = map(Requirement, distribution.requires or [])
+        waiting += [one for one in wanted if applies(one.marker, requirement.extras)]
     return found
+
+
+def applies(marker, extras):
+    """Whether what has this marker is needed where these extras are."""
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
 
 
 def link(distribution, target):
@@ -34,6 +44,12 @@ def link(distribution, target):
 
 
 if __name__ == "__main__":
-    for name, distribution in sorted(needed(sys.argv[2:]).items()):
-        print(f"{name} {distribution.version}")
-        link(distribution, Path(sys.argv[1]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("site_packages", type=Path)
+    parser.add_argument("requirements", nargs="+")
+    parser.add_argument("--only", nargs="+", default=["*"])
+    arguments = parser.parse_args()
+    for name, distribution in sorted(needed(arguments.requirements).items()):
+        if any(fnmatch(name, pattern) for pattern in arguments.only):
+            print(f"{name} {distribution.version}")
+            link(distribution, arguments.site_packages)
