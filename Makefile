@@ -5,6 +5,10 @@ PYTHON ?= python3
 # Another build of torch: make demo TORCH='torch==2.13.0'
 TORCH ?= torch
 PROCESSES ?= 2
+# Installed without bytecode, which pip writes on one core; then all cores do. Like pip, they pass over
+# what is no Python of today (templates, tests of syntax).
+INSTALL = $(RUN) -m pip install --quiet --no-compile
+BYTECODE = $(RUN) -m compileall -qq -j 0 $(VENV)/lib $(VENV)/peers || true
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
 
 DEMO_OUT ?= demo_output
@@ -55,13 +59,15 @@ $(RUN):
 
 $(VENV)/.demo-installed: pyproject.toml | $(RUN)
 	@echo "installing into $(VENV)"
-	$(RUN) -m pip install --quiet '$(TORCH)'
-	$(RUN) -m pip install --quiet -e '.[onedl]'
+	$(INSTALL) '$(TORCH)'
+	$(INSTALL) -e '.[onedl]'
+	$(BYTECODE)
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.demo-installed
-	$(RUN) -m pip install --quiet -e '.[onedl,detection,test,test-tools]'
-	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/peers $(PEERS)
+	$(INSTALL) -e '.[onedl,detection,test,test-tools]'
+	$(INSTALL) --no-deps --target $(VENV)/peers $(PEERS)
+	$(BYTECODE)
 	@touch $@
 
 $(VENV)/.lint-installed: pyproject.toml | $(RUN)
