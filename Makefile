@@ -16,11 +16,13 @@ DEMO_OUT ?= demo_output
 DEMO_ITERS ?=
 
 # Only some tests want these. They stay beside the environment, in which peft would be imported by
-# each process that imports transformers, and by mmengine therefore; and its mmdet
+# each process that imports transformers, and by mmengine therefore; scikit-learn, and with it pandas,
+# by each that imports mmdet, for a second; its mmdet
 # would import all of mmpretrain, which fails to import with transformers 5, and of mmpose a file is
 # read, without what it needs beside that.
 PEERS := onedl-mmpretrain modelindex model-index lazy-importer ordered-set mat4py einops \
-	importlib-metadata zipp mmpose 'peft>=0.17' accelerate psutil
+	importlib-metadata zipp mmpose 'peft>=0.17' accelerate psutil scikit-learn joblib narwhals \
+	threadpoolctl
 
 RUN := $(VENV)/bin/python
 

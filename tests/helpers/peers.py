@@ -52,16 +52,18 @@ def import_mmpretrain():
     # Its vision-language models need an older transformers.
     multimodal = "mmpretrain.models.multimodal"
     sys.modules.setdefault(multimodal, types.ModuleType(multimodal))
-    return _import_from_beside("mmpretrain.models.backbones")
+    return import_from_beside("mmpretrain.models.backbones")
 
 
 def import_peft():
     """peft: beside the environment, since transformers, and mmengine by it, would import it in
     every process of every test, for two seconds."""
-    return _import_from_beside("peft")
+    return import_from_beside("peft")
 
 
-def _import_from_beside(name):
+def import_from_beside(name):
+    """A module of the environment or, if it has none, of what lies beside it: scikit-learn, which
+    each process that imports mmdet would import for a second, and others. Skips if none has it."""
     folder = str(Path(sys.prefix) / "peers")
     sys.path.append(folder)
     try:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from helpers.paths import ROOT
+from helpers.peers import import_from_beside
 from PIL import Image
 
 from swin_backbone.model import arguments
@@ -66,7 +67,7 @@ def test_lightning_module():
 
 @pytest.mark.slow
 def test_probe_features(tmp_path):
-    pytest.importorskip("sklearn", reason="needs the extra 'probe'")
+    import_from_beside("sklearn")
     photographs(tmp_path / "data" / "dark", 6)
     photographs(tmp_path / "data" / "light", 6, shade=150)
     assert run("probe_features", tmp_path / "data", "--arch", "small", "--side", 64) == 1.0

@@ -4,13 +4,15 @@ import re
 
 import numpy as np
 import pytest
+from helpers.peers import import_from_beside
 from helpers.tools import call_tool
 
-pytest.importorskip("sklearn", reason="needs scikit-learn")
 pytest.importorskip("pyarrow", reason="needs the extra 'features'")
 
 
 from swin_backbone.cli.linear_probe import draw_pixels, score
+
+import_from_beside("sklearn")
 
 CONFIG = """
 model = dict(
