@@ -104,6 +104,11 @@ def run_post_norm_mlp(x, p, windows, path_scale, backend):
 BRANCHES = [run_attention, run_mlp, run_post_norm_attention, run_post_norm_mlp]
 
 
+#: So many times the draws are drawn, of which those are taken where the terms of that gradient
+#: cancel least: of four at random they cancelled once in a hundred runs of all tests.
+CANDIDATES = 3
+
+
 def draws_of(run, channels, most):
     """Over how many draws errors are to be pooled: V2's attention has a factor for each head, whose
     gradient is one number, and in one draw its terms may cancel."""
@@ -135,29 +140,25 @@ def compare(
     """Errors of the kernels and of the reference, pooled over draws: of the result, and of the
     gradients of ``x`` and of each parameter."""
     draws = draws_of(run, channels, most_draws)
-    exact, reference, kernels = zip(
-        *[
-            _compared(
-                run, channels, size, window_size, shift_size, dtype, batch, drop, path_scale,
-                norm_bias,
-            )
-            for _ in range(draws)
-        ],
-        strict=True,
-    )  # fmt: skip
-    return [pooled_errors(actual, exact, least_norm=1e-9) for actual in (kernels, reference)]
-
-
-def _compared(
-    run, channels, size, window_size, shift_size, dtype, batch, drop, path_scale, norm_bias
-):  # fmt: skip
     heads = max(1, channels // 32)
-    parameters = {k: v for k, v in draw(channels, heads, window_size).items() if k not in drop}
-    parameters["norm_bias"] += norm_bias
-    x = torch.randn(batch, *size, channels, device=DEVICE)
-    cotangent = torch.randn_like(x)
     windows = Windows(heads, window_size, shift_size, (channels // heads) ** -0.5)
-    return [
-        branch_and_gradients(run, x, parameters, windows, path_scale, backend, kind, cotangent)
-        for backend, kind in (("reference", torch.float64), ("reference", dtype), ("triton", dtype))
-    ]
+
+    def run_of(drawn, backend, kind):
+        x, parameters, cotangent = drawn
+        return branch_and_gradients(
+            run, x, parameters, windows, path_scale, backend, kind, cotangent
+        )
+
+    found = []
+    for _ in range(draws if draws == 1 else CANDIDATES * draws):
+        parameters = {k: v for k, v in draw(channels, heads, window_size).items() if k not in drop}
+        parameters["norm_bias"] += norm_bias
+        x = torch.randn(batch, *size, channels, device=DEVICE)
+        drawn = x, parameters, torch.randn_like(x)
+        found.append((drawn, run_of(drawn, "reference", torch.float64)))
+    if draws > 1:
+        place = 2 + list(parameters).index("logit_scale")
+        found.sort(key=lambda pair: float(pair[1][place].norm()), reverse=True)
+    inputs, exact = zip(*found[:draws], strict=True)
+    both = [[run_of(one, backend, dtype) for one in inputs] for backend in ("triton", "reference")]
+    return [pooled_errors(actual, exact, least_norm=1e-9) for actual in both]

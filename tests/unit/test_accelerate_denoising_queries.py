@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers.paths import ROOT
-from helpers.small_detector import small_detector
+from helpers.detector_steps import build
 from helpers.waits import places_of_waits
 
 import swin_backbone
@@ -14,14 +13,10 @@ from swin_backbone.acceleration import mmdet_denoising_queries
 pytest.importorskip("mmdet")
 
 from mmdet.models.layers.transformer.dino_layers import CdnQueryGenerator
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.utils import register_all_modules
-from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-CONFIG = ROOT / "configs" / "swin_det" / "dino-4scale_swin-t-p4-w7_8xb2-12e_coco.py"
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 COUNTS = [(3, 2), (0, 4), (1,), (2, 0, 5), (0, 0), (120, 3)]
 #: So many that some label gets noise: where none does, the stock generator draws none.
@@ -98,19 +93,12 @@ def test_nothing_waits_but_the_draw_of_a_cpu():
     assert "generate_dn_label_query" in named[0]
 
 
-def small_dino(**changes):
-    register_all_modules(init_default_scope=False)
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        model = MODELS.build({**small_detector(CONFIG).model, **changes})
-    return model.train()
-
-
 def replaced(model):
     return {row.rewrite for row in swin_backbone.accelerate(model).replaced}
 
 
 def test_the_generator_stays_a_module_of_the_model():
-    model = small_dino()
+    model = build("dino").train()
     keys, stock = list(model.state_dict()), copy.deepcopy(model)
     report = swin_backbone.accelerate(model, query_losses=False, positional_encodings=False)
     assert "denoising_queries" in {row.rewrite for row in report.replaced}
@@ -130,7 +118,7 @@ def test_the_generator_stays_a_module_of_the_model():
 
 
 def test_what_is_left_to_the_stock_generator():
-    model = small_dino()
+    model = build("dino").train()
     model.dn_query_generator = OwnGenerator(9, 16, 11, group_cfg=GROUPS[0])
     assert "denoising_queries" not in replaced(model)
     generator = CdnQueryGenerator(9, 16, 11, group_cfg=GROUPS[0])
