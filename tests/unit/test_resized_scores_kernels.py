@@ -43,16 +43,16 @@ def with_weights(options, classes, size):
     [(*case, False) for case in CASES] + [(*case, True) for case in CASES[1:4]],
 )
 def test_losses(sizes, options, sigmoid):
-    """float32, 1e-5; a loss near zero, as that of one class, to 1e-6 of the scores, and so a gradient
-    whose terms cancel, times what these are: weights, and pixels that a score is resized to."""
+    """float32, 1e-5; a loss near zero, as that of one class, to 1e-6 of the scores, and a gradient
+    whose terms cancel to as much of these: of weights, and of pixels that a score is resized to."""
     classes, low, size = sizes
     options = with_weights(options, classes, size)
     x, y = draw(classes, low, size, 2 if sigmoid and classes == 1 else classes, torch.float32)
     kernels, again = (run(x, y, sigmoid, "triton", **options) for _ in range(2))
     exact = run(x.double(), y, sigmoid, "reference", **options)
     terms = max(1.0, exact[1].abs().max().item())
-    for actual, expected, size in zip(kernels[:2], exact[:2], (1.0, terms), strict=True):
-        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=3e-6 * size)
+    for actual, expected, scale in zip(kernels[:2], exact[:2], (1.0, terms), strict=True):
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=3e-6 * scale)
     assert kernels[2] == exact[2]
     assert all(map(torch.equal, kernels, again))
 
