@@ -5,11 +5,14 @@ PYTHON ?= python3
 # Another build of torch: make demo TORCH='torch==2.13.0'
 TORCH ?= torch
 PROCESSES ?= 2
+export SWIN_TEST_SEED
 # Installed without bytecode, which pip writes on one core; then all cores do. Like pip, they pass over
 # what is no Python of today (templates, tests of syntax).
 INSTALL = $(RUN) -m pip install --quiet --no-compile
 BYTECODE = $(RUN) -m compileall -qq -j 0 $(VENV)/lib $(VENV)/peers || true
-PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
+# The same random numbers again: make test SWIN_TEST_SEED=1
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal \
+	$(if $(SWIN_TEST_SEED),--hypothesis-seed $(SWIN_TEST_SEED))
 
 DEMO_OUT ?= demo_output
 # Training steps of the demo; empty for the config's own number.
