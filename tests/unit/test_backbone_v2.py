@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers.errors import assert_small, pooled_errors
 from torch import nn
 
 from swin_backbone import SwinBackbone
@@ -213,20 +214,23 @@ def test_frozen_stages_do_not_train_and_every_other_parameter_does():
 def test_mixed_precision_trains(backend, dtype):
     """Near the float32 maps, finite gradients. Mantissas of 8 and 11 bits lose 10 * 2**-9 and
     10 * 2**-12 in a logit of 10 times a cosine, and norms after each of six branches bring every
-    branch's relative error, not its absolute one, to the main branch."""
-    model = SwinBackbone(**SMALL, backend=backend).eval()
-    model.init_weights()
-    for name, parameter in model.named_parameters():
-        if name.endswith(("norm1.weight", "norm2.weight")):
-            nn.init.ones_(parameter)
-    images = torch.randn(2, 3, 45, 50)
-    exact = model(images)
-    with torch.autocast("cpu", dtype=dtype):
-        maps = model(images)
-    for a, b in zip(maps, exact, strict=True):
-        assert (a.float() - b).norm() / b.norm() < (0.1 if dtype == torch.bfloat16 else 0.015)
-    sum(m.float().square().mean() for m in maps).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    branch's relative error, not its absolute one, to the main branch: errors of one draw are large
+    or small by chance, and pooled over five."""
+    found, right = [], []
+    for _ in range(5):
+        model = SwinBackbone(**SMALL, backend=backend).eval()
+        model.init_weights()
+        for name, parameter in model.named_parameters():
+            if name.endswith(("norm1.weight", "norm2.weight")):
+                nn.init.ones_(parameter)
+        images = torch.randn(2, 3, 45, 50)
+        right.append([m.detach() for m in model(images)])
+        with torch.autocast("cpu", dtype=dtype):
+            maps = model(images)
+        found.append([m.detach() for m in maps])
+        sum(m.float().square().mean() for m in maps).backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert_small(pooled_errors(found, right), 0.1 if dtype == torch.bfloat16 else 0.015)
 
 
 RULES = {  # rule: (map, window, shift wanted) -> window, shift
