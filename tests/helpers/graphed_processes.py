@@ -7,7 +7,6 @@ Without GPUs, processes talk through gloo and what is recorded runs again.
 
 import contextlib
 import copy
-import json
 import os
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch.distributed as dist
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers.found_by_all import write_and_leave
 from helpers.graph_recorders import StandInGraphHook
 from helpers.segmentors import batch, segmentor
 from swin_backbone import accelerate
@@ -160,12 +160,7 @@ def main():
     for name in sys.argv[2:] or CASES:
         with contextlib.redirect_stdout(sys.stderr):
             found[name] = compare(CASES[name], device)
-    every = [None] * dist.get_world_size()
-    dist.all_gather_object(every, found)
-    if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(every))
-    dist.barrier()
-    dist.destroy_process_group()
+    write_and_leave(sys.argv[1], found)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes JSON, and checkpoints beside it.
 """
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers.found_by_all import write_and_leave
 from helpers.paths import CONFIGS
 from helpers.tiny_run import tiny_config
 from helpers.two_processes import ARGUMENTS, Model, images, largest_difference
@@ -227,12 +227,7 @@ def main():
         found = {name: against_one(rank, *case) for name, case in CASES.items()}
         found["from mmseg"] = from_mmseg()
         found["runs"] = runs(scenes, out.parent)
-    every = [None] * dist.get_world_size()
-    dist.all_gather_object(every, found)
-    if rank == 0:
-        out.write_text(json.dumps(every))
-    dist.barrier()
-    dist.destroy_process_group()
+    write_and_leave(out, found)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What several processes compute together, against one process; run by torchrun, writes JSON."""
 
-import json
 import sys
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from helpers.compiled_together import WRAPPERS, compiled_ahead
+from helpers.found_by_all import write_and_leave
 from swin_backbone import SwinBackbone
 
 ARGUMENTS = {
@@ -196,13 +196,7 @@ def main():
         "bytes": broadcast_bytes(rank, SwinBackbone),
         "bytes of mmseg's": broadcast_bytes(rank, SwinTransformer),
     }
-    every = [None] * dist.get_world_size()
-    dist.all_gather_object(every, results)
-    if rank == 0:
-        with open(sys.argv[1], "w") as file:
-            json.dump(every, file)
-    dist.barrier()
-    dist.destroy_process_group()
+    write_and_leave(sys.argv[1], results)
 
 
 if __name__ == "__main__":

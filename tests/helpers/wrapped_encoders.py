@@ -6,7 +6,6 @@ python -m torch.distributed.run --nproc_per_node=2 wrapped_encoders.py OUT
 
 import copy
 import functools
-import json
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers.found_by_all import write_and_leave
 from helpers.peers import PEERS, make_theirs
 from swin_backbone import accelerate
 from swin_backbone.model.sharding import own_part
@@ -134,12 +134,7 @@ def main():
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     found = {f"{n}, {v}": compare(n, v, rank) for n, v in ENCODERS}
-    every = [None] * dist.get_world_size()
-    dist.all_gather_object(every, found)
-    if rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(every))
-    dist.barrier()
-    dist.destroy_process_group()
+    write_and_leave(sys.argv[1], found)
 
 
 if __name__ == "__main__":
