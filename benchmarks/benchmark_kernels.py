@@ -1,12 +1,13 @@
 """The kernels of a training step: what binds each, and what other launch parameters would do.
 
-    python benchmarks/benchmark_kernels.py counters v1-tiny-w7-b32 --csv counters.csv
+    python benchmarks/benchmark_kernels.py counters v1-tiny-w7-b32 --once --csv counters.csv
     python benchmarks/benchmark_kernels.py parameters v1-tiny-w7-b32 --jobs 8 --csv parameters.csv
     python benchmarks/benchmark_kernels.py step v1-tiny-w7-b32      (for a profiler of your own)
 
 A case is as in benchmark_backbones.py, in bfloat16. ``counters`` needs NVIDIA's Nsight Compute
 (``ncu``), which is not part of the CUDA that comes with PyTorch. It measures each launch by itself,
-with cold caches and clocks as they are, so that times are longer than in a step that runs.
+with cold caches and clocks as they are, so that times are longer than in a step that runs; with
+``--once`` one launch of each size, in a fraction of the time.
 ``parameters`` times each operation again and again by CUDA graphs, which finds its inputs in the
 cache: what it promises is more than a step gains. All need a GPU.
 """
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     step = commands.add_parser("step", help="one training step, its kernels compiled before")
     step.set_defaults(run=run_step)
     counted = commands.add_parser("counters", help="the card's counters of such a step")
+    counted.add_argument("--once", action="store_true", help="one launch of each size of a kernel")
     counted.set_defaults(run=show_counters)
     tried = commands.add_parser("parameters", help="times of many launch parameters")
     tried.add_argument("--jobs", type=positive, default=4, help="processes that compile; default 4")
@@ -105,7 +107,7 @@ def show_counters(case: Case, arguments: argparse.Namespace) -> None:
         program = [sys.executable, __file__, "step", arguments.case]
         with console.status("the step starts") as status:
             say = lambda launches: status.update(f"{launches} launches")  # noqa: E731
-            rows = counters.count(program, Path(folder) / "ncu.csv", say)
+            rows = counters.count(program, Path(folder) / "ncu.csv", say, arguments.once)
     show(console, case, counters.COLUMNS, rows, arguments)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
         [--batch 2 4 16] [--strategy ddp graphs fsdp fsdp2 fsdp2-reshard] [--size 512] [--stock]
-        [--norm SyncBN] [--bucket-mb 25] [--gradients bfloat16] [--profile OUT/overlap.csv]
+        [--norm SyncBN] [--bucket-mb 25] [--gradients bfloat16] [--profile OUT/overlap.csv] [--alone]
 
 Swin + UPerNet, accelerated (or with ``--stock`` as mmseg builds it), trains on random images that
 are on the GPU already, in bfloat16 (float32 on the CPU), everything else as configured: AdamW,
@@ -16,6 +16,11 @@ NCCL's kernels (gloo's calls) in a step, whether computation hides it or not. Pr
 for each setting as soon as it has been measured, and writes ``OUT/scaling.csv``, ``.json``, ``.md``
 and ``.png``. ``--profile`` writes a row each of how long NCCL's kernels run in a step (their waits
 for other processes counted), and how much of that no computing kernel of the same GPU hides.
+
+With ``--alone`` one process does the part of one of so many, on one GPU, and its messages go
+nowhere: what remains is what they do not take, the work of the host and the GPU to send parts,
+gather, sum and step on them. So 8 processes can be tried with one GPU. What the model computes
+means nothing then.
 """
 
 from __future__ import annotations
@@ -119,6 +124,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile", type=Path, metavar="CSV", help="write how much of NCCL's time nothing hides"
     )
+    parser.add_argument(
+        "--alone", action="store_true", help="one of the processes, whose messages go nowhere"
+    )
     parser.add_argument("--port", type=port, default=29500)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -140,7 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--profile needs a GPU: on a CPU gloo's calls take the cores from what computes, "
             "so that nothing hides them"
         )
-    if CUDA and max(numbers) > gpus:
+    if arguments.alone and arguments.gradients and "ddp" in arguments.strategy:
+        raise ValueError("--gradients of DDP are sent, which --alone does not do: leave out one")
+    if CUDA and max(numbers) > gpus and not arguments.alone:
         raise ValueError(f"--processes {max(numbers)}: this machine has {gpus} GPUs")
     arguments.out.mkdir(parents=True, exist_ok=True)
     add_line(arguments.out / "scaling.csv", COLUMNS, "w")
@@ -166,12 +176,12 @@ def launch(
     path.unlink(missing_ok=True)
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
-        *(f"--nproc_per_node={number}", "--master_addr=127.0.0.1"),
+        *(f"--nproc_per_node={1 if arguments.alone else number}", "--master_addr=127.0.0.1"),
         *(f"--master_port={arguments.port}", __file__),
         *argv,
-        *("--worker", path),
+        *("--processes", number, "--worker", path),
     ]
-    console.print(f"{number} processes")
+    console.print(f"one of {number} processes" if arguments.alone else f"{number} processes")
     try:
         code = subprocess.run(list(map(str, command)), timeout=arguments.timeout).returncode
     except subprocess.TimeoutExpired:
@@ -187,7 +197,10 @@ def work(arguments: argparse.Namespace) -> None:
     if CUDA:
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
-    dist.init_process_group("nccl" if CUDA else "gloo")
+    if arguments.alone:
+        pretend_processes(arguments.processes[0])
+    else:
+        dist.init_process_group("nccl" if CUDA else "gloo")
     init_local_group(int(os.environ["GROUP_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     init_default_scope("mmseg")
     settings = itertools.product(arguments.arch, arguments.batch, arguments.strategy)
@@ -204,6 +217,15 @@ def work(arguments: argparse.Namespace) -> None:
                 file.write(json.dumps(row) + "\n")
             add_line(arguments.out / "scaling.csv", [row.get(name, "") for name in COLUMNS])
     leave_processes()
+
+
+def pretend_processes(number: int) -> None:
+    """Make this process the first of ``number``, of which there are no others: a collective gives
+    back what it was given, in all parts."""
+    # The backend that PyTorch tests its own collectives with; its module registers it.
+    from torch.testing._internal.distributed import fake_pg
+
+    dist.init_process_group("fake", rank=0, world_size=number, store=fake_pg.FakeStore())
 
 
 def add_line(path: Path, values: Sequence, mode: str = "a") -> None:
@@ -273,7 +295,8 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
         "host_seconds": host,
         **communication(step, median),
         "peak_memory_mib": peak_memory_mib(),
-        "device": torch.cuda.get_device_name() if CUDA else "CPU",
+        "device": (torch.cuda.get_device_name() if CUDA else "CPU")
+        + (", alone" if arguments.alone else ""),
     }
     hook.after_train(runner)
     return row
@@ -317,7 +340,9 @@ def wrap(
             gradient_as_bucket_view=True,
             bucket_cap_mb=arguments.bucket_mb,
         )
-        if arguments.gradients is not None:
+        if arguments.alone:
+            model.register_comm_hook(None, keep_gradients)
+        elif arguments.gradients is not None:
             CompressGradientsHook(arguments.gradients).before_train(SimpleNamespace(model=model))
         return model
     precision = MixedPrecision(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
@@ -328,6 +353,14 @@ def wrap(
         device_id=device,
         mixed_precision=precision if CUDA else None,
     )
+
+
+def keep_gradients(_, bucket):  # whose types DDP does not read from text
+    """A bucket's gradients as their own sum: what pretended processes send has no result that
+    DDP's own way could wait for."""
+    found = torch.futures.Future()
+    found.set_result(bucket.buffer().div_(dist.get_world_size()))
+    return found
 
 
 def random_batch(batch: int, size: int, device: torch.device):

@@ -46,13 +46,17 @@ COLUMNS = ("kernel", "launches", "ms", "gb", *SHARES, "waits_for")
 WAIT = 5
 
 
-def count(command: Sequence[str], log: Path, say: Callable[[int], None]) -> list[dict]:
+def count(
+    command: Sequence[str], log: Path, say: Callable[[int], None], once: bool = False
+) -> list[dict]:
     """Rows of :data:`COLUMNS` of the package's kernels that ``command`` starts, the longest first.
 
     Args:
         command: a program and its arguments.
         log: where ``ncu`` writes what it found.
         say: is told again and again how many launches were counted.
+        once: count only the first launch of those that have as many programs of a kernel, which
+            spares the blocks of a stage that are alike.
 
     Raises:
         ValueError: if there is no ``ncu``, it fails, or found none of the kernels.
@@ -66,6 +70,8 @@ def count(command: Sequence[str], log: Path, say: Callable[[int], None]) -> list
     options = ["--csv", "--page", "raw", "--print-units", "base", "--clock-control", "none"]
     options += ["--kernel-name", f"regex:^({'|'.join(all_kernels())})$"]
     options += ["--metrics", metrics, "--log-file", str(log)]
+    if once:
+        options += ["--filter-mode", "per-launch-config", "--launch-count", "1"]
     with subprocess.Popen([program, *options, *command], stdout=subprocess.DEVNULL) as running:
         while running.poll() is None:
             with suppress(subprocess.TimeoutExpired):
