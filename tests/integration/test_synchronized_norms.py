@@ -16,7 +16,10 @@ def results(tmp_path_factory, script_environment):
 
     def make(folder):
         script, out = synchronized_processes.__file__, folder / "results.json"
-        torchrun(script, out, torch.initial_seed(), environment=script_environment)
+        # mmengine's log looks up a process's GPU in this list, where both may share the one.
+        environment = {**script_environment}
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        torchrun(script, out, torch.initial_seed(), environment=environment)
 
     folder = made_once(tmp_path_factory, "synchronized", make)
     return json.loads((folder / "results.json").read_text())
