@@ -3,6 +3,7 @@
     python benchmarks/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
         [--batch 2 4 16] [--strategy ddp graphs fsdp fsdp2 fsdp2-reshard] [--size 512] [--stock]
         [--norm SyncBN] [--bucket-mb 25] [--gradients bfloat16] [--profile OUT/overlap.csv] [--alone]
+        [--unit-mb 25]
 
 Swin + UPerNet, accelerated (or with ``--stock`` as mmseg builds it), trains on random images that
 are on the GPU already, in bfloat16 (float32 on the CPU), everything else as configured: AdamW,
@@ -113,6 +114,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--gradients", choices=list(COMPRESSIONS), help="in which dtype they travel; default: own"
+    )
+    parser.add_argument(
+        "--unit-mb", type=positive, default=UNIT_MB, help="of blocks that FSDP2 gathers together"
     )
     parser.add_argument("--size", type=positive, default=512, help="side of an image, pixels")
     parser.add_argument("--norm", choices=["SyncBN", "BN"], default="SyncBN", help="of the heads")
@@ -328,7 +332,7 @@ def wrap(
         return shard(
             model.to(device),
             device.type,
-            UNIT_MB,
+            arguments.unit_mb,
             *(types if CUDA else ()),
             reshard_after_forward=strategy == "fsdp2-reshard",
         )

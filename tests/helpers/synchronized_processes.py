@@ -84,7 +84,10 @@ def train(way, x, conv, norm, grad):
     x = x.detach().requires_grad_()
     parameters = [conv.weight, norm.weight, norm.bias]
     out = way(x, conv, norm)
-    grad_x, *grads = torch.autograd.grad(out, [x, *parameters], grad)
+    # Of a process without pixels torch's own class has no gradients, where they are zeros.
+    grad_x, *grads = torch.autograd.grad(
+        out, [x, *parameters], grad, allow_unused=True, materialize_grads=True
+    )
     return out.detach(), grad_x, grads, [norm.running_mean, norm.running_var], norm
 
 
