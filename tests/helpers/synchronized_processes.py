@@ -121,6 +121,7 @@ def errors(way, shape):
 
 def main():
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions keep 11 bits, in all ways
     if BACKEND == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(BACKEND)
