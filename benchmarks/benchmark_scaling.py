@@ -1,16 +1,17 @@
 """Measure how training scales with the number of GPUs of one machine (or of processes on a CPU).
 
     python benchmarks/benchmark_scaling.py --out OUT [--processes 1 2 4 8] [--arch tiny base large]
-        [--batch 2 4 16] [--strategy ddp graphs fsdp fsdp2 fsdp2-reshard] [--size 512] [--stock]
-        [--norm SyncBN] [--bucket-mb 25] [--gradients bfloat16] [--profile OUT/overlap.csv] [--alone]
-        [--unit-mb 25]
+        [--batch 2 4 16] [--strategy ddp graphs fsdp fsdp2 fsdp2-reshard fsdp2-graphs] [--size 512]
+        [--stock] [--norm SyncBN] [--bucket-mb 25] [--unit-mb 25] [--gradients bfloat16] [--alone]
+        [--profile OUT/overlap.csv]
 
 Swin + UPerNet, accelerated (or with ``--stock`` as mmseg builds it), trains on random images that
 are on the GPU already, in bfloat16 (float32 on the CPU), everything else as configured: AdamW,
 SyncBN in the heads (which ``--norm BN`` makes each process's own, to see what it costs).
 ``graphs`` is DDP whose steps are replayed as CUDA graphs; ``fsdp2`` is ``fully_shard``, on GPUs
 with blocks that travel in bfloat16, and gradients in float32 or what ``--gradients`` says;
-``fsdp2-reshard`` gives blocks back in between, to gather them again for the backward pass. For each
+``fsdp2-reshard`` gives blocks back in between, to gather them again for the backward pass;
+``fsdp2-graphs`` gathers the backbone as one, and replays it as CUDA graphs. For each
 setting: images a second of all processes, efficiency (images a second a process, against one
 process), the host's own time in a step, peak memory of a process, and communication: the time of
 NCCL's kernels (gloo's calls) in a step, whether computation hides it or not. Prints a row of CSV
@@ -54,7 +55,10 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.nn.parallel import DistributedDataParallel
 
-from swin_backbone import accelerate  # first: it lets mmseg import without compiled ops
+from swin_backbone import (  # first: it lets mmseg import without compiled ops
+    accelerate,
+    graph_backbone,
+)
 from swin_backbone.atomic_files import write_text, write_whole
 from swin_backbone.cli.argument_types import not_negative, port, positive
 from swin_backbone.cli.argument_types import number as number_type
@@ -78,9 +82,11 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Channels, depths and heads; 'nano' is for trying this script.
 SIZES = {**ARCHITECTURES, "nano": (8, (1, 1, 1, 1), (1, 1, 2, 2))}
 CUDA = torch.cuda.is_available()
-STRATEGIES = ["ddp", "graphs", "fsdp", "fsdp2", "fsdp2-reshard"]
+STRATEGIES = ["ddp", "graphs", "fsdp", "fsdp2", "fsdp2-reshard", "fsdp2-graphs"]
+#: Of these, those that need a GPU.
+BY_GRAPHS = {"graphs", "fsdp2-graphs"}
 #: How a strategy's lines are drawn.
-LINES = dict(zip(STRATEGIES, ("-", ":", "--", "-.", (0, (1, 4))), strict=True))
+LINES = dict(zip(STRATEGIES, ("-", ":", "--", "-.", (0, (1, 4)), (0, (4, 1))), strict=True))
 #: Columns of the table that grows as settings are measured.
 COLUMNS = ["date", "torch", "arch", "batch", "strategy", "processes", "images_per_second"]
 COLUMNS += ["seconds", "host_seconds", "communication", "peak_memory_mib", "device", "error"]
@@ -106,7 +112,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--strategy",
         nargs="+",
         choices=STRATEGIES,
-        default=[name for name in STRATEGIES if CUDA or name != "graphs"],
+        default=[name for name in STRATEGIES if CUDA or name not in BY_GRAPHS],
     )
     parser.add_argument("--stock", action="store_true", help="mmseg's losses and heads")
     parser.add_argument(
@@ -145,8 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     gpus = torch.cuda.device_count() or 1
     numbers = arguments.processes or [2**i for i in range(gpus.bit_length()) if 2**i <= gpus]
-    if not CUDA and "graphs" in arguments.strategy:
-        raise ValueError("--strategy graphs needs a GPU")
+    by_graphs = BY_GRAPHS.intersection(arguments.strategy)
+    if not CUDA and by_graphs:
+        raise ValueError(f"--strategy {min(by_graphs)} needs a GPU")
     if not CUDA and arguments.profile:
         raise ValueError(
             "--profile needs a GPU: on a CPU gloo's calls take the cores from what computes, "
@@ -274,6 +281,7 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
     hook = CudaGraphHook(bucket_mb=arguments.bucket_mb, predictions=False)
     if strategy == "graphs":
         hook.before_train(runner)
+    of_backbone = graph_backbone(model.backbone) if strategy == "fsdp2-graphs" else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.01, fused=CUDA)
     if strategy.startswith("fsdp2"):
         step_on_own_parts(optimizer)
@@ -286,8 +294,9 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
 
     for _ in range(arguments.warm_up):
         step()
-    if strategy == "graphs" and (hook.graphs is None or hook.graphs.reason is not None):
-        reason = "no graphs: see the log" if hook.graphs is None else hook.graphs.reason
+    graphs = of_backbone or hook.graphs
+    if strategy in BY_GRAPHS and (graphs is None or graphs.reason is not None):
+        reason = "no graphs: see the log" if graphs is None else graphs.reason
         return {"arch": arch, "batch": batch, "strategy": strategy, "error": reason}
     times = [timed(step) for _ in range(-(-arguments.steps // IN_A_ROW))]
     median, host = (statistics.median(kind) for kind in zip(*times, strict=True))
@@ -303,6 +312,8 @@ def measure(arch, batch, strategy, device, arguments) -> dict:
         + (", alone" if arguments.alone else ""),
     }
     hook.after_train(runner)
+    if of_backbone is not None:
+        of_backbone.revert()
     return row
 
 
@@ -332,7 +343,7 @@ def wrap(
         return shard(
             model.to(device),
             device.type,
-            arguments.unit_mb,
+            None if strategy == "fsdp2-graphs" else arguments.unit_mb,
             *(types if CUDA else ()),
             reshard_after_forward=strategy == "fsdp2-reshard",
         )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..framework import framework
-from ..graphs import graph_backbone
+from ..graphs import gathers_as_one, graph_backbone
 from ..model.backbone import SwinBackbone
 from . import mmdet_feature_sizes, mmdet_graphed_decoder, mmdet_positional_encodings
 from .acceleration_report import Row
@@ -122,8 +122,12 @@ def _own_method(head: nn.Module, name: str, stock: type) -> str | None:
 
 
 def _encoders(model: nn.Module) -> list[str]:
-    """Names of the modules to graph, none of which lies in another."""
-    found: list[str] = []
+    """Names of the modules to graph, none of which lies in another; of a model that is spread over
+    processes its backbones, where these are gathered as one."""
+    modules = model.named_modules()
+    found = [name for name, m in modules if isinstance(m, SwinBackbone) and gathers_as_one(m)]
+    if found:
+        return found
     for name, module in model.named_modules():
         holds = callable(getattr(module, "extract_feat", None)) and hasattr(module, "backbone")
         if holds and not any(_is_in(name, other) for other in found):

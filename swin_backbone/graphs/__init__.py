@@ -3,6 +3,7 @@
 Nothing here knows of any library's models; what a batch is, the caller says.
 """
 
+from .gathered_parameters import gathers_as_one
 from .graphed_backbones import GraphedBackbone, graph_backbone, graphed_backbones
 from .graphed_losses import GraphedLosses
 from .predictions import GraphedPredictions, graph_predictions
@@ -18,6 +19,7 @@ __all__ = [
     "GraphedLosses",
     "GraphedPredictions",
     "Recorder",
+    "gathers_as_one",
     "graph_backbone",
     "graph_predictions",
     "graphed_backbones",

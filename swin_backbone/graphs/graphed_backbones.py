@@ -13,6 +13,7 @@ from ..ops import dispatch
 from ..ops.kept_tables import is_keeping
 from ..ops.tracing import why_plain_operators
 from .alone import Alone
+from .gathered_parameters import ParameterCopies, gathers_as_one
 from .gradients import StaticGradients
 from .graphed_heads import GraphedHead, StandIns
 from .module_graph import ModuleGraph, Pass
@@ -93,6 +94,7 @@ class GraphedBackbone:
         self._seen: set[Hashable] = set()
         self._full: set[bool] = set()
         self._gradients: StaticGradients | None = None
+        self._copies: ParameterCopies | None = None
         self._recorder: Recorder | None = None
 
     @property
@@ -101,9 +103,9 @@ class GraphedBackbone:
         return len(self._graphs)
 
     def bytes_held(self) -> int:
-        """Of memory, by all graphs and the gradients that they fill."""
-        held = 0 if self._recorder is None else self._recorder.bytes_held()
-        return held + (0 if self._gradients is None else self._gradients.bytes_held())
+        """Of memory, by all graphs, the gradients that they fill, and copies of parameters."""
+        holders = (self._recorder, self._gradients, self._copies)
+        return sum(holder.bytes_held() for holder in holders if holder is not None)
 
     def revert(self) -> None:
         """Give the model its own method again, and the graphs' memory back."""
@@ -184,7 +186,9 @@ class GraphedBackbone:
 
     def _look(self) -> None:
         """Decide whether the model, as it is now, can have graphs at all."""
-        self.reason = why_not_recorded(self._part, self._called)
+        gathered = self._part is self.model and gathers_as_one(self.model)
+        self._signature.with_places = not gathered
+        self.reason = why_not_recorded(self._part, self._called, gathered)
         if self.reason is None and self._changes > MOST_CHANGES:
             self.reason = "modules, parameters or which of these are trained change again and again"
         if self.reason is None:
@@ -247,7 +251,10 @@ class GraphedBackbone:
         function = self._replaced.function
         if self._head is not None:
             function = self._head.joined(function)
-        graph = ModuleGraph(function, tensors, structure, self._part, self._recorder, learns)
+        if self._copies is None and not self._signature.with_places:
+            self._copies = ParameterCopies(self._part)
+        arguments = function, tensors, structure, self._part, self._recorder, learns
+        graph = ModuleGraph(*arguments, self._copies)
         if learns and self._gradients is None:
             self._gradients = StaticGradients(graph.parameters_in_order(), BUCKET_BYTES, None)
         graph.record(self._gradients)
@@ -305,7 +312,9 @@ def graph_backbone(
     ``state_dict``, hooks of parameters, ``DistributedDataParallel``, accumulation, clipping and
     optimizers are none the wiser. Results and gradients lie in memory of their own, which no later
     call changes. A call that cannot be replayed runs as it would without: the first of its kind, a
-    further shape, one before the backward pass of the one before it.
+    further shape, one before the backward pass of the one before it. Of a model that ``fully_shard``
+    has spread over processes, a module whose parameters are gathered as one can have graphs, which
+    read copies of them.
 
     Args:
         model: a backbone, or any module whose ``forward`` takes and returns tensors, in tuples,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.torch_internals.tensor_views import copy_all
+from .gathered_parameters import ParameterCopies
 from .gradients import StaticGradients
 from .recorded_passes import RecordedPasses
 from .recording import CaptureError, Recorder
@@ -36,6 +37,7 @@ class ModuleGraph(RecordedPasses):
         model: the modules that it runs.
         recorder: of the graphs.
         learns: whether there is a backward pass.
+        copies: of the modules' parameters, where their own memory does not stay.
 
     Raises:
         CaptureError: if it cannot be recorded.
@@ -49,7 +51,9 @@ class ModuleGraph(RecordedPasses):
         model: nn.Module,
         recorder: Recorder,
         learns: bool,
+        copies: ParameterCopies | None = None,
     ):
+        self._copies = copies
         inputs = [
             one.detach().clone().requires_grad_(learns and one.requires_grad) for one in examples
         ]
@@ -70,7 +74,7 @@ class ModuleGraph(RecordedPasses):
         self._reached: list[set[int]] = []
         self._learned_inputs = [one for one in inputs if one.requires_grad]
         self._input_grads = [torch.zeros_like(one) for one in self._learned_inputs]
-        super().__init__(compute, inputs, model, recorder, strict=True, learns=learns)
+        super().__init__(compute, inputs, model, recorder, True, learns, copies)
 
     def _rehearse_backward(self) -> None:
         known = {*map(id, self.stand_ins.others), *map(id, self.inputs)}
@@ -127,6 +131,8 @@ class ModuleGraph(RecordedPasses):
     def run_forward(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Replay the forward pass."""
         copy_all(self.inputs, tensors)
+        if self._copies is not None:
+            self._copies.refresh()
         self.replay_forward()
         outputs = [torch.empty_like(value) for value in self.values]
         copy_all(outputs, self.values)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.kept_tables import keeping
+from .gathered_parameters import ParameterCopies
 from .gradients import Collector, StaticGradients
 from .recording import CaptureError, Recorder, why
 from .training_state import StandIns, host_generators, unchanged, who_drew
@@ -27,6 +28,7 @@ class RecordedPasses:
         recorder: of the passes.
         strict: whether the rehearsal may tell what makes the host wait.
         learns: whether there is a backward pass.
+        copies: of the model's parameters, where their own memory does not stay.
 
     Attributes:
         values: the results, in the memory that a replay fills.
@@ -52,10 +54,11 @@ class RecordedPasses:
         recorder: Recorder,
         strict: bool,
         learns: bool = True,
+        copies: ParameterCopies | None = None,
     ):
         self.inputs, self.learns = list(inputs), learns
         self._compute, self._recorder = compute, recorder
-        self.stand_ins = StandIns(model) if learns else None
+        self.stand_ins = StandIns(model, copies) if learns or copies is not None else None
         self._tables: list = []
         self.live: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -149,12 +152,13 @@ class RecordedPasses:
     def _as_the_model(self) -> Iterator[None]:
         kind, dtype, enabled = self._autocast
         # Casts that autocast has in store are of weights as they were.
-        with torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False):
-            if not self.learns:
-                yield
-                return
-            with self.stand_ins.in_place(), torch.enable_grad():
-                yield
+        with ExitStack() as context:
+            context.enter_context(torch.autocast(kind, dtype, enabled, cache_enabled=False))
+            if self.stand_ins is not None:
+                context.enter_context(self.stand_ins.in_place())
+            if self.learns:
+                context.enter_context(torch.enable_grad())
+            yield
 
     def _forward(self) -> None:
         with self._as_the_model():

@@ -11,12 +11,15 @@ from ..ops.torch_internals.distributed_models import has_communication_hook
 from ..ops.torch_internals.module_contents import why_watched
 
 
-def why_not_recorded(model: nn.Module, called: Sequence[nn.Module] = ()) -> str | None:
+def why_not_recorded(
+    model: nn.Module, called: Sequence[nn.Module] = (), gathered: bool = False
+) -> str | None:
     """Why what a model computes cannot be recorded, or ``None``.
 
     Args:
         model: not wrapped for several processes.
         called: modules in it whose hooks are run as always, since their calls are not recorded.
+        gathered: whether parameters that are spread over processes will be whole when it is called.
     """
     parameters = list(model.parameters())
     devices = {tensor.device for tensor in (*parameters, *model.buffers())}
@@ -24,7 +27,7 @@ def why_not_recorded(model: nn.Module, called: Sequence[nn.Module] = ()) -> str 
         places = ", ".join(sorted(map(str, devices))) or "no device"
         return f"the model lies on {places}, not on one device"
     odd = next((type(p).__name__ for p in parameters if type(p) is not nn.Parameter), None)
-    if odd is not None:
+    if odd is not None and not gathered:
         return f"parameters are of type {odd}, as sharded ones are"
     for name, module in model.named_modules():
         watched = None if module in called else why_watched(module)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.torch_internals.module_contents import buffers, children, hooks_of, parameters
+from .gathered_parameters import ParameterCopies
 
 
 @contextmanager
@@ -75,20 +76,24 @@ class StandIns:
 
     Args:
         model: all of its parameters are plain.
+        copies: whose memory they share instead, where that of the model's does not stay.
 
     Attributes:
         own: the model's parameters, each once.
         others: what stands in for each.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, copies: ParameterCopies | None = None):
         places = [
             (module, name, parameter)
             for module in model.modules()
             for name, parameter in module.named_parameters(recurse=False)
         ]
         self.own = list({id(p): p for _, _, p in places}.values())
-        self.others = [nn.Parameter(p.detach(), p.requires_grad) for p in self.own]
+        memory = [p.detach() if copies is None else copies.of(p) for p in self.own]
+        self.others = [
+            nn.Parameter(one, p.requires_grad) for one, p in zip(memory, self.own, strict=True)
+        ]
         by_own = {id(p): other for p, other in zip(self.own, self.others, strict=True)}
         self._places = [(module, name, p, by_own[id(p)]) for module, name, p in places]
 
@@ -112,10 +117,14 @@ class Signature:
     Args:
         model: the model.
         with_modes: whether a module that is put in training or evaluation mode is a change.
+
+    Attributes:
+        with_places: whether a tensor that lies elsewhere is a change.
     """
 
     def __init__(self, model: nn.Module, with_modes: bool = True):
         self._model, self._with_modes = model, with_modes
+        self.with_places = True
         self._look()
         self._known = self._read()
 
@@ -133,7 +142,7 @@ class Signature:
         self._found = found  # so that no other object gets the number of one of them
         return (
             [*map(id, found)],
-            [tensor.data_ptr() for tensor in tensors],
+            [tensor.data_ptr() for tensor in tensors] if self.with_places else (),
             [tensor.requires_grad for tensor in tensors],
             self.modes() if self._with_modes else (),
             sum(map(len, self._hooks)),

@@ -27,7 +27,7 @@ UNIT_MB = 25
 def shard(
     model: nn.Module,
     device_type: str | None = None,
-    unit_mb: float = UNIT_MB,
+    unit_mb: float | None = UNIT_MB,
     param_dtype: torch.dtype | None = None,
     reduce_dtype: torch.dtype | None = None,
     reshard_after_forward: bool = False,
@@ -42,7 +42,9 @@ def shard(
     Args:
         model: whole, the same in every process, on the device that it is to run on.
         device_type: of that device, ``'cuda'`` or ``'cpu'``; ``None``: of its parameters.
-        unit_mb: MiB of parameters of a unit; a block that has more is one by itself.
+        unit_mb: MiB of parameters of a unit; a block that has more is one by itself. ``None``: a
+            backbone, with all that is no block, is one unit, which
+            :func:`swin_backbone.graph_backbone` takes; nothing hides its messages then.
         param_dtype: in which the blocks' parameters travel and compute; ``None`` for their own.
             Sharded parameters and the optimizer keep theirs, and so does what is no block: batch
             norms compute in float32.
@@ -102,13 +104,18 @@ def _fsdp():
     return fsdp
 
 
-def _check(model: nn.Module, unit_mb: float, reshard_after_forward: bool) -> None:
+def _check(model: nn.Module, unit_mb: float | None, reshard_after_forward: bool) -> None:
     if not isinstance(reshard_after_forward, bool):
         raise TypeError(
             f"reshard_after_forward must be True or False, got {reshard_after_forward!r}"
         )
-    if isinstance(unit_mb, bool) or not isinstance(unit_mb, int | float) or not unit_mb > 0:
-        raise ValueError(f"unit_mb must be a number above 0, got {unit_mb!r}")
+    is_number = isinstance(unit_mb, int | float) and not isinstance(unit_mb, bool)
+    if unit_mb is not None and not (is_number and unit_mb > 0):
+        raise ValueError(f"unit_mb must be a number above 0, or None, got {unit_mb!r}")
+    if unit_mb is None and isinstance(model, SwinBackbone):
+        raise ValueError(
+            "unit_mb=None makes a backbone one unit of a model, got the backbone alone"
+        )
     single = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
     if single:
         raise ValueError(
@@ -117,17 +124,21 @@ def _check(model: nn.Module, unit_mb: float, reshard_after_forward: bool) -> Non
         )
 
 
-def units(model: nn.Module, unit_mb: float = UNIT_MB) -> Iterator[tuple[list[nn.Module], bool]]:
+def units(
+    model: nn.Module, unit_mb: float | None = UNIT_MB
+) -> Iterator[tuple[list[nn.Module], bool]]:
     """Blocks that are gathered together, neighbours in the order in which they run.
 
     A unit is full when it has ``unit_mb`` MiB of parameters, so that few of them are started, and
-    small ones do not wait for the latency of a message each.
+    small ones do not wait for the latency of a message each. With ``None`` it is a whole backbone.
 
     Returns:
         Blocks, and whether they run; stages past the last that a backbone returns do not.
     """
     for backbone in model.modules():
-        if isinstance(backbone, SwinBackbone):
+        if isinstance(backbone, SwinBackbone) and unit_mb is None:
+            yield [backbone], True
+        elif isinstance(backbone, SwinBackbone):
             stages = list(backbone.stages)
             for part in (stages[: backbone.num_run_stages], stages[backbone.num_run_stages :]):
                 runs = part[:1] == stages[:1]

@@ -35,7 +35,8 @@ class FullyShardStrategy(strategy("DDPStrategy")):
     number of processes, with another strategy, or without any. Needs PyTorch 2.6.
 
     Args:
-        unit_mb: MiB of parameters of blocks that are gathered together.
+        unit_mb: MiB of parameters of blocks that are gathered together; ``None``: a whole backbone
+            is, which ``AccelerateHook(graphs=True)`` replays as CUDA graphs then.
         param_dtype: in which the blocks' parameters travel and compute: ``'bfloat16'``,
             ``'float16'``, ``'float32'``, or ``None`` for their own.
         reduce_dtype: in which gradients are averaged; ``None``: in the parameters'.
@@ -51,7 +52,7 @@ class FullyShardStrategy(strategy("DDPStrategy")):
     def __init__(
         self,
         *,
-        unit_mb: float = UNIT_MB,
+        unit_mb: float | None = UNIT_MB,
         param_dtype: str | None = None,
         reduce_dtype: str | None = None,
         reshard_after_forward: bool = False,

@@ -21,9 +21,11 @@ from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.found_by_all import write_and_leave
+from helpers.graph_recorders import RunsAgain
 from helpers.paths import CONFIGS
 from helpers.tiny_run import tiny_config
 from helpers.two_processes import ARGUMENTS, Model, images, largest_difference
+from swin_backbone import graph_backbone
 from swin_backbone.checkpoints import CheckpointError
 from swin_backbone.model import SwinBlock, SwinBlockV2
 from swin_backbone.model.sharding import (
@@ -37,8 +39,8 @@ from swin_backbone.model.sharding import (
 )
 
 SIZE = (20, 28)
-#: Of the backbone; ``unit_mb`` of sharding: a block by itself, some, all of them; and whether
-#: blocks are given back after their forward pass.
+#: Of the backbone; ``unit_mb`` of sharding: a block by itself, some, all of them, or the whole
+#: backbone, which is replayed by graphs then; and whether it is given back after its forward pass.
 CASES = {
     "v1, a block": ({}, 1e-6),
     "v1, two blocks": ({}, 0.02),
@@ -50,6 +52,9 @@ CASES = {
     "with_cp, v2, two blocks": ({"with_cp": True, "version": "v2"}, 0.02),
     "frozen": ({"frozen_stages": 1, "out_indices": (1,)}, 0.02),
     "early maps": ({"depths": (1, 1, 1), "num_heads": (1, 2, 4), "strides": (4, 2, 2)}, 0.02),
+    "v1, graphs": ({}, None),
+    "v2, graphs, given back": ({"version": "v2"}, None, True),
+    "frozen, graphs": ({"frozen_stages": 1, "out_indices": (1,)}, None),
     "position": ({"use_abs_pos_embed": True, "pretrain_img_size": 28}, 25),
 }
 
@@ -85,10 +90,16 @@ def against_one(rank, changes, unit_mb, reshard_after_forward=False):
     alone, model = Model(**changes), Model(**changes)
     shard(model, "cpu", unit_mb, reshard_after_forward=reshard_after_forward)
     own, spread = adamw(alone), adamw(model)
+    recorder = RunsAgain()
+    if unit_mb is None:
+        graphs = graph_backbone(model.backbone, record_on=lambda device: recorder)
     batches = [[images(2 * step + other, SIZE) for other in range(2)] for step in range(4)]
     norms = steps(alone, alone, [torch.cat(both) for both in batches[:3]], own)
     found = steps(model, model, [both[rank] for both in batches[:3]], spread)
     state, moments = whole_state_dict(model), whole_optimizer_state(spread)
+    if unit_mb is None:  # replayed from the second step on, from weights as they are then
+        assert graphs.reason is None and graphs.shapes == 1
+        assert recorder.replays == 2 * (len(norms) - 1), "forward and backward passes"
     results = {
         "weights": largest(state, alone.state_dict()),
         "norms": max(abs(a - b) for a, b in zip(norms, found, strict=True)),
@@ -209,6 +220,7 @@ def runs(scenes, out):
         run(f"{name} amp", [name, "amp_bf16"], steps=2, **hooks)
     given_back = {"strategy.reshard_after_forward": True}
     run("fsdp2_bf16", ["fsdp2_bf16"], steps=2, **hooks, **given_back)
+    run("fsdp2_graphs", ["fsdp2_graphs"], steps=2, **{"strategy.unit_mb": None})
     try:
         run("ema", ["fsdp2", "ema"], steps=1)
     except TypeError as error:

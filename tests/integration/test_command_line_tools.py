@@ -364,7 +364,7 @@ def test_options_take_the_place_of_what_a_config_has(option, value):
         assert holds(cfg, settings)
 
 
-@pytest.mark.parametrize("option", ["amp_bf16", "fast", "fsdp_bf16", "fsdp2_bf16"])
+@pytest.mark.parametrize("option", ["amp_bf16", "fast", "fsdp_bf16", "fsdp2_bf16", "fsdp2_graphs"])
 def test_the_last_option_counts(option):
     """Of options that set the same things, in either order."""
     for names in (["amp_fp16", option], [option, "amp_fp16"]):
@@ -373,7 +373,9 @@ def test_the_last_option_counts(option):
         assert holds(cfg, settings_of(names[-1])[1])
 
 
-@pytest.mark.parametrize("option", ["ddp", "fsdp", "fsdp_bf16", "fsdp2", "fsdp2_bf16"])
+@pytest.mark.parametrize(
+    "option", ["ddp", "fsdp", "fsdp_bf16", "fsdp2", "fsdp2_bf16", "fsdp2_graphs"]
+)
 def test_options_for_several_processes_need_a_launcher(option, tmp_path):
     cfg = tiny_config(tmp_path, tmp_path / "run")
     launching.apply_options(cfg, [option])

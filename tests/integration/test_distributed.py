@@ -213,7 +213,9 @@ def test_mixed_precision_is_mmengines(name):
     assert scaled == (option.dtype == "float16")
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp_bf16", "fsdp2", "fsdp2_bf16", "deepspeed"])
+@pytest.mark.parametrize(
+    "name", ["ddp", "fsdp", "fsdp_bf16", "fsdp2", "fsdp2_bf16", "fsdp2_graphs", "deepspeed"]
+)
 def test_strategies_are_mmengines(name, scenes, tmp_path):
     """DeepSpeed itself is not installed here: that its strategy takes the settings is shown."""
     cfg = with_option(tiny_config(scenes, tmp_path), name)

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+from helpers.graph_recorders import RunsAgain
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from swin_backbone import SwinBackbone, create
+from swin_backbone import SwinBackbone, accelerate, create, graph_backbone
 from swin_backbone.model.sharding import (
     own_part,
     shard,
@@ -74,7 +75,7 @@ def test_stages_that_do_not_run_are_apart():
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-@pytest.mark.parametrize("unit_mb", [1e-6, 25])
+@pytest.mark.parametrize("unit_mb", [1e-6, 25, None])
 def test_one_process_computes_and_saves_the_same(joined, version, unit_mb):
     torch.manual_seed(0)
     model = Means(SwinBackbone(**SMALL, version=version, drop_path_rate=0.5))
@@ -99,6 +100,51 @@ def test_one_process_computes_and_saves_the_same(joined, version, unit_mb):
     del moments["param_groups"][0]["params"][0]
     with pytest.raises(ValueError, match=r"is of \d+ parameters, not of"):
         spread_optimizer_state(optimizers[0], moments)
+
+
+@pytest.mark.parametrize("given_back", [False, True])
+def test_graphs_of_a_backbone_that_is_gathered_as_one(joined, given_back):
+    """Of the weights as they are in each step, though these are gathered elsewhere: the same bits,
+    in training and predictions, by graphs from the second step on."""
+    models = [Means(SwinBackbone(**SMALL, drop_path_rate=0.0)).double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model in models:
+        shard(model, unit_mb=None, reshard_after_forward=given_back)
+    recorder = RunsAgain()
+    graphs = graph_backbone(models[1].backbone, record_on=lambda device: recorder)
+    optimizers = [torch.optim.AdamW(model.parameters(), 1e-2) for model in models]
+    for step in range(4):
+        images, replays = torch.randn(3, 3, 20, 28, dtype=torch.float64), recorder.replays
+        found = []
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss = model(images)
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                found.append((loss.detach(), model(images)))
+        assert found[0] == found[1]
+        assert recorder.replays == replays + (0 if step == 0 else 3), graphs.reason
+    expected, state = map(whole_state_dict, models)
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    assert graphs.bytes_held() > bytes_of(models[0].backbone)
+    graphs.revert()
+    assert models[1](images) == models[0](images)
+
+
+def test_no_graphs_of_what_is_gathered_in_parts(joined):
+    model = Means(SwinBackbone(**SMALL))
+    shard(model, unit_mb=25)
+    reason = graph_backbone(model.backbone, record_on=lambda device: RunsAgain()).reason
+    assert "of type DTensor, as sharded ones are" in reason
+
+
+def test_accelerate_graphs_the_part_that_is_gathered(joined):
+    """The backbone, not the segmentor that has it."""
+    model = Means(SwinBackbone(**SMALL))
+    model.extract_feat = model.backbone.forward
+    report = accelerate(shard(model, unit_mb=None), graphs=True)
+    assert [row.modules for row in report.replaced if row.rewrite == "graphs"] == [("backbone",)]
 
 
 OPTIMIZERS = {
