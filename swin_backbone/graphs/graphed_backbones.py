@@ -312,9 +312,9 @@ def graph_backbone(
     ``state_dict``, hooks of parameters, ``DistributedDataParallel``, accumulation, clipping and
     optimizers are none the wiser. Results and gradients lie in memory of their own, which no later
     call changes. A call that cannot be replayed runs as it would without: the first of its kind, a
-    further shape, one before the backward pass of the one before it. Of a model that ``fully_shard``
-    has spread over processes, a module whose parameters are gathered as one can have graphs, which
-    read copies of them.
+    further shape, one before the backward pass of the one before it. Of a model that PyTorch's
+    ``fully_shard`` has spread over processes, a module whose parameters are gathered as one can
+    have graphs, which read copies of them.
 
     Args:
         model: a backbone, or any module whose ``forward`` takes and returns tensors, in tuples,

@@ -67,6 +67,7 @@ def shard(
     _check(model, unit_mb, reshard_after_forward)
     device_type = device_type or next(model.parameters()).device.type
     mesh = torch.distributed.init_device_mesh(device_type, (torch.distributed.get_world_size(),))
+    own_dtype = next(model.parameters()).dtype
     for parameter in model.parameters():  # channels-last weights of convolutions are not taken
         parameter.data = parameter.data.contiguous()
     # What a block gets besides maps is not to be cast, and autocast sees to the maps.
@@ -79,6 +80,8 @@ def shard(
             blocks, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward
         )
         running += [blocks[0]] if runs else []
+        if param_dtype is not None and isinstance(blocks[0], SwinBackbone):
+            _compute_in(param_dtype, own_dtype, blocks[0])
     rest = fsdp.MixedPrecisionPolicy(reduce_dtype=reduce_dtype, cast_forward_inputs=False)
     fsdp.fully_shard(model, mesh=mesh, mp_policy=rest)
     for module, following in zip([model, *running], running, strict=False):
@@ -87,6 +90,18 @@ def shard(
         if any(_is_sharded(p) for p in module.parameters(recurse=False)):
             before_loading(module, _spread_whole_tensors)
     return model
+
+
+def _compute_in(dtype: torch.dtype, own: torch.dtype, backbone: nn.Module) -> None:
+    """Have a backbone whose parameters are all gathered in ``dtype`` take images and return maps in
+    ``own`` outside of autocast, as one does of which only blocks are."""
+
+    def cast(tensor: Tensor, to: torch.dtype) -> Tensor:
+        is_ours = tensor.is_floating_point() and not torch.is_autocast_enabled(tensor.device.type)
+        return tensor.to(to) if is_ours else tensor
+
+    backbone.register_forward_pre_hook(lambda _, args: (cast(args[0], dtype), *args[1:]))
+    backbone.register_forward_hook(lambda _, args, maps: tuple(cast(one, own) for one in maps))
 
 
 def _fsdp():

@@ -132,6 +132,18 @@ def test_graphs_of_a_backbone_that_is_gathered_as_one(joined, given_back):
     assert models[1](images) == models[0](images)
 
 
+@pytest.mark.parametrize("enabled", [False, True])
+def test_maps_of_a_backbone_that_is_gathered_in_bfloat16(joined, enabled):
+    """Autocast's dtype within it, the images' own outside, as where only blocks are."""
+    images, kinds = torch.randn(2, 3, 20, 28), []
+    for unit_mb in (25, None):
+        model = nn.Sequential(SwinBackbone(**SMALL))
+        shard(model, "cpu", unit_mb, torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), torch.no_grad():
+            kinds.append([one.dtype for one in model(images)])
+    assert kinds[0] == kinds[1] == [torch.bfloat16 if enabled else torch.float32] * 2
+
+
 def test_no_graphs_of_what_is_gathered_in_parts(joined):
     model = Means(SwinBackbone(**SMALL))
     shard(model, unit_mb=25)
