@@ -55,8 +55,9 @@ def count(
         command: a program and its arguments.
         log: where ``ncu`` writes what it found.
         say: is told again and again how many launches were counted.
-        once: count only the first launch of those that have as many programs of a kernel, which
-            spares the blocks of a stage that are alike.
+        once: count only the first launch of a kernel of those that have as many programs, threads
+            and bytes of shared memory. It spares the blocks of a stage that are alike, and hides
+            what is as large and does something else, such as a product of longer rows.
 
     Raises:
         ValueError: if there is no ``ncu``, it fails, or found none of the kernels.
