@@ -15,10 +15,18 @@ from result_files import DOCS, OURS, PEERS, newest_first, where_and_when
 from swin_backbone.atomic_files import write_whole
 
 OUT = DOCS / "images" / "scaling.png"
-#: Part of linear that is wanted of two GPUs, by images a GPU.
+#: Part of linear that is wanted of two GPUs, of Swin-T by graphs by images a GPU, and by FSDP2.
 WANTED = {"16": 0.96, "4": 0.92, "2": 0.85}
+WANTED_OF_FSDP2 = 0.9
 ARCHES = {"tiny": "Swin-T", "small": "Swin-S", "base": "Swin-B", "large": "Swin-L"}
-WAYS = ("graphs", "ddp", "fsdp2", "fsdp2-reshard", "fsdp")
+WAYS = {
+    "graphs": "CUDA graphs",
+    "ddp": "DDP",
+    "fsdp2-graphs": "FSDP2, CUDA graphs",
+    "fsdp2": "FSDP2",
+    "fsdp2-reshard": "FSDP2, blocks given back",
+    "fsdp": "FSDP",
+}
 #: Bytes a second of a GPU in each direction: over NVLink, and over its network adapter.
 LINK, ADAPTER = 300e9, 40e9
 #: Bytes of gradients of UPerNet.
@@ -90,26 +98,26 @@ def setting(row: dict) -> tuple[str, str, str]:
 
 def place_of(row: dict) -> tuple:
     """By which rows are sorted: model, way of training, the largest batch first."""
-    return list(ARCHES).index(row["arch"]), WAYS.index(row["strategy"]), -int(row["batch"])
+    return list(ARCHES).index(row["arch"]), list(WAYS).index(row["strategy"]), -int(row["batch"])
 
 
 def draw(both: list[tuple[dict, dict]]) -> plt.Figure:
-    figure, axes = plt.subplots(figsize=(9, 0.5 * len(both) + 1.3))
+    figure, axes = plt.subplots(figsize=(10.5, 0.5 * len(both) + 1.3))
     for place, (one, two) in enumerate(both):
         efficiency = float(two["images_per_second"]) / 2 / float(one["images_per_second"])
-        graphs = two["strategy"] == "graphs"
+        graphs = "graphs" in two["strategy"]
         axes.barh(place, 100 * efficiency, 0.62, color=OURS if graphs else PEERS)
         axes.text(1, place, f"{efficiency:.1%}", va="center", color="white", weight="bold")
         times = " to ".join(f"{1e3 * float(row['seconds']):.1f}" for row in (one, two))
         text = f"{times} ms a step, {float(two['images_per_second']):.0f} img/s of two"
-        axes.text(102, place, text, va="center", fontsize=10)
+        axes.text(max(102, 100 * efficiency + 2), place, text, va="center", fontsize=10)
     marks = [(100 * part, place) for place, (_, two) in enumerate(both) if (part := wanted(two))]
     axes.vlines([x for x, _ in marks], [y - 0.4 for _, y in marks], [y + 0.4 for _, y in marks],
                 color="#c0504d", lw=2, label="wanted")  # fmt: skip
     axes.axvline(100, color="black", lw=0.8, ls=":", label="twice one GPU")
     axes.set_yticks(range(len(both)), [name_of(two) for _, two in both], fontsize=10)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 192), xticks=[])
+    axes.set(xlim=(0, 215), xticks=[])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0.02), ncols=2, fontsize=9, frameon=False)
@@ -121,14 +129,15 @@ def draw(both: list[tuple[dict, dict]]) -> plt.Figure:
 
 
 def wanted(row: dict) -> float | None:
-    """Part of linear, of Swin-T by graphs."""
+    """Part of linear, of Swin-T by graphs and of larger models by FSDP2."""
+    if row["strategy"].startswith("fsdp2"):
+        return WANTED_OF_FSDP2
     is_aim = (row["arch"], row["strategy"]) == ("tiny", "graphs")
     return WANTED.get(row["batch"]) if is_aim else None
 
 
 def name_of(row: dict) -> str:
-    way = "CUDA graphs" if row["strategy"] == "graphs" else row["strategy"].upper()
-    return f"{ARCHES[row['arch']]}, {row['batch']} a GPU, {way}"
+    return f"{ARCHES[row['arch']]}, {row['batch']} a GPU, {WAYS[row['strategy']]}"
 
 
 if __name__ == "__main__":

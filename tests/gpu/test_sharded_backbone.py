@@ -76,8 +76,9 @@ def test_gradients_are_those_of_autocast(joined, version, with_cp, low):
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_graphs_of_a_backbone_that_is_gathered_as_one(joined, version):
-    """Losses and weights of four steps in mixed precision, and predictions, as without graphs,
-    within twice what two runs without differ by where sums come in any order."""
+    """Losses and weights of four steps in mixed precision, and predictions, as without graphs.
+    Gradients pass through bfloat16 in another order, and AdamW makes steps of the same size of
+    small and large ones: weights differ by a hundredth of what they moved by."""
     backbone = SwinBackbone(**{**SETTINGS, "drop_path_rate": 0.0}, version=version).cuda()
     shapes = [(96, 32, 24), (192, 16, 12)]
     weights = [torch.randn(s, device="cuda", dtype=torch.float64) for s in shapes]
@@ -96,9 +97,9 @@ def test_graphs_of_a_backbone_that_is_gathered_as_one(joined, version):
             optimizer.step()
             with torch.no_grad():
                 found.append(torch.stack([loss.detach(), model(images)]))
-        torch.testing.assert_close(*found, rtol=2e-2, atol=1e-3)
+        torch.testing.assert_close(*found, rtol=1e-3, atol=2e-4)
     assert graphs.reason is None
     assert graphs.shapes == 2, "training and predictions"
     one, other = (joined_up([whole(p).detach() for p in m.parameters()]) for m in models)
     moved = joined_up([p.detach() for p in backbone.parameters()]) - one
-    assert (one - other).norm() <= 0.1 * moved.norm()
+    assert (one - other).norm() <= 0.03 * moved.norm()

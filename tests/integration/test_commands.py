@@ -158,7 +158,8 @@ def grid():
         "benchmark_packed": ((), ["--batch", "--batches", "--seed", "--scale"]),
         "benchmark_scaling": (
             ("--out", "{O}"),
-            ["--processes", "--batch", "--size", "--steps", "--warm-up", "--port", "--timeout"],
+            ["--processes", "--batch", "--size", "--steps", "--warm-up", "--port", "--timeout",
+             "--unit-mb", "--bucket-mb"],
         ),
     }  # fmt: skip
     for name, (arguments, options) in numbers.items():
@@ -249,9 +250,18 @@ def grid():
         ("benchmark_encoders", ["--cases", "nothing"], "--cases"),
         ("benchmark_volumes", ["--repeats", "0"], "--repeats"),
         ("benchmark_backbones", ["--plot", "{O}/p.txt"], "--plot"),
+        (
+            "benchmark_scaling",
+            ["--out", "{O}", "--alone", "--strategy", "ddp", "--gradients", "bfloat16"],
+            "--gradients of DDP .* --alone",
+        ),
         *[
             ("benchmark_scaling", ["--out", "{O}", *options], f"{options[0]}.* needs a GPU")
-            for options in (["--profile", "{O}/p.csv"], ["--strategy", "graphs"])
+            for options in (
+                ["--profile", "{O}/p.csv"],
+                ["--strategy", "graphs"],
+                ["--strategy", "fsdp2-graphs"],
+            )
             if not torch.cuda.is_available()
         ],
     )  # fmt: skip

@@ -300,3 +300,19 @@ def test_scaling_is_measured(tmp_path):
     ]
     assert "| nano | 2 | ddp | 2 |" in (tmp_path / "scaling.md").read_text()
     assert (tmp_path / "scaling.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_one_of_many_processes_is_measured(tmp_path):
+    """Without others, whose part of the images counts nevertheless."""
+    pytest.importorskip("matplotlib")
+    run_tool(
+        "benchmark_scaling.py", "--out", tmp_path, "--processes", 8, "--arch", "nano", "--alone",
+        "--batch", 2, "--size", 64, "--steps", 2, "--warm-up", 1, "--port", 29627,
+        "--strategy", "ddp", "fsdp2",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
+    assert [(row["processes"], row["strategy"]) for row in rows] == [(8, "ddp"), (8, "fsdp2")]
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(8 * 2 / row["seconds"])
+        assert (row["device"], row["communication"]) == ("CPU, alone", 0)
