@@ -24,7 +24,7 @@ DEMO_ITERS ?=
 # would import all of mmpretrain, which fails to import with transformers 5, and of mmpose a file is
 # read, without what it needs beside that.
 PEERS := onedl-mmpretrain modelindex model-index lazy-importer ordered-set mat4py einops \
-	importlib-metadata zipp mmpose 'peft>=0.17' accelerate psutil scikit-learn joblib narwhals \
+	importlib-metadata zipp mmpose 'peft>=0.17' accelerate psutil scikit-learn joblib cloudpickle narwhals \
 	threadpoolctl
 
 RUN := $(VENV)/bin/python

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.machinery
+import importlib.util
 import sys
 import types
 from collections.abc import Callable
@@ -63,12 +64,15 @@ def import_peft():
 
 def import_from_beside(name):
     """A module of the environment or, if it has none, of what lies beside it: scikit-learn, which
-    each process that imports mmdet would import for a second, and others. Skips if none has it."""
+    each process that imports mmdet would import for a second, and others. Skips if none has it;
+    one that is there and cannot be imported is an error."""
     folder = str(Path(sys.prefix) / "peers")
     sys.path.append(folder)
     try:
-        reason = f"{name.split('.')[0]} is not installed (into {folder})"
-        return pytest.importorskip(name, reason=reason)
+        top = name.split(".")[0]
+        if top not in sys.modules and importlib.util.find_spec(top) is None:
+            pytest.skip(f"{top} is not installed (into {folder})", allow_module_level=True)
+        return importlib.import_module(name)
     finally:
         sys.path.remove(folder)
 
