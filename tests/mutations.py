@@ -620,6 +620,22 @@ MUTATIONS = (
         "return (group >= 0) & (group[:, None] < 0)",
         ("unit/test_accelerate_denoising_queries.py",),
     ),
+    Mutation(
+        "copies of gathered parameters",
+        "a graph reads the weights that it was recorded with",
+        "swin_backbone/graphs/module_graph.py",
+        "if self._copies is not None:",
+        "if self._copies is None:",
+        ("unit/test_sharding.py",),
+    ),
+    Mutation(
+        "a backbone gathered in 16 bits",
+        "outside of autocast maps stay in 16 bits",
+        "swin_backbone/model/sharding.py",
+        "tuple(cast(one, own) for one in maps)",
+        "tuple(cast(one, dtype) for one in maps)",
+        ("unit/test_sharding.py",),
+    ),
 )
 
 
