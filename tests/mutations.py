@@ -632,8 +632,8 @@ MUTATIONS = (
         "a backbone gathered in 16 bits",
         "outside of autocast maps stay in 16 bits",
         "swin_backbone/model/sharding.py",
-        "tuple(cast(one, own) for one in maps)",
-        "tuple(cast(one, dtype) for one in maps)",
+        "[_cast(one, dtype, own) for one in maps]",
+        "[_cast(one, dtype, dtype) for one in maps]",
         ("unit/test_sharding.py",),
     ),
 )

@@ -46,7 +46,7 @@ def shard(
             backbone, with all that is no block, is one unit, which
             :func:`swin_backbone.graph_backbone` takes; nothing hides its messages then.
         param_dtype: in which the blocks' parameters travel and compute; ``None`` for their own.
-            Sharded parameters and the optimizer keep theirs, and so does what is no block: batch
+            Sharded parameters and the optimizer keep theirs, and so does what is in no unit: batch
             norms compute in float32.
         reduce_dtype: in which gradients are averaged; ``None`` for ``param_dtype``, or their own.
         reshard_after_forward: whether blocks are given back after their forward pass, and gathered
@@ -67,7 +67,6 @@ def shard(
     _check(model, unit_mb, reshard_after_forward)
     device_type = device_type or next(model.parameters()).device.type
     mesh = torch.distributed.init_device_mesh(device_type, (torch.distributed.get_world_size(),))
-    own_dtype = next(model.parameters()).dtype
     for parameter in model.parameters():  # channels-last weights of convolutions are not taken
         parameter.data = parameter.data.contiguous()
     # What a block gets besides maps is not to be cast, and autocast sees to the maps.
@@ -81,7 +80,7 @@ def shard(
         )
         running += [blocks[0]] if runs else []
         if param_dtype is not None and isinstance(blocks[0], SwinBackbone):
-            _compute_in(param_dtype, own_dtype, blocks[0])
+            _compute_in(param_dtype, blocks[0])
     rest = fsdp.MixedPrecisionPolicy(reduce_dtype=reduce_dtype, cast_forward_inputs=False)
     fsdp.fully_shard(model, mesh=mesh, mp_policy=rest)
     for module, following in zip([model, *running], running, strict=False):
@@ -92,16 +91,30 @@ def shard(
     return model
 
 
-def _compute_in(dtype: torch.dtype, own: torch.dtype, backbone: nn.Module) -> None:
+def _compute_in(dtype: torch.dtype, backbone: nn.Module) -> None:
     """Have a backbone whose parameters are all gathered in ``dtype`` take images and return maps in
-    ``own`` outside of autocast, as one does of which only blocks are."""
+    their own outside of autocast, as one does of which only blocks are."""
+    own = next(backbone.parameters()).dtype
 
-    def cast(tensor: Tensor, to: torch.dtype) -> Tensor:
-        is_ours = tensor.is_floating_point() and not torch.is_autocast_enabled(tensor.device.type)
-        return tensor.to(to) if is_ours else tensor
+    def before(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        given = {name: _cast(value, own, dtype) for name, value in kwargs.items()}
+        return tuple(_cast(value, own, dtype) for value in args), given
 
-    backbone.register_forward_pre_hook(lambda _, args: (cast(args[0], dtype), *args[1:]))
-    backbone.register_forward_hook(lambda _, args, maps: tuple(cast(one, own) for one in maps))
+    backbone.register_forward_pre_hook(before, with_kwargs=True)
+    backbone.register_forward_hook(lambda _, args, maps: [_cast(one, dtype, own) for one in maps])
+
+
+def _cast(value: object, dtype: torch.dtype, to: torch.dtype) -> object:
+    """Tensors of ``dtype`` cast outside of autocast, with the sizes that images bring along; all
+    else as it is, for the backbone to judge."""
+    if not isinstance(value, Tensor) or value.dtype != dtype:
+        return value
+    if torch.is_autocast_enabled(value.device.type):
+        return value
+    cast = value.to(to)
+    if hasattr(value, "valid_sizes"):
+        cast.valid_sizes = value.valid_sizes
+    return cast
 
 
 def _fsdp():

@@ -140,8 +140,34 @@ def test_maps_of_a_backbone_that_is_gathered_in_bfloat16(joined, enabled):
         model = nn.Sequential(SwinBackbone(**SMALL))
         shard(model, "cpu", unit_mb, torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled), torch.no_grad():
-            kinds.append([one.dtype for one in model(images)])
-    assert kinds[0] == kinds[1] == [torch.bfloat16 if enabled else torch.float32] * 2
+            maps = model(images)
+            kinds.append((type(maps), *(one.dtype for one in maps)))
+    dtype = torch.bfloat16 if enabled else torch.float32
+    assert kinds[0] == kinds[1] == (list, dtype, dtype)
+
+
+@pytest.mark.parametrize("option", ["mask_padding", "packed"])
+def test_what_a_backbone_gathered_in_bfloat16_is_called_with(joined, option):
+    """Outside of autocast: sizes that images bring along count, names do, other dtypes do not."""
+
+    class Passing(nn.Sequential):
+        def forward(self, *args, **kwargs):
+            return self[0](*args, **kwargs)
+
+    model = Passing(SwinBackbone(**SMALL, **{option: True})).eval()
+    shard(model, "cpu", None, torch.bfloat16)
+    images, sizes = torch.randn(2, 3, 20, 28), torch.tensor([[20, 28], [9, 13]])
+    with torch.no_grad():
+        whole = model(images, torch.tensor([[20, 28]] * 2))
+        expected, named = model(images, sizes), model(x=images, valid_sizes=sizes)
+        images.valid_sizes = sizes
+        found = model(images)
+    for one, by_name, brought, other in zip(expected, named, found, whole, strict=True):
+        assert torch.equal(one, by_name)
+        assert torch.equal(one, brought)
+        assert not torch.equal(one, other), "sizes count"
+    with pytest.raises(TypeError, match="images must have the dtype of the weights"):
+        model(images.double())
 
 
 def test_no_graphs_of_what_is_gathered_in_parts(joined):
